@@ -1,0 +1,78 @@
+//! Messages of the chunk service: immutable pieces of file data on the nodes' disks.
+
+use crate::ChunkId;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Largest chunk in bytes.
+pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
+
+/// Asks a node's chunk store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkRequest {
+    /// Stores a chunk durably; repeating it with the same bytes is harmless.
+    Put {
+        /// Name of the new chunk.
+        id: ChunkId,
+        /// Its bytes, 1 to [`CHUNK_BYTES_MAX`].
+        data: Bytes,
+        /// CRC-32 of `data`, made by the writer, kept with the chunk.
+        crc: u32,
+    },
+    /// Reads part of a chunk.
+    Get {
+        /// Which chunk.
+        id: ChunkId,
+        /// First byte.
+        offset: u32,
+        /// How many; the range must lie inside the chunk.
+        len: u32,
+    },
+    /// Removes chunks; absent ones are ignored.
+    Delete(Vec<ChunkId>),
+    /// Asks for the room on the disk.
+    Space,
+}
+
+/// Answers a [`ChunkRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkReply {
+    /// Put: the chunk is on the disk. Delete: the chunks are gone.
+    Done,
+    /// Get: the bytes, checked against the checksums of the store, and their own CRC-32 for the way.
+    Data {
+        /// Exactly as many bytes as asked for.
+        data: Bytes,
+        /// CRC-32 of `data`.
+        crc: u32,
+    },
+    /// Space: of the file system that holds the chunks.
+    Space {
+        /// Size in bytes.
+        total: u64,
+        /// Free bytes.
+        free: u64,
+    },
+    /// The request failed.
+    Failed(ChunkFailure),
+}
+
+/// Why a chunk request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ChunkFailure {
+    /// No such chunk here.
+    #[error("no such chunk")]
+    Missing,
+    /// The bytes do not match their checksum.
+    #[error("checksum does not match")]
+    Corrupt,
+    /// The disk is full.
+    #[error("no space left on the disk")]
+    NoSpace,
+    /// The range or the size is not allowed.
+    #[error("bad range")]
+    BadRange,
+    /// The disk reported an error.
+    #[error("disk error: {0}")]
+    Disk(String),
+}

@@ -1,0 +1,11 @@
+//! The cluster file system.
+//!
+//! A file operation travels one way: [`fuse`] (decode) -> `root` (which tree) -> `client` (lease check, call) ->
+//! transport -> `server` (claims, breaks, log) -> reply -> client (install if the stamp holds). Callbacks travel
+//! the other way: break -> `client::callback` (flush, forget) -> [`tree::Kernel`] -> ack.
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod net;
+pub mod server;
+pub mod tree;
