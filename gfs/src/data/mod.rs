@@ -1,0 +1,3 @@
+//! The data of files.
+
+pub mod extents;
