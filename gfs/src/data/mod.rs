@@ -10,14 +10,16 @@
 //! a chunk is never stale, and whatever happened to an unanswered request, repeating it is harmless. What a failed
 //! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it.
 
-//pub mod disk;
+pub mod disk;
 pub mod extents;
-//pub mod io;
-//pub mod service;
+pub mod io;
+pub mod service;
 pub mod store;
 
-//mod cache;
-//mod replica;
+mod cache;
+mod replica;
+#[cfg(test)]
+mod testing;
 
 use crate::error::Errno;
 use async_trait::async_trait;
