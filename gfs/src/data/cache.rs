@@ -10,7 +10,7 @@
 //! The one mutex is never held across an await or while bytes are copied.
 
 use super::BLOCK_BYTES;
-use super::replica::{Refusal, Refusals, Replicas, gather, persist};
+use super::replica::{GET_HEDGE, Refusals, Replicas, gather, persist};
 use bytes::{Bytes, BytesMut};
 use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
 use consistency::{ChunkId, NodeId};
@@ -22,7 +22,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest run: 512 KiB.
 const RUN_BLOCKS: u32 = 8;
@@ -30,10 +30,9 @@ const RUN_BLOCKS: u32 = 8;
 const STREAM_SLACK_BYTES: u32 = 128 << 10;
 /// How many chunks are watched for being read as a stream.
 const STREAMS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-/// How many runs are fetched at a time; at most 32 MiB are on their way.
-const RUNS_MAX: usize = 64;
-/// How long a replica has to answer before the next one is asked as well.
-const HEDGE: Duration = Duration::from_millis(50);
+/// How many runs are read ahead at a time, at most 16 MiB. Runs that somebody waits for have no bound of their own:
+/// the kernel bounds its requests, and a node that does not answer must not hold up the reads of others.
+const RUNS_AHEAD_MAX: usize = 32;
 
 /// A block of a chunk.
 type Key = (ChunkId, u32);
@@ -44,7 +43,7 @@ pub(super) struct BlockCache {
     replicas: Arc<Replicas>,
     bytes_max: usize,
     patience: Duration,
-    turns: Semaphore,
+    ahead: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -93,7 +92,7 @@ impl BlockCache {
             replicas,
             bytes_max,
             patience,
-            turns: Semaphore::new(RUNS_MAX),
+            ahead: Arc::new(Semaphore::new(RUNS_AHEAD_MAX)),
             state: Mutex::new(state),
         }
     }
@@ -121,12 +120,11 @@ impl BlockCache {
         if whole.len() == len as usize {
             Ok(whole)
         } else {
-            let refusal = Refusal::Chunk(ChunkFailure::BadRange);
-            Err(Arc::new(
-                nodes
-                    .first()
-                    .map_or_else(Refusals::default, |node| Refusals::of(*node, refusal)),
-            ))
+            let mut refusals = Refusals::default();
+            if let Some(node) = nodes.first() {
+                refusals.push(*node, ChunkFailure::BadRange.into());
+            }
+            Err(Arc::new(refusals))
         }
     }
 
@@ -152,7 +150,7 @@ impl BlockCache {
                 Some(run) => run.clone(),
                 None => {
                     let limit = if streaming { chunk_end.max(end) } else { end };
-                    self.fetch(&mut state, chunk, nodes, block..limit)
+                    self.fetch(&mut state, chunk, nodes, block..limit, None)
                 }
             };
             block += 1;
@@ -182,8 +180,10 @@ impl BlockCache {
     ) {
         let near = ahead.start..ahead.end.min(ahead.start + RUN_BLOCKS / 2);
         let missing = near.clone().find(|block| !state.knows((chunk, *block)));
-        if let Some(block) = missing {
-            self.fetch(state, chunk, nodes, block..ahead.end);
+        if let Some(block) = missing
+            && let Ok(turn) = Arc::clone(&self.ahead).try_acquire_owned()
+        {
+            self.fetch(state, chunk, nodes, block..ahead.end, Some(turn));
         }
     }
 
@@ -194,6 +194,7 @@ impl BlockCache {
         chunk: ChunkId,
         nodes: &[NodeId],
         blocks: Range<u32>,
+        turn: Option<OwnedSemaphorePermit>,
     ) -> Run {
         let first = blocks.start;
         let limit = blocks.end.min(first + RUN_BLOCKS);
@@ -202,11 +203,12 @@ impl BlockCache {
             .unwrap_or(limit);
         let (cache, nodes) = (Arc::clone(self), nodes.to_vec());
         let task = tokio::spawn(async move {
+            let _turn = turn;
             let result = cache
                 .fetch_run(chunk, nodes, first..end)
                 .await
                 .map_err(Arc::new);
-            cache.arrived(chunk, first..end, result.as_ref().ok());
+            cache.arrived(chunk, first..end, &result);
             result
         });
         let bytes = async {
@@ -232,11 +234,6 @@ impl BlockCache {
         nodes: Vec<NodeId>,
         blocks: Range<u32>,
     ) -> Result<Bytes, Refusals> {
-        let _turn = self
-            .turns
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
         let (offset, len) = (
             blocks.start * BLOCK_BYTES,
             (blocks.end - blocks.start) * BLOCK_BYTES,
@@ -244,14 +241,14 @@ impl BlockCache {
         persist(self.patience, || async {
             let nodes = self.replicas.by_health(nodes.clone());
             let ask = |node| self.replicas.get(node, chunk, offset, len);
-            let (mut answers, refusals) = gather(nodes, 1, HEDGE, ask).await;
+            let (mut answers, refusals) = gather(nodes, 1, GET_HEDGE, ask).await;
             answers.pop().map(|(_, bytes)| bytes).ok_or(refusals)
         })
         .await
     }
 
     /// Takes in the blocks of a run that is no longer coming.
-    fn arrived(&self, chunk: ChunkId, blocks: Range<u32>, bytes: Option<&Bytes>) {
+    fn arrived(&self, chunk: ChunkId, blocks: Range<u32>, result: &Result<Bytes, Arc<Refusals>>) {
         // Copies, because a slice would keep the whole run in memory.
         let copy = |bytes: &Bytes| {
             bytes
@@ -259,16 +256,16 @@ impl BlockCache {
                 .map(Bytes::copy_from_slice)
                 .collect::<Vec<_>>()
         };
-        let copies = bytes.map(copy).unwrap_or_default();
+        let copies = result.as_ref().map(copy).unwrap_or_default();
+        let whole = |block: &Bytes| block.len() == BLOCK_BYTES as usize;
+        let ends = match result {
+            Ok(_) => copies.len() < blocks.len() || !copies.iter().all(whole),
+            Err(refusals) => refusals.beyond_end(),
+        };
         let mut state = self.state();
-        let full = copies
-            .iter()
-            .filter(|block| block.len() == BLOCK_BYTES as usize)
-            .count();
-        if full < blocks.len() {
-            // The end of the chunk, or an error: there is no point in reading ahead to it.
-            let end = blocks.start + u32::try_from(copies.len()).expect("a run is short");
-            state.stream(chunk).end = end;
+        if ends {
+            let count = u32::try_from(copies.len()).expect("a run is short");
+            state.stream(chunk).end = blocks.start + count;
         }
         for block in blocks.clone() {
             state.coming.remove(&(chunk, block));

@@ -2,12 +2,13 @@
 //!
 //! A chunk of this node goes to its disk without a detour; what is elsewhere goes over the network and, when read,
 //! through a cache in memory. Nodes that fail are replaced by others; only when nobody can do it, and nothing
-//! that may pass is in the way, the caller gets an error, and the log what each node said.
+//! that may pass is in the way, the caller gets an error, and the log what each node said. A chunk that turns out to
+//! be damaged or missing on this node's disk is brought back from another node.
 
 use super::ChunkIo;
 use super::cache::BlockCache;
 use super::disk::Disk;
-use super::replica::{Refusal, Refusals, Replicas, gather, persist};
+use super::replica::{GET_HEDGE, Refusal, Refusals, Replicas, gather, persist};
 use crate::error::Errno;
 use crate::net::Transport;
 use async_trait::async_trait;
@@ -18,9 +19,12 @@ use consistency::{ChunkId, NodeId};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long nobody may have stored a chunk before one more node is asked.
 const PUT_HEDGE: Duration = Duration::from_secs(1);
+/// How many chunks of this node are brought back at a time; a read that finds one more leaves it to a later read.
+const REPAIRS_MAX: usize = 2;
 
 /// How chunks are written and read.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +53,7 @@ pub struct Chunks {
     disk: Option<Disk>,
     peers: Box<dyn Fn() -> Vec<NodeId> + Send + Sync>,
     cache: Arc<BlockCache>,
+    repairs: Arc<Semaphore>,
     config: ChunksConfig,
 }
 
@@ -68,6 +73,7 @@ impl Chunks {
             disk,
             peers: Box::new(peers),
             cache: Arc::new(cache),
+            repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
             config,
         }
     }
@@ -125,6 +131,32 @@ impl Chunks {
             Err(ChunkFailure::BadRange.into())
         }
     }
+
+    /// Begins to bring a chunk of this node back from those that have it, unless enough repairs are running.
+    fn repair(&self, chunk: ChunkId, others: Vec<NodeId>) {
+        let turn = Arc::clone(&self.repairs).try_acquire_owned();
+        let (Some(disk), Ok(turn)) = (self.disk.clone(), turn) else {
+            return;
+        };
+        let replicas = Arc::clone(&self.replicas);
+        tokio::spawn(async move {
+            let _turn = turn;
+            let nodes = replicas.by_health(others);
+            let ask = |node| replicas.get(node, chunk, 0, CHUNK_BYTES_MAX);
+            let (mut whole, refusals) = gather(nodes, 1, GET_HEDGE, ask).await;
+            let Some((from, data)) = whole.pop() else {
+                tracing::warn!(%chunk, %refusals, "cannot repair a chunk of this node");
+                return;
+            };
+            let crc = crc32fast::hash(&data);
+            match disk.put(chunk, data, crc).await {
+                Ok(()) => tracing::info!(%chunk, %from, "repaired a chunk of this node"),
+                Err(failure) => {
+                    tracing::warn!(%chunk, %failure, "cannot repair a chunk of this node");
+                }
+            }
+        });
+    }
 }
 
 #[async_trait]
@@ -178,6 +210,9 @@ impl ChunkIo for Chunks {
         match self.cache.read(chunk, &others, offset, len).await {
             Ok(data) => {
                 tracing::warn!(%chunk, %refusal, "read a chunk of this node from another one");
+                if let Refusal::Chunk(ChunkFailure::Corrupt | ChunkFailure::Missing) = refusal {
+                    self.repair(chunk, others);
+                }
                 Ok(data)
             }
             Err(said) => Err(fail(&format_args!("n{local}: {refusal}; {said}"))),

@@ -21,6 +21,8 @@ const PUT_DEADLINE: Duration = Duration::from_secs(10);
 const GET_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a node that did not answer is asked after the others.
 const SUSPECT_TIME: Duration = Duration::from_secs(5);
+/// How long a replica has to answer a read before the next one is asked as well.
+pub(super) const GET_HEDGE: Duration = Duration::from_millis(50);
 /// Pause before all nodes are asked once more.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,6 +61,13 @@ impl Refusals {
                 Refusal::Net(_) | Refusal::Chunk(ChunkFailure::Busy)
             )
         })
+    }
+
+    /// Returns whether a node said that the chunk ends before the range.
+    pub(super) fn beyond_end(&self) -> bool {
+        self.0
+            .iter()
+            .any(|(_, refusal)| matches!(refusal, Refusal::Chunk(ChunkFailure::BadRange)))
     }
 
     /// Returns what the caller of the tree is told.

@@ -7,10 +7,10 @@
 //! 00/ .. ff/   chunks, named by their number in hexadecimal; the directory is bits 8 to 15 of it
 //! ```
 //! A writer uses chunk numbers one after the other, so the chunks that it writes at the same time share a directory,
-//! and with it the fsync that makes their names durable ([`sync`]).
+//! and with it the fsync that makes their names durable (`sync.rs`).
 //!
 //! A put writes a file in `tmp/`, syncs it, links it under its name and syncs the directory. The name is there only
-//! after the bytes are, so a chunk is whole or missing after a crash; the checksums of its header ([`format`]) find
+//! after the bytes are, so a chunk is whole or missing after a crash; the checksums of its header (`format.rs`) find
 //! what the disk does to it later. A link, unlike a rename, never replaces a chunk that is there.
 
 mod format;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::data::store::DirStore;
-use crate::data::testing::{Cluster, Spy, bytes, eventually, serve};
+use crate::data::store::{DirStore, OpenError};
+use crate::data::testing::{Cluster, bytes, eventually, serve};
 use crate::data::{BLOCK_BYTES, ChunkStore};
 use crate::net::mem::MemNet;
 use consistency::wire::chunk::ChunkReply;
@@ -199,33 +199,22 @@ async fn read_prefers_this_node_and_falls_back() {
     let data = bytes(1000);
     cluster.plant(ID, &data, &[1, 2]);
     let gets = || (cluster.node(2).spy.gets(), cluster.node(3).spy.gets());
-    assert_eq!(
-        cluster.client(1).read(ID, &nodes(&[2, 1]), 0, 1000).await,
-        Ok(data.clone())
-    );
+    let read =
+        async |client: Chunks, replicas: &[u16]| client.read(ID, &nodes(replicas), 0, 1000).await;
+    assert_eq!(read(cluster.client(1), &[2, 1]).await, Ok(data.clone()));
     assert_eq!(gets(), (0, 0), "it is here");
+    assert_eq!(read(cluster.client(1), &[3, 2]).await, Ok(data.clone()));
+    assert_eq!(gets(), (1, 1), "missing at the first, but at the second");
+    assert_eq!(read(cluster.client(1), &[3]).await, Err(Errno::EIO));
+    assert_eq!(read(cluster.client(1), &[]).await, Err(Errno::EIO));
+    assert_eq!(read(cluster.diskless(1), &[1]).await, Err(Errno::EIO));
     assert_eq!(
-        cluster.client(3).read(ID, &nodes(&[3, 2]), 0, 1000).await,
-        Ok(data.clone())
+        read(cluster.client(3), &[3, 2]).await,
+        Ok(data.clone()),
+        "missing here, but there"
     );
-    assert_eq!(gets(), (1, 0), "missing here, but there");
-    assert_eq!(
-        cluster.client(1).read(ID, &nodes(&[3, 2]), 0, 1000).await,
-        Ok(data.clone())
-    );
-    assert_eq!(gets(), (2, 1), "missing at the first, but at the second");
-    assert_eq!(
-        cluster.client(1).read(ID, &nodes(&[3]), 0, 1000).await,
-        Err(Errno::EIO)
-    );
-    assert_eq!(
-        cluster.client(1).read(ID, &[], 0, 1000).await,
-        Err(Errno::EIO)
-    );
-    assert_eq!(
-        cluster.diskless(1).read(ID, &nodes(&[1]), 0, 1000).await,
-        Err(Errno::EIO)
-    );
+    let repaired = || cluster.node(3).store.get(ID, 0, CHUNK_BYTES_MAX) == Ok(data.clone());
+    eventually("what was missing here is brought back", repaired).await;
 }
 
 #[tokio::test]
@@ -396,18 +385,17 @@ async fn the_cache_keeps_to_its_size() {
 struct Real {
     dirs: Vec<tempfile::TempDir>,
     clients: Vec<Chunks>,
-    spies: Vec<Arc<Spy>>,
 }
 
 impl Real {
     /// Starts the nodes on what is in `dirs`.
-    fn start(dirs: Vec<tempfile::TempDir>) -> Self {
+    async fn start(dirs: Vec<tempfile::TempDir>) -> Self {
         let net = MemNet::default();
-        let (mut clients, mut spies) = (Vec::new(), Vec::new());
+        let mut clients = Vec::new();
         for (dir, id) in dirs.iter().zip(1..) {
             let (transport, router) = net.join(NodeId(id));
-            let disk = Disk::new(DirStore::open(dir.path()).expect("a store"));
-            spies.push(serve(&router, disk.clone()));
+            let disk = Disk::new(open(dir.path()).await);
+            serve(&router, disk.clone());
             let config = ChunksConfig {
                 patience: Duration::ZERO,
                 ..ChunksConfig::default()
@@ -419,11 +407,7 @@ impl Real {
                 config,
             ));
         }
-        Self {
-            dirs,
-            clients,
-            spies,
-        }
+        Self { dirs, clients }
     }
 
     /// Changes the last byte of the only chunk of a node.
@@ -441,6 +425,20 @@ impl Real {
     }
 }
 
+/// Opens a store once the last request to its predecessor, a repair perhaps, has ended.
+async fn open(root: &Path) -> DirStore {
+    let store = std::cell::OnceCell::new();
+    eventually("the store is no longer in use", || {
+        match DirStore::open(root) {
+            Ok(opened) => store.set(opened).is_ok(),
+            Err(OpenError::InUse { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+    store.into_inner().expect("it was opened")
+}
+
 fn only_chunk(root: &Path) -> PathBuf {
     let chunk = root.join("00").join(format!("{:016x}", ID.0));
     assert!(chunk.exists(), "{} is there", chunk.display());
@@ -448,11 +446,11 @@ fn only_chunk(root: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn damage_on_a_disk_is_covered_by_the_other_replica() {
+async fn damage_on_a_disk_is_covered_and_repaired_by_the_other_replica() {
     let dirs = (0..2)
         .map(|_| tempfile::tempdir().expect("a temporary directory"))
         .collect();
-    let cluster = Real::start(dirs);
+    let cluster = Real::start(dirs).await;
     let data = bytes(3 * BLOCK_BYTES);
     let replicas = cluster.clients[0]
         .write(ID, data.clone())
@@ -462,12 +460,21 @@ async fn damage_on_a_disk_is_covered_by_the_other_replica() {
     let read =
         |node: usize| cluster.clients[node].read(ID, &replicas, BLOCK_BYTES, 2 * BLOCK_BYTES);
     let part = data.slice(BLOCK_BYTES as usize..);
+    let good = std::fs::read(only_chunk(cluster.dirs[0].path())).expect("read");
     cluster.damage(0);
     assert_eq!(read(0).await, Ok(part.clone()));
-    assert_eq!(read(1).await, Ok(part.clone()));
-    assert_eq!(cluster.spies[0].gets() + cluster.spies[1].gets(), 1);
+    assert_eq!(read(1).await, Ok(part));
+    eventually("the damage is repaired", || {
+        cluster
+            .dirs
+            .iter()
+            .map(|dir| std::fs::read(only_chunk(dir.path())).expect("read"))
+            .all(|file| file == good)
+    })
+    .await;
 
-    let cluster = Real::start(restart(cluster));
+    let cluster = Real::start(restart(cluster)).await;
+    cluster.damage(0);
     cluster.damage(1);
     for client in &cluster.clients {
         assert_eq!(
@@ -492,14 +499,14 @@ async fn chunks_are_there_after_a_restart() {
     let dirs = (0..2)
         .map(|_| tempfile::tempdir().expect("a temporary directory"))
         .collect();
-    let cluster = Real::start(dirs);
+    let cluster = Real::start(dirs).await;
     let data = bytes(CHUNK_BYTES_MAX);
     let replicas = cluster.clients[1]
         .write(ID, data.clone())
         .await
         .expect("written");
     assert_eq!(replicas, nodes(&[2, 1]));
-    let cluster = Real::start(restart(cluster));
+    let cluster = Real::start(restart(cluster)).await;
     for client in &cluster.clients {
         assert_eq!(
             client.read(ID, &replicas, 0, CHUNK_BYTES_MAX).await,

@@ -61,7 +61,7 @@ impl SharedSync {
             if let Err(error) = result {
                 state
                     .broken
-                    .get_or_insert_with(|| format!("fsync of the directory: {error}"));
+                    .get_or_insert_with(|| format!("fsync of the directory: {error}; it takes no more chunks until glud is restarted"));
             }
             self.ended.notify_all();
         }
@@ -116,7 +116,10 @@ mod tests {
         let shared = SharedSync::default();
         let sync = |result| shared.sync_at_least(shared.next(), || result);
         assert_eq!(sync(Ok(())), Ok(()));
-        let error = Err("fsync of the directory: lost".to_owned());
+        let error = Err(
+            "fsync of the directory: lost; it takes no more chunks until glud is restarted"
+                .to_owned(),
+        );
         assert_eq!(sync(Err(io::Error::other("lost"))), error);
         assert_eq!(sync(Ok(())), error);
     }

@@ -144,11 +144,10 @@ fn ids_and_delete() {
 }
 
 #[track_caller]
-fn check_damage(at: i64, good: &[u32], corrupt: &[u32]) {
-    let (_dir, store) = store();
+fn check_damage(store: &DirStore, at: i64, good: &[u32], corrupt: &[u32]) {
     let data = bytes(3 * BLOCK, 0);
-    put(&store, 1, &data).expect("put");
-    damage(&store, 1, at);
+    put(store, 1, &data).expect("put");
+    damage(store, 1, at);
     for block in good {
         assert!(
             store.get(ChunkId(1), block * BLOCK, BLOCK).is_ok(),
@@ -162,23 +161,25 @@ fn check_damage(at: i64, good: &[u32], corrupt: &[u32]) {
             "block {block}"
         );
     }
-    assert_eq!(put(&store, 1, &data), Ok(()), "the right bytes heal it");
+    assert_eq!(put(store, 1, &data), Ok(()), "the right bytes heal it");
     assert_eq!(store.get(ChunkId(1), 0, 3 * BLOCK).expect("healed"), data);
 }
 
 #[test]
 fn damage_is_found_and_healed() {
-    check_damage(-1, &[0, 1], &[2]);
-    check_damage(-i64::from(2 * BLOCK), &[0, 2], &[1]);
+    let (_dir, store) = store();
+    let store = &store;
+    check_damage(store, -1, &[0, 1], &[2]);
+    check_damage(store, -i64::from(2 * BLOCK), &[0, 2], &[1]);
     for header_byte in [0, 8, 12, 16, 24, 31] {
-        check_damage(header_byte, &[], &[0, 1, 2]);
+        check_damage(store, header_byte, &[], &[0, 1, 2]);
     }
 }
 
 #[test]
 fn a_truncated_file_is_corrupt() {
+    let (_dir, store) = store();
     for size in [0, 1, 15, 20, 31, 32, 100, u64::from(BLOCK)] {
-        let (_dir, store) = store();
         put(&store, 1, &bytes(3 * BLOCK, 0)).expect("put");
         let file = File::options()
             .write(true)
