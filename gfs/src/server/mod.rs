@@ -1,3 +1,5 @@
 //! The metadata service.
 
 pub mod machine;
+pub mod ops;
+pub mod state;
