@@ -161,3 +161,168 @@ impl Create<'_> {
         (mode, xattrs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ops::acl::tests::acl;
+    use crate::server::ops::testing::{World, check, check_plan, check_stamps};
+    use consistency::wire::meta::Op;
+
+    #[test]
+    fn makes_every_kind() {
+        check("", "touch f", "f");
+        check("", "mkdir d", "d/");
+        check("", "symlink x l", "l");
+        check("", "mkfifo p", "p");
+        check("mkdir d; touch d/f", "touch d/g", "d/ d/f d/g");
+    }
+
+    #[test]
+    fn what_is_there_already() {
+        for make in ["touch f", "mkdir f", "symlink x f", "mkfifo f"] {
+            for there in ["touch f", "mkdir f", "symlink x f", "mkfifo f"] {
+                check(there, make, "Exists");
+            }
+        }
+        check("touch f", "open f", "f");
+        check("mkdir f", "open f", "IsDir");
+        check("symlink x f", "open f", "Exists");
+        check("mkfifo f", "open f", "Exists");
+    }
+
+    #[test]
+    fn where_it_cannot_be() {
+        check("touch f", "touch f/g", "NotDir");
+        check("mkdir d; rmdir d", "touch d/f", "NotFound");
+        check("mkdir d; rmdir d; reap d", "touch d/f", "Stale");
+        for name in ["proc", "node1"] {
+            for make in ["touch", "mkdir", "mkfifo", "open", "symlink x"] {
+                check("", &format!("{make} {name}"), "Exists");
+            }
+        }
+        check("mkdir d", "touch d/proc", "d/ d/proc");
+    }
+
+    #[test]
+    fn stamps_and_plan() {
+        check_stamps("mkdir d", "touch d/f", "d:mc");
+        check_stamps("mkdir d", "mkdir d/e", "d:mcn");
+        check_stamps("mkdir d; touch d/f", "open d/f", "");
+        check_plan("mkdir d", "touch d/f", "d[f]");
+        check_plan("mkdir d; touch d/f", "open d/f", "d[f]");
+        check_plan("mkdir d; touch d/f", "touch d/f", "Exists");
+    }
+
+    #[test]
+    fn an_open_tells_whether_it_made_the_file() {
+        let mut world = World::new("");
+        let mut open = || match world.sh("open f") {
+            Ok(OpReply::Created { dir, entry, new }) => {
+                assert_eq!(world.attr("/"), dir.attr);
+                assert_eq!(world.attr("f"), entry.attr);
+                new
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([open(), open()], [true, false]);
+    }
+
+    #[test]
+    fn attributes_of_the_new() {
+        let world = World::new("touch f; mkdir d; symlink 12345 l; mkfifo p");
+        let show = |path| {
+            let attr = world.attr(path);
+            (
+                attr.mode,
+                attr.nlink,
+                attr.uid,
+                attr.gid,
+                attr.size,
+                attr.blocks,
+            )
+        };
+        assert_eq!(show("f"), (0o644, 1, 7, 8, 0, 0));
+        assert_eq!(show("d"), (0o644, 2, 7, 8, 4096, 8));
+        assert_eq!(show("l"), (0o777, 1, 7, 8, 5, 0));
+        assert_eq!(show("p"), (0o644, 1, 7, 8, 0, 0));
+        let attr = world.attr("f");
+        assert_eq!([attr.atime, attr.mtime, attr.ctime], [attr.btime; 3]);
+    }
+
+    #[test]
+    fn setgid_directories_hand_their_group_down() {
+        let world = World::new(
+            "mkdir d; chown 1:99 d; chmod 2755 d; touch d/f; mkdir d/e; mkdir d/e/g; symlink x d/l",
+        );
+        let show = |path| (world.attr(path).gid, world.attr(path).mode);
+        assert_eq!(show("d/f"), (99, 0o644));
+        assert_eq!(show("d/e"), (99, 0o2644));
+        assert_eq!(show("d/e/g"), (99, 0o2644));
+        assert_eq!(show("d/l"), (99, 0o777));
+    }
+
+    #[test]
+    fn default_acls_are_inherited() {
+        let mut world = World::new("mkdir d");
+        let default = acl("u::rwx,u:5:rwx,g::r-x,m::rwx,o::r--");
+        let set = Op::SetXattr {
+            ino: world.ino("d"),
+            name: acl::DEFAULT.clone(),
+            value: default.clone(),
+            mode: consistency::wire::meta::XattrMode::Any,
+        };
+        world.run(&set).expect("sets");
+        world.setup("touch d/f; mkdir d/e; symlink x d/l");
+        let access = acl("u::rw-,u:5:rwx,g::r-x,m::r--,o::r--");
+        let show = |path| {
+            let xattrs = world.state.xattrs(world.ino(path)).expect("there");
+            (
+                xattrs.get(&*acl::ACCESS).cloned(),
+                xattrs.get(&*acl::DEFAULT).cloned(),
+            )
+        };
+        assert_eq!(show("d/f"), (Some(access.clone()), None));
+        assert_eq!(show("d/e"), (Some(access), Some(default)));
+        assert_eq!(show("d/l"), (None, None));
+        assert_eq!(world.attr("d/f").mode, 0o644);
+        world.setup("chmod 600 d/f");
+        assert_eq!(
+            show_access(&world),
+            acl("u::rw-,u:5:rwx,g::r-x,m::---,o::---")
+        );
+    }
+
+    fn show_access(world: &World) -> Bytes {
+        world.state.xattrs(world.ino("d/f")).expect("there")[&*acl::ACCESS].clone()
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        #[track_caller]
+        fn refused(node: NewNode, mode: u32, uid: u32, gid: u32, expected: FsError) {
+            let mut world = World::new("");
+            let result = world.run(&Op::Create {
+                parent: InodeNo::ROOT,
+                name: Name::new("f").expect("valid"),
+                node,
+                mode,
+                uid,
+                gid,
+                exclusive: true,
+            });
+            assert_eq!(result, Err(expected));
+        }
+        let symlink = |len| NewNode::Symlink(vec![b'x'; len].into());
+        let special = |kind| NewNode::Special { kind, rdev: 0 };
+        refused(NewNode::File, 0o10_000, 0, 0, FsError::Invalid);
+        refused(NewNode::File, 0, u32::MAX, 0, FsError::Invalid);
+        refused(NewNode::File, 0, 0, u32::MAX, FsError::Invalid);
+        refused(symlink(0), 0, 0, 0, FsError::Invalid);
+        refused(symlink(TARGET_BYTES_MAX + 1), 0, 0, 0, FsError::NameTooLong);
+        refused(NewNode::Symlink("a\0b".into()), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::Dir), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::File), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::Symlink), 0, 0, 0, FsError::Invalid);
+    }
+}

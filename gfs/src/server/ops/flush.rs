@@ -197,3 +197,345 @@ fn resolve_chunks(
     // A chunk that no extent names is not entered: it is garbage once the session ends.
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ops::testing::World;
+    use crate::server::state::{Body, REPLICAS_MAX, Reply};
+    use bytes::Bytes;
+    use consistency::wire::meta::{Content, Op};
+    use consistency::{InodeNo, NodeId};
+
+    /// A file `f` under flushes; chunks 1 to 100 are its session's.
+    fn world() -> World {
+        let mut world = World::new("touch f");
+        world
+            .run(&Op::AllocateChunks { count: 100 })
+            .expect("allocates");
+        world
+    }
+
+    /// A flush that changes nothing but content and size.
+    fn flush_of(world: &World, size: u64, content: FlushContent) -> FlushFile {
+        let attr = world.attr("f");
+        FlushFile {
+            ino: attr.ino,
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            size,
+            atime: attr.atime,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            content,
+        }
+    }
+
+    fn flush(world: &mut World, file: FlushFile) -> Result<Attr, FsError> {
+        match world.run(&Op::Flush(vec![file])) {
+            Ok(OpReply::Flushed(results)) if results.len() == 1 => results[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn put(world: &mut World, size: u64, content: FlushContent) -> Result<Attr, FsError> {
+        let file = flush_of(world, size, content);
+        flush(world, file)
+    }
+
+    fn extent(offset: u64, len: u32, chunk: u64, chunk_offset: u32) -> Extent {
+        Extent {
+            offset,
+            len,
+            chunk: ChunkId(chunk),
+            chunk_offset,
+            replicas: vec![NodeId(1), NodeId(2)],
+        }
+    }
+
+    /// Extents (file offset, length, chunk, offset in the chunk), in chunks of 1,000 bytes.
+    fn extents(cut: Option<u64>, add: &[(u64, u32, u64, u32)]) -> FlushContent {
+        let add: Vec<Extent> = add.iter().map(|&(a, b, c, d)| extent(a, b, c, d)).collect();
+        let mut chunks: Vec<_> = add.iter().map(|extent| (extent.chunk, 1000)).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        FlushContent::Extents { cut, add, chunks }
+    }
+
+    fn content(world: &World) -> Content {
+        world.state.load(world.ino("f")).expect("loads").1
+    }
+
+    fn dead(world: &World) -> Vec<u64> {
+        world.state.dead_chunks().map(|(id, _)| id.0).collect()
+    }
+
+    #[test]
+    fn inline_content_and_its_end() {
+        let mut world = world();
+        let text = || FlushContent::Inline("hello".into());
+        let attr = put(&mut world, 5, text()).expect("taken");
+        assert_eq!((attr.size, attr.blocks), (5, 1));
+        assert_eq!(content(&world), Content::Inline("hello".into()));
+        // Growing stores nothing; shrinking drops what is past the end.
+        let attr = put(&mut world, 1 << 40, FlushContent::Same).expect("taken");
+        assert_eq!((attr.size, attr.blocks), (1 << 40, 1));
+        put(&mut world, 2, FlushContent::Same).expect("taken");
+        assert_eq!(content(&world), Content::Inline("he".into()));
+        let attr = put(&mut world, 0, FlushContent::Same).expect("taken");
+        assert_eq!((attr.size, attr.blocks), (0, 0));
+        assert_eq!(put(&mut world, 4, text()), Err(FsError::Invalid));
+    }
+
+    #[test]
+    fn extents_and_their_chunks() {
+        let mut world = world();
+        put(&mut world, 5, FlushContent::Inline("hello".into())).expect("taken");
+        let attr = put(&mut world, 2000, extents(None, &[(1000, 1000, 1, 0)])).expect("taken");
+        assert_eq!((attr.size, attr.blocks), (2000, 2));
+        assert_eq!(
+            content(&world),
+            Content::Extents(vec![extent(1000, 1000, 1, 0)])
+        );
+        // Into the middle: chunk 1 is cut in two and lives.
+        put(&mut world, 2000, extents(None, &[(1100, 50, 2, 7)])).expect("taken");
+        let expected = vec![
+            extent(1000, 100, 1, 0),
+            extent(1100, 50, 2, 7),
+            extent(1150, 850, 1, 150),
+        ];
+        assert_eq!(content(&world), Content::Extents(expected));
+        assert_eq!(dead(&world), [0_u64; 0]);
+        // A cut, then growth: what was cut stays away.
+        let attr = put(&mut world, 3000, extents(Some(1050), &[])).expect("taken");
+        assert_eq!((attr.size, attr.blocks), (3000, 1));
+        assert_eq!(
+            content(&world),
+            Content::Extents(vec![extent(1000, 50, 1, 0)])
+        );
+        assert_eq!(dead(&world), [2]);
+        // Small again: all chunks die.
+        put(&mut world, 1, FlushContent::Inline("x".into())).expect("taken");
+        assert_eq!(dead(&world), [1, 2]);
+        assert_eq!(
+            world.apply(Body::ForgetDead(vec![ChunkId(1), ChunkId(9)])),
+            Reply::Done
+        );
+        assert_eq!(dead(&world), [2]);
+    }
+
+    #[test]
+    fn chunks_that_die_at_once() {
+        let mut world = world();
+        put(
+            &mut world,
+            1000,
+            extents(None, &[(0, 500, 1, 0), (0, 500, 2, 0)]),
+        )
+        .expect("taken");
+        assert_eq!(dead(&world), [1]);
+        // The number is used up.
+        let again = put(&mut world, 1000, extents(None, &[(0, 500, 1, 0)]));
+        assert_eq!(again, Err(FsError::Stale));
+    }
+
+    #[test]
+    fn the_last_name_and_the_reap_free_the_chunks() {
+        let mut world = world();
+        put(
+            &mut world,
+            1000,
+            extents(None, &[(0, 500, 1, 0), (500, 500, 1, 500)]),
+        )
+        .expect("taken");
+        world.setup("rm f");
+        put(&mut world, 1000, extents(None, &[(0, 10, 2, 0)])).expect("open and unlinked is fine");
+        assert_eq!(dead(&world), [0_u64; 0]);
+        let f = world.ino("f");
+        let reply = world.apply(Body::Reap(vec![f]));
+        assert_eq!(reply, Reply::Dead(vec![ChunkId(1), ChunkId(2)]));
+        assert_eq!(dead(&world), [1, 2]);
+        assert_eq!(world.state.counts().chunks_live, 0);
+    }
+
+    #[test]
+    fn one_chunk_for_two_files() {
+        let mut world = world();
+        world.setup("touch g");
+        let content = |offset| extents(None, &[(0, 100, 1, offset)]);
+        let f = flush_of(&world, 100, content(0));
+        let g = FlushFile {
+            ino: world.ino("g"),
+            ..flush_of(&world, 100, content(100))
+        };
+        let reply = world.run(&Op::Flush(vec![f, g])).expect("taken");
+        assert!(
+            matches!(&reply, OpReply::Flushed(r) if r.iter().all(Result::is_ok)),
+            "{reply:?}"
+        );
+        world.setup("rm f; reap f");
+        assert_eq!(dead(&world), [0_u64; 0]);
+        world.setup("rm g; reap g");
+        assert_eq!(dead(&world), [1]);
+    }
+
+    #[test]
+    fn each_file_by_itself() {
+        let mut world = world();
+        let good = flush_of(&world, 1, FlushContent::Inline("x".into()));
+        let gone = FlushFile {
+            ino: InodeNo(99),
+            ..good.clone()
+        };
+        let reply = world.run(&Op::Flush(vec![gone, good]));
+        let Ok(OpReply::Flushed(results)) = reply else {
+            panic!("{reply:?}");
+        };
+        assert_eq!(results[0], Err(FsError::Stale));
+        assert_eq!(results[1], Ok(world.attr("f")));
+    }
+
+    #[test]
+    fn times() {
+        let mut world = world();
+        let mut stamp = |nanos| {
+            let mut file = flush_of(&world, 0, FlushContent::Same);
+            let before = world.attr("f").ctime;
+            file.ctime = Timestamp::from_nanos(
+                before.secs * 1_000_000_000 + i64::from(before.nanos) + nanos,
+            );
+            let given = file.ctime;
+            let now = world.state.now();
+            (
+                before,
+                given,
+                now,
+                flush(&mut world, file).expect("taken").ctime,
+                world.state.now(),
+            )
+        };
+        // Older than what is known: kept.
+        let (before, _, _, ctime, _) = stamp(-5);
+        assert_eq!(ctime, before);
+        // A little ahead of the leader: followed, and the clock goes along.
+        let (_, given, old, ctime, now) = stamp(500_000_000);
+        assert!(given > old);
+        assert_eq!((ctime, now), (given, given));
+        // Far ahead: a broken clock does not take the cluster along.
+        let (_, given, old, ctime, now) = stamp(1_000_000_000_000);
+        assert!(ctime < given && ctime > old, "{ctime:?}");
+        assert_eq!(now, ctime);
+        let mut file = flush_of(&world, 0, FlushContent::Same);
+        file.mtime.nanos = 1_000_000_000;
+        assert_eq!(flush(&mut world, file), Err(FsError::Invalid));
+    }
+
+    #[test]
+    fn writing_takes_capabilities_and_chmod_follows_the_acl() {
+        let mut world = World::new("touch f; chattr security.capability=x f");
+        let xattrs = |world: &World| world.state.xattrs(world.ino("f")).expect("there").len();
+        put(&mut world, 0, FlushContent::Same).expect("taken");
+        assert_eq!(xattrs(&world), 1);
+        put(&mut world, 1, FlushContent::Inline("x".into())).expect("taken");
+        assert_eq!(xattrs(&world), 0);
+        let mut file = flush_of(&world, 1, FlushContent::Same);
+        (file.mode, file.uid) = (0o600, 77);
+        let attr = flush(&mut world, file).expect("taken");
+        assert_eq!((attr.mode, attr.uid), (0o600, 77));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        #[track_caller]
+        fn refused(spoil: impl FnOnce(&mut FlushFile), expected: FsError) {
+            let mut world = world();
+            put(&mut world, 1000, extents(None, &[(0, 1000, 1, 0)])).expect("taken");
+            let mut file = flush_of(&world, 2000, extents(None, &[(0, 1000, 2, 0)]));
+            spoil(&mut file);
+            let before = world.attr("f");
+            assert_eq!(flush(&mut world, file), Err(expected));
+            assert_eq!(world.attr("f"), before);
+        }
+        fn spoil_extent(file: &mut FlushFile, spoil: impl FnOnce(&mut Extent)) {
+            if let FlushContent::Extents { add, .. } = &mut file.content {
+                spoil(&mut add[0]);
+            }
+        }
+        let in_extent = |spoil: fn(&mut Extent), expected| {
+            refused(|file| spoil_extent(file, spoil), expected);
+        };
+        let in_chunks = |chunks: &[(u64, u32)], expected| {
+            let list = chunks
+                .iter()
+                .map(|(id, len)| (ChunkId(*id), *len))
+                .collect();
+            refused(
+                |file| {
+                    if let FlushContent::Extents { chunks, .. } = &mut file.content {
+                        *chunks = list;
+                    }
+                },
+                expected,
+            );
+        };
+        let invalid = FsError::Invalid;
+        in_extent(|extent| extent.len = 0, invalid);
+        in_extent(|extent| extent.len = 1001, invalid);
+        in_extent(|extent| extent.chunk_offset = 1, invalid);
+        in_extent(|extent| extent.chunk_offset = u32::MAX, invalid);
+        in_extent(|extent| extent.offset = 1001, invalid);
+        in_extent(|extent| extent.offset = u64::MAX, invalid);
+        in_extent(|extent| extent.chunk = ChunkId(3), invalid);
+        in_extent(|extent| extent.replicas.clear(), invalid);
+        in_extent(|extent| extent.replicas = vec![NodeId(0)], invalid);
+        in_extent(|extent| extent.replicas = vec![NodeId(1); 2], invalid);
+        in_extent(
+            |extent| extent.replicas = (1..=REPLICAS_MAX as u16 + 1).map(NodeId).collect(),
+            invalid,
+        );
+        in_chunks(&[], invalid);
+        in_chunks(&[(2, 0)], invalid);
+        in_chunks(&[(2, CHUNK_BYTES_MAX + 1)], invalid);
+        in_chunks(&[(2, 1000), (2, 1000)], invalid);
+        in_chunks(&[(2, 1000), (101, 1000)], FsError::Stale);
+        // Chunk 1 is in use with another length.
+        in_chunks(&[(2, 1000), (1, 999)], invalid);
+        refused(|file| file.size = FILE_BYTES_MAX + 1, FsError::TooLarge);
+        refused(|file| file.mode = 0o10_000, invalid);
+        refused(|file| file.gid = u32::MAX, invalid);
+        refused(|file| file.ino = InodeNo::ROOT, invalid);
+        let large = Bytes::from(vec![0; INLINE_BYTES_MAX + 1]);
+        refused(
+            |file| (file.size, file.content) = (1 << 20, FlushContent::Inline(large)),
+            invalid,
+        );
+    }
+
+    #[test]
+    fn maps_have_a_limit() {
+        let mut world = world();
+        let size = 2 * EXTENTS_MAX as u64;
+        let add: Vec<_> = (0..EXTENTS_MAX as u64 / 2)
+            .map(|at| (2 * at, 1, 1, 0))
+            .collect();
+        put(&mut world, size, extents(None, &add)).expect("taken");
+        let more = put(
+            &mut world,
+            size,
+            extents(None, &[(size - 1, 1, 1, 0); 30_001]),
+        );
+        assert_eq!(more, Err(FsError::TooLarge));
+    }
+
+    #[test]
+    fn numbers_of_an_ended_session_are_void() {
+        let mut world = world();
+        match world.apply(Body::OpenSession { node: NodeId(1) }) {
+            Reply::Session(session) => world.session = session,
+            other => panic!("{other:?}"),
+        }
+        let late = put(&mut world, 1000, extents(None, &[(0, 1000, 1, 0)]));
+        assert_eq!(late, Err(FsError::Stale));
+    }
+}

@@ -162,3 +162,134 @@ impl Rename<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::server::ops::testing::{World, check, check_plan, check_stamps};
+
+    #[test]
+    fn moves_names() {
+        check("touch f", "mv f g", "g");
+        check("touch f; mkdir d", "mv f d/f", "d/ d/f");
+        check("mkdir d; touch d/f", "mv d e", "e/ e/f");
+        check("mkdir d; mkdir e; touch d/f", "mv d e/d", "e/ e/d/ e/d/f");
+        check("touch f", "mv-n f g", "g");
+        check("symlink x l", "mv l m", "m");
+    }
+
+    #[test]
+    fn replaces_what_is_there() {
+        check("touch f; touch g", "mv f g", "g !1");
+        check("touch f; touch g; ln g h", "mv f g", "g h");
+        check("touch f; symlink x l", "mv f l", "l !1");
+        check("mkfifo p; touch f", "mv p f", "f !1");
+        check("mkdir d; mkdir e; touch d/f", "mv d e", "e/ e/f !1");
+        check("mkdir d; mkdir d/e; mkdir d/f", "mv d/e d/f", "d/ d/f/ !1");
+        check("mkdir d; mkdir d/e; mkdir f", "mv d/e f", "d/ f/ !1");
+    }
+
+    #[test]
+    fn kinds_must_match() {
+        check("mkdir d; touch f", "mv d f", "NotDir");
+        check("mkdir d; touch f", "mv f d", "IsDir");
+        check("mkdir d; touch d/g; touch f", "mv f d", "IsDir");
+        check("mkdir d; mkdir e; touch e/f", "mv d e", "NotEmpty");
+    }
+
+    #[test]
+    fn a_directory_does_not_go_into_itself() {
+        check("mkdir d", "mv d d/e", "Invalid");
+        check("mkdir d; mkdir d/e", "mv d d/e", "Invalid");
+        check("mkdir d; mkdir d/e; mkdir d/e/f", "mv d d/e/f/g", "Invalid");
+        check("mkdir d; mkdir d/e", "mv d/e d", "NotEmpty");
+        check("mkdir d; touch d/f", "mv d/f d", "NotEmpty");
+        check("mkdir d; mkdir d/e; touch d/e/f", "mv d/e/f d", "NotEmpty");
+        check("mkdir d; mkdir d/e", "swap d/e d", "Invalid");
+        check("mkdir d; mkdir d/e", "swap d d/e", "Invalid");
+        check("mkdir d; mkdir d/e", "mv-n d d/f", "Invalid");
+    }
+
+    #[test]
+    fn one_inode_under_both_names_stays() {
+        check("touch f; ln f g", "mv f g", "f*2 g*2");
+        check("touch f", "mv f f", "f");
+        check("mkdir d", "mv d d", "d/");
+        check("touch f; ln f g", "swap f g", "f*2 g*2");
+        check("touch f; ln f g", "mv-n f g", "Exists");
+        check_stamps("touch f; ln f g", "mv f g", "");
+        check_stamps("mkdir d", "mv d d", "");
+    }
+
+    #[test]
+    fn what_is_not_there() {
+        check("", "mv f g", "NotFound");
+        check("touch g", "mv f g", "NotFound");
+        check("touch f", "swap f g", "NotFound");
+        check("touch f; touch g", "mv-n f g", "Exists");
+        check("touch f; mkdir d; rmdir d", "mv f d/f", "NotFound");
+        check("touch f; mkdir d; rmdir d", "mv d/f f", "NotFound");
+        check("touch f; mkdir d; rmdir d; reap d", "mv f d/f", "Stale");
+        check("touch f; touch g", "mv f g/h", "NotDir");
+        check("touch f; touch g", "mv g/h f", "NotDir");
+        check("touch f", "mv f proc", "NotPermitted");
+        check("mkdir d", "mv d node1", "NotPermitted");
+    }
+
+    #[test]
+    fn exchanges() {
+        check("touch f; mkdir d; touch d/g", "swap f d", "d f/ f/g");
+        check(
+            "mkdir d; touch d/f; mkdir e; mkdir e/g",
+            "swap d/f e/g",
+            "d/ d/f/ e/ e/g",
+        );
+        check(
+            "mkdir d; mkdir d/f; mkdir e; mkdir e/g",
+            "swap d/f e/g",
+            "d/ d/f/ e/ e/g/",
+        );
+        let mut world = World::new("mkdir d; mkdir d/f; mkdir e; mkdir e/g");
+        let (f, g) = (world.ino("d/f"), world.ino("e/g"));
+        world.setup("swap d/f e/g");
+        assert_eq!((world.ino("d/f"), world.ino("e/g")), (g, f));
+    }
+
+    #[test]
+    fn stamps() {
+        check_stamps("touch f", "mv f g", "/:mc f:c");
+        check_stamps("touch f; mkdir d", "mv f d/f", "/:mc d:mc f:c");
+        check_stamps("mkdir e; mkdir d", "mv e d/e", "/:mcn d:mcn e:c");
+        check_stamps("mkdir e; mkdir d", "mv e d", "/:mcn d:cn e:c");
+        check_stamps(
+            "mkdir d; mkdir d/e; mkdir f",
+            "mv d/e f",
+            "/:mc d/e:c d:mcn f:cn",
+        );
+        check_stamps("touch f; touch g", "mv f g", "/:mc f:c g:cn");
+        check_stamps(
+            "touch f; mkdir d; mkdir d/e",
+            "swap f d/e",
+            "/:mcn d/e:c d:mcn f:c",
+        );
+        check_stamps(
+            "mkdir f; mkdir d; mkdir d/e",
+            "swap f d/e",
+            "/:mc d/e:c d:mc f:c",
+        );
+    }
+
+    #[test]
+    fn plans() {
+        check_plan("touch f", "mv f g", "/[f,g] f");
+        check_plan("touch f; touch g", "mv f g", "/[f,g] f g");
+        check_plan("touch f; mkdir d", "mv f d/g", "/[f] d[g] f");
+        check_plan("mkdir d; mkdir e", "mv d e", "/[d,e] d e[*]");
+        check_plan(
+            "mkdir d; mkdir e; mkdir e/f",
+            "swap d e/f",
+            "/[d] e[f] d e/f",
+        );
+        check_plan("touch f; ln f g", "mv f g", "/[f,g]");
+        check_plan("mkdir d", "mv d d/e", "Invalid");
+    }
+}

@@ -61,3 +61,54 @@ pub(super) const fn victim_scope(kind: FileKind) -> Scope {
         | FileKind::Block => Scope::Attr,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::server::ops::testing::{World, check, check_plan, check_stamps};
+
+    #[test]
+    fn removes_names() {
+        check("touch f; touch g", "rm f", "g !1");
+        check("touch f; ln f g", "rm f", "g");
+        check("symlink x l", "rm l", "!1");
+        check("mkfifo p", "rm p", "!1");
+        check("mkdir d; mkdir d/e", "rmdir d/e", "d/ !1");
+        check("mkdir d; touch d/f; rm d/f", "rmdir d", "!2");
+    }
+
+    #[test]
+    fn what_is_not_there_or_of_the_other_kind() {
+        check("", "rm f", "NotFound");
+        check("", "rmdir d", "NotFound");
+        check("mkdir d", "rm d", "IsDir");
+        check("touch f", "rmdir f", "NotDir");
+        check("symlink x l", "rmdir l", "NotDir");
+        check("mkdir d; touch d/f", "rmdir d", "NotEmpty");
+        check("mkdir d; mkdir d/e", "rmdir d", "NotEmpty");
+        check("mkdir d; touch d/f", "rm d", "IsDir");
+        check("touch f", "rm f/g", "NotDir");
+        check("mkdir d; rmdir d", "rm d/f", "NotFound");
+        check("mkdir d; rmdir d; reap d", "rm d/f", "Stale");
+        check("", "rmdir proc", "NotFound");
+    }
+
+    #[test]
+    fn stamps_and_plan() {
+        check_stamps("mkdir d; touch d/f", "rm d/f", "d/f:cn d:mc");
+        check_stamps("mkdir d; touch d/f; ln d/f g", "rm d/f", "d/f:cn d:mc");
+        check_stamps("mkdir d; mkdir d/e", "rmdir d/e", "d/e:cn d:mcn");
+        check_plan("mkdir d; touch d/f", "rm d/f", "d[f] d/f");
+        check_plan("mkdir d; mkdir d/e", "rmdir d/e", "d[e] d/e[*]");
+        check_plan("mkdir d; touch d/f", "rmdir d/f", "NotDir");
+    }
+
+    #[test]
+    fn an_orphan_lives_until_it_is_reaped() {
+        let mut world = World::new("touch f; touch g; rm f");
+        assert_eq!(world.attr("f").nlink, 0);
+        // What has a name is not reaped.
+        world.setup("reap f; reap g; reap f");
+        assert_eq!(world.tree(), "g");
+        assert_eq!(world.state.counts().inodes, 2);
+    }
+}

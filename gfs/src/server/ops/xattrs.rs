@@ -170,3 +170,127 @@ fn check_name(name: &Name) -> Result<(), FsError> {
         None => Err(FsError::NotSupported),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ops::acl::tests::acl;
+    use crate::server::ops::testing::{World, check_plan, check_stamps};
+    use consistency::wire::meta::Op;
+
+    fn set(
+        world: &mut World,
+        path: &str,
+        name: &str,
+        value: impl Into<Bytes>,
+        mode: XattrMode,
+    ) -> Result<(), FsError> {
+        let op = Op::SetXattr {
+            ino: world.ino(path),
+            name: Name::new(name.as_bytes().to_vec())?,
+            value: value.into(),
+            mode,
+        };
+        world.run(&op).map(|_| ())
+    }
+
+    #[track_caller]
+    fn check(setup: &str, name: &str, mode: XattrMode, expected: Result<(), FsError>) {
+        let mut world = World::new(&format!("touch f; {setup}"));
+        assert_eq!(
+            set(&mut world, "f", name, "value", mode),
+            expected,
+            "{setup}; {name}"
+        );
+    }
+
+    #[test]
+    fn namespaces() {
+        use XattrMode::Any;
+        for name in ["user.a", "trusted.a", "security.a", "user.a.b"] {
+            check("", name, Any, Ok(()));
+        }
+        for name in ["user", "a", "system.a", "system.posix_acl", "USER.a"] {
+            check("", name, Any, Err(FsError::NotSupported));
+        }
+        check("", "user.", Any, Err(FsError::Invalid));
+    }
+
+    #[test]
+    fn modes() {
+        let there = "chattr user.a=x f";
+        check("", "user.a", XattrMode::Create, Ok(()));
+        check(there, "user.a", XattrMode::Create, Err(FsError::Exists));
+        check(there, "user.a", XattrMode::Replace, Ok(()));
+        check("", "user.a", XattrMode::Replace, Err(FsError::NoData));
+        check(there, "user.a", XattrMode::Any, Ok(()));
+        check("rm f", "user.a", XattrMode::Any, Ok(()));
+        check(
+            "rm f; reap f",
+            "user.a",
+            XattrMode::Any,
+            Err(FsError::Stale),
+        );
+    }
+
+    #[test]
+    fn sizes() {
+        let mut world = World::new("touch f");
+        let mut put = |name: String, len| set(&mut world, "f", &name, vec![0; len], XattrMode::Any);
+        assert_eq!(
+            put("user.a".into(), XATTR_VALUE_BYTES_MAX + 1),
+            Err(FsError::AttrTooLarge)
+        );
+        for n in 10..25 {
+            assert_eq!(put(format!("user.{n}"), XATTR_VALUE_BYTES_MAX), Ok(()));
+        }
+        assert_eq!(
+            put("user.a".into(), XATTR_VALUE_BYTES_MAX),
+            Err(FsError::NoSpace)
+        );
+        // Replacing one needs no room for the old one.
+        assert_eq!(put("user.10".into(), XATTR_VALUE_BYTES_MAX), Ok(()));
+        assert_eq!(put("user.a".into(), XATTR_VALUE_BYTES_MAX / 2), Ok(()));
+    }
+
+    #[test]
+    fn removing() {
+        let mut world = World::new("touch f; chattr user.a=x f");
+        let ino = world.ino("f");
+        let mut remove = |name: &'static str| {
+            let name = Name::new(name).expect("valid");
+            world.run(&Op::RemoveXattr { ino, name }).map(|_| ())
+        };
+        assert_eq!(remove("user.b"), Err(FsError::NoData));
+        assert_eq!(remove("user.a"), Ok(()));
+        assert_eq!(remove("user.a"), Err(FsError::NoData));
+        assert_eq!(remove("nothing"), Err(FsError::NotSupported));
+        assert_eq!(world.state.xattrs(ino), Ok(&BTreeMap::new()));
+    }
+
+    #[test]
+    fn stamps_and_plan() {
+        check_stamps("touch f", "chattr user.a=x f", "f:c");
+        check_plan("touch f", "chattr user.a=x f", "f");
+    }
+
+    #[test]
+    fn the_access_acl_is_the_mode() {
+        let mut world = World::new("touch f; chmod 4600 f; mkdir d; symlink x l");
+        let mut put = |path, name, text: &str| {
+            let name = format!("system.posix_acl_{name}");
+            set(&mut world, path, &name, acl(text), XattrMode::Any)?;
+            let kept = world.state.xattrs(world.ino(path)).expect("there").len();
+            Ok::<_, FsError>((world.attr(path).mode, kept))
+        };
+        let named = "u::rwx,u:5:rw-,g::r--,m::r-x,o::--x";
+        assert_eq!(put("f", "access", named), Ok((0o4751, 1)));
+        assert_eq!(put("f", "access", "u::rw-,g::r--,o::---"), Ok((0o4640, 0)));
+        assert_eq!(put("f", "access", named), Ok((0o4751, 1)));
+        assert_eq!(put("f", "access", ""), Ok((0o4751, 0)));
+        assert_eq!(put("d", "default", named), Ok((0o644, 1)));
+        assert_eq!(put("f", "default", named), Err(FsError::Access));
+        assert_eq!(put("l", "access", named), Err(FsError::NotSupported));
+        assert_eq!(put("f", "access", "u::rwx"), Err(FsError::Invalid));
+    }
+}

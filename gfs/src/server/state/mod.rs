@@ -24,7 +24,7 @@ mod inode;
 mod session;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use chunks::REPLICAS_MAX;
 pub use command::{Body, Command, Reply};
