@@ -14,6 +14,8 @@ mod create;
 mod flush;
 mod getattr;
 mod link;
+#[cfg(test)]
+mod linux;
 mod load;
 mod lookup;
 mod readdir;
