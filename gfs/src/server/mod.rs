@@ -1,10 +1,11 @@
-//! The metadata service.
-//!
-//! [`service`] is the way in; [`machine`] is what the log asks of the state.
+//! The metadata service: [`service`] is the way in.
 
 mod barriers;
 mod claims;
 mod grants;
+pub mod log;
 pub mod machine;
+mod ops;
 mod reaper;
 pub mod service;
+pub mod state;
