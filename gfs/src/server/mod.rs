@@ -1,3 +1,4 @@
 //! The metadata service.
 
+pub mod log;
 pub mod machine;
