@@ -244,16 +244,21 @@ impl<M: StateMachine> Replicated<M> {
         let deadline = Instant::now() + PROPOSE_DEADLINE;
         let share =
             u32::try_from(bytes.max(QUEUE_SHARE_MIN)).expect("a command is far below 4 GiB");
-        let room = Arc::clone(&self.inner.room).acquire_many_owned(share);
-        let room = timeout_at(deadline, room).await.map_err(|_| {
-            ProposeError::Unavailable(format!("its queue was full for {PROPOSE_DEADLINE:?}"))
-        })?;
+        let room = Arc::clone(&self.inner.room);
+        // At once if possible: `acquire` may yield although there is room, which would upset the order.
+        let room = match Arc::clone(&room).try_acquire_many_owned(share) {
+            Ok(room) => room,
+            Err(_) => timeout_at(deadline, room.acquire_many_owned(share))
+                .await
+                .map_err(|_| queue_full())?
+                .expect("the semaphore is never closed"),
+        };
         let (caller, reply) = oneshot::channel();
         let proposal = Proposal {
             command,
             encoded,
             caller,
-            room: room.expect("the semaphore is never closed"),
+            room,
         };
         if self.inner.queue.send(proposal).is_err() {
             return Err(ProposeError::Unavailable("it is shut down".into()));
@@ -339,6 +344,10 @@ impl<M: StateMachine> Replicated<M> {
         let state = metrics.borrow().running_state.clone();
         state.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
     }
+}
+
+fn queue_full() -> ProposeError {
+    ProposeError::Unavailable(format!("its queue was full for {PROPOSE_DEADLINE:?}"))
 }
 
 /// Founds the group on its first start, or tries to lead at once where there is nobody else.

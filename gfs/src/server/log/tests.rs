@@ -277,8 +277,9 @@ async fn a_command_may_be_large_but_not_too_large() {
     let large = vec![u64::MAX; COMMAND_BYTES_MAX / 9 - 1];
     let replies = futures::future::join_all((0..20).map(|_| log.propose(large.clone()))).await;
     assert!(replies.iter().all(Result::is_ok), "{replies:?}");
-    let copy = crash_copy(dir.path());
-    assert_eq!(alone(copy.path()).await.read(|sum| sum.values.len()), 20);
+    log.shutdown().await;
+    let again = alone(dir.path()).await;
+    assert_eq!(again.read(|sum| sum.values.len()), 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -448,6 +449,133 @@ async fn a_voter_that_was_away_for_long_gets_a_snapshot() {
     push(&three.logs[leader], 150).await.expect("it leads");
     three.agree(&Vec::from_iter(0..151)).await;
     three.stop().await;
+}
+
+/// Tells the ignored tests below, which run as processes of their own, which directory to use.
+const CHILD_DIR: &str = "GLU_LOG_TEST_DIR";
+
+/// Runs an ignored test of this file as a process, through a shell that may set limits first.
+fn child(test: &str, dir: &Path, limits: &str) -> std::process::Command {
+    let program = std::env::current_exe().expect("a test has a program");
+    let script = format!("{limits} exec \"$0\" --exact --ignored --nocapture \"$1\"");
+    let mut command = std::process::Command::new("sh");
+    let path = format!("{}::{test}", module_path!().trim_start_matches("gfs::"));
+    command.args(["-c", &script]).arg(program).arg(path);
+    command
+        .env(CHILD_DIR, dir)
+        .stdout(std::process::Stdio::piped());
+    command
+}
+
+fn child_dir() -> PathBuf {
+    std::env::var_os(CHILD_DIR)
+        .expect("only run by another test")
+        .into()
+}
+
+/// Returns the number behind the last whole "acked" line.
+fn last_acked(output: &str) -> u64 {
+    let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+    let acked = whole.lines().filter_map(|line| line.strip_prefix("acked "));
+    acked
+        .last()
+        .map_or(0, |number| number.parse().expect("it is a number"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process of its own, started by the next test"]
+async fn child_that_pushes_until_it_is_killed() {
+    let mut config = config(1, &[1], &child_dir());
+    config.snapshot_every = 50;
+    let log = alone_with(config).await;
+    let begun = log.read(|sum| sum.values.len() as u64);
+    for value in begun + 1.. {
+        push(&log, value).await.expect("it leads");
+        println!("acked {value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_loses_nothing_it_acknowledged() {
+    use std::io::{BufRead, BufReader, Read};
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut acked = 0;
+    for round in 0..3 {
+        let mut child = child("child_that_pushes_until_it_is_killed", dir.path(), "");
+        let mut child = child.spawn().expect("it starts");
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut text = String::new();
+        let enough = acked + 100 + round * 37;
+        while last_acked(&text) < enough {
+            let read = output.read_line(&mut text).expect("it writes text");
+            assert!(read > 0, "the child ended by itself: {text}");
+        }
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        output.read_to_string(&mut text).expect("it writes text");
+        acked = last_acked(&text);
+    }
+    let log = alone(dir.path()).await;
+    let values = values(&log);
+    // What was under way when the process died may be there as well.
+    assert!(
+        values.len() as u64 >= acked,
+        "{acked} acknowledged, {} there",
+        values.len()
+    );
+    assert_eq!(values, Vec::from_iter(1..=values.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process of its own, started by the next test"]
+async fn child_that_runs_out_of_disk() {
+    let log = alone(&child_dir()).await;
+    let begun = log.read(|sum| sum.values.len() as u64);
+    for value in begun + 1.. {
+        let mut command = vec![u64::MAX; 1024];
+        command[0] = value;
+        match log.propose(command).await {
+            Ok(_) => println!("acked {value}"),
+            Err(error) => {
+                println!("failed {error}");
+                break;
+            }
+        }
+    }
+    let refused = push(&log, 0).await;
+    println!("refused {}", refused.expect_err("the log has failed"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_an_error_and_loses_nothing() {
+    let dir = crashed(10).await;
+    // The first restart cuts the preallocated rest of the journal, so that the limit is met soon.
+    alone(dir.path()).await.shutdown().await;
+    let limits = "trap '' XFSZ; ulimit -f 400;";
+    let output = child("child_that_runs_out_of_disk", dir.path(), limits).output();
+    let output = String::from_utf8(output.expect("it runs").stdout).expect("it writes text");
+    let acked = last_acked(&output);
+    assert!(acked > 10, "{output}");
+    let line = |start: &str| {
+        output
+            .lines()
+            .find(|line| line.starts_with(start))
+            .unwrap_or("")
+    };
+    assert!(
+        line("failed ").contains("outcome of the command is unknown"),
+        "{output}"
+    );
+    assert!(line("failed ").contains("cannot be written"), "{output}");
+    assert!(line("refused ").contains("takes no commands"), "{output}");
+    let log = alone(dir.path()).await;
+    let values = values(&log);
+    assert!(
+        values.len() as u64 >= acked,
+        "{acked} acknowledged, {} there",
+        values.len()
+    );
+    assert_eq!(values, Vec::from_iter(1..=values.len() as u64));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
