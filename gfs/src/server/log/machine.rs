@@ -1,5 +1,6 @@
 //! The state machine under openraft: applies batches, answers their callers, makes snapshots.
 
+use super::directory::Directory;
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
 use super::snapshot;
@@ -11,7 +12,6 @@ use openraft::{
     StorageIOError,
 };
 use std::io::{self, Cursor};
-use std::path::PathBuf;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// The state and how far it is.
@@ -22,12 +22,12 @@ pub(super) struct Applied<M> {
     membership: Membership,
 }
 
-/// The applied state; clones share it.
+/// The applied state with what changes it; clones share it. A clone keeps the directory in use.
 pub(super) struct Machine<M: StateMachine> {
     applied: Arc<RwLock<Applied<M>>>,
     pending: Arc<Pending<M>>,
     life: Arc<Life>,
-    dir: PathBuf,
+    directory: Arc<Directory>,
 }
 
 impl<M: StateMachine> Clone for Machine<M> {
@@ -36,7 +36,7 @@ impl<M: StateMachine> Clone for Machine<M> {
             applied: Arc::clone(&self.applied),
             pending: Arc::clone(&self.pending),
             life: Arc::clone(&self.life),
-            dir: self.dir.clone(),
+            directory: Arc::clone(&self.directory),
         }
     }
 }
@@ -44,7 +44,7 @@ impl<M: StateMachine> Clone for Machine<M> {
 impl<M: StateMachine> Machine<M> {
     /// Starts from a snapshot's bytes, or empty.
     pub(super) fn new(
-        dir: PathBuf,
+        directory: Arc<Directory>,
         snapshot: Option<&[u8]>,
         pending: Arc<Pending<M>>,
         life: Arc<Life>,
@@ -54,11 +54,16 @@ impl<M: StateMachine> Machine<M> {
             applied: Arc::new(RwLock::new(applied)),
             pending,
             life,
-            dir,
+            directory,
         })
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Applied<M>> {
+    /// Returns the state for readers, who do not keep the directory in use.
+    pub(super) fn applied(&self) -> Arc<RwLock<Applied<M>>> {
+        Arc::clone(&self.applied)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Applied<M>> {
         self.applied.read().expect("apply does not panic")
     }
 
@@ -131,7 +136,7 @@ impl<M: StateMachine> Machine<M> {
     }
 
     fn load_snapshot(&self) -> Result<Option<Snapshot<Types>>, StorageError<u16>> {
-        let bytes = snapshot::newest(&self.dir, None)
+        let bytes = snapshot::newest(self.directory.path(), None)
             .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
         let Some(bytes) = bytes else {
             return Ok(None);
@@ -151,7 +156,7 @@ impl<M: StateMachine> Machine<M> {
             let bytes = snapshot::encode(&meta, &applied.machine.snapshot());
             (meta, bytes)
         };
-        snapshot::save(&self.dir, meta.last_log_id, &bytes)
+        snapshot::save(self.directory.path(), meta.last_log_id, &bytes)
             .map_err(|error| snapshot_failed(&meta, &error))?;
         Ok(Snapshot {
             meta,
@@ -162,7 +167,7 @@ impl<M: StateMachine> Machine<M> {
     fn install(&self, bytes: &[u8]) -> Result<(), StorageError<u16>> {
         let unreadable = |why: String| StorageIOError::read_snapshot(None, AnyError::error(why));
         let restored = restore(bytes).map_err(unreadable)?;
-        snapshot::save(&self.dir, restored.last, bytes)
+        snapshot::save(self.directory.path(), restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         *self.write() = restored;
         Ok(())

@@ -21,7 +21,12 @@
 //! In the directory: `LOCK` (flock), `MARK`, `log/` (fjall), `snapshot-<index>`.
 //!
 //! Lock order: the applied state, then the pending batches. The store's locks are leaves.
+#![allow(
+    clippy::result_large_err,
+    reason = "openraft's traits ask for its storage error, which is large"
+)]
 
+mod directory;
 mod error;
 mod leadership;
 mod machine;
@@ -42,8 +47,9 @@ use crate::net::{Router, ServiceId, Transport};
 use crate::server::machine::StateMachine;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
+use directory::{Closed, Directory};
 use leadership::Watcher;
-use machine::Machine;
+use machine::{Applied, Machine};
 use mark::MarkFile;
 use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
@@ -52,11 +58,10 @@ use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use store::{Closed, LogStore};
+use store::LogStore;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -80,8 +85,6 @@ const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// Entries that stay in the log behind a snapshot, for followers that are a little late.
 const KEEP_ENTRIES: u64 = 1_000;
-
-const LOCK: &str = "LOCK";
 
 /// How a log is set up.
 #[derive(Clone, Debug)]
@@ -114,7 +117,7 @@ pub struct Replicated<M: StateMachine> {
 
 struct Inner<M: StateMachine> {
     raft: Raft,
-    machine: Machine<M>,
+    applied: Arc<RwLock<Applied<M>>>,
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
@@ -178,7 +181,8 @@ impl<M: StateMachine> Replicated<M> {
             transport,
             backoff: config.heartbeat,
         };
-        let raft = Raft::new(config.node.0, raft_config, network, store, machine.clone())
+        let applied = machine.applied();
+        let raft = Raft::new(config.node.0, raft_config, network, store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let voters: BTreeSet<u16> = config.voters.iter().map(|voter| voter.0).collect();
@@ -210,7 +214,7 @@ impl<M: StateMachine> Replicated<M> {
         };
         let inner = Inner {
             raft,
-            machine,
+            applied,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
@@ -277,7 +281,8 @@ impl<M: StateMachine> Replicated<M> {
     ///
     /// The state is what this node has applied; for the newest, call [`Replicated::confirm_leader`] first.
     pub fn read<R>(&self, read: impl FnOnce(&M) -> R) -> R {
-        read(&self.inner.machine.read().machine)
+        let applied = self.inner.applied.read().expect("apply does not panic");
+        read(&applied.machine)
     }
 
     /// Returns who leads, as it changes.
@@ -382,30 +387,14 @@ fn recover<M: StateMachine>(
     life: Arc<Life>,
     pending: Arc<Pending<M>>,
 ) -> Result<(LogStore, Closed, Machine<M>), OpenError> {
-    let dir = &config.dir;
-    std::fs::create_dir_all(dir).map_err(OpenError::io("create", dir))?;
-    let lock = lock(dir)?;
+    let (directory, closed) = Directory::open(&config.dir)?;
+    let dir = directory.path();
     let mark = open_mark(dir, config.node)?;
-    let (store, closed) = LogStore::open(dir, lock, mark, Arc::clone(&life))?;
+    let store = LogStore::open(Arc::clone(&directory), mark, Arc::clone(&life))?;
     let snapshot = snapshot::newest(dir, store.purged())?;
-    let machine = Machine::new(dir.clone(), snapshot.as_deref(), pending, life);
+    let machine = Machine::new(Arc::clone(&directory), snapshot.as_deref(), pending, life);
     let machine = machine.map_err(|why| OpenError::corrupt(dir, format!("snapshot: {why}")))?;
     Ok((store, closed, machine))
-}
-
-fn lock(dir: &Path) -> Result<File, OpenError> {
-    let path = dir.join(LOCK);
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
-    let file = file.map_err(OpenError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.into() }),
-        Err(TryLockError::Error(error)) => Err(OpenError::io("lock", &path)(error)),
-    }
 }
 
 fn open_mark(dir: &Path, node: NodeId) -> Result<MarkFile, OpenError> {
@@ -444,7 +433,7 @@ fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
         election_timeout_min: millis(config.election.0),
         election_timeout_max: millis(config.election.1),
         install_snapshot_timeout: millis(INSTALL_DEADLINE),
-        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
         // A follower further behind than this gets a snapshot; one must be there.
         replication_lag_threshold: config.snapshot_every.saturating_mul(2),

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a snapshot in one call.
-pub(super) const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
-const _: () = assert!(SNAPSHOT_CHUNK_BYTES as usize * 2 < wire::MESSAGE_BYTES_MAX);
+pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES * 2 < wire::MESSAGE_BYTES_MAX);
 
 /// What one voter asks of another. Part of the protocol: append, never reorder.
 #[derive(Serialize, Deserialize)]

@@ -138,7 +138,8 @@ impl<M: StateMachine> Proposer<M> {
                 },
                 Ok(()) = self.leadership.changed() => {
                     if !self.leadership.borrow().leading {
-                        self.pending.abandon(&self.life, "this node lost the leadership");
+                        let why = self.cause().unwrap_or_else(|| "this node lost the leadership".into());
+                        self.pending.abandon(&self.life, &why);
                     }
                 }
             }
@@ -222,10 +223,14 @@ impl<M: StateMachine> Proposer<M> {
 
     /// Returns the reason for a failure: if the core has died, what it died of.
     fn why(&self, error: &ProposeError) -> String {
-        match &self.raft.metrics().borrow().running_state {
-            Err(fatal) => fatal.to_string(),
-            Ok(()) => error.to_string(),
-        }
+        self.cause().unwrap_or_else(|| error.to_string())
+    }
+
+    /// Returns what the core died of, if it has.
+    fn cause(&self) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let state = &metrics.borrow().running_state;
+        state.as_ref().err().map(Fatal::to_string)
     }
 }
 

@@ -57,7 +57,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
     Ok((meta, state))
 }
 
-/// Writes a snapshot's bytes to its file; durable on return, and the only one.
+/// Writes a snapshot's bytes to its file; durable on return. Older ones are removed then; a newer one,
+/// received while this one was made, stays.
 pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
     let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
     let new = dir.join(format!("{name}.tmp"));
@@ -67,9 +68,11 @@ pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<
     drop(file);
     std::fs::rename(&new, dir.join(&name))?;
     File::open(dir)?.sync_all()?;
-    for old in list(dir)? {
-        if !old.ends_with(&name) {
-            std::fs::remove_file(old)?;
+    let new = dir.join(&name);
+    for old in list(dir)?.into_iter().filter(|old| *old < new) {
+        match std::fs::remove_file(old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())

@@ -8,6 +8,7 @@
 //!
 //! Lock order: `mark` and `tail` are never held together.
 
+use super::directory::Directory;
 use super::error::{OpenError, read_failed, write_failed};
 use super::mark::MarkFile;
 use super::raft::{Batch, Entry, Life, LogId, Types};
@@ -18,10 +19,9 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, StorageError, Vote};
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
-use std::fs::File;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -61,20 +61,15 @@ pub(super) struct LogReader {
     shared: Arc<Shared>,
 }
 
-/// Becomes ready when the last user of a store is gone and its directory can be opened again.
-pub(super) type Closed = oneshot::Receiver<()>;
-
 /// What the ends share.
 pub(super) struct Shared {
-    // Dropped in this order: the lock on the directory outlives the database, the signal both.
+    // Dropped in this order: the directory is free when the database is closed.
     pub keyspace: Keyspace,
     pub db: Database,
     mark: Mutex<MarkFile>,
     tail: Mutex<Tail>,
     life: Arc<Life>,
-    pub dir: PathBuf,
-    _lock: File,
-    _closed: oneshot::Sender<()>,
+    pub directory: Arc<Directory>,
 }
 
 /// The newest entries and the ends of the log.
@@ -89,11 +84,11 @@ struct Tail {
 impl LogStore {
     /// Opens the store and checks it against the mark. Blocks.
     pub(super) fn open(
-        dir: &Path,
-        lock: File,
+        directory: Arc<Directory>,
         mark: MarkFile,
         life: Arc<Life>,
-    ) -> Result<(Self, Closed), OpenError> {
+    ) -> Result<Self, OpenError> {
+        let dir = directory.path();
         let folder = dir.join(FOLDER);
         if mark.mark().flushed > 0 && !folder.exists() {
             return Err(OpenError::corrupt(&folder, "it is missing"));
@@ -124,16 +119,13 @@ impl LogStore {
         let leftover = oldest..tail.purged.map_or(oldest, |purged| purged.index + 1);
 
         let (jobs, inbox) = sync_channel(JOBS_MAX);
-        let (closing, closed) = oneshot::channel();
         let shared = Arc::new(Shared {
             keyspace,
             db,
             mark: Mutex::new(mark),
             tail: Mutex::new(tail),
             life,
-            dir: dir.to_owned(),
-            _lock: lock,
-            _closed: closing,
+            directory: Arc::clone(&directory),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -144,13 +136,12 @@ impl LogStore {
             .name("glu-log".into())
             .spawn(move || writer.run(&inbox))
             .map_err(OpenError::io("start a thread for", dir))?;
-        let this = Self {
+        Ok(Self {
             shared,
             jobs,
             vote,
             committed,
-        };
-        Ok((this, closed))
+        })
     }
 
     /// Returns the newest entry that was purged: a snapshot must reach at least that far.
@@ -340,7 +331,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError<u16>> {
         self.committed = committed;
         let written = self.shared.mark().update(|mark| mark.committed = committed);
-        written.map_err(|error| write_failed(&explain(&self.shared.dir, &error)))
+        written.map_err(|error| write_failed(&explain(self.shared.directory.path(), &error)))
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError<u16>> {
@@ -489,7 +480,7 @@ fn open_failed(dir: &Path, folder: &Path, error: fjall::Error) -> OpenError {
 impl Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("dir", &self.dir)
+            .field("directory", &self.directory)
             .finish_non_exhaustive()
     }
 }

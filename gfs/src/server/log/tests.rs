@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::mem::MemNet;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
@@ -292,13 +293,7 @@ async fn snapshots_shorten_the_log_and_a_damaged_one_is_not_used() {
         push(&log, value).await.expect("it leads");
     }
     let metrics = log.inner.raft.metrics();
-    wait("the log is purged", || {
-        metrics
-            .borrow()
-            .purged
-            .is_some_and(|purged| purged.index > 40)
-    })
-    .await;
+    wait("the log is purged", || metrics.borrow().purged.is_some()).await;
     log.shutdown().await;
 
     let copy = crash_copy(dir.path());
@@ -437,13 +432,7 @@ async fn a_voter_that_was_away_for_long_gets_a_snapshot() {
         push(&three.logs[leader], value).await.expect("it leads");
     }
     let metrics = three.logs[leader].inner.raft.metrics();
-    wait("the log is purged", || {
-        metrics
-            .borrow()
-            .purged
-            .is_some_and(|purged| purged.index > 60)
-    })
-    .await;
+    wait("the log is purged", || metrics.borrow().purged.is_some()).await;
     three.logs[away] = three.open(id(away).0 - 1).await;
     three.agree(&Vec::from_iter(0..150)).await;
     push(&three.logs[leader], 150).await.expect("it leads");
@@ -476,10 +465,9 @@ fn child_dir() -> PathBuf {
 /// Returns the number behind the last whole "acked" line.
 fn last_acked(output: &str) -> u64 {
     let whole = output.rfind('\n').map_or("", |end| &output[..end]);
-    let acked = whole.lines().filter_map(|line| line.strip_prefix("acked "));
-    acked
-        .last()
-        .map_or(0, |number| number.parse().expect("it is a number"))
+    let mut acked = whole.lines().filter_map(|line| line.strip_prefix("acked "));
+    let last = acked.next_back();
+    last.map_or(0, |number| number.parse().expect("it is a number"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

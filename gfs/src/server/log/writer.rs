@@ -78,7 +78,7 @@ impl Writer {
             return Err(io::Error::other(why.clone()));
         }
         write(&self.shared).map_err(|error| {
-            let error = explain(&self.shared.dir, &error);
+            let error = explain(self.shared.directory.path(), &error);
             self.failed = Some(error.to_string());
             error
         })
