@@ -41,6 +41,12 @@ struct Held {
     breaking: Option<LeaseId>,
 }
 
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Held {
     fn names(&self, lease: LeaseId) -> bool {
         self.lease == lease || self.breaking == Some(lease)

@@ -45,7 +45,10 @@ mod server;
 mod sim;
 
 pub use client::{Client, Stamp};
-pub use server::{Action, BeginError, Claim, Config, Need, Renewal, Server, SessionEnded};
+pub use server::{
+    Action, BeginError, Claim, Config, Need, OPS_PER_SESSION_MAX, ReclaimError, Renewal, Server,
+    SessionEnded,
+};
 
 use crate::{Epoch, LeaseId};
 

@@ -55,13 +55,7 @@ impl Grants {
     }
 
     /// Grants `mode` under the name `lease`; what was held is replaced.
-    pub(super) fn insert(
-        &mut self,
-        ino: InodeNo,
-        session: SessionId,
-        lease: LeaseId,
-        mode: Mode,
-    ) {
+    pub(super) fn insert(&mut self, ino: InodeNo, session: SessionId, lease: LeaseId, mode: Mode) {
         let held = Held {
             lease,
             mode,

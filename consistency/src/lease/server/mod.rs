@@ -18,6 +18,8 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(super) use queue::compatible as claims_are_compatible;
 pub use queue::{Claim, Need};
 
 use super::crossings::{Crossings, Mark};
@@ -47,6 +49,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Server {
     config: Config,
+    reign: Epoch,
     now: Instant,
     last_lease: LeaseId,
     sessions: BTreeMap<SessionId, Session>,
@@ -129,6 +132,17 @@ pub struct Renewal {
 #[error("the session has ended; open a new one")]
 pub struct SessionEnded;
 
+/// Why a reclaim was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReclaimError {
+    /// The session has ended.
+    #[error("the session has ended; open a new one")]
+    SessionEnded,
+    /// It was meant for another leader; the present reign is this.
+    #[error("the reign is {0} now; renew and reclaim again")]
+    OtherReign(Epoch),
+}
+
 /// Why an operation was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BeginError {
@@ -151,6 +165,7 @@ impl Server {
     ) -> Self {
         let mut server = Self {
             config,
+            reign,
             now,
             last_lease: lease_floor(reign),
             sessions: BTreeMap::new(),
@@ -220,22 +235,28 @@ impl Server {
         self.run();
     }
 
-    /// Takes what a session of the last reign holds; returns the new names. Without effect on grants after the
-    /// session's last part, so that a repeated message gets the same answer.
+    /// Takes what a session of the last reign holds; returns the new names, `None` for what another session
+    /// reclaimed first. Without effect on grants after the session's last part, so that a repeated message gets the
+    /// same answer. `reign` is the one that the client means to tell: a late part of what it told another leader is
+    /// not all it holds.
     ///
     /// # Errors
-    /// [`SessionEnded`].
+    /// [`ReclaimError`].
     pub fn reclaim(
         &mut self,
         now: Instant,
         session: SessionId,
+        reign: Epoch,
         leases: &[(InodeNo, Mode)],
         last: bool,
-    ) -> Result<Vec<Option<LeaseId>>, SessionEnded> {
+    ) -> Result<Vec<Option<LeaseId>>, ReclaimError> {
         self.tick(now);
         self.run();
+        if reign != self.reign {
+            return Err(ReclaimError::OtherReign(self.reign));
+        }
         if !self.sessions.contains_key(&session) {
-            return Err(SessionEnded);
+            return Err(ReclaimError::SessionEnded);
         }
         let open = self.reclaiming.contains(&session);
         let names = leases.iter().map(|&(ino, mode)| {
@@ -336,8 +357,7 @@ impl Server {
         if held.lease == ack.lease || any_name {
             if let Some(breaking) = held.breaking.take() {
                 held.mode = held.mode.min(ack.kept).min(breaking.demand.keep);
-                self.overdue
-                    .remove(&(breaking.deadline, session, ack.ino));
+                self.overdue.remove(&(breaking.deadline, session, ack.ino));
                 self.clear_way(ack.ino, session, &breaking.ops);
             }
         }
@@ -509,7 +529,11 @@ impl Server {
         self.grants.insert(ino, op.session, lease, mode);
         // The master of an inode stays it. A shared holder may not cache this reply if a change is under way, but
         // what it has besides stays good until it is broken.
-        let mode = if mode == Mode::Exclusive { mode } else { allowed };
+        let mode = if mode == Mode::Exclusive {
+            mode
+        } else {
+            allowed
+        };
         Some(Grant { lease, mode })
     }
 
@@ -745,8 +769,7 @@ impl Server {
         for &id in &self.queues[&ino] {
             let op = &self.ops[&id];
             let need = &op.claims[&ino].need;
-            if op.session != session || *need != Need::Share || !self.bypasses(ino, session, need)
-            {
+            if op.session != session || *need != Need::Share || !self.bypasses(ino, session, need) {
                 continue;
             }
             let op = self.ops.get_mut(&id).expect("queued");

@@ -40,7 +40,7 @@ pub(super) struct Demand {
 
 /// Returns whether two claims of different operations on one inode may run at the same time. Disjoint changes may,
 /// so that the log can commit them together.
-pub(super) fn compatible(a: &Need, b: &Need) -> bool {
+pub(in crate::lease) fn compatible(a: &Need, b: &Need) -> bool {
     match (a, b) {
         (Need::Peek | Need::Flush, _) | (_, Need::Peek | Need::Flush) => true,
         (Need::Share, Need::Share) => true,
