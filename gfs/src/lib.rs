@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod fuse;
 pub mod net;
+pub mod root;
 pub mod server;
 pub mod tree;
