@@ -185,7 +185,10 @@ impl GludConfig {
         check_node("node", self.node)?;
         check_name("name", &self.name)?;
         if self.listen.port() == 0 {
-            return Err(("listen", "port 0 would be a new one at each start: name a port".into()));
+            return Err((
+                "listen",
+                "port 0 would be a new one at each start: name a port".into(),
+            ));
         }
         check_absolute("state_dir", &self.state_dir)?;
         check_absolute("mount_point", &self.mount_point)?;
@@ -215,13 +218,22 @@ impl GludConfig {
             check_node("peers", *id)?;
             check_name("peers", name)?;
             if !ids.insert(*id) {
-                return Err(("peers", format!("node {id} is there twice (this node is no peer): remove one")));
+                return Err((
+                    "peers",
+                    format!("node {id} is there twice (this node is no peer): remove one"),
+                ));
             }
             if !names.insert(name) {
-                return Err(("peers", format!("two nodes are called {name:?}: rename one")));
+                return Err((
+                    "peers",
+                    format!("two nodes are called {name:?}: rename one"),
+                ));
             }
             if addr.port() == 0 || addr.ip().is_unspecified() {
-                return Err(("peers", format!("node {id} cannot be reached at {addr}: name address and port")));
+                return Err((
+                    "peers",
+                    format!("node {id} cannot be reached at {addr}: name address and port"),
+                ));
             }
             if !addrs.insert(*addr) {
                 return Err(("peers", format!("two nodes are at {addr}: correct one")));
@@ -233,7 +245,10 @@ impl GludConfig {
     fn check_voters(&self) -> Result<(), Broken> {
         let nodes = self.nodes();
         if let Some(stranger) = self.voters.iter().find(|voter| !nodes.contains(voter)) {
-            return Err(("voters", format!("there is no node {stranger}: add it to peers, or remove it here")));
+            return Err((
+                "voters",
+                format!("there is no node {stranger}: add it to peers, or remove it here"),
+            ));
         }
         let distinct: BTreeSet<_> = self.voters.iter().collect();
         if distinct.len() != self.voters.len() {
@@ -267,7 +282,10 @@ fn check_name(key: &'static str, name: &str) -> Result<(), Broken> {
     if (1..=64).contains(&name.len()) && name.chars().all(plain) {
         Ok(())
     } else {
-        Err((key, format!("{name:?} is no name: use 1 to 64 letters, digits, - _ .")))
+        Err((
+            key,
+            format!("{name:?} is no name: use 1 to 64 letters, digits, - _ ."),
+        ))
     }
 }
 
@@ -275,7 +293,10 @@ fn check_absolute(key: &'static str, path: &Path) -> Result<(), Broken> {
     if path.is_absolute() {
         Ok(())
     } else {
-        Err((key, format!("{} is relative: start it with /", path.display())))
+        Err((
+            key,
+            format!("{} is relative: start it with /", path.display()),
+        ))
     }
 }
 
@@ -288,7 +309,10 @@ fn check_range(
         Ok(())
     } else {
         let (low, high) = range.into_inner();
-        Err((key, format!("{value} is out of range: choose {low} to {high}")))
+        Err((
+            key,
+            format!("{value} is out of range: choose {low} to {high}"),
+        ))
     }
 }
 
@@ -398,20 +422,45 @@ addr = "127.0.0.1:7422"
 
     #[test]
     fn what_cannot_be_parsed_names_its_line() {
-        check("replicas = 2", "replica = 2", 6, &["unknown field `replica`", "replicas"]);
+        check(
+            "replicas = 2",
+            "replica = 2",
+            6,
+            &["unknown field `replica`", "replicas"],
+        );
         check("replicas = 2", "replicas = \"two\"", 6, &["string \"two\""]);
         check("replicas = 2", "replicas = -1", 6, &["-1"]);
         check("replicas = 2", "replicas = ", 6, &[]);
         check("node = 1", "node = 70000", 1, &["70000"]);
-        check("\"127.0.0.1:7420\"", "\"localhost\"", 3, &["socket address"]);
-        check("addr = \"127.0.0.1:7422\"", "", 18, &["missing field `addr`"]);
+        check(
+            "\"127.0.0.1:7420\"",
+            "\"localhost\"",
+            3,
+            &["socket address"],
+        );
+        check(
+            "addr = \"127.0.0.1:7422\"",
+            "",
+            18,
+            &["missing field `addr`"],
+        );
         check("name = \"alpha\"\n", "", 1, &["missing field `name`"]);
-        check("key = \"/etc/glu/node.key\"", "keys = \"x\"", 13, &["unknown field `keys`"]);
+        check(
+            "key = \"/etc/glu/node.key\"",
+            "keys = \"x\"",
+            13,
+            &["unknown field `keys`"],
+        );
     }
 
     #[test]
     fn what_breaks_a_rule_names_its_line_and_the_cure() {
-        check("node = 1", "node = 0", 1, &["0 is out of range", "1 to 9999"]);
+        check(
+            "node = 1",
+            "node = 0",
+            1,
+            &["0 is out of range", "1 to 9999"],
+        );
         check("\"alpha\"", "\"al pha\"", 2, &["is no name"]);
         check("127.0.0.1:7420", "127.0.0.1:0", 3, &["name a port"]);
         check("[1, 2, 3]", "[1, 2, 4]", 4, &["no node 4", "peers"]);
@@ -435,6 +484,9 @@ addr = "127.0.0.1:7422"
     fn a_missing_file_says_so() {
         let error = GludConfig::load(Path::new("/nowhere/glud.toml")).expect_err("not there");
         let text = error.to_string();
-        assert!(text.contains("/nowhere/glud.toml") && text.contains("glu init"), "{text}");
+        assert!(
+            text.contains("/nowhere/glud.toml") && text.contains("glu init"),
+            "{text}"
+        );
     }
 }

@@ -93,7 +93,9 @@ pub enum IdentityError {
         why: String,
     },
     /// The time of a certificate is over.
-    #[error("{what} has expired: issue a new certificate with `glu`, or correct this machine's clock")]
+    #[error(
+        "{what} has expired: issue a new certificate with `glu`, or correct this machine's clock"
+    )]
     Expired {
         /// Which certificate.
         what: String,
@@ -113,7 +115,9 @@ pub enum IdentityError {
         root: String,
     },
     /// The certificate is another node's.
-    #[error("{what} is not the certificate of node {wanted}: each node has its own, correct `node` or the path")]
+    #[error(
+        "{what} is not the certificate of node {wanted}: each node has its own, correct `node` or the path"
+    )]
     OtherNode {
         /// Which certificate.
         what: String,
@@ -364,8 +368,7 @@ impl ClusterCa {
         if !(1..=NODE_ID_MAX).contains(&node.0) {
             return Err(IdentityError::BadNode(node));
         }
-        let mut params =
-            CertificateParams::new(vec![self.root.node_name(node)]).map_err(failed)?;
+        let mut params = CertificateParams::new(vec![self.root.node_name(node)]).map_err(failed)?;
         params.distinguished_name = common_name(&format!("Glu node {node}"));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
@@ -384,6 +387,23 @@ impl ClusterCa {
             cert_pem: cert.pem(),
             key_pem: key.serialize_pem(),
         })
+    }
+}
+
+#[cfg(test)]
+impl ClusterCa {
+    /// Makes an authority in memory.
+    pub(crate) fn for_test() -> Self {
+        Self::generate("home").expect("the name is good")
+    }
+
+    /// Returns an identity that names this cluster and `node`, signed with a key of the forger's own.
+    pub(crate) fn forged(&self, node: NodeId) -> NodeIdentity {
+        let forger = Self {
+            root: self.root.clone(),
+            key: KeyPair::generate().expect("a key"),
+        };
+        forger.issue(node).expect("in range")
     }
 }
 
@@ -515,8 +535,7 @@ impl fmt::Debug for NodeIdentity {
 }
 
 fn ca_params(name: &str, uuid: &str, now: SystemTime) -> Result<CertificateParams, IdentityError> {
-    let mut params =
-        CertificateParams::new(vec![format!("{name}.{uuid}.glu")]).map_err(failed)?;
+    let mut params = CertificateParams::new(vec![format!("{name}.{uuid}.glu")]).map_err(failed)?;
     params.distinguished_name = common_name(&format!("Glu cluster {name} {uuid}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 fn ca() -> ClusterCa {
-    ClusterCa::generate("home").expect("the name is good")
+    ClusterCa::for_test()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -114,7 +114,11 @@ fn an_open_key_is_refused() {
             let permissions = fs::Permissions::from_mode(open_mode);
             fs::set_permissions(dir.join(NODE_KEY_FILE), permissions).expect("ours");
         };
-        check_load(open, 7, &["node.key", &format!("{open_mode:04o}"), "chmod 600"]);
+        check_load(
+            open,
+            7,
+            &["node.key", &format!("{open_mode:04o}"), "chmod 600"],
+        );
     }
 }
 
@@ -154,7 +158,10 @@ fn the_time_of_a_certificate_is_checked() {
     let error = check(now - NODE_VALID - DAY).expect_err("a day over");
     assert!(matches!(error, IdentityError::Expired { .. }), "{error}");
     let error = check(now + 2 * DAY).expect_err("a day early");
-    assert!(matches!(error, IdentityError::NotYetValid { .. }), "{error}");
+    assert!(
+        matches!(error, IdentityError::NotYetValid { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -164,6 +171,13 @@ fn an_authority_with_a_foreign_key_is_refused() {
     fs::write(dir.path().join(CA_KEY_FILE), ca().key.serialize_pem()).expect("ours");
     let error = ClusterCa::load(dir.path()).expect_err("no pair");
     assert!(matches!(error, IdentityError::OtherKey { .. }), "{error}");
+}
+
+#[test]
+fn a_forged_certificate_is_refused() {
+    let forged = ca().forged(NodeId(1));
+    let verdict = forged.check("node.pem", "node.key", SystemTime::now());
+    verdict.expect_err("not signed by the authority it names");
 }
 
 #[test]
