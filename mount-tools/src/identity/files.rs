@@ -33,7 +33,7 @@ pub(super) fn create(path: &Path, contents: &str, mode: u32) -> Result<(), Ident
         .and_then(|()| file.sync_all())
         .map_err(io_error("write", path))?;
     // The name is durable only with its directory.
-    let dir = path.parent().unwrap_or(Path::new("."));
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(io_error("sync", dir))

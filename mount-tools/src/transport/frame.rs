@@ -339,7 +339,7 @@ mod tests {
             frame(Kind::Failed, b"4"),
             frame(Kind::Open, b""),
         ];
-        let bytes: Vec<u8> = frames.iter().flat_map(|frame| encode(frame)).collect();
+        let bytes: Vec<u8> = frames.iter().flat_map(encode).collect();
         for step in 1..bytes.len() {
             let mut buffer = BytesMut::new();
             let mut seen = Vec::new();

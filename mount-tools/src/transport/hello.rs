@@ -8,7 +8,7 @@ use super::frame::{FrameError, read_exact};
 use bytes::{Buf as _, BufMut as _};
 use consistency::NodeId;
 use consistency::wire::WIRE_VERSION;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use std::io;
 
 const MAGIC: [u8; 4] = *b"glu\n";
@@ -39,6 +39,17 @@ pub(super) enum Close {
 impl From<Close> for VarInt {
     fn from(close: Close) -> Self {
         Self::from_u32(close as u32)
+    }
+}
+
+impl Close {
+    /// Ends a connection that has not ended yet; returns why it has.
+    pub(super) async fn end(self, connection: &Connection, why: &str) -> ConnectionError {
+        // Closing again would hide the first reason.
+        if connection.close_reason().is_none() {
+            connection.close(self.into(), why.as_bytes());
+        }
+        connection.closed().await
     }
 }
 

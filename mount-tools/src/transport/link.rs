@@ -221,14 +221,20 @@ impl LinkDriver {
         });
         tasks.spawn(read_answers(Arc::clone(&link), self.reader));
         tasks.spawn(read_large_answers(Arc::clone(&link)));
-        let ended = tasks.join_next().await;
-        if let Some(Ok(Err(FrameError::Malformed(why)))) = ended {
-            warn!(peer = %link.peer, why, "closing the connection: malformed frame");
-            link.close(Close::Malformed, &why);
-        }
-        // The acceptor does not end the shared stream while the connection lives.
-        link.close(Close::Goodbye, "the shared stream has ended");
-        let why: Arc<str> = words(&link.connection.closed().await).into();
+        let why = match tasks.join_next().await {
+            Some(Ok(Err(FrameError::Malformed(why)))) => {
+                warn!(peer = %link.peer, why, "closing the connection");
+                Close::Malformed.end(&link.connection, &why).await;
+                format!("it broke the protocol: {why}")
+            }
+            // The acceptor ends the shared stream only with the connection.
+            _ => words(
+                &Close::Goodbye
+                    .end(&link.connection, "the shared stream has ended")
+                    .await,
+            ),
+        };
+        let why: Arc<str> = why.into();
         link.die(&why);
         why
     }
@@ -252,11 +258,12 @@ async fn read_large_answers(link: Arc<Link>) -> Result<(), FrameError> {
                 let stream = stream.map_err(std::io::Error::from)?;
                 reads.spawn(read_large_answer(Arc::clone(&link), stream));
             }
-            Some(read) = reads.join_next() => match read {
-                Ok(Err(FrameError::Malformed(why))) => return Err(FrameError::Malformed(why)),
-                // The peer gave up a single answer, or the connection is gone, which accept_uni tells.
-                Ok(_) | Err(_) => {}
-            },
+            Some(read) = reads.join_next() => {
+                // Else the peer gave up a single answer, or the connection is gone, which accept_uni tells.
+                if let Ok(Err(FrameError::Malformed(why))) = read {
+                    return Err(FrameError::Malformed(why));
+                }
+            }
         }
     }
 }

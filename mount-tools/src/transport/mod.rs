@@ -111,25 +111,13 @@ impl QuicTransport {
         router: Arc<Router>,
         handlers: Handle,
     ) -> Result<Self, TransportError> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(TransportError::Thread)?;
         let (stop, stopped) = oneshot::channel();
-        let net = runtime.handle().clone();
+        let net = start_thread(stopped)?;
         let transport = Self {
             shared: Shared::bind(identity, listen, router, net, handlers)?,
             stop: Mutex::new(Some(stop)),
         };
         transport.set_peers(peers);
-        thread::Builder::new()
-            .name("glu-net".to_owned())
-            .spawn(move || {
-                // Ends when the transport is closed or dropped.
-                runtime.block_on(stopped).ok();
-                runtime.shutdown_background();
-            })
-            .map_err(TransportError::Thread)?;
         Ok(transport)
     }
 
@@ -343,6 +331,25 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shared({})", self.local)
     }
+}
+
+/// Starts the network thread; it ends when `stopped` is told or abandoned.
+fn start_thread(stopped: oneshot::Receiver<()>) -> Result<Handle, TransportError> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::Builder::new()
+        .name("glu-net".to_owned())
+        .spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
+            let told = sender.send(handle.map_err(|error| io::Error::from(error.kind())));
+            if let (Ok(runtime), Ok(())) = (runtime, told) {
+                // Either way it is the end.
+                runtime.block_on(stopped).ok();
+            }
+        })
+        .map_err(TransportError::Thread)?;
+    let handle = receiver.recv().expect("the thread sends before it ends");
+    handle.map_err(TransportError::Thread)
 }
 
 fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {

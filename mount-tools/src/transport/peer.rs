@@ -5,7 +5,7 @@
 //! | Down, until a time | fails at once with the last reason | at that time, or when the peer dials us |
 //! | Down, after it | dials and waits | - |
 //! | Dialling | waits | Up, or Down with a longer pause |
-//! | Up | is sent | Down without a pause, when the connection ends |
+//! | Up | is sent | Down when the connection ends, without a pause if it has lived for some time |
 //!
 //! Calls fail at once during the pause because their callers have something better to do than to wait for a
 //! dead node (another replica, another voter); the pause is short enough for those who have not.
@@ -157,9 +157,14 @@ impl Peer {
                 if !wanted {
                     link.close(Close::Goodbye, "taken out of the cluster");
                 }
+                let born = Instant::now();
                 let why = driver.run().await;
                 info!(peer = %self.id, %why, "connection lost");
-                self.down(Duration::ZERO, &why, 0);
+                if born.elapsed() > PAUSE_MAX {
+                    self.down(Duration::ZERO, &why, 0);
+                } else {
+                    self.failed(&why, failures);
+                }
             }
             Err(why) => {
                 // Once in a row is news.
@@ -168,12 +173,15 @@ impl Peer {
                 } else {
                     debug!(peer = %self.id, addr = %self.addr, why, failures, "cannot connect");
                 }
-                let pause = PAUSE_MIN
-                    .saturating_mul(1 << failures.min(16))
-                    .min(PAUSE_MAX);
-                self.down(pause, &why, failures.saturating_add(1));
+                self.failed(&why, failures);
             }
         }
+    }
+
+    /// Notes one more failure in a row; a connection that does not last is one, too.
+    fn failed(&self, why: &str, failures: u32) {
+        let pause = PAUSE_MIN.saturating_mul(1 << failures.min(16));
+        self.down(pause.min(PAUSE_MAX), why, failures.saturating_add(1));
     }
 
     fn down(&self, pause: Duration, why: &str, failures: u32) {

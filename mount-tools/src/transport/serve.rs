@@ -163,8 +163,8 @@ async fn serve(
         Some(Ok(Ok(()))) => session.violated("the shared stream has ended"),
         Some(Ok(Err(FrameError::Gone(_))) | Err(_)) | None => {}
     }
-    session.connection.close(Close::Goodbye.into(), b"");
-    let why = words(&session.connection.closed().await);
+    let ended = Close::Goodbye.end(&session.connection, "").await;
+    let why = words(&ended);
     debug!(%peer, why, "peer's connection ended");
 }
 
@@ -192,11 +192,12 @@ impl Session {
                     let stream = stream.map_err(io::Error::from)?;
                     reads.spawn(Arc::clone(&self).read_large_call(stream, permit));
                 }
-                Some(read) = reads.join_next() => match read {
-                    Ok(Err(FrameError::Malformed(why))) => return Err(FrameError::Malformed(why)),
-                    // The peer gave up a single call, or the connection is gone, which accept_uni tells.
-                    Ok(_) | Err(_) => {}
-                },
+                Some(read) = reads.join_next() => {
+                    // Else the peer gave up a single call, or the connection is gone, which accept_uni tells.
+                    if let Ok(Err(FrameError::Malformed(why))) = read {
+                        return Err(FrameError::Malformed(why));
+                    }
+                }
             }
         }
     }
@@ -284,11 +285,12 @@ impl Session {
                     let (writer, reader) = stream.map_err(io::Error::from)?;
                     opens.spawn(Arc::clone(&self).hand_over(writer, reader));
                 }
-                Some(open) = opens.join_next() => match open {
-                    Ok(Err(FrameError::Malformed(why))) => return Err(FrameError::Malformed(why)),
-                    // The peer gave up a single stream, or the connection is gone, which accept_bi tells.
-                    Ok(_) | Err(_) => {}
-                },
+                Some(open) = opens.join_next() => {
+                    // Else the peer gave up a single stream, or the connection is gone, which accept_bi tells.
+                    if let Ok(Err(FrameError::Malformed(why))) = open {
+                        return Err(FrameError::Malformed(why));
+                    }
+                }
             }
         }
     }

@@ -14,6 +14,9 @@ use std::time::Instant;
 /// Long enough for a loaded machine; a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a condition is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// A node under test.
 struct Node {
     identity: NodeIdentity,
@@ -107,7 +110,7 @@ impl Node {
                     "waited for an answer: {error}"
                 ),
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }
@@ -141,7 +144,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
         assert!(started.elapsed() < PATIENCE, "waited for {what}");
-        tokio::task::yield_now().await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
