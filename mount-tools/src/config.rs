@@ -122,8 +122,16 @@ pub enum ConfigError {
     },
 }
 
-/// A rule that a value breaks: the key it is at, and what to do.
-type Broken = (&'static str, String);
+/// A rule that a value breaks: where the value is, and what to do.
+type Broken = (Place, String);
+
+/// Where a value is in the file.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Key(&'static str),
+    /// Some `[[peers]]`, from 0.
+    Peer(usize),
+}
 
 impl GludConfig {
     /// Loads and checks a configuration.
@@ -152,7 +160,7 @@ impl GludConfig {
             toml::from_str(text).map_err(|error| bad(error.span(), one_line(error.message())))?;
         config
             .check()
-            .map_err(|(key, why)| bad(span_of(text, key), why))?;
+            .map_err(|(place, why)| bad(span_of(text, place), why))?;
         Ok(config)
     }
 
@@ -182,61 +190,70 @@ impl GludConfig {
     }
 
     fn check(&self) -> Result<(), Broken> {
-        check_node("node", self.node)?;
-        check_name("name", &self.name)?;
+        check_node(Place::Key("node"), self.node)?;
+        check_name(Place::Key("name"), &self.name)?;
         if self.listen.port() == 0 {
             return Err((
-                "listen",
+                Place::Key("listen"),
                 "port 0 would be a new one at each start: name a port".into(),
             ));
         }
-        check_absolute("state_dir", &self.state_dir)?;
-        check_absolute("mount_point", &self.mount_point)?;
+        check_absolute(Place::Key("state_dir"), &self.state_dir)?;
+        check_absolute(Place::Key("mount_point"), &self.mount_point)?;
         if self.state_dir.starts_with(&self.mount_point) {
             let why = "the state cannot be kept in the tree it makes: move it out of mount_point";
-            return Err(("state_dir", why.into()));
+            return Err((Place::Key("state_dir"), why.into()));
         }
         for path in [&self.tls.ca, &self.tls.cert, &self.tls.key] {
-            check_absolute("tls", path)?;
+            check_absolute(Place::Key("tls"), path)?;
         }
         self.check_peers()?;
         self.check_voters()?;
-        check_range("replicas", self.replicas.into(), 1..=5)?;
-        check_range("lease_term_ms", self.lease_term_ms, 1_000..=60_000)?;
-        check_range("request_timeout_s", self.request_timeout_s, 1..=3_600)?;
-        EnvFilter::try_new(&self.log)
-            .map(drop)
-            .map_err(|error| ("log", format!("{error}: write it like `info,gfs=debug`")))
+        check_range(Place::Key("replicas"), self.replicas.into(), 1..=5)?;
+        check_range(
+            Place::Key("lease_term_ms"),
+            self.lease_term_ms,
+            1_000..=60_000,
+        )?;
+        check_range(
+            Place::Key("request_timeout_s"),
+            self.request_timeout_s,
+            1..=3_600,
+        )?;
+        EnvFilter::try_new(&self.log).map(drop).map_err(|error| {
+            (
+                Place::Key("log"),
+                format!("{error}: write it like `info,gfs=debug`"),
+            )
+        })
     }
 
     fn check_peers(&self) -> Result<(), Broken> {
         let mut ids = BTreeSet::from([self.node]);
         let mut names = BTreeSet::from([self.name.as_str()]);
         let mut addrs = BTreeSet::from([self.listen]);
-        for peer in &self.peers {
+        for (place, peer) in self.peers.iter().enumerate() {
+            let place = Place::Peer(place);
             let PeerConfig { id, name, addr } = peer;
-            check_node("peers", *id)?;
-            check_name("peers", name)?;
+            check_node(place, *id)?;
+            check_name(place, name)?;
             if !ids.insert(*id) {
                 return Err((
-                    "peers",
+                    place,
                     format!("node {id} is there twice (this node is no peer): remove one"),
                 ));
             }
             if !names.insert(name) {
-                return Err((
-                    "peers",
-                    format!("two nodes are called {name:?}: rename one"),
-                ));
+                return Err((place, format!("two nodes are called {name:?}: rename one")));
             }
             if addr.port() == 0 || addr.ip().is_unspecified() {
                 return Err((
-                    "peers",
+                    place,
                     format!("node {id} cannot be reached at {addr}: name address and port"),
                 ));
             }
             if !addrs.insert(*addr) {
-                return Err(("peers", format!("two nodes are at {addr}: correct one")));
+                return Err((place, format!("two nodes are at {addr}: correct one")));
             }
         }
         Ok(())
@@ -246,17 +263,20 @@ impl GludConfig {
         let nodes = self.nodes();
         if let Some(stranger) = self.voters.iter().find(|voter| !nodes.contains(voter)) {
             return Err((
-                "voters",
+                Place::Key("voters"),
                 format!("there is no node {stranger}: add it to peers, or remove it here"),
             ));
         }
         let distinct: BTreeSet<_> = self.voters.iter().collect();
         if distinct.len() != self.voters.len() {
-            return Err(("voters", "a node is there twice: name each once".into()));
+            return Err((
+                Place::Key("voters"),
+                "a node is there twice: name each once".into(),
+            ));
         }
         if !matches!(self.voters.len(), 1 | 3 | 5) {
             let why = format!("{} voters: choose 1, 3 or 5", self.voters.len());
-            return Err(("voters", why));
+            return Err((Place::Key("voters"), why));
         }
         Ok(())
     }
@@ -273,35 +293,35 @@ impl Default for TlsPaths {
     }
 }
 
-fn check_node(key: &'static str, id: NodeId) -> Result<(), Broken> {
-    check_range(key, id.0.into(), 1..=NODE_ID_MAX.into())
+fn check_node(place: Place, id: NodeId) -> Result<(), Broken> {
+    check_range(place, id.0.into(), 1..=NODE_ID_MAX.into())
 }
 
-fn check_name(key: &'static str, name: &str) -> Result<(), Broken> {
+fn check_name(place: Place, name: &str) -> Result<(), Broken> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if (1..=64).contains(&name.len()) && name.chars().all(plain) {
         Ok(())
     } else {
         Err((
-            key,
+            place,
             format!("{name:?} is no name: use 1 to 64 letters, digits, - _ ."),
         ))
     }
 }
 
-fn check_absolute(key: &'static str, path: &Path) -> Result<(), Broken> {
+fn check_absolute(place: Place, path: &Path) -> Result<(), Broken> {
     if path.is_absolute() {
         Ok(())
     } else {
         Err((
-            key,
+            place,
             format!("{} is relative: start it with /", path.display()),
         ))
     }
 }
 
 fn check_range(
-    key: &'static str,
+    place: Place,
     value: u32,
     range: std::ops::RangeInclusive<u32>,
 ) -> Result<(), Broken> {
@@ -310,16 +330,28 @@ fn check_range(
     } else {
         let (low, high) = range.into_inner();
         Err((
-            key,
+            place,
             format!("{value} is out of range: choose {low} to {high}"),
         ))
     }
 }
 
-/// Returns where the value of a top-level key stands.
-fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
-    let keys: BTreeMap<String, Spanned<toml::Value>> = toml::from_str(text).ok()?;
-    keys.get(key).map(Spanned::span)
+/// Returns where a value stands in the text.
+fn span_of(text: &str, place: Place) -> Option<Range<usize>> {
+    #[derive(Deserialize)]
+    struct Peers {
+        peers: Vec<Spanned<toml::Value>>,
+    }
+    match place {
+        Place::Key(key) => {
+            let keys: BTreeMap<String, Spanned<toml::Value>> = toml::from_str(text).ok()?;
+            keys.get(key).map(Spanned::span)
+        }
+        Place::Peer(index) => {
+            let Peers { peers } = toml::from_str(text).ok()?;
+            peers.get(index).map(Spanned::span)
+        }
+    }
 }
 
 /// Returns the line, from 1, where a span begins; the first if it is unknown (a missing key).
@@ -475,8 +507,8 @@ addr = "127.0.0.1:7422"
         check("info,gfs=debug", "gfs=loud", 9, &["info,gfs=debug"]);
         check("\"/etc/glu/ca.pem\"", "\"ca.pem\"", 10, &["relative"]);
         check("id = 2", "id = 1", 14, &["node 1", "twice"]);
-        check("\"beta\"", "\"gamma\"", 14, &["gamma", "rename"]);
-        check("127.0.0.1:7421", "127.0.0.1:7422", 14, &["127.0.0.1:7422"]);
+        check("\"beta\"", "\"gamma\"", 18, &["gamma", "rename"]);
+        check("127.0.0.1:7421", "127.0.0.1:7422", 18, &["127.0.0.1:7422"]);
         check("127.0.0.1:7421", "0.0.0.0:7421", 14, &["cannot be reached"]);
     }
 
