@@ -1,1 +1,4 @@
+//! The node daemon, the transport and the command line tools.
 
+pub mod cli;
+pub mod dev;
