@@ -291,6 +291,7 @@ pub(super) fn program_dir() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dev::NODES_MAX;
 
     #[test]
     fn backoff_doubles_up_to_its_bound() {
@@ -303,7 +304,7 @@ mod tests {
 
     #[test]
     fn pid_ranges_lie_below_the_guard_band() {
-        let end = (u32::from(super::super::NODES_MAX) + 1) * PIDS_PER_NODE;
+        let end = (u32::from(NODES_MAX) + 1) * PIDS_PER_NODE;
         assert!(end <= PID_MAX / 4 * 3);
     }
 }

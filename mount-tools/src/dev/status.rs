@@ -153,16 +153,11 @@ mod tests {
 
     #[track_caller]
     fn check_leader(answers: &[(NodeState, u16, Option<u16>)], expected: Option<u16>) {
-        let answers: Vec<_> = answers.iter().map(|(state, node, leader)| {
-            (
-                *state,
-                Answer {
-                    node: *node,
-                    leader: *leader,
-                },
-            )
-        });
-        let answers: Vec<_> = answers.collect();
+        let answer = |node, leader| Answer { node, leader };
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(s, node, l)| (*s, answer(*node, *l)))
+            .collect();
         assert_eq!(leader(&answers), expected, "{answers:?}");
     }
 
