@@ -200,7 +200,8 @@ fn a_dead_daemon_is_replaced_and_its_mount_too() {
     let node = cluster.node(1);
     node.sh("touch /cluster/old; pkill -KILL -x -f 'sleep 1000000'")
         .ok();
-    let replaced = || cluster.status().nodes[0].ready && !cluster.path(1).join("old").exists();
+    // In this order: the file that says ready goes before the mount does.
+    let replaced = || !cluster.path(1).join("old").exists() && cluster.status().nodes[0].ready;
     wait_until("a new daemon with a new tree", DEADLINE, replaced);
     node.sh("touch /cluster/new").ok();
     assert!(
