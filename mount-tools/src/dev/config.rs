@@ -2,47 +2,19 @@
 
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
+use crate::config::{GludConfig, PeerConfig, TlsPaths};
+use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
-use serde::Serialize;
+use consistency::NodeId;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Every node has an address of its own, so the port is the same on all.
 const PORT: u16 = 7177;
-/// More voters make each commit slower and survive more losses than a development cluster suffers.
-const VOTERS_MAX: u16 = 3;
-
-#[derive(Debug, Serialize)]
-struct GludConfig {
-    node: u16,
-    name: String,
-    listen: SocketAddr,
-    state_dir: PathBuf,
-    mount_point: PathBuf,
-    ready_file: PathBuf,
-    control_socket: PathBuf,
-    voters: Vec<u16>,
-    tls: Tls,
-    peers: Vec<Peer>,
-}
-
-#[derive(Debug, Serialize)]
-struct Tls {
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-#[derive(Debug, Serialize)]
-struct Peer {
-    node: u16,
-    name: String,
-    address: SocketAddr,
-}
-
 /// Makes the directories and the configuration of every node of a cluster of `nodes` nodes.
 pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
+    let ca = ClusterCa::create(&dir.ca(), "glu-dev")?;
     for number in 1..=nodes {
         let node = dir.node(number);
         for path in [
@@ -54,8 +26,8 @@ pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
         ] {
             fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        let text = toml::to_string(&config_of(number, nodes, &node))
-            .context("encode the configuration of glud")?;
+        ca.issue(NodeId(number))?.store(&node.tls())?;
+        let text = config_of(number, nodes, &node).to_toml();
         let path = node.config();
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
@@ -64,28 +36,32 @@ pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
 
 fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
     let run = PathBuf::from(host_dir::RUN);
-    let voters = if nodes < VOTERS_MAX { 1 } else { VOTERS_MAX };
+    let others = (1..=nodes).filter(|peer| *peer != number);
     GludConfig {
-        node: number,
+        node: NodeId(number),
         name: node_name(number),
         listen: SocketAddr::from((network::address(number), PORT)),
         state_dir: dir.state(),
         mount_point: dir.cluster(),
+        voters: vec![NodeId(1)],
+        replicas: 2,
+        lease_term_ms: 4_000,
+        request_timeout_s: 30,
+        log: "info".to_owned(),
         // By their short names inside the node: a socket's path has 108 bytes at most.
-        ready_file: run.join("ready"),
         control_socket: run.join("glud.sock"),
-        voters: (1..=voters).collect(),
-        tls: Tls {
-            ca: dir.tls().join("ca.pem"),
-            cert: dir.tls().join("node.pem"),
-            key: dir.tls().join("node.key"),
+        jobs_socket: run.join("jobs.sock"),
+        ready_file: Some(run.join("ready")),
+        tls: TlsPaths {
+            ca: dir.tls().join(CA_CERT_FILE),
+            cert: dir.tls().join(NODE_CERT_FILE),
+            key: dir.tls().join(NODE_KEY_FILE),
         },
-        peers: (1..=nodes)
-            .filter(|peer| *peer != number)
-            .map(|peer| Peer {
-                node: peer,
+        peers: others
+            .map(|peer| PeerConfig {
+                id: NodeId(peer),
                 name: node_name(peer),
-                address: SocketAddr::from((network::address(peer), PORT)),
+                addr: SocketAddr::from((network::address(peer), PORT)),
             })
             .collect(),
     }

@@ -202,6 +202,11 @@ impl StateDir {
         self.0.join("cluster.json")
     }
 
+    /// Where the cluster's certificate authority is.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
     fn is_own(&self, name: &str) -> bool {
         matches!(
             name,
