@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod data;
 pub mod error;
 pub mod net;
 pub mod server;

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Largest chunk in bytes.
 pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
 
+/// Upper limit of the chunks in one [`ChunkRequest::Delete`].
+pub const DELETE_CHUNKS_MAX: usize = 65_536;
+
 /// Asks a node's chunk store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChunkRequest {
@@ -23,12 +26,15 @@ pub enum ChunkRequest {
     Get {
         /// Which chunk.
         id: ChunkId,
-        /// First byte.
+        /// First byte; must lie inside the chunk.
         offset: u32,
-        /// How many; the range must lie inside the chunk.
+        /// How many, 1 to [`CHUNK_BYTES_MAX`]; what lies beyond the end of the chunk is left out, so that a
+        /// reader may read ahead without knowing the length.
         len: u32,
     },
     /// Removes chunks; absent ones are ignored.
+    ///
+    /// At most [`DELETE_CHUNKS_MAX`] at a time.
     Delete(Vec<ChunkId>),
     /// Asks for the room on the disk.
     Space,
@@ -41,7 +47,7 @@ pub enum ChunkReply {
     Done,
     /// Get: the bytes, checked against the checksums of the store, and their own CRC-32 for the way.
     Data {
-        /// Exactly as many bytes as asked for.
+        /// As many bytes as asked for, fewer only at the end of the chunk.
         data: Bytes,
         /// CRC-32 of `data`.
         crc: u32,
@@ -75,4 +81,7 @@ pub enum ChunkFailure {
     /// The disk reported an error.
     #[error("disk error: {0}")]
     Disk(String),
+    /// Too many requests wait for the disk.
+    #[error("too many requests wait for the disk; ask again")]
+    Busy,
 }

@@ -466,6 +466,31 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Returns whether the operation goes through the log.
+    #[must_use]
+    pub const fn is_change(&self) -> bool {
+        match self {
+            Self::Lookup { .. }
+            | Self::GetAttr { .. }
+            | Self::Load { .. }
+            | Self::ReadDir { .. }
+            | Self::ReadLink { .. }
+            | Self::GetXattrs { .. }
+            | Self::StatFs => false,
+            Self::Create { .. }
+            | Self::Link { .. }
+            | Self::Unlink { .. }
+            | Self::Rename { .. }
+            | Self::SetAttr { .. }
+            | Self::SetXattr { .. }
+            | Self::RemoveXattr { .. }
+            | Self::Flush(_)
+            | Self::AllocateChunks { .. } => true,
+        }
+    }
+}
+
 /// Upper limit of [`Op::ReadDir`]'s `limit`.
 pub const READDIR_ENTRIES_MAX: u32 = 4096;
 

@@ -1,0 +1,98 @@
+//! The data of files: which bytes are where, the chunks on a node's disk, and the way between nodes.
+//!
+//! - [`extents`]: a file as a map of ranges of chunks (pure).
+//! - [`store`]: chunks in a directory of a local disk, behind the trait [`ChunkStore`].
+//! - [`disk`]: a store for asynchronous callers, with a bound on what runs at once.
+//! - [`service`]: a node's store, offered to the other nodes.
+//! - [`io`]: the client's side, [`ChunkIo`]: writes to all replicas, reads from the nearest.
+//!
+//! A *chunk* is immutable and its number is never used again. Therefore replicas cannot differ, a cached piece of
+//! a chunk is never stale, and whatever happened to an unanswered request, repeating it is harmless. What a failed
+//! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it.
+
+pub mod disk;
+pub mod extents;
+pub mod io;
+pub mod service;
+pub mod store;
+
+mod cache;
+mod replica;
+#[cfg(test)]
+mod testing;
+
+use crate::error::Errno;
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::wire::chunk::ChunkFailure;
+use consistency::{ChunkId, NodeId};
+use std::fmt;
+
+/// Chunks are read, verified and cached in blocks of this size.
+pub const BLOCK_BYTES: u32 = 64 << 10;
+
+/// Room on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Size of the file system in bytes.
+    pub total: u64,
+    /// Bytes that can still be written.
+    pub free: u64,
+}
+
+/// Durable chunks on one node. The methods block.
+pub trait ChunkStore: Send + Sync + fmt::Debug {
+    /// Stores a chunk durably. `crc` is the CRC-32 of `data`, made by the writer. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// `BadRange` if `data` is empty or too large, `Corrupt` if it does not match `crc`, `NoSpace` on a full
+    /// disk, `Disk` for the rest; nothing of the chunk is left then.
+    fn put(&self, id: ChunkId, data: &[u8], crc: u32) -> Result<(), ChunkFailure>;
+
+    /// Returns `len` bytes from `offset` on, fewer only at the end of the chunk, verified.
+    ///
+    /// # Errors
+    /// `Missing`; `BadRange` if `len` is 0 or `offset` lies beyond the chunk; `Corrupt` if the bytes are not those
+    /// that were put; `Disk`.
+    fn get(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, ChunkFailure>;
+
+    /// Removes chunks; absent ones are ignored. After a crash some may be back.
+    ///
+    /// # Errors
+    /// `Disk`; some may be gone.
+    fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkFailure>;
+
+    /// Returns the room on the disk.
+    ///
+    /// # Errors
+    /// `Disk`.
+    fn space(&self) -> Result<Space, ChunkFailure>;
+
+    /// Returns all chunks here, in ascending order.
+    ///
+    /// # Errors
+    /// `Disk`: a list with gaps would make chunks look lost.
+    fn ids(&self) -> Result<Vec<ChunkId>, ChunkFailure>;
+}
+
+/// Chunks of the whole cluster, for the client.
+#[async_trait]
+pub trait ChunkIo: Send + Sync {
+    /// Stores a new chunk and returns the nodes that hold it durably, at least one, in order of preference.
+    ///
+    /// # Errors
+    /// ENOSPC or EIO: no node took it.
+    async fn write(&self, id: ChunkId, data: Bytes) -> Result<Vec<NodeId>, Errno>;
+
+    /// Returns exactly `len` bytes of a chunk from `offset` on.
+    ///
+    /// # Errors
+    /// EIO: no replica has them, or none answered in time; the log says which said what.
+    async fn read(
+        &self,
+        chunk: ChunkId,
+        replicas: &[NodeId],
+        offset: u32,
+        len: u32,
+    ) -> Result<Bytes, Errno>;
+}

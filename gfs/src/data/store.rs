@@ -1,0 +1,203 @@
+//! Chunks in a directory of a local file system, one file each.
+//!
+//! ```text
+//! FORMAT       the version of the store
+//! LOCK         locked by the process that uses the store
+//! tmp/         files being written; emptied when the store is opened
+//! 00/ .. ff/   chunks, named by their number in hexadecimal; the directory is bits 8 to 15 of it
+//! ```
+//! A writer uses chunk numbers one after the other, so the chunks that it writes at the same time share a directory,
+//! and with it the fsync that makes their names durable (`sync.rs`).
+//!
+//! A put writes a file in `tmp/`, syncs it, links it under its name and syncs the directory. The name is there only
+//! after the bytes are, so a chunk is whole or missing after a crash; the checksums of its header (`format.rs`) find
+//! what the disk does to it later. A link, unlike a rename, never replaces a chunk that is there.
+
+mod format;
+mod open;
+mod sync;
+
+pub use self::open::OpenError;
+
+use self::format::{Header, disk};
+use self::sync::SharedSync;
+use super::{ChunkStore, Space};
+use bytes::Bytes;
+use consistency::ChunkId;
+use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
+use nix::sys::statvfs::statvfs;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many directories the chunks are spread over.
+const SHARDS: usize = 256;
+const FORMAT: &str = "FORMAT";
+const TMP: &str = "tmp";
+
+/// A chunk store in a directory, locked against other processes as long as the value lives.
+#[derive(Debug)]
+pub struct DirStore {
+    root: PathBuf,
+    /// By shard.
+    syncs: Vec<SharedSync>,
+    /// Counts the puts, for the names in `tmp/`.
+    puts: AtomicU64,
+    _lock: File,
+}
+
+impl DirStore {
+    /// Opens the store in the directory `root`; where there is nothing, makes one.
+    ///
+    /// # Errors
+    /// [`OpenError`], which says what to do about it.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = root.into();
+        let lock = open::open(&root)?;
+        let syncs = (0..SHARDS).map(|_| SharedSync::default()).collect();
+        Ok(Self {
+            root,
+            syncs,
+            puts: AtomicU64::new(0),
+            _lock: lock,
+        })
+    }
+
+    fn shard_path(&self, shard: usize) -> PathBuf {
+        self.root.join(shard_name(shard))
+    }
+
+    fn path(&self, id: ChunkId) -> PathBuf {
+        self.shard_path(shard_of(id)).join(format!("{:016x}", id.0))
+    }
+
+    /// Returns whether `data` is here already as chunk `id`.
+    fn holds(&self, id: ChunkId, data: &[u8]) -> Result<bool, ChunkFailure> {
+        match self.get(id, 0, CHUNK_BYTES_MAX) {
+            Ok(there) if there == data => Ok(true),
+            Ok(_) => Err(ChunkFailure::Disk(format!(
+                "chunk {id} is here already with other bytes"
+            ))),
+            Err(ChunkFailure::Missing | ChunkFailure::Corrupt) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Writes the file of a chunk and makes its bytes durable, but not its name.
+    fn write(&self, id: ChunkId, header: &Header, data: &[u8]) -> Result<(), ChunkFailure> {
+        let number = self.puts.fetch_add(1, Ordering::Relaxed);
+        let tmp = TmpFile(self.root.join(TMP).join(number.to_string()));
+        tmp.fill(&[&header.encode(), data])
+            .map_err(|error| disk("write", &error))?;
+        let path = self.path(id);
+        match fs::hard_link(&tmp.0, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // The same put at the same time, or a corrupt file, which this one replaces.
+                if self.holds(id, data)? {
+                    Ok(())
+                } else {
+                    fs::rename(&tmp.0, &path)
+                }
+            }
+            linked => linked,
+        }
+        .map_err(|error| disk("link", &error))
+    }
+}
+
+impl ChunkStore for DirStore {
+    fn put(&self, id: ChunkId, data: &[u8], crc: u32) -> Result<(), ChunkFailure> {
+        let header = Header::of(data, crc)?;
+        if !self.holds(id, data)? {
+            self.write(id, &header, data)?;
+        }
+        // Also for a chunk that was here: the put that brought it may not have come as far as this.
+        let shard = shard_of(id);
+        self.syncs[shard]
+            .sync(&self.shard_path(shard))
+            .map_err(ChunkFailure::Disk)
+    }
+
+    fn get(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, ChunkFailure> {
+        let mut file = match File::open(self.path(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ChunkFailure::Missing);
+            }
+            opened => opened.map_err(|error| disk("open", &error))?,
+        };
+        Header::read(&file)?.read_range(&mut file, offset, len)
+    }
+
+    fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkFailure> {
+        for id in ids {
+            match fs::remove_file(self.path(*id)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| disk("remove", &error))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn space(&self) -> Result<Space, ChunkFailure> {
+        let stat = statvfs(&self.root).map_err(|errno| disk("statvfs", &errno.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        Ok(Space {
+            total: bytes(stat.blocks()),
+            free: bytes(stat.blocks_available()),
+        })
+    }
+
+    fn ids(&self) -> Result<Vec<ChunkId>, ChunkFailure> {
+        let mut ids = Vec::new();
+        for shard in 0..SHARDS {
+            list(&self.shard_path(shard), &mut ids)
+                .map_err(|error| disk("list the chunks", &error))?;
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+}
+
+/// Adds the chunks of a directory; ignores files whose names are no chunk numbers.
+fn list(dir: &Path, ids: &mut Vec<ChunkId>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| u64::from_str_radix(name, 16).ok());
+        ids.extend(number.map(ChunkId));
+    }
+    Ok(())
+}
+
+fn shard_of(id: ChunkId) -> usize {
+    usize::from(id.0.to_le_bytes()[1])
+}
+
+fn shard_name(shard: usize) -> String {
+    format!("{shard:02x}")
+}
+
+/// A file in `tmp/`, gone when dropped.
+struct TmpFile(PathBuf);
+
+impl TmpFile {
+    fn fill(&self, parts: &[&[u8]]) -> io::Result<()> {
+        let mut file = File::create_new(&self.0)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_data()
+    }
+}
+
+impl Drop for TmpFile {
+    fn drop(&mut self) {
+        // It may have been renamed; what cannot be removed now is removed when the store is opened again.
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests;

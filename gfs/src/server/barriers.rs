@@ -1,0 +1,416 @@
+//! The lease core behind a mutex, with operations that wait for it.
+//!
+//! [`lease::Server`] decides; this module gives it a clock, wakes the operations it declares ready, and hands the
+//! breaks it wants sent to the driver in `service`. See there for M2 and M3.
+
+use consistency::lease::{self, Action, Claim};
+use consistency::wire::lease::{Break, BreakAck, Grant, Mode};
+use consistency::wire::meta::{FlushFile, FsError};
+use consistency::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, OpId, OpSeq, SessionId};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot};
+
+/// Why an operation cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The session has ended.
+    Session,
+    /// This node does not lead (any more).
+    Reign,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub(super) struct Barriers {
+    core: Mutex<Option<Core>>,
+    /// The driver has something to do.
+    work: Notify,
+    config: lease::Config,
+    started: std::time::Instant,
+}
+
+/// Lease state of one reign.
+#[derive(Debug)]
+pub(super) struct Core {
+    epoch: Epoch,
+    now: Instant,
+    leases: lease::Server,
+    nodes: BTreeMap<SessionId, NodeId>,
+    next_op: OpId,
+    waiting: HashMap<OpId, oneshot::Sender<()>>,
+    running: HashMap<(SessionId, OpSeq), OpId>,
+    breaks: Vec<(SessionId, NodeId, Break)>,
+    /// Breaks sent and not answered, so that a sender knows when to stop.
+    unanswered: BTreeSet<(SessionId, InodeNo, LeaseId)>,
+    ended: Vec<SessionId>,
+    /// M2: sessions whose end is being committed, and the operations that may go on after that.
+    ending: BTreeSet<SessionId>,
+    ready_later: Vec<OpId>,
+}
+
+/// An operation's place in the lease core: its claims are met, and stay so until it is finished or dropped.
+#[derive(Debug)]
+pub(super) struct Barrier<'a> {
+    barriers: &'a Barriers,
+    epoch: Epoch,
+    op: OpId,
+    running: (SessionId, OpSeq),
+    finished: bool,
+}
+
+/// What the driver has to do.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) breaks: Vec<(SessionId, NodeId, Break)>,
+    pub(super) ended: Vec<SessionId>,
+}
+
+impl Barriers {
+    pub(super) fn new(term: Duration, break_timeout: Duration) -> Self {
+        Self {
+            core: Mutex::new(None),
+            work: Notify::new(),
+            config: lease::Config { term, break_timeout },
+            started: std::time::Instant::now(),
+        }
+    }
+
+    /// Returns the epoch of the reign, `None` if this node does not lead.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.lock().as_ref().map(|core| core.epoch)
+    }
+
+    /// Starts a reign; `sessions` lived under the leader before and may still hold leases (L6).
+    pub(super) fn start_reign(&self, epoch: Epoch, sessions: &[(SessionId, NodeId)]) {
+        let now = self.now();
+        let previous = sessions.iter().map(|(session, _)| *session);
+        *self.lock() = Some(Core {
+            epoch,
+            now,
+            leases: lease::Server::new(self.config, now, previous),
+            nodes: sessions.iter().copied().collect(),
+            next_op: OpId(0),
+            waiting: HashMap::new(),
+            running: HashMap::new(),
+            breaks: Vec::new(),
+            unanswered: BTreeSet::new(),
+            ended: Vec::new(),
+            ending: BTreeSet::new(),
+            ready_later: Vec::new(),
+        });
+        self.work.notify_one();
+    }
+
+    /// Ends the reign: every operation that waits is told so.
+    pub(super) fn end_reign(&self) {
+        *self.lock() = None;
+    }
+
+    /// Checks that `session` is alive and belongs to `from`.
+    pub(super) fn check(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
+        self.with_core(|core| core.check(from, session))
+    }
+
+    pub(super) fn open_session(&self, from: NodeId, session: SessionId) {
+        let opened = self.with_core(|core| {
+            let earlier: Vec<_> = core.nodes.iter().filter(|(_, node)| **node == from).map(|(id, _)| *id).collect();
+            for old in earlier {
+                core.leases.end_session(core.now, old);
+                core.drop_session(old);
+            }
+            core.nodes.insert(session, from);
+            core.leases.open_session(core.now, session);
+            Ok(())
+        });
+        // A reign that ended meanwhile: the client will be told at its next request.
+        drop(opened);
+    }
+
+    pub(super) fn renew(&self, from: NodeId, session: SessionId) -> Result<bool, Ended> {
+        self.with_core(|core| {
+            core.check(from, session)?;
+            let renewal = core.leases.renew(core.now, session).map_err(|_| Ended::Session)?;
+            Ok(renewal.reclaim)
+        })
+    }
+
+    pub(super) fn reclaim(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        leases: &[(InodeNo, Mode)],
+        last: bool,
+    ) -> Result<Vec<Option<LeaseId>>, Ended> {
+        self.with_core(|core| {
+            core.check(from, session)?;
+            core.leases.reclaim(core.now, session, leases, last).map_err(|_| Ended::Session)
+        })
+    }
+
+    pub(super) fn release(&self, from: NodeId, session: SessionId, leases: &[(InodeNo, LeaseId)]) -> Result<(), Ended> {
+        self.with_core(|core| {
+            core.check(from, session)?;
+            core.leases.release(core.now, session, leases);
+            for (ino, lease) in leases {
+                core.unanswered.remove(&(session, *ino, *lease));
+            }
+            Ok(())
+        })
+    }
+
+    /// Enters an operation and waits until its claims are met.
+    pub(super) async fn begin(&self, session: SessionId, seq: OpSeq, claims: Vec<Claim>) -> Result<Barrier<'_>, Ended> {
+        let (barrier, ready) = {
+            let mut guard = self.lock();
+            let core = guard.as_mut().ok_or(Ended::Reign)?;
+            if !core.nodes.contains_key(&session) {
+                return Err(Ended::Session);
+            }
+            core.now = self.now();
+            let op = core.next_op;
+            core.next_op.0 += 1;
+            let (sender, ready) = oneshot::channel();
+            core.waiting.insert(op, sender);
+            core.running.insert((session, seq), op);
+            core.leases.begin(core.now, op, session, claims);
+            self.drain(core);
+            let barrier = Barrier { barriers: self, epoch: core.epoch, op, running: (session, seq), finished: false };
+            (barrier, ready)
+        };
+        match ready.await {
+            Ok(()) => Ok(barrier),
+            // The sender goes when the session ends, the operation is cancelled, or the reign is over.
+            Err(_) if self.epoch() == Some(barrier.epoch) => Err(Ended::Session),
+            Err(_) => Err(Ended::Reign),
+        }
+    }
+
+    /// Abandons an operation that still waits.
+    pub(super) fn cancel(&self, session: SessionId, seq: OpSeq) {
+        let cancelled = self.with_core(|core| {
+            if let Some(op) = core.running.get(&(session, seq)).copied()
+                && core.waiting.remove(&op).is_some()
+            {
+                core.leases.cancel(core.now, op);
+            }
+            Ok(())
+        });
+        drop(cancelled);
+    }
+
+    pub(super) fn handle_break_ack(&self, session: SessionId, ack: BreakAck) {
+        let taken = self.with_core(|core| {
+            core.unanswered.remove(&(session, ack.ino, ack.lease));
+            core.leases.handle_break_ack(core.now, session, ack);
+            Ok(())
+        });
+        drop(taken);
+    }
+
+    /// Returns whether the answer to a break is still waited for.
+    pub(super) fn awaits(&self, session: SessionId, request: &Break) -> bool {
+        let key = (session, request.ino, request.lease);
+        self.lock().as_ref().is_some_and(|core| core.unanswered.contains(&key))
+    }
+
+    /// M2: the end of a session is committed; what waited for its leases may go on.
+    pub(super) fn end_committed(&self, session: SessionId) {
+        let done = self.with_core(|core| {
+            core.ending.remove(&session);
+            Ok(())
+        });
+        drop(done);
+    }
+
+    /// Returns the nodes with a live session.
+    pub(super) fn nodes_up(&self) -> BTreeSet<NodeId> {
+        self.lock().as_ref().map(|core| core.nodes.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// Takes the files out of a flush that the session does not hold exclusively; returns their places.
+    pub(super) fn refuse_stale(&self, session: SessionId, files: &mut Vec<FlushFile>) -> Vec<usize> {
+        let guard = self.lock();
+        let holds = |ino| {
+            guard.as_ref().is_some_and(|core| core.leases.mode(session, ino) == Some(Mode::Exclusive))
+        };
+        let (mut place, mut stale) = (0, Vec::new());
+        files.retain(|file| {
+            let fresh = holds(file.ino);
+            if !fresh {
+                stale.push(place);
+            }
+            place += 1;
+            fresh
+        });
+        stale
+    }
+
+    /// Runs `f` with the lease core locked, then carries out what it led to.
+    pub(super) fn with_core<R>(&self, f: impl FnOnce(&mut Core) -> Result<R, Ended>) -> Result<R, Ended> {
+        let mut guard = self.lock();
+        let core = guard.as_mut().ok_or(Ended::Reign)?;
+        core.now = self.now();
+        let result = f(core);
+        self.drain(core);
+        result
+    }
+
+    /// Waits for something to do; lets leases expire meanwhile.
+    pub(super) async fn next_work(&self) -> Work {
+        loop {
+            let timeout = {
+                let mut guard = self.lock();
+                match guard.as_mut() {
+                    None => None,
+                    Some(core) => {
+                        core.now = self.now();
+                        core.leases.handle_timeout(core.now);
+                        self.drain(core);
+                        if !core.breaks.is_empty() || !core.ended.is_empty() {
+                            return Work {
+                                breaks: std::mem::take(&mut core.breaks),
+                                ended: std::mem::take(&mut core.ended),
+                            };
+                        }
+                        core.leases.poll_timeout().map(|at| at.since(core.now))
+                    }
+                }
+            };
+            let woken = self.work.notified();
+            match timeout {
+                // One millisecond more than asked for: a timer that fires early would spin.
+                Some(Duration(us)) => {
+                    let pause = std::time::Duration::from_micros(us + 1_000);
+                    // Either way the loop looks again.
+                    drop(tokio::time::timeout(pause, woken).await);
+                }
+                None => woken.await,
+            }
+        }
+    }
+
+    /// Hands on what the lease core wants done.
+    fn drain(&self, core: &mut Core) {
+        let mut wake = false;
+        while let Some(action) = core.leases.poll_action() {
+            match action {
+                Action::Break(session, request) => {
+                    if let Some(node) = core.nodes.get(&session) {
+                        core.unanswered.insert((session, request.ino, request.lease));
+                        core.breaks.push((session, *node, request));
+                        wake = true;
+                    }
+                }
+                Action::Ready(op) => core.ready_later.push(op),
+                Action::Ended(session) => {
+                    core.drop_session(session);
+                    core.ending.insert(session);
+                    core.ended.push(session);
+                    wake = true;
+                }
+                // The reaper looks at all nameless inodes from time to time.
+                Action::Forgotten(_) => {}
+            }
+        }
+        if core.ending.is_empty() {
+            for op in std::mem::take(&mut core.ready_later) {
+                if let Some(sender) = core.waiting.remove(&op) {
+                    // A receiver that is gone cancels the operation when its barrier drops.
+                    drop(sender.send(()));
+                }
+            }
+        }
+        if wake || core.leases.poll_timeout().is_some() {
+            self.work.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Core>> {
+        self.core.lock().expect("no holder panics")
+    }
+
+    fn now(&self) -> Instant {
+        Instant(u64::try_from(self.started.elapsed().as_micros()).expect("not that old"))
+    }
+}
+
+impl Core {
+    /// Returns whether any session knows the inode.
+    pub(super) fn known(&self, ino: InodeNo) -> bool {
+        self.leases.known(ino)
+    }
+
+    /// Returns what the session holds.
+    pub(super) fn mode(&self, session: SessionId, ino: InodeNo) -> Option<Mode> {
+        self.leases.mode(session, ino)
+    }
+
+    /// Returns whether another session is the master of the inode.
+    pub(super) fn exclusive_elsewhere(&self, session: SessionId, ino: InodeNo) -> bool {
+        self.leases.exclusive_elsewhere(session, ino)
+    }
+
+    /// Ends an operation with grants.
+    pub(super) fn finish(&mut self, barrier: &mut Barrier<'_>, wants: &[(InodeNo, Mode)]) -> Vec<Option<Grant>> {
+        if barrier.epoch != self.epoch || std::mem::replace(&mut barrier.finished, true) {
+            return vec![None; wants.len()];
+        }
+        self.running.remove(&barrier.running);
+        self.leases.finish(self.now, barrier.op, wants)
+    }
+
+    fn check(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
+        match self.nodes.get(&session) {
+            Some(node) if *node == from => Ok(()),
+            _ => Err(Ended::Session),
+        }
+    }
+
+    fn drop_session(&mut self, session: SessionId) {
+        self.nodes.remove(&session);
+        self.unanswered.retain(|(of, _, _)| *of != session);
+        let running = &mut self.running;
+        let dead: Vec<_> = running.extract_if(|(of, _), _| *of == session).map(|(_, op)| op).collect();
+        for op in dead {
+            self.waiting.remove(&op);
+        }
+    }
+}
+
+impl Barrier<'_> {
+    /// Returns the session whose operation this is.
+    pub(super) const fn session(&self) -> SessionId {
+        self.running.0
+    }
+}
+
+impl Drop for Barrier<'_> {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let (op, running, epoch) = (self.op, self.running, self.epoch);
+        let ended = self.barriers.with_core(|core| {
+            if core.epoch == epoch {
+                core.waiting.remove(&op);
+                if core.running.get(&running) == Some(&op) {
+                    core.running.remove(&running);
+                }
+                core.leases.cancel(core.now, op);
+            }
+            Ok(())
+        });
+        // No reign, nothing to leave.
+        drop(ended);
+    }
+}
+
+/// Puts the refusals of [`Barriers::refuse_stale`] back in their places.
+pub(super) fn with_stale<T>(done: Vec<Result<T, FsError>>, stale: &[usize]) -> Vec<Result<T, FsError>> {
+    let mut all = done;
+    for place in stale {
+        all.insert(*place, Err(FsError::Stale));
+    }
+    all
+}

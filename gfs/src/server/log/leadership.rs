@@ -1,0 +1,109 @@
+//! Who leads, watched.
+
+use super::raft::{Raft, epoch, node};
+use consistency::{Epoch, NodeId};
+use openraft::{EmptyNode, RaftMetrics, ServerState};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The newest reign this node has heard of; two reigns never have the same number.
+    pub epoch: Epoch,
+    /// This node leads, and a majority has said so within the election time-out: no other can have been
+    /// elected. A leader that is cut off loses this before the others elect, and gets it back, in the
+    /// same epoch, if they did not.
+    pub leading: bool,
+    /// `leading`, and everything that was committed before this reign is applied.
+    pub ready: bool,
+}
+
+impl Leadership {
+    /// What is known before anything is.
+    pub(super) const NONE: Self = Self {
+        leader: None,
+        epoch: Epoch(0),
+        leading: false,
+        ready: false,
+    };
+}
+
+/// Publishes the leadership until nobody is interested or raft has ended.
+pub(super) struct Watcher {
+    pub raft: Raft,
+    pub leadership: watch::Sender<Leadership>,
+    pub heartbeat: Duration,
+    /// How long a majority's word counts. Voters keep a leader for the maximal election time-out after
+    /// they heard from it, which is later than when it asked.
+    pub lease: Duration,
+}
+
+impl Watcher {
+    pub(super) async fn run(self) {
+        let mut metrics = self.raft.metrics();
+        let mut server = self.raft.server_metrics();
+        let poll = self.heartbeat / 2;
+        let mut reported = Instant::now();
+        loop {
+            // The core reports the age of the last quorum; a core that hangs in a write reports nothing,
+            // so the time since its last report counts too, and that is known to within a poll.
+            if metrics.has_changed().unwrap_or(false) {
+                reported = Instant::now();
+            }
+            let (current, catching_up) = {
+                let metrics = metrics.borrow_and_update();
+                server.borrow_and_update();
+                let current = self.assess(&metrics, reported.elapsed() + poll);
+                (
+                    current,
+                    metrics.state == ServerState::Leader && !current.ready,
+                )
+            };
+            self.leadership.send_if_modified(|known| {
+                let changed = *known != current;
+                *known = current;
+                changed
+            });
+            let ended = tokio::select! {
+                changed = server.changed() => changed.is_err(),
+                changed = metrics.changed(), if catching_up => {
+                    reported = Instant::now();
+                    changed.is_err()
+                }
+                () = tokio::time::sleep(poll) => metrics.has_changed().is_err(),
+                () = self.leadership.closed() => true,
+            };
+            if ended {
+                break;
+            }
+        }
+        self.leadership.send_modify(|known| {
+            known.leader = None;
+            known.leading = false;
+            known.ready = false;
+        });
+    }
+
+    /// Judges a report of the core that is `age` old.
+    fn assess(&self, metrics: &RaftMetrics<u16, EmptyNode>, age: Duration) -> Leadership {
+        let reigns = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        let heard = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        let leading = reigns && (alone || heard.is_some_and(|heard| heard + age < self.lease));
+        let reign = metrics.vote.leader_id;
+        let applied = metrics.last_applied.map(|last| last.leader_id);
+        let leader = metrics.current_leader;
+        let deposed = leader == Some(metrics.id) && !leading;
+        Leadership {
+            leader: leader.filter(|_| !deposed).map(node),
+            epoch: epoch(&metrics.vote),
+            leading,
+            // The first entry of a reign commits everything before it.
+            ready: leading && applied == Some(reign),
+        }
+    }
+}

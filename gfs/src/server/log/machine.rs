@@ -1,0 +1,264 @@
+//! The state machine under openraft: applies batches, answers their callers, makes snapshots.
+
+use super::directory::Directory;
+use super::proposer::{Pending, answer};
+use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
+use super::snapshot;
+use crate::server::machine::StateMachine;
+use consistency::wire;
+use openraft::storage::RaftStateMachine;
+use openraft::{
+    AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageError,
+    StorageIOError,
+};
+use std::io::{self, Cursor};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+
+/// The state and how far it is.
+#[derive(Debug, Default)]
+pub(super) struct Applied<M> {
+    pub machine: M,
+    last: Option<LogId>,
+    membership: Membership,
+}
+
+/// The applied state with what changes it; clones share it. A clone keeps the directory in use.
+pub(super) struct Machine<M: StateMachine> {
+    applied: Arc<RwLock<Applied<M>>>,
+    pending: Arc<Pending<M>>,
+    life: Arc<Life>,
+    directory: Arc<Directory>,
+}
+
+impl<M: StateMachine> Clone for Machine<M> {
+    fn clone(&self) -> Self {
+        Self {
+            applied: Arc::clone(&self.applied),
+            pending: Arc::clone(&self.pending),
+            life: Arc::clone(&self.life),
+            directory: Arc::clone(&self.directory),
+        }
+    }
+}
+
+impl<M: StateMachine> Machine<M> {
+    /// Starts from a snapshot's bytes, or empty.
+    pub(super) fn new(
+        directory: Arc<Directory>,
+        snapshot: Option<&[u8]>,
+        pending: Arc<Pending<M>>,
+        life: Arc<Life>,
+    ) -> Result<Self, String> {
+        let applied = snapshot.map_or_else(|| Ok(Applied::default()), restore)?;
+        Ok(Self {
+            applied: Arc::new(RwLock::new(applied)),
+            pending,
+            life,
+            directory,
+        })
+    }
+
+    /// Returns the state for readers, who do not keep the directory in use.
+    pub(super) fn applied(&self) -> Arc<RwLock<Applied<M>>> {
+        Arc::clone(&self.applied)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Applied<M>> {
+        self.applied.read().expect("apply does not panic")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Applied<M>> {
+        self.applied.write().expect("apply does not panic")
+    }
+
+    /// Changes the state. Readers are short, so this stays on the caller's thread; only behind a
+    /// snapshot, which holds the state for as long as it takes to encode it, it moves to one that may block.
+    async fn change<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Applied<M>) -> R + Send + 'static,
+    ) -> R {
+        match self.applied.try_write() {
+            Ok(mut applied) => return change(&mut applied),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Poisoned(_)) => panic!("apply does not panic"),
+        }
+        let this = self.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&mut this.write()));
+        changed.await.expect("a change of the state does not panic")
+    }
+
+    /// Applies one batch; its callers are answered by the returned closure, without the state's lock.
+    fn apply_batch(
+        &self,
+        applied: &mut Applied<M>,
+        batch: &Batch,
+    ) -> Result<Option<impl FnOnce() + use<M>>, String> {
+        let ours = batch.life == self.life.id;
+        let waiting = ours.then(|| self.pending.take(batch.number)).flatten();
+        let Some(waiting) = waiting else {
+            for command in &batch.commands {
+                let command = wire::decode(command).map_err(|error| error.to_string())?;
+                applied.machine.apply(&command);
+            }
+            return Ok(None);
+        };
+        let answers: Vec<_> = waiting
+            .into_iter()
+            .map(|(command, caller)| (caller, applied.machine.apply(&command)))
+            .collect();
+        Ok(Some(move || {
+            for (caller, reply) in answers {
+                answer(caller, Ok(reply));
+            }
+        }))
+    }
+
+    fn apply_entry(
+        &self,
+        applied: &mut Applied<M>,
+        entry: Entry,
+    ) -> Result<Option<impl FnOnce() + use<M>>, StorageError<u16>> {
+        let mut answers = None;
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(batch) => {
+                answers = self.apply_batch(applied, &batch).map_err(|why| {
+                    let why = AnyError::error(format!("it does not decode: {why}"));
+                    StorageIOError::apply(entry.log_id, why)
+                })?;
+            }
+            EntryPayload::Membership(members) => {
+                applied.membership = Membership::new(Some(entry.log_id), members);
+            }
+        }
+        applied.last = Some(entry.log_id);
+        Ok(answers)
+    }
+
+    fn load_snapshot(&self) -> Result<Option<Snapshot<Types>>, StorageError<u16>> {
+        let bytes = snapshot::newest(self.directory.path(), None)
+            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
+        let Some(bytes) = bytes else {
+            return Ok(None);
+        };
+        let (meta, _) = snapshot::decode(&bytes)
+            .map_err(|why| StorageIOError::read_snapshot(None, AnyError::error(why)))?;
+        Ok(Some(Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(bytes)),
+        }))
+    }
+
+    fn build(&self) -> Result<Snapshot<Types>, StorageError<u16>> {
+        let (meta, bytes) = {
+            let applied = self.read();
+            let meta = meta(applied.last, applied.membership.clone());
+            let bytes = snapshot::encode(&meta, &applied.machine.snapshot());
+            (meta, bytes)
+        };
+        snapshot::save(self.directory.path(), meta.last_log_id, &bytes)
+            .map_err(|error| snapshot_failed(&meta, &error))?;
+        Ok(Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(bytes)),
+        })
+    }
+
+    fn install(&self, bytes: &[u8]) -> Result<(), StorageError<u16>> {
+        let unreadable = |why: String| StorageIOError::read_snapshot(None, AnyError::error(why));
+        let restored = restore(bytes).map_err(unreadable)?;
+        snapshot::save(self.directory.path(), restored.last, bytes)
+            .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
+        *self.write() = restored;
+        Ok(())
+    }
+}
+
+fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, String> {
+    let (meta, state) = snapshot::decode(bytes)?;
+    Ok(Applied {
+        machine: M::restore(state)?,
+        last: meta.last_log_id,
+        membership: meta.last_membership,
+    })
+}
+
+fn meta(last: Option<LogId>, last_membership: Membership) -> SnapshotMeta {
+    let snapshot_id = last.map_or_else(|| "empty".into(), |last| last.to_string());
+    SnapshotMeta {
+        last_log_id: last,
+        last_membership,
+        snapshot_id,
+    }
+}
+
+fn snapshot_failed(meta: &SnapshotMeta, error: &io::Error) -> StorageError<u16> {
+    StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(error)).into()
+}
+
+/// Runs file work where it may block.
+async fn off_thread<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("snapshot code does not panic")
+}
+
+impl<M: StateMachine> RaftStateMachine<Types> for Machine<M> {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), StorageError<u16>> {
+        let applied = self.read();
+        Ok((applied.last, applied.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>, StorageError<u16>>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let this = self.clone();
+        let count = entries.len();
+        let answers = self.change(move |applied| {
+            let apply = |entry| this.apply_entry(applied, entry);
+            entries
+                .into_iter()
+                .map(apply)
+                .collect::<Result<Vec<_>, _>>()
+        });
+        for answer in answers.await?.into_iter().flatten() {
+            answer();
+        }
+        Ok(vec![(); count])
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(
+        &mut self,
+    ) -> Result<Box<Cursor<Vec<u8>>>, StorageError<u16>> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _: &SnapshotMeta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError<u16>> {
+        let this = self.clone();
+        off_thread(move || this.install(snapshot.get_ref())).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u16>> {
+        let this = self.clone();
+        off_thread(move || this.load_snapshot()).await
+    }
+}
+
+impl<M: StateMachine> RaftSnapshotBuilder<Types> for Machine<M> {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<u16>> {
+        let this = self.clone();
+        off_thread(move || this.build()).await
+    }
+}

@@ -1,0 +1,445 @@
+//! The replicated log: drives a [`StateMachine`] through raft, the same way for one voter and for five.
+//!
+//! Words: a *command* is one change; a *batch* is the commands that share a log entry and an fsync; a
+//! *reign* is one node's time as leader, and an [`Epoch`](consistency::Epoch) numbers it; the *mark* says
+//! what the store has promised to hold.
+//!
+//! A command travels: [`Replicated::propose`] (encode, wait for room) -> [`proposer`] (gather a batch) ->
+//! openraft -> [`store`] (append, sync) and [`network`] (to the other voters) -> [`machine`] (apply once a
+//! majority has synced it, answer the callers).
+//!
+//! Rules:
+//! - R1 A reply means: synced by a majority, and applied here.
+//! - R2 [`ProposeError::NotLeader`], [`Unavailable`](ProposeError::Unavailable) and
+//!   [`TooLarge`](ProposeError::TooLarge) mean: in no log, and never will be. Anything else that is no reply
+//!   is [`Unknown`](ProposeError::Unknown).
+//! - R3 A node never starts with less than it once promised: it says what is missing and does not start.
+//! - R4 After a failed write the node takes no more commands until it is restarted: nobody knows what a
+//!   disk holds after a failed fsync.
+//! - R5 Every reign has its own epoch, also when the same node leads again after a restart.
+//!
+//! In the directory: `LOCK` (flock), `MARK`, `log/` (fjall), `snapshot-<index>`.
+//!
+//! Lock order: the applied state, then the pending batches. The store's locks are leaves.
+#![allow(
+    clippy::result_large_err,
+    reason = "openraft's traits ask for its storage error, which is large"
+)]
+
+mod directory;
+mod error;
+mod leadership;
+mod machine;
+mod mark;
+mod network;
+mod proposer;
+mod raft;
+mod snapshot;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::{OpenError, ProposeError};
+pub use leadership::Leadership;
+
+use crate::net::{Router, ServiceId, Transport};
+use crate::server::machine::StateMachine;
+use bytes::Bytes;
+use consistency::{NodeId, wire};
+use directory::{Closed, Directory};
+use leadership::Watcher;
+use machine::{Applied, Machine};
+use mark::MarkFile;
+use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
+use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
+use openraft::{Config, EmptyNode, SnapshotPolicy};
+use proposer::{Pending, Proposal, Proposer};
+use raft::{Life, Raft};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+use store::LogStore;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+/// The largest command, encoded: one message carries it with room to spare.
+pub const COMMAND_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(COMMAND_BYTES_MAX + (64 << 10) < wire::MESSAGE_BYTES_MAX);
+/// Bytes of commands that wait or are under way; proposers beyond that wait for room.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// What a command counts at least, which bounds their number as well.
+const QUEUE_SHARE_MIN: usize = 4 << 10;
+const _: () = assert!(COMMAND_BYTES_MAX <= QUEUE_BYTES_MAX);
+
+/// How long a command may take; longer than an election on a busy machine, shorter than what a mount waits.
+pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the confirmation of leadership may take: some heartbeats.
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a snapshot's last chunk may take: it is synced and decoded before the answer.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for the store's last user.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// Entries that stay in the log behind a snapshot, for followers that are a little late.
+const KEEP_ENTRIES: u64 = 1_000;
+
+/// How a log is set up.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// This node.
+    pub node: NodeId,
+    /// The first set of voters, this node among them. A log that exists keeps its own.
+    pub voters: Vec<NodeId>,
+    /// Where the log is; created if missing. One log, one directory.
+    pub dir: PathBuf,
+    /// How often a leader reminds the others. Each append has this long to be synced by a follower
+    /// before it is sent again, so keep it well above an fsync.
+    pub heartbeat: Duration,
+    /// The election time-out is drawn from this range; above the heartbeat. A new leader is there after
+    /// the upper end plus one draw.
+    pub election: (Duration, Duration),
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+}
+
+impl LogConfig {
+    /// Entries between two snapshots if nobody says otherwise.
+    pub const SNAPSHOT_EVERY: u64 = 20_000;
+}
+
+/// A handle on the replicated state; clones share it.
+pub struct Replicated<M: StateMachine> {
+    inner: Arc<Inner<M>>,
+}
+
+struct Inner<M: StateMachine> {
+    raft: Raft,
+    applied: Arc<RwLock<Applied<M>>>,
+    queue: mpsc::UnboundedSender<Proposal<M>>,
+    room: Arc<Semaphore>,
+    leadership: watch::Receiver<Leadership>,
+    /// The proposer, the watcher and the store, until the first shutdown takes them.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    tasks: [JoinHandle<()>; 2],
+    closed: Closed,
+}
+
+impl<M: StateMachine> Clone for Replicated<M> {
+    fn clone(&self) -> Self {
+        let inner = Arc::clone(&self.inner);
+        Self { inner }
+    }
+}
+
+impl<M: StateMachine> fmt::Debug for Replicated<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leadership = *self.inner.leadership.borrow();
+        f.debug_tuple("Replicated").field(&leadership).finish()
+    }
+}
+
+impl<M: StateMachine> Replicated<M> {
+    /// Opens a log, recovers the state and joins the other voters.
+    ///
+    /// On the first start the voter with the lowest id founds the group. Returns before there is a
+    /// leader: see [`Replicated::leadership`].
+    ///
+    /// # Errors
+    /// Whatever keeps the directory from being used; it is then as it was.
+    pub async fn open(
+        config: LogConfig,
+        transport: Arc<dyn Transport>,
+        router: &Router,
+    ) -> Result<Self, OpenError> {
+        let raft_config = Arc::new(raft_config(&config)?);
+        let life = Arc::new(Life::new());
+        let pending = Arc::new(Pending::default());
+        let recovered = {
+            let (config, life, pending) = (config.clone(), Arc::clone(&life), Arc::clone(&pending));
+            tokio::task::spawn_blocking(move || recover(&config, life, pending))
+        };
+        // A damaged database can make the code that reads it panic; to the user that is damage as well.
+        let (store, closed, machine) = recovered.await.unwrap_or_else(|panic| {
+            let folder = config.dir.join(store::FOLDER);
+            Err(OpenError::corrupt(
+                &folder,
+                format!("its recovery failed: {panic}"),
+            ))
+        })?;
+
+        let failed = |why: String| OpenError::Raft {
+            dir: config.dir.clone(),
+            why,
+        };
+        let network = Network {
+            transport,
+            backoff: config.heartbeat,
+        };
+        let applied = machine.applied();
+        let raft = Raft::new(config.node.0, raft_config, network, store, machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let voters: BTreeSet<u16> = config.voters.iter().map(|voter| voter.0).collect();
+        let service = RaftService {
+            raft: raft.clone(),
+            voters: voters.clone(),
+        };
+        router.register(ServiceId::Raft, Arc::new(service));
+        found(&raft, config.node, &voters).await.map_err(failed)?;
+
+        let (leadership_in, leadership) = watch::channel(Leadership::NONE);
+        let watcher = Watcher {
+            raft: raft.clone(),
+            leadership: leadership_in,
+            heartbeat: config.heartbeat,
+            lease: config.election.1,
+        };
+        let (queue, queued) = mpsc::unbounded_channel();
+        let proposer = Proposer {
+            raft: raft.clone(),
+            queue: queued,
+            pending,
+            life,
+            leadership: leadership.clone(),
+        };
+        let running = Running {
+            tasks: [tokio::spawn(watcher.run()), tokio::spawn(proposer.run())],
+            closed,
+        };
+        let inner = Inner {
+            raft,
+            applied,
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            leadership,
+            running: Mutex::new(Some(running)),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Commits a command and returns its reply, once a majority has it on disk and it is applied here.
+    ///
+    /// Commands keep the order in which they enter the queue, which is when the future is first polled
+    /// as long as the queue has room. Dropping the future does not call the command back.
+    ///
+    /// # Errors
+    /// [`ProposeError::Unknown`] leaves open whether the command is or will be applied; after the others
+    /// it is not.
+    pub async fn propose(&self, command: M::Command) -> Result<M::Reply, ProposeError> {
+        let encoded = Bytes::from(wire::encode(&command));
+        let bytes = encoded.len();
+        if bytes > COMMAND_BYTES_MAX {
+            let max = COMMAND_BYTES_MAX;
+            return Err(ProposeError::TooLarge { bytes, max });
+        }
+        let leadership = *self.inner.leadership.borrow();
+        if !leadership.leading {
+            self.check_running()?;
+            return Err(ProposeError::NotLeader(leadership.leader));
+        }
+        let deadline = Instant::now() + PROPOSE_DEADLINE;
+        let share =
+            u32::try_from(bytes.max(QUEUE_SHARE_MIN)).expect("a command is far below 4 GiB");
+        let room = Arc::clone(&self.inner.room);
+        // At once if possible: `acquire` may yield although there is room, which would upset the order.
+        let room = match Arc::clone(&room).try_acquire_many_owned(share) {
+            Ok(room) => room,
+            Err(_) => timeout_at(deadline, room.acquire_many_owned(share))
+                .await
+                .map_err(|_| queue_full())?
+                .expect("the semaphore is never closed"),
+        };
+        let (caller, reply) = oneshot::channel();
+        let proposal = Proposal {
+            command,
+            encoded,
+            caller,
+            room,
+        };
+        if self.inner.queue.send(proposal).is_err() {
+            return Err(ProposeError::Unavailable("it is shut down".into()));
+        }
+        match timeout_at(deadline, reply).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ProposeError::Unknown("the log was shut down".into())),
+            Err(_) => {
+                let why = format!("no majority answered within {PROPOSE_DEADLINE:?}");
+                Err(ProposeError::Unknown(why))
+            }
+        }
+    }
+
+    /// Reads the applied state. Keep it short: commands wait meanwhile.
+    ///
+    /// The state is what this node has applied; for the newest, call [`Replicated::confirm_leader`] first.
+    pub fn read<R>(&self, read: impl FnOnce(&M) -> R) -> R {
+        let applied = self.inner.applied.read().expect("apply does not panic");
+        read(&applied.machine)
+    }
+
+    /// Returns who leads, as it changes.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// Returns once it is certain that this node led at some time during the call and that
+    /// [`Replicated::read`] sees everything that was acknowledged before it.
+    ///
+    /// Costs a round trip to a majority, and nothing with one voter.
+    ///
+    /// # Errors
+    /// The node does not lead, or no majority answers.
+    pub async fn confirm_leader(&self) -> Result<(), ProposeError> {
+        if self.is_alone() && self.inner.leadership.borrow().ready {
+            return Ok(());
+        }
+        let deadline = Instant::now() + CONFIRM_DEADLINE;
+        match timeout_at(deadline, self.inner.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
+                Err(forward.into())
+            }
+            Ok(Err(error)) => Err(ProposeError::Unavailable(error.to_string())),
+            Err(_) => {
+                let why = format!("no majority answered within {CONFIRM_DEADLINE:?}");
+                Err(ProposeError::Unavailable(why))
+            }
+        }
+    }
+
+    /// Stops this node's part in the log and frees its directory. Commands under way get
+    /// [`ProposeError::Unknown`]; a second call does nothing.
+    pub async fn shutdown(&self) {
+        let running = self.inner.running.lock().expect("no holder panics").take();
+        let Some(running) = running else {
+            return;
+        };
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "the raft core did not end in order");
+        }
+        for task in running.tasks {
+            task.abort();
+        }
+        if tokio::time::timeout(CLOSE_DEADLINE, running.closed)
+            .await
+            .is_err()
+        {
+            tracing::warn!("the log's store is still in use {CLOSE_DEADLINE:?} after its shutdown");
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        let metrics = self.inner.raft.server_metrics();
+        let voters = metrics.borrow().membership_config.voter_ids().count();
+        voters == 1
+    }
+
+    /// Tells a node that does not lead from one whose log has died.
+    fn check_running(&self) -> Result<(), ProposeError> {
+        let metrics = self.inner.raft.metrics();
+        let state = metrics.borrow().running_state.clone();
+        state.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
+    }
+}
+
+fn queue_full() -> ProposeError {
+    ProposeError::Unavailable(format!("its queue was full for {PROPOSE_DEADLINE:?}"))
+}
+
+/// Founds the group on its first start, or tries to lead at once where there is nobody else.
+async fn found(raft: &Raft, node: NodeId, voters: &BTreeSet<u16>) -> Result<(), String> {
+    let initialized = raft.is_initialized().await;
+    if initialized.map_err(|error| error.to_string())? {
+        let members = raft.server_metrics().borrow().membership_config.clone();
+        let stored: BTreeSet<u16> = members.voter_ids().collect();
+        if !stored.is_empty() && stored != *voters {
+            tracing::warn!(?stored, configured = ?voters, "the log has other voters than the configuration");
+        }
+        if stored.iter().eq([&node.0]) {
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|error| error.to_string())?;
+        }
+        return Ok(());
+    }
+    if voters.first() != Some(&node.0) {
+        return Ok(());
+    }
+    let members: BTreeMap<u16, EmptyNode> = voters.iter().map(|id| (*id, EmptyNode {})).collect();
+    match raft.initialize(members).await {
+        // Another voter was faster to ask for this node's vote.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes the directory and reads what is in it. Blocks.
+fn recover<M: StateMachine>(
+    config: &LogConfig,
+    life: Arc<Life>,
+    pending: Arc<Pending<M>>,
+) -> Result<(LogStore, Closed, Machine<M>), OpenError> {
+    let (directory, closed) = Directory::open(&config.dir)?;
+    let dir = directory.path();
+    let mark = open_mark(dir, config.node)?;
+    let store = LogStore::open(Arc::clone(&directory), mark, Arc::clone(&life))?;
+    let snapshot = snapshot::newest(dir, store.purged())?;
+    let machine = Machine::new(Arc::clone(&directory), snapshot.as_deref(), pending, life);
+    let machine = machine.map_err(|why| OpenError::corrupt(dir, format!("snapshot: {why}")))?;
+    Ok((store, closed, machine))
+}
+
+fn open_mark(dir: &Path, node: NodeId) -> Result<MarkFile, OpenError> {
+    if let Some(mark) = MarkFile::open(dir)? {
+        let found = NodeId(mark.mark().node);
+        if found != node {
+            return Err(OpenError::Foreign {
+                dir: dir.into(),
+                found,
+                expected: node,
+            });
+        }
+        return Ok(mark);
+    }
+    // The mark is the first thing a log gets: without it, other parts are the rest of something.
+    let rest = dir.join(store::FOLDER).exists()
+        || snapshot::any(dir).map_err(OpenError::io("list", dir))?;
+    if rest {
+        return Err(OpenError::corrupt(&dir.join(mark::NAME), "it is missing"));
+    }
+    MarkFile::create(dir, node)
+}
+
+fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
+    if !config.voters.contains(&config.node) {
+        let text = format!(
+            "node {} is not among the voters {:?}",
+            config.node, config.voters
+        );
+        return Err(OpenError::Config(text));
+    }
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let raft_config = Config {
+        cluster_name: "glu".into(),
+        heartbeat_interval: millis(config.heartbeat),
+        election_timeout_min: millis(config.election.0),
+        election_timeout_max: millis(config.election.1),
+        install_snapshot_timeout: millis(INSTALL_DEADLINE),
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
+        // A follower further behind than this gets a snapshot; one must be there.
+        replication_lag_threshold: config.snapshot_every.saturating_mul(2),
+        max_in_snapshot_log_to_keep: config.snapshot_every.min(KEEP_ENTRIES),
+        ..Config::default()
+    };
+    let raft_config = raft_config.validate();
+    raft_config.map_err(|error| OpenError::Config(error.to_string()))
+}

@@ -1,0 +1,165 @@
+//! Raft's messages over [`Transport`]: three calls, encoded with the wire codec.
+
+use super::raft::{Entry, Raft, Types, node};
+use crate::net::{NetError, Service, ServiceId, Transport};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::{NodeId, wire};
+use openraft::EmptyNode;
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a snapshot in one call.
+pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES * 2 < wire::MESSAGE_BYTES_MAX);
+
+/// What one voter asks of another. Part of the protocol: append, never reorder.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<u16>),
+    Snapshot(InstallSnapshotRequest<Types>),
+}
+
+type Failure<E> = RPCError<u16, EmptyNode, E>;
+
+/// Makes connections to the other voters.
+#[derive(Clone, Debug)]
+pub(super) struct Network {
+    pub transport: Arc<dyn Transport>,
+    /// How long to leave a voter alone that could not be reached; short, or it starts elections.
+    pub backoff: Duration,
+}
+
+/// The way to one other voter.
+#[derive(Debug)]
+pub(super) struct Peer {
+    network: Network,
+    to: NodeId,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u16, _: &EmptyNode) -> Peer {
+        Peer {
+            network: self.clone(),
+            to: node(target),
+        }
+    }
+}
+
+impl Peer {
+    async fn call<R, E>(&self, request: &Request, option: &RPCOption) -> Result<R, Failure<E>>
+    where
+        R: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
+        let body = Bytes::from(wire::encode(request));
+        let transport = &self.network.transport;
+        let reply = transport.call(self.to, ServiceId::Raft, body, option.hard_ttl());
+        let reply = reply.await.map_err(|error| match error {
+            NetError::Unreachable { .. } => Failure::Unreachable(Unreachable::new(&error)),
+            NetError::Deadline { .. } | NetError::Malformed { .. } => {
+                Failure::Network(NetworkError::new(&error))
+            }
+        })?;
+        let outcome: Result<R, E> =
+            wire::decode(&reply).map_err(|error| Failure::Network(NetworkError::new(&error)))?;
+        outcome.map_err(|error| Failure::RemoteError(RemoteError::new(self.to.0, error)))
+    }
+}
+
+impl RaftNetwork<Types> for Peer {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u16>, Failure<RaftError<u16>>> {
+        self.call(&Request::Append(request), &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u16>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u16>, Failure<RaftError<u16>>> {
+        self.call(&Request::Vote(request), &option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u16>, Failure<RaftError<u16, InstallSnapshotError>>> {
+        self.call(&Request::Snapshot(request), &option).await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.network.backoff))
+    }
+}
+
+/// Answers the other voters.
+pub(super) struct RaftService {
+    pub raft: Raft,
+    /// The voters as configured; those of the log, once there is one, count as well.
+    pub voters: BTreeSet<u16>,
+}
+
+#[async_trait]
+impl Service for RaftService {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        if !self.is_member(from) {
+            return None;
+        }
+        let request = wire::decode(&body).ok()?;
+        // Nobody speaks for another: a vote or a reign is claimed by the node it belongs to.
+        let claimed = match &request {
+            Request::Append(request) => request.vote,
+            Request::Vote(request) => request.vote,
+            Request::Snapshot(request) => request.vote,
+        };
+        if claimed.leader_id.node_id != from.0 {
+            return None;
+        }
+        let reply = match request {
+            Request::Append(request) if !is_contiguous(&request.entries) => return None,
+            Request::Append(request) => wire::encode(&self.raft.append_entries(request).await),
+            Request::Vote(request) => wire::encode(&self.raft.vote(request).await),
+            Request::Snapshot(request) => wire::encode(&self.raft.install_snapshot(request).await),
+        };
+        Some(reply.into())
+    }
+}
+
+impl RaftService {
+    fn is_member(&self, from: NodeId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        self.voters.contains(&from.0)
+            || metrics
+                .membership_config
+                .membership()
+                .get_node(&from.0)
+                .is_some()
+    }
+}
+
+/// Openraft trusts a leader to send no holes; its own log would have them for ever.
+fn is_contiguous(entries: &[Entry]) -> bool {
+    entries
+        .windows(2)
+        .all(|pair| pair[0].log_id.index.checked_add(1) == Some(pair[1].log_id.index))
+}

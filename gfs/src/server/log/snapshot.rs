@@ -1,0 +1,163 @@
+//! Snapshots as files: `snapshot-<index>`, written beside and renamed, the previous one kept until the
+//! new one is durable. The same bytes travel to a follower that is too far behind for the log.
+//!
+//! ```text
+//! magic 8 | checksum 4 | meta length 4 | state length 8 | meta | state      (little endian)
+//! ```
+//! The checksum (CRC-32) covers everything after itself.
+
+use super::error::OpenError;
+use super::raft::{LogId, SnapshotMeta};
+use consistency::wire;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"GLUSNAP1";
+const PREFIX: &str = "snapshot-";
+const HEADER: usize = 24;
+/// From where on the checksum counts.
+const CHECKED: usize = 12;
+
+/// Puts a snapshot together.
+pub(super) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
+    let meta = wire::encode(meta);
+    let meta_length = u32::try_from(meta.len()).expect("a snapshot's meta data is small");
+    let mut bytes = Vec::with_capacity(HEADER + meta.len() + state.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&meta_length.to_le_bytes());
+    bytes.extend_from_slice(&(state.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&meta);
+    bytes.extend_from_slice(state);
+    let checksum = crc32fast::hash(&bytes[CHECKED..]);
+    bytes[8..CHECKED].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Takes a snapshot apart.
+pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
+    let (header, body) = bytes
+        .split_first_chunk::<HEADER>()
+        .ok_or("it is too short")?;
+    if !header.starts_with(MAGIC) {
+        return Err("it does not begin as a snapshot does (or is of another version)".into());
+    }
+    let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    let state_length = u64::from_le_bytes(header[16..].try_into().expect("eight bytes"));
+    let (meta_length, body_length) = (word(12) as usize, body.len() as u64);
+    if (meta_length as u64).checked_add(state_length) != Some(body_length) {
+        return Err("it is truncated or has something behind its end".into());
+    }
+    if crc32fast::hash(&bytes[CHECKED..]) != word(8) {
+        return Err("its checksum does not fit".into());
+    }
+    let (meta, state) = body.split_at(meta_length);
+    let meta = wire::decode(meta).map_err(|error| error.to_string())?;
+    Ok((meta, state))
+}
+
+/// Writes a snapshot's bytes to its file; durable on return. Older ones are removed then; a newer one,
+/// received while this one was made, stays.
+pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
+    let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
+    let new = dir.join(format!("{name}.tmp"));
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    drop(file);
+    std::fs::rename(&new, dir.join(&name))?;
+    File::open(dir)?.sync_all()?;
+    let new = dir.join(&name);
+    for old in list(dir)?.into_iter().filter(|old| *old < new) {
+        match std::fs::remove_file(old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Returns the bytes of the newest whole snapshot that reaches `purged`, `None` if there never was one.
+///
+/// # Errors
+/// Says which file is corrupt if no whole one reaches that far.
+pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>>, OpenError> {
+    let mut files = list(dir).map_err(OpenError::io("list", dir))?;
+    files.sort();
+    let mut corrupt = None;
+    while let Some(file) = files.pop() {
+        let bytes = std::fs::read(&file).map_err(OpenError::io("read", &file))?;
+        match decode(&bytes) {
+            Ok((meta, _)) if meta.last_log_id >= purged => return Ok(Some(bytes)),
+            Ok((meta, _)) => {
+                let reach = meta.last_log_id.map_or(0, |last| last.index);
+                let why = format!("it ends at entry {reach}, the log begins after {purged:?}");
+                corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
+            }
+            Err(why) => {
+                tracing::warn!(file = %file.display(), why, "skipped a corrupt snapshot");
+                corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
+            }
+        }
+    }
+    match (corrupt, purged) {
+        (Some(corrupt), _) => Err(corrupt),
+        (None, Some(purged)) => {
+            let why = format!(
+                "the log begins after entry {}, and no snapshot is there",
+                purged.index
+            );
+            Err(OpenError::corrupt(dir, why))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Returns whether a directory has snapshots.
+pub(super) fn any(dir: &Path) -> io::Result<bool> {
+    Ok(!list(dir)?.is_empty())
+}
+
+/// Lists the finished snapshots.
+fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        let name = file.file_name();
+        let index = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit())) {
+            files.push(file.path());
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_survives_and_any_damage_is_seen() {
+        let meta = SnapshotMeta {
+            snapshot_id: "7".into(),
+            ..SnapshotMeta::default()
+        };
+        let bytes = encode(&meta, b"the state");
+        assert_eq!(decode(&bytes), Ok((meta, b"the state".as_slice())));
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert!(
+                decode(&bad).is_err(),
+                "flipped bit in byte {at} was not seen"
+            );
+            assert!(
+                decode(&bytes[..at]).is_err(),
+                "cut at byte {at} was not seen"
+            );
+        }
+        let longer = [bytes.as_slice(), b"x"].concat();
+        assert!(decode(&longer).is_err(), "a byte too many was not seen");
+    }
+}

@@ -1,0 +1,328 @@
+//! Making an inode under a new name: files, directories, symbolic links, fifos, sockets, device nodes.
+
+use super::acl::Acl;
+use super::{Plan, acl, check_mode, check_owner, is_reserved};
+use crate::server::state::{
+    DIR_SIZE_BYTES, Directory, Dirent, FileContent, Inode, MetaState, Payload, fact,
+};
+use bytes::Bytes;
+use consistency::wire::meta::{Attr, FileKind, FsError, Name, NewNode, OpReply, TARGET_BYTES_MAX};
+use consistency::{InodeNo, Timestamp, Version};
+use std::collections::BTreeMap;
+
+const S_ISGID: u32 = 0o2000;
+
+/// The request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Create<'a> {
+    pub(super) parent: InodeNo,
+    pub(super) name: &'a Name,
+    pub(super) node: &'a NewNode,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) exclusive: bool,
+}
+
+impl Create<'_> {
+    pub(super) fn plan(&self, state: &MetaState) -> Result<Plan, FsError> {
+        // Also of a name that is there and stays: the answer must not cross a change of it.
+        self.resolve(state)?;
+        Ok(Plan::default().name(self.parent, self.name))
+    }
+
+    pub(super) fn apply(&self, state: &mut MetaState, now: Timestamp) -> Result<OpReply, FsError> {
+        let there = self.resolve(state)?;
+        let new = there.is_none();
+        let ino = match there {
+            Some(entry) => entry.ino,
+            None => self.make(state, now)?,
+        };
+        Ok(OpReply::Created {
+            dir: fact(&state.inode(self.parent)?.attr),
+            entry: fact(&state.inode(ino)?.attr),
+            new,
+        })
+    }
+
+    /// Returns the file that is there already, if that is no error.
+    fn resolve(&self, state: &MetaState) -> Result<Option<Dirent>, FsError> {
+        check_mode(self.mode)?;
+        check_owner(self.uid, self.gid)?;
+        match self.node {
+            NewNode::Symlink(target) => {
+                if target.is_empty() || target.contains(&0) {
+                    return Err(FsError::Invalid);
+                }
+                if target.len() > TARGET_BYTES_MAX {
+                    return Err(FsError::NameTooLong);
+                }
+            }
+            NewNode::Special { kind, .. } => match kind {
+                FileKind::Fifo | FileKind::Socket | FileKind::Char | FileKind::Block => {}
+                FileKind::File | FileKind::Dir | FileKind::Symlink => return Err(FsError::Invalid),
+            },
+            NewNode::File | NewNode::Dir => {}
+        }
+        let dir = state.dir_alive(self.parent)?;
+        if is_reserved(self.parent, self.name) {
+            return Err(FsError::Exists);
+        }
+        let Some(entry) = dir.entry(self.name) else {
+            if *self.node == NewNode::Dir && state.inode(self.parent)?.attr.nlink == u32::MAX {
+                return Err(FsError::TooManyLinks);
+            }
+            return Ok(None);
+        };
+        match (self.node, self.exclusive, entry.kind) {
+            (NewNode::File, false, FileKind::File) => Ok(Some(entry)),
+            (NewNode::File, false, FileKind::Dir) => Err(FsError::IsDir),
+            // An open that finds something else here has to look the name up again.
+            _ => Err(FsError::Exists),
+        }
+    }
+
+    fn make(&self, state: &mut MetaState, now: Timestamp) -> Result<InodeNo, FsError> {
+        let ino = state.next_ino;
+        let inode = self.inode(state.inode(self.parent)?, ino, now);
+        let kind = inode.attr.kind;
+        state.next_ino = InodeNo(ino.0 + 1);
+        state.inodes.insert(ino, Box::new(inode));
+        state.dir_mut(self.parent).set(self.name, ino, kind);
+        if kind == FileKind::Dir {
+            state.inode_mut(self.parent).attr.nlink += 1;
+        }
+        state.changed(now, &[self.parent], &[]);
+        Ok(ino)
+    }
+
+    fn inode(&self, parent: &Inode, ino: InodeNo, now: Timestamp) -> Inode {
+        let (kind, payload, rdev, size) = match self.node {
+            NewNode::File => (FileKind::File, Payload::File(FileContent::default()), 0, 0),
+            NewNode::Dir => {
+                let dir = Directory::new(self.parent);
+                (
+                    FileKind::Dir,
+                    Payload::Dir(Box::new(dir)),
+                    0,
+                    DIR_SIZE_BYTES,
+                )
+            }
+            NewNode::Symlink(target) => {
+                let size = target.len() as u64;
+                (FileKind::Symlink, Payload::Symlink(target.clone()), 0, size)
+            }
+            NewNode::Special { kind, rdev } => (*kind, Payload::Special, *rdev, 0),
+        };
+        let (mode, xattrs) = match kind {
+            FileKind::Symlink => (0o777, BTreeMap::new()),
+            _ => self.inherit(parent, kind),
+        };
+        // A setgid directory hands its group down, and itself to directories.
+        let setgid = parent.attr.mode & S_ISGID != 0;
+        let hands_on = setgid && kind == FileKind::Dir;
+        let attr = Attr {
+            ino,
+            kind,
+            mode: if hands_on { mode | S_ISGID } else { mode },
+            nlink: if kind == FileKind::Dir { 2 } else { 1 },
+            uid: self.uid,
+            gid: if setgid { parent.attr.gid } else { self.gid },
+            rdev,
+            size,
+            blocks: if kind == FileKind::Dir { size / 512 } else { 0 },
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            version: Version(1),
+        };
+        Inode {
+            attr,
+            payload,
+            xattrs,
+        }
+    }
+
+    /// Returns the mode and the ACLs that the default ACL of the directory leads to.
+    fn inherit(&self, parent: &Inode, kind: FileKind) -> (u32, BTreeMap<Name, Bytes>) {
+        let mut xattrs = BTreeMap::new();
+        let Some(default) = parent.xattrs.get(&*acl::DEFAULT) else {
+            return (self.mode, xattrs);
+        };
+        let mut access = Acl::decode(default).expect("only a valid ACL is ever stored");
+        let mode = access.inherit(self.mode);
+        if !access.is_minimal() {
+            xattrs.insert(acl::ACCESS.clone(), access.encode());
+        }
+        if kind == FileKind::Dir {
+            xattrs.insert(acl::DEFAULT.clone(), default.clone());
+        }
+        (mode, xattrs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ops::acl::tests::acl;
+    use crate::server::ops::testing::{World, check, check_plan, check_stamps};
+    use consistency::wire::meta::Op;
+
+    #[test]
+    fn makes_every_kind() {
+        check("", "touch f", "f");
+        check("", "mkdir d", "d/");
+        check("", "symlink x l", "l");
+        check("", "mkfifo p", "p");
+        check("mkdir d; touch d/f", "touch d/g", "d/ d/f d/g");
+    }
+
+    #[test]
+    fn what_is_there_already() {
+        for make in ["touch f", "mkdir f", "symlink x f", "mkfifo f"] {
+            for there in ["touch f", "mkdir f", "symlink x f", "mkfifo f"] {
+                check(there, make, "Exists");
+            }
+        }
+        check("touch f", "open f", "f");
+        check("mkdir f", "open f", "IsDir");
+        check("symlink x f", "open f", "Exists");
+        check("mkfifo f", "open f", "Exists");
+    }
+
+    #[test]
+    fn where_it_cannot_be() {
+        check("touch f", "touch f/g", "NotDir");
+        check("mkdir d; rmdir d", "touch d/f", "NotFound");
+        check("mkdir d; rmdir d; reap d", "touch d/f", "Stale");
+        for name in ["proc", "node1"] {
+            for make in ["touch", "mkdir", "mkfifo", "open", "symlink x"] {
+                check("", &format!("{make} {name}"), "Exists");
+            }
+        }
+        check("mkdir d", "touch d/proc", "d/ d/proc");
+    }
+
+    #[test]
+    fn stamps_and_plan() {
+        check_stamps("mkdir d", "touch d/f", "d:mc");
+        check_stamps("mkdir d", "mkdir d/e", "d:mcn");
+        check_stamps("mkdir d; touch d/f", "open d/f", "");
+        check_plan("mkdir d", "touch d/f", "d[f]");
+        check_plan("mkdir d; touch d/f", "open d/f", "d[f]");
+        check_plan("mkdir d; touch d/f", "touch d/f", "Exists");
+    }
+
+    #[test]
+    fn an_open_tells_whether_it_made_the_file() {
+        let mut world = World::new("");
+        let mut open = || match world.sh("open f") {
+            Ok(OpReply::Created { dir, entry, new }) => {
+                assert_eq!(world.attr("/"), dir.attr);
+                assert_eq!(world.attr("f"), entry.attr);
+                new
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([open(), open()], [true, false]);
+    }
+
+    #[test]
+    fn attributes_of_the_new() {
+        let world = World::new("touch f; mkdir d; symlink 12345 l; mkfifo p");
+        let show = |path| {
+            let attr = world.attr(path);
+            (
+                attr.mode,
+                attr.nlink,
+                attr.uid,
+                attr.gid,
+                attr.size,
+                attr.blocks,
+            )
+        };
+        assert_eq!(show("f"), (0o644, 1, 7, 8, 0, 0));
+        assert_eq!(show("d"), (0o644, 2, 7, 8, 4096, 8));
+        assert_eq!(show("l"), (0o777, 1, 7, 8, 5, 0));
+        assert_eq!(show("p"), (0o644, 1, 7, 8, 0, 0));
+        let attr = world.attr("f");
+        assert_eq!([attr.atime, attr.mtime, attr.ctime], [attr.btime; 3]);
+    }
+
+    #[test]
+    fn setgid_directories_hand_their_group_down() {
+        let world = World::new(
+            "mkdir d; chown 1:99 d; chmod 2755 d; touch d/f; mkdir d/e; mkdir d/e/g; symlink x d/l",
+        );
+        let show = |path| (world.attr(path).gid, world.attr(path).mode);
+        assert_eq!(show("d/f"), (99, 0o644));
+        assert_eq!(show("d/e"), (99, 0o2644));
+        assert_eq!(show("d/e/g"), (99, 0o2644));
+        assert_eq!(show("d/l"), (99, 0o777));
+    }
+
+    #[test]
+    fn default_acls_are_inherited() {
+        let mut world = World::new("mkdir d");
+        let default = acl("u::rwx,u:5:rwx,g::r-x,m::rwx,o::r--");
+        let set = Op::SetXattr {
+            ino: world.ino("d"),
+            name: acl::DEFAULT.clone(),
+            value: default.clone(),
+            mode: consistency::wire::meta::XattrMode::Any,
+        };
+        world.run(&set).expect("sets");
+        world.setup("touch d/f; mkdir d/e; symlink x d/l");
+        let access = acl("u::rw-,u:5:rwx,g::r-x,m::r--,o::r--");
+        let show = |path| {
+            let xattrs = world.state.xattrs(world.ino(path)).expect("there");
+            (
+                xattrs.get(&*acl::ACCESS).cloned(),
+                xattrs.get(&*acl::DEFAULT).cloned(),
+            )
+        };
+        assert_eq!(show("d/f"), (Some(access.clone()), None));
+        assert_eq!(show("d/e"), (Some(access), Some(default)));
+        assert_eq!(show("d/l"), (None, None));
+        assert_eq!(world.attr("d/f").mode, 0o644);
+        world.setup("chmod 600 d/f");
+        assert_eq!(
+            show_access(&world),
+            acl("u::rw-,u:5:rwx,g::r-x,m::---,o::---")
+        );
+    }
+
+    fn show_access(world: &World) -> Bytes {
+        world.state.xattrs(world.ino("d/f")).expect("there")[&*acl::ACCESS].clone()
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        #[track_caller]
+        fn refused(node: NewNode, mode: u32, uid: u32, gid: u32, expected: FsError) {
+            let mut world = World::new("");
+            let result = world.run(&Op::Create {
+                parent: InodeNo::ROOT,
+                name: Name::new("f").expect("valid"),
+                node,
+                mode,
+                uid,
+                gid,
+                exclusive: true,
+            });
+            assert_eq!(result, Err(expected));
+        }
+        let symlink = |len| NewNode::Symlink(vec![b'x'; len].into());
+        let special = |kind| NewNode::Special { kind, rdev: 0 };
+        refused(NewNode::File, 0o10_000, 0, 0, FsError::Invalid);
+        refused(NewNode::File, 0, u32::MAX, 0, FsError::Invalid);
+        refused(NewNode::File, 0, 0, u32::MAX, FsError::Invalid);
+        refused(symlink(0), 0, 0, 0, FsError::Invalid);
+        refused(symlink(TARGET_BYTES_MAX + 1), 0, 0, 0, FsError::NameTooLong);
+        refused(NewNode::Symlink("a\0b".into()), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::Dir), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::File), 0, 0, 0, FsError::Invalid);
+        refused(special(FileKind::Symlink), 0, 0, 0, FsError::Invalid);
+    }
+}

@@ -1,0 +1,349 @@
+//! The metadata leader: takes requests, breaks leases, commits, answers.
+//!
+//! It joins three parts that know nothing of each other: the lease core (who may cache what), the state machine
+//! (what the tree is) and the replicated log (what is safe). The way of an operation:
+//!
+//! 1. *plan*: the state says which inodes the operation looks at or changes;
+//! 2. *begin*: the lease core breaks what conflicts and says when all of it is gone ([`Barriers`]);
+//! 3. *plan again*: what it found in the meantime may concern other inodes; then it starts over;
+//! 4. *commit*: a change goes through the log; when that returns it is on the disks of a majority (S2);
+//! 5. *finish*: with the lease core locked, the facts of the reply are read from the state and granted.
+//!
+//! Rules:
+//! * **M1 facts under the lock** - step 5 reads the state while no change can begin or finish, so a fact that is
+//!   granted is the youngest there is.
+//! * **M2 ends before conflicts** - when a session ends, its end is committed before any operation that waited for its
+//!   leases goes on, so that a late flush of the dead session is refused by the state machine.
+//! * **M3 reign** - lease state belongs to one reign of one leader; whatever waits when the reign ends is answered
+//!   with `NotLeader` and asked again by the client under the same number.
+//!
+//! Lock order: `Barriers::core`, then the state (inside [`Replicated::read`]). Neither is held across an await.
+
+use super::barriers::{Barrier, Barriers, Ended};
+use super::log::{ProposeError, Replicated};
+use super::reaper;
+use super::state::{Body, Command, MetaState, Reply};
+use crate::net::{NetError, Router, Service, ServiceId, Transport};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::wire::meta::{FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs};
+use consistency::wire::{decode, encode};
+use consistency::{Duration, Epoch, NodeId, OpSeq, SessionId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How a metadata server behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long a session lives without a renewal.
+    pub term: Duration,
+    /// How long a session may take to answer a break before it is ended.
+    pub break_timeout: Duration,
+    /// Copies that are made of each chunk, for the free space that statfs(2) tells.
+    pub replicas: u32,
+}
+
+/// The metadata service of one node; it answers while the node leads.
+#[derive(Debug)]
+pub struct MetaServer {
+    pub(super) log: Replicated<MetaState>,
+    pub(super) barriers: Barriers,
+    pub(super) transport: Arc<dyn Transport>,
+    config: Config,
+    reports: Mutex<BTreeMap<NodeId, NodeReport>>,
+}
+
+impl MetaServer {
+    /// Starts the service of this node and registers it.
+    pub fn start(
+        config: Config,
+        log: Replicated<MetaState>,
+        transport: Arc<dyn Transport>,
+        router: &Router,
+    ) -> Arc<Self> {
+        let server = Arc::new(Self {
+            log,
+            barriers: Barriers::new(config.term, config.break_timeout),
+            transport,
+            config,
+            reports: Mutex::default(),
+        });
+        router.register(ServiceId::Meta, Arc::new(Handle(Arc::clone(&server))));
+        tokio::spawn(Arc::clone(&server).follow_leadership());
+        tokio::spawn(Arc::clone(&server).drive());
+        tokio::spawn(reaper::run(Arc::clone(&server)));
+        server
+    }
+
+    /// Returns the leader that this node knows of.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.log.leadership().borrow().leader
+    }
+
+    /// Answers one request of a node.
+    pub async fn handle(self: &Arc<Self>, from: NodeId, request: MetaRequest) -> MetaReply {
+        if let MetaRequest::Nodes = request {
+            return self.nodes();
+        }
+        let Some(epoch) = self.barriers.epoch() else {
+            return self.not_leader();
+        };
+        match request {
+            MetaRequest::Nodes => self.nodes(),
+            MetaRequest::OpenSession => self.open_session(from, epoch).await,
+            MetaRequest::Renew { session, report } => self.renew(from, session, report, epoch),
+            MetaRequest::Reclaim { session, leases, last } => {
+                match self.barriers.reclaim(from, session, &leases, last) {
+                    Ok(grants) => MetaReply::Reclaimed(grants),
+                    Err(ended) => self.ended(ended),
+                }
+            }
+            MetaRequest::Release { session, leases } => match self.barriers.release(from, session, &leases) {
+                Ok(()) => MetaReply::Done,
+                Err(ended) => self.ended(ended),
+            },
+            MetaRequest::Cancel { session, seq } => {
+                self.barriers.cancel(session, seq);
+                MetaReply::Done
+            }
+            MetaRequest::Op { session, seq, done_below, op } => {
+                if let Err(ended) = self.barriers.check(from, session) {
+                    return self.ended(ended);
+                }
+                self.operate(session, seq, done_below, op).await
+            }
+        }
+    }
+
+    /// Commits a command under the leader's clock.
+    pub(super) async fn commit(&self, body: Body) -> Result<Reply, ProposeError> {
+        self.log.propose(Command { now: clock(), body }).await
+    }
+
+    async fn open_session(&self, from: NodeId, epoch: Epoch) -> MetaReply {
+        match self.commit(Body::OpenSession { node: from }).await {
+            Ok(Reply::Session(session)) => {
+                self.barriers.open_session(from, session);
+                tracing::info!(node = from.0, session = session.0, "session opened");
+                MetaReply::Opened { session, term: self.config.term, epoch, now: clock() }
+            }
+            Ok(other) => unreachable!("OpenSession is answered by a session, not {other:?}"),
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn renew(&self, from: NodeId, session: SessionId, report: NodeReport, epoch: Epoch) -> MetaReply {
+        match self.barriers.renew(from, session) {
+            Ok(reclaim) => {
+                self.reports.lock().expect("no holder panics").insert(from, report);
+                MetaReply::Renewed { term: self.config.term, epoch, now: clock(), reclaim }
+            }
+            Err(ended) => self.ended(ended),
+        }
+    }
+
+    async fn operate(self: &Arc<Self>, session: SessionId, seq: OpSeq, done_below: OpSeq, op: Op) -> MetaReply {
+        let result = if op.is_change() {
+            self.change(session, seq, done_below, op).await
+        } else {
+            self.look(session, seq, &op).await
+        };
+        match result {
+            Ok(reply) => MetaReply::Op { now: clock(), result: Ok(reply) },
+            Err(Refusal::Error(error)) => MetaReply::Op { now: clock(), result: Err(error) },
+            Err(Refusal::Ended(ended)) => self.ended(ended),
+            Err(Refusal::Log(error)) => self.refused(&error),
+        }
+    }
+
+    /// Answers an operation that changes nothing.
+    async fn look(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<OpReply, Refusal> {
+        loop {
+            let claims = self.log.read(|state| super::claims::looks(state, op));
+            let mut barrier = self.barriers.begin(session, seq, claims.clone()).await?;
+            let nodes_up = self.barriers.nodes_up();
+            let found = self.barriers.with_core(|core| {
+                Ok(self.log.read(|state| {
+                    let same = super::claims::looks(state, op) == claims;
+                    same.then(|| super::grants::look(state, core, &mut barrier, op, || self.statfs(state, &nodes_up)))
+                }))
+            })?;
+            if let Some(reply) = found {
+                return reply.map_err(Refusal::Error);
+            }
+        }
+    }
+
+    /// Carries out an operation that changes the tree.
+    async fn change(&self, session: SessionId, seq: OpSeq, done_below: OpSeq, mut op: Op) -> Result<OpReply, Refusal> {
+        let mut barrier = self.barrier(session, seq, &op).await?;
+        let stale = match &mut op {
+            Op::Flush(files) => self.barriers.refuse_stale(session, files),
+            _ => Vec::new(),
+        };
+        let body = Body::Change { session, seq, done_below, op };
+        let reply = match self.commit(body).await.map_err(Refusal::Log)? {
+            Reply::Op { result, .. } => result.map_err(Refusal::Error)?,
+            Reply::SessionEnded => return Err(Refusal::Ended(Ended::Session)),
+            other => unreachable!("a change is answered by its outcome, not {other:?}"),
+        };
+        let granted = self.barriers.with_core(|core| {
+            Ok(self.log.read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
+        });
+        granted.map_err(Refusal::Ended)
+    }
+
+    /// Breaks what a change conflicts with, until the plan holds still.
+    async fn barrier(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<Barrier<'_>, Refusal> {
+        // A repeated operation is answered from the record and claims nothing; one that the state as it is refuses
+        // needs no log entry to be refused.
+        let plan = |state: &MetaState| {
+            if state.is_done(session, seq) { Ok(Vec::new()) } else { super::claims::changes(state, op) }
+        };
+        loop {
+            let claims = self.log.read(plan).map_err(Refusal::Error)?;
+            let barrier = self.barriers.begin(session, seq, claims.clone()).await?;
+            if super::claims::covers(&claims, &self.log.read(plan).map_err(Refusal::Error)?) {
+                return Ok(barrier);
+            }
+        }
+    }
+
+    pub(super) fn term(&self) -> std::time::Duration {
+        std::time::Duration::from_micros(self.config.term.0)
+    }
+
+    fn statfs(&self, state: &MetaState, up: &BTreeSet<NodeId>) -> StatFs {
+        let reports = self.reports.lock().expect("no holder panics");
+        let disks = reports.iter().filter(|(node, _)| up.contains(node));
+        let (total, free) = disks.fold((0, 0), |(total, free), (_, report)| {
+            (total + report.disk_total, free + report.disk_free)
+        });
+        let copies = u64::from(self.config.replicas).clamp(1, up.len().max(1) as u64);
+        StatFs { bytes_total: total / copies, bytes_free: free / copies, inodes: state.inode_count() }
+    }
+
+    fn nodes(&self) -> MetaReply {
+        if self.barriers.epoch().is_none() {
+            return self.not_leader();
+        }
+        let reports = self.reports.lock().expect("no holder panics").clone();
+        let up = self.barriers.nodes_up();
+        let status = |node: NodeId| NodeStatus {
+            node,
+            up: up.contains(&node),
+            report: reports.get(&node).copied().unwrap_or_default(),
+        };
+        MetaReply::Nodes(self.transport.nodes().into_iter().map(status).collect())
+    }
+
+    fn not_leader(&self) -> MetaReply {
+        let me = self.transport.local();
+        MetaReply::NotLeader(self.leader().filter(|leader| *leader != me))
+    }
+
+    fn refused(&self, error: &ProposeError) -> MetaReply {
+        tracing::warn!(%error, "a change could not be committed");
+        self.not_leader()
+    }
+
+    fn ended(&self, ended: Ended) -> MetaReply {
+        match ended {
+            Ended::Session => MetaReply::SessionEnded,
+            Ended::Reign => self.not_leader(),
+        }
+    }
+
+    /// M3: starts a reign when this node leads and has applied all that came before, ends it when it does not.
+    async fn follow_leadership(self: Arc<Self>) {
+        let mut leadership = self.log.leadership();
+        loop {
+            let now = *leadership.borrow_and_update();
+            if now.leading && now.ready {
+                if self.barriers.epoch() != Some(now.epoch) {
+                    let sessions = self.log.read(MetaState::sessions);
+                    tracing::info!(epoch = now.epoch.0, sessions = sessions.len(), "metadata leader");
+                    self.barriers.start_reign(now.epoch, &sessions);
+                }
+            } else if self.barriers.epoch().is_some() {
+                tracing::info!("no longer metadata leader");
+                self.barriers.end_reign();
+            }
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Carries out what the lease core asks for: breaks, ends of sessions, timeouts.
+    async fn drive(self: Arc<Self>) {
+        loop {
+            let work = self.barriers.next_work().await;
+            for (session, node, request) in work.breaks {
+                tokio::spawn(Arc::clone(&self).send_break(session, node, request));
+            }
+            for session in work.ended {
+                tracing::warn!(session = session.0, "session ended: not renewed or a break not answered in time");
+                let server = Arc::clone(&self);
+                tokio::spawn(async move {
+                    if let Err(error) = server.commit(Body::EndSession(session)).await {
+                        tracing::warn!(%error, session = session.0, "end of a session not committed");
+                    }
+                    server.barriers.end_committed(session);
+                });
+            }
+        }
+    }
+
+    /// Sends a break until it is answered or its session has ended.
+    async fn send_break(self: Arc<Self>, session: SessionId, node: NodeId, request: consistency::wire::lease::Break) {
+        const ATTEMPT: std::time::Duration = std::time::Duration::from_secs(2);
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+        let body = Bytes::from(encode(&request));
+        while self.barriers.awaits(session, &request) {
+            match self.transport.call(node, ServiceId::Callback, body.clone(), ATTEMPT).await {
+                Ok(reply) => match decode(&reply) {
+                    Ok(ack) => self.barriers.handle_break_ack(session, ack),
+                    Err(error) => {
+                        tracing::error!(node = node.0, %error, "malformed answer to a break");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+                Err(NetError::Deadline { .. }) => {}
+                Err(NetError::Unreachable { .. } | NetError::Malformed { .. }) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+/// Answers the calls: the trait gives `&self`, the server's tasks need an `Arc`.
+struct Handle(Arc<MetaServer>);
+
+#[async_trait]
+impl Service for Handle {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        let request = decode(&body).ok()?;
+        Some(encode(&self.0.handle(from, request).await).into())
+    }
+}
+
+/// Why an operation has no outcome.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Error(FsError),
+    Ended(Ended),
+    Log(ProposeError),
+}
+
+impl From<Ended> for Refusal {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+/// The leader's clock (S6); the state machine keeps it from running backwards.
+fn clock() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,63 @@
+//! What goes through the replicated log, and what comes back.
+
+use consistency::wire::meta::{FsError, Op, OpReply};
+use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A change, stamped by the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's clock. Where it is behind the last stamp given out, the state goes on from that (S6).
+    pub now: Timestamp,
+    /// What to do.
+    pub body: Body,
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// Opens a session and ends all earlier ones of the node; answered by [`Reply::Session`].
+    OpenSession {
+        /// For which node.
+        node: NodeId,
+    },
+    /// Ends a session with the results kept for it; one that has ended already is ignored. Answered by
+    /// [`Reply::Done`].
+    EndSession(SessionId),
+    /// Changes the tree, once however often it is sent under its (session, seq); answered by [`Reply::Op`] or
+    /// [`Reply::SessionEnded`]. An operation that only reads has no business here and fails with `Invalid`.
+    Change {
+        /// Which session.
+        session: SessionId,
+        /// Number of the operation.
+        seq: OpSeq,
+        /// The session has all replies below this: their results are dropped.
+        done_below: OpSeq,
+        /// What to change.
+        op: Op,
+    },
+    /// No session knows these inodes any more: frees those without a name. Answered by [`Reply::Dead`].
+    Reap(Vec<InodeNo>),
+    /// All their replicas are deleted: forgets these dead chunks. Answered by [`Reply::Done`].
+    ForgetDead(Vec<ChunkId>),
+}
+
+/// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// OpenSession: the new session.
+    Session(SessionId),
+    /// Change.
+    Op {
+        /// The cluster's time when the operation was done (S6).
+        now: Timestamp,
+        /// Its outcome.
+        result: Result<OpReply, FsError>,
+    },
+    /// Change: the session has ended, nothing was done.
+    SessionEnded,
+    /// Reap: the chunks that died.
+    Dead(Vec<ChunkId>),
+    /// EndSession and ForgetDead.
+    Done,
+}

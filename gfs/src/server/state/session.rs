@@ -1,0 +1,176 @@
+//! Sessions, and the results of their changes: what makes a change happen exactly once.
+
+use super::Reply;
+use consistency::wire::meta::{FsError, OpReply};
+use consistency::{ChunkId, NodeId, OpSeq, SessionId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Upper limit of the results kept for one session (some 20 MB). A client drops results as it receives
+/// replies; it can only come here by keeping one operation open while tens of thousands pass it.
+pub const RESULTS_MAX: usize = 65_536;
+
+/// All sessions that have not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sessions {
+    next: SessionId,
+    live: BTreeMap<SessionId, Session>,
+}
+
+/// One life of a node's client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Session {
+    node: NodeId,
+    /// Every result below this was received and is dropped.
+    done_below: OpSeq,
+    results: BTreeMap<OpSeq, Outcome>,
+    /// Chunk numbers given to it: first number to one past the last, adjacent ranges merged.
+    chunks: BTreeMap<ChunkId, ChunkId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Outcome {
+    now: Timestamp,
+    result: Result<OpReply, FsError>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            next: SessionId(1),
+            live: BTreeMap::new(),
+        }
+    }
+}
+
+impl Sessions {
+    /// Opens a session and ends the node's earlier ones.
+    pub(super) fn open(&mut self, node: NodeId) -> SessionId {
+        self.live.retain(|_, session| session.node != node);
+        let id = self.next;
+        self.next = SessionId(id.0 + 1);
+        self.live.insert(
+            id,
+            Session {
+                node,
+                done_below: OpSeq(0),
+                results: BTreeMap::new(),
+                chunks: BTreeMap::new(),
+            },
+        );
+        id
+    }
+
+    pub(super) fn end(&mut self, id: SessionId) {
+        self.live.remove(&id);
+    }
+
+    pub(super) fn record(&self, id: SessionId) -> Option<&Session> {
+        self.live.get(&id)
+    }
+
+    pub(crate) fn record_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.live.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, NodeId)> {
+        self.live.iter().map(|(id, session)| (*id, session.node))
+    }
+
+    /// Returns true if a session that has not ended was given this chunk number.
+    pub(super) fn owns(&self, chunk: ChunkId) -> bool {
+        self.live.values().any(|session| session.owns(chunk))
+    }
+
+    /// Returns true if this session was given this chunk number.
+    pub(crate) fn owns_in(&self, id: SessionId, chunk: ChunkId) -> bool {
+        self.live
+            .get(&id)
+            .is_some_and(|session| session.owns(chunk))
+    }
+
+    /// Says what is wrong with the records, see [`super::MetaState::check`].
+    pub(super) fn check(&self, chunks_below: ChunkId) -> Result<(), String> {
+        for (id, session) in &self.live {
+            if *id >= self.next {
+                return Err(format!(
+                    "session {id} is beyond the next number {}",
+                    self.next
+                ));
+            }
+            if let Some((seq, _)) = session.results.range(..session.done_below).next() {
+                return Err(format!(
+                    "session {id} keeps result {seq}, which was received"
+                ));
+            }
+            if session.results.len() > RESULTS_MAX {
+                return Err(format!(
+                    "session {id} keeps {} results",
+                    session.results.len()
+                ));
+            }
+            let mut end = ChunkId(0);
+            for (&first, &after) in &session.chunks {
+                if first < end || after <= first || after > chunks_below {
+                    return Err(format!("session {id} owns odd chunks {first}..{after}"));
+                }
+                end = after;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Returns the reply to a change made before; `now` is the present time.
+    pub(super) fn answer(&self, seq: OpSeq, now: Timestamp) -> Option<Reply> {
+        if seq < self.done_below {
+            // A late duplicate: its reply was received long ago, so nobody waits for this one. What matters
+            // is that the change does not happen again.
+            return Some(Reply::Op {
+                now,
+                result: Err(FsError::Stale),
+            });
+        }
+        self.results.get(&seq).map(|outcome| Reply::Op {
+            now: outcome.now,
+            result: outcome.result.clone(),
+        })
+    }
+
+    pub(super) fn forget_below(&mut self, done_below: OpSeq) {
+        if done_below > self.done_below {
+            self.done_below = done_below;
+            while let Some(first) = self.results.first_entry()
+                && *first.key() < done_below
+            {
+                first.remove();
+            }
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.results.len() >= RESULTS_MAX
+    }
+
+    pub(super) fn keep(&mut self, seq: OpSeq, now: Timestamp, result: Result<OpReply, FsError>) {
+        self.results.insert(seq, Outcome { now, result });
+    }
+
+    /// Notes that the numbers from `first` to before `end` are this session's to use.
+    pub(crate) fn own(&mut self, first: ChunkId, end: ChunkId) {
+        match self.chunks.last_entry() {
+            Some(mut last) if *last.get() == first => *last.get_mut() = end,
+            _ => {
+                self.chunks.insert(first, end);
+            }
+        }
+    }
+
+    fn owns(&self, chunk: ChunkId) -> bool {
+        self.chunks
+            .range(..=chunk)
+            .next_back()
+            .is_some_and(|(_, &end)| chunk < end)
+    }
+}

@@ -1,0 +1,82 @@
+//! The state as bytes: a header with format, length and checksum, then the records.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 8 | `GLU-META` |
+//! | 4 | format version, little endian |
+//! | 4 | CRC-32 of the records |
+//! | 8 | length of the records |
+//! | rest | the records, in bincode |
+//!
+//! The order of listings is not stored but made anew, which saves every name a second time.
+
+use super::{MetaState, Payload};
+
+const MAGIC: &[u8; 8] = b"GLU-META";
+/// Changes with every change of a record's layout.
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 24;
+
+pub(super) fn encode(state: &MetaState) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    bincode::serde::encode_into_std_write(state, &mut bytes, bincode::config::standard())
+        .expect("a vector takes all records");
+    let (header, body) = bytes.split_at_mut(HEADER_BYTES);
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[12..16].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+    header[16..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+    bytes
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
+    let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return Err(format!(
+            "metadata snapshot has {} bytes, less than its header of {HEADER_BYTES}: it is truncated",
+            bytes.len()
+        ));
+    };
+    let number = |at: usize| {
+        header[at..at + 4]
+            .iter()
+            .rev()
+            .fold(0, |n, b| n << 8 | u32::from(*b))
+    };
+    if &header[..8] != MAGIC {
+        return Err(
+            "metadata snapshot does not begin with GLU-META: it is no such file".to_owned(),
+        );
+    }
+    if number(8) != VERSION {
+        return Err(format!(
+            "metadata snapshot has format {}, this program reads format {VERSION}: use the program that wrote it",
+            number(8)
+        ));
+    }
+    let length = u64::from(number(20)) << 32 | u64::from(number(16));
+    if length != body.len() as u64 {
+        return Err(format!(
+            "metadata snapshot has {} bytes of records instead of {length}: it is truncated",
+            body.len()
+        ));
+    }
+    if crc32fast::hash(body) != number(12) {
+        return Err("metadata snapshot does not match its checksum: it is damaged".to_owned());
+    }
+    // No limit on allocation: the checksum says that these are the bytes `encode` wrote.
+    let (mut state, used): (MetaState, usize) =
+        bincode::serde::decode_from_slice(body, bincode::config::standard())
+            .map_err(|error| format!("metadata snapshot cannot be decoded: {error}"))?;
+    if used != body.len() {
+        return Err(format!(
+            "metadata snapshot has {} bytes left over",
+            body.len() - used
+        ));
+    }
+    for inode in state.inodes.values_mut() {
+        if let Payload::Dir(dir) = &mut inode.payload {
+            dir.index();
+        }
+    }
+    Ok(state)
+}

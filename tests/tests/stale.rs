@@ -1,0 +1,258 @@
+//! S1: no stale observation. For every kind of change and every kind of look: the change is done on one node, then
+//! another node, which had the old state in its kernel's caches, looks. `ROUNDS` sets the rounds of each kind.
+//!
+//! Needs root and /dev/fuse.
+
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::sys::time::TimeSpec;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use tests::Cluster;
+
+/// A change, done in a directory that [`prepare`] made.
+type Change = fn(&Path, usize);
+
+const CHANGES: &[(&str, Change)] = &[
+    ("write", |dir, round| {
+        let file = OpenOptions::new().write(true).open(dir.join("f")).expect("open");
+        file.write_all_at(format!("{round:08}").as_bytes(), 4).expect("write");
+    }),
+    ("append", |dir, _| {
+        let mut file = OpenOptions::new().append(true).open(dir.join("f")).expect("open");
+        file.write_all(b"appended").expect("append");
+    }),
+    ("write beyond the end", |dir, _| {
+        let file = OpenOptions::new().write(true).open(dir.join("f")).expect("open");
+        file.write_all_at(b"far", 70_000).expect("write");
+    }),
+    ("truncate down", |dir, _| truncate(dir, 3)),
+    ("truncate up", |dir, _| truncate(dir, 5_000)),
+    ("truncate to the same size", |dir, _| {
+        let size = fs::metadata(dir.join("f")).expect("stat").len();
+        truncate(dir, size);
+    }),
+    ("O_TRUNC", |dir, _| drop(File::create(dir.join("f")).expect("open"))),
+    ("O_TRUNC of an empty file", |dir, _| drop(File::create(dir.join("empty")).expect("open"))),
+    ("create", |dir, _| fs::write(dir.join("absent"), "new").expect("create")),
+    ("O_EXCL create", |dir, _| {
+        OpenOptions::new().write(true).create_new(true).open(dir.join("absent")).expect("create");
+    }),
+    ("mknod", |dir, _| {
+        mknod(&dir.join("absent"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).expect("mknod");
+    }),
+    ("unlink", |dir, _| fs::remove_file(dir.join("f")).expect("unlink")),
+    ("mkdir", |dir, _| fs::create_dir(dir.join("absent")).expect("mkdir")),
+    ("rmdir", |dir, _| fs::remove_dir(dir.join("hollow")).expect("rmdir")),
+    ("rename", |dir, _| fs::rename(dir.join("f"), dir.join("absent")).expect("rename")),
+    ("rename over", |dir, _| fs::rename(dir.join("f"), dir.join("g")).expect("rename")),
+    ("rename into another directory", |dir, _| fs::rename(dir.join("f"), dir.join("sub/f")).expect("rename")),
+    ("rename of a directory above", |dir, _| fs::rename(dir.join("sub"), dir.join("absent")).expect("rename")),
+    ("link", |dir, _| fs::hard_link(dir.join("f"), dir.join("absent")).expect("link")),
+    ("unlink of one of two names", |dir, _| fs::remove_file(dir.join("twin")).expect("unlink")),
+    ("symlink swap", |dir, _| {
+        symlink("g", dir.join("swap")).expect("symlink");
+        fs::rename(dir.join("swap"), dir.join("link")).expect("rename");
+    }),
+    ("chmod", |dir, _| fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o640)).expect("chmod")),
+    ("chmod of the directory", |dir, _| fs::set_permissions(dir, fs::Permissions::from_mode(0o750)).expect("chmod")),
+    ("chown", |dir, _| std::os::unix::fs::chown(dir.join("f"), Some(1234), Some(4321)).expect("chown")),
+    ("utimens", |dir, round| {
+        let at = TimeSpec::new(1_000_000_000 + i64::try_from(round).expect("small"), 123_456_789);
+        let path = dir.join("f");
+        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &path, &at, &at, nix::sys::stat::UtimensatFlags::FollowSymlink)
+            .expect("utimens");
+    }),
+    ("setxattr", |dir, round| setxattr(&dir.join("f"), &round.to_string())),
+    ("write through a shared mapping", |dir, round| map_and_store(&dir.join("f"), round)),
+];
+
+/// Everything that can be seen in a directory, by kind of look.
+type Seen = BTreeMap<String, String>;
+
+/// One node's view: the directory, and descriptors opened before the change.
+struct View {
+    dir: PathBuf,
+    f: File,
+    g: File,
+}
+
+impl View {
+    fn open(dir: PathBuf) -> Self {
+        let f = File::open(dir.join("f")).expect("open f");
+        let g = File::open(dir.join("g")).expect("open g");
+        Self { dir, f, g }
+    }
+
+    fn look(&mut self) -> Seen {
+        let mut seen = Seen::new();
+        for name in ["", "f", "g", "twin", "empty", "absent", "sub", "sub/x", "sub/f", "absent/x", "hollow", "link"] {
+            let path = self.dir.join(name);
+            seen.insert(format!("stat {name}"), shown(path.symlink_metadata().map(attributes)));
+            if path.metadata().is_ok_and(|attr| attr.is_file()) {
+                seen.insert(format!("read {name}"), shown(fs::read(&path).map(digest)));
+            }
+        }
+        for name in ["", "sub", "absent"] {
+            let path = self.dir.join(name);
+            if path.is_dir() {
+                seen.insert(format!("readdir {name}"), shown(list(&path)));
+            }
+        }
+        seen.insert("readlink".into(), shown(fs::read_link(self.dir.join("link")).map(|to| format!("{to:?}"))));
+        seen.insert("getxattr".into(), shown(getxattr(&self.dir.join("f"))));
+        for (name, file) in [("f", &mut self.f), ("g", &mut self.g)] {
+            seen.insert(format!("fstat of open {name}"), shown(file.metadata().map(attributes)));
+            let mut bytes = Vec::new();
+            file.seek(SeekFrom::Start(0)).expect("seek");
+            let read = file.read_to_end(&mut bytes).map(|_| digest(bytes));
+            seen.insert(format!("read of open {name}"), shown(read));
+        }
+        seen
+    }
+}
+
+#[test]
+fn s1_no_stale_observation() {
+    let rounds = std::env::var("ROUNDS").map_or(20, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    let cluster = Cluster::up(2);
+    let (one, two) = (cluster.path(1), cluster.path(2));
+    let mut stale = Vec::new();
+    for (kind, change) in CHANGES {
+        for round in 0..rounds {
+            let name = format!("{}-{round}", kind.replace(' ', "-"));
+            // Either node changes, either node made the files.
+            let (here, there) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
+            let maker = if round % 4 < 2 { here } else { there };
+            prepare(&maker.join(&name));
+            let mut near = View::open(here.join(&name));
+            let mut far = View::open(there.join(&name));
+            let before = far.look();
+            assert_eq!(before, near.look(), "{kind}, round {round}: the nodes differ before the change");
+            change(&here.join(&name), round);
+            let (there_sees, here_sees) = (far.look(), near.look());
+            assert_ne!(before, here_sees, "{kind}, round {round}: the change does not show where it was made");
+            for (look, truth) in &here_sees {
+                if there_sees.get(look) != Some(truth) {
+                    stale.push(format!("{kind}, round {round}, {look}: {:?}, not {truth:?}", there_sees.get(look)));
+                }
+            }
+            fs::remove_dir_all(maker.join(&name)).expect("clean up");
+        }
+    }
+    println!("{} kinds of change, {rounds} rounds each, {} stale", CHANGES.len(), stale.len());
+    assert!(stale.is_empty(), "{} stale observations:\n{}", stale.len(), stale.join("\n"));
+}
+
+/// O_EXCL decides one winner, whatever the nodes have cached about the name.
+#[test]
+fn s1_exclusive_create_has_one_winner() {
+    let cluster = Cluster::up(2);
+    let paths = [cluster.path(1), cluster.path(2)];
+    for round in 0..100 {
+        let name = format!("race-{round}");
+        for path in &paths {
+            assert!(!path.join(&name).exists());
+        }
+        let race = |path: &PathBuf| {
+            let path = path.join(&name);
+            std::thread::spawn(move || OpenOptions::new().write(true).create_new(true).open(path).is_ok())
+        };
+        let racers: Vec<_> = paths.iter().map(race).collect();
+        let winners = racers.into_iter().map(|racer| racer.join().expect("no panic"));
+        assert_eq!(winners.filter(|won| *won).count(), 1, "round {round}");
+        assert!(paths.iter().all(|path| path.join(&name).exists()), "round {round}");
+    }
+}
+
+fn prepare(dir: &Path) {
+    fs::create_dir(dir).expect("mkdir");
+    fs::write(dir.join("f"), "the old content").expect("write");
+    fs::write(dir.join("g"), "another file").expect("write");
+    fs::write(dir.join("empty"), "").expect("write");
+    fs::create_dir(dir.join("sub")).expect("mkdir");
+    fs::write(dir.join("sub/x"), "below").expect("write");
+    fs::create_dir(dir.join("hollow")).expect("mkdir");
+    fs::hard_link(dir.join("g"), dir.join("twin")).expect("link");
+    symlink("f", dir.join("link")).expect("symlink");
+}
+
+fn truncate(dir: &Path, size: u64) {
+    OpenOptions::new().write(true).open(dir.join("f")).expect("open").set_len(size).expect("truncate");
+}
+
+fn attributes(attr: fs::Metadata) -> String {
+    format!(
+        "ino {} mode {:o} nlink {} uid {} gid {} size {} mtime {}.{:09} ctime {}.{:09}",
+        attr.ino(), attr.mode(), attr.nlink(), attr.uid(), attr.gid(), attr.size(),
+        attr.mtime(), attr.mtime_nsec(), attr.ctime(), attr.ctime_nsec(),
+    )
+}
+
+fn digest(bytes: Vec<u8>) -> String {
+    if bytes.len() <= 100 {
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    format!("{} bytes, digest {sum:x}", bytes.len())
+}
+
+fn list(dir: &Path) -> std::io::Result<String> {
+    let names: std::io::Result<Vec<_>> = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect();
+    let mut names = names?;
+    names.sort();
+    Ok(format!("{names:?}"))
+}
+
+fn shown<T: ToString>(result: std::io::Result<T>) -> String {
+    match result {
+        Ok(seen) => seen.to_string(),
+        Err(error) => format!("error {:?}", error.raw_os_error()),
+    }
+}
+
+fn xattr_name() -> CString {
+    CString::new("user.test").expect("no NUL")
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("no NUL")
+}
+
+#[allow(unsafe_code)]
+fn setxattr(path: &Path, value: &str) {
+    // SAFETY: all pointers are to live buffers of the lengths given.
+    let done = unsafe {
+        libc::setxattr(c_path(path).as_ptr(), xattr_name().as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
+    assert_eq!(done, 0, "setxattr: {}", std::io::Error::last_os_error());
+}
+
+#[allow(unsafe_code)]
+fn getxattr(path: &Path) -> std::io::Result<String> {
+    let mut value = [0_u8; 64];
+    // SAFETY: all pointers are to live buffers of the lengths given.
+    let len = unsafe {
+        libc::getxattr(c_path(path).as_ptr(), xattr_name().as_ptr(), value.as_mut_ptr().cast(), value.len())
+    };
+    let len = usize::try_from(len).map_err(|_| std::io::Error::last_os_error())?;
+    Ok(String::from_utf8_lossy(&value[..len]).into_owned())
+}
+
+#[allow(unsafe_code)]
+fn map_and_store(path: &Path, round: usize) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let length = std::num::NonZeroUsize::new(4096).expect("not zero");
+    let protection = nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh mapping that nothing else in this process refers to.
+    let map = unsafe { nix::sys::mman::mmap(None, length, protection, nix::sys::mman::MapFlags::MAP_SHARED, &file, 0) }
+        .expect("mmap");
+    // SAFETY: the file has at least one byte, so the first page is mapped and writable.
+    unsafe { map.cast::<u8>().write(b'0' + u8::try_from(round % 10).expect("a digit")) };
+    // SAFETY: unmaps what was mapped above, once.
+    unsafe { nix::sys::mman::munmap(map, length.get()) }.expect("munmap");
+}
