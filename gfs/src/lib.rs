@@ -8,6 +8,8 @@
 pub mod client;
 pub mod data;
 pub mod error;
+pub mod fuse;
 pub mod net;
+pub mod root;
 pub mod server;
 pub mod tree;

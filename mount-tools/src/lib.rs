@@ -1,1 +1,8 @@
+//! The node daemon, the transport between nodes and the command line tools.
+#![warn(missing_docs)]
 
+pub mod cli;
+pub mod config;
+pub mod dev;
+pub mod identity;
+pub mod transport;

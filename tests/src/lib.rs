@@ -1,1 +1,56 @@
+//! The harness of the end-to-end tests: real clusters of `glu dev`, commands in their nodes.
+//!
+//! ```no_run
+//! let cluster = tests::Cluster::up(3);
+//! cluster.node(1).sh("echo hello >/cluster/f").ok();
+//! assert_eq!(cluster.node(2).sh("cat /cluster/f").ok(), "hello");
+//! ```
+//!
+//! Rules:
+//! - Every wait has a deadline and says what it waited for; what ends it shows the nodes' logs.
+//! - A test ends only processes that it started; its cluster goes with it, also when it panics.
+//! - What a killed test run left behind is removed by the next one.
+//! - A failure is a panic at the line of the test that asked.
 
+mod binaries;
+mod cluster;
+mod command;
+
+pub use binaries::{binary, scratch_dir};
+pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
+pub use command::{Output, Running};
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a command may take if its test says nothing: far more than any needs, on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// It does not hold within `deadline`; the message has `what`.
+#[track_caller]
+pub fn wait_until(what: &str, deadline: Duration, condition: impl FnMut() -> bool) {
+    assert!(
+        holds_within(deadline, condition),
+        "waited {deadline:?} for {what}, in vain"
+    );
+}
+
+/// Returns whether `condition` comes to hold within `deadline`.
+pub(crate) fn holds_within(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + deadline;
+    let mut pause = PAUSE_MIN;
+    while !condition() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    true
+}

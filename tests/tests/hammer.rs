@@ -11,7 +11,8 @@ use tests::{Cluster, with_deadline};
 
 #[test]
 fn two_nodes_hammer_one_directory() {
-    let ops: usize = std::env::var("HAMMER_OPS").map_or(2_000, |ops| ops.parse().expect("HAMMER_OPS is a number"));
+    let ops: usize = std::env::var("HAMMER_OPS")
+        .map_or(2_000, |ops| ops.parse().expect("HAMMER_OPS is a number"));
     let cluster = Cluster::up(2);
     let dir = cluster.path(1).join("shared");
     fs::create_dir(&dir).expect("mkdir");
@@ -20,7 +21,8 @@ fn two_nodes_hammer_one_directory() {
         let dir = cluster.path(node).join("shared");
         std::thread::spawn(move || hammer(&dir, node, ops))
     });
-    let limit = Duration::from_secs(60) + Duration::from_millis(20) * u32::try_from(ops).expect("fits");
+    let limit =
+        Duration::from_secs(60) + Duration::from_millis(20) * u32::try_from(ops).expect("fits");
     let kept = with_deadline("two nodes hammering one directory", limit, move || {
         let mut kept = BTreeSet::new();
         for node in nodes {
@@ -28,13 +30,22 @@ fn two_nodes_hammer_one_directory() {
         }
         kept
     });
-    println!("{ops} operations on each of 2 nodes in {:?}", began.elapsed());
+    println!(
+        "{ops} operations on each of 2 nodes in {:?}",
+        began.elapsed()
+    );
     for node in [1, 2] {
         let listed: BTreeSet<String> = names(&cluster.path(node).join("shared"));
-        assert_eq!(listed, kept, "node {node} lists something else than what was left");
+        assert_eq!(
+            listed, kept,
+            "node {node} lists something else than what was left"
+        );
         for name in &kept {
             let path = cluster.path(node).join("shared").join(name);
-            assert!(path.symlink_metadata().is_ok(), "node {node} lists {name} but does not find it");
+            assert!(
+                path.symlink_metadata().is_ok(),
+                "node {node} lists {name} but does not find it"
+            );
         }
     }
 }
@@ -47,9 +58,13 @@ fn hammer(dir: &Path, node: u32, ops: usize) -> BTreeSet<String> {
         let (first, second) = (format!("n{node}-a{i}"), format!("n{node}-b{i}"));
         fs::write(path(&first), &first).unwrap_or_else(|e| panic!("create {first}: {e}"));
         fs::rename(path(&first), path(&second)).unwrap_or_else(|e| panic!("rename {first}: {e}"));
-        assert!(!path(&first).exists(), "{first} is still there after its rename");
+        assert!(
+            !path(&first).exists(),
+            "{first} is still there after its rename"
+        );
         if i % 10 == 0 {
-            let content = fs::read_to_string(path(&second)).unwrap_or_else(|e| panic!("read {second}: {e}"));
+            let content =
+                fs::read_to_string(path(&second)).unwrap_or_else(|e| panic!("read {second}: {e}"));
             assert_eq!(content, first);
             kept.insert(second);
         } else {
@@ -61,7 +76,15 @@ fn hammer(dir: &Path, node: u32, ops: usize) -> BTreeSet<String> {
 
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).expect("readdir");
-    entries.map(|entry| entry.expect("entry").file_name().into_string().expect("ASCII")).collect()
+    entries
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .into_string()
+                .expect("ASCII")
+        })
+        .collect()
 }
 
 /// Appends from two nodes to one file lose no record and tear none (O_APPEND, S7).
@@ -73,22 +96,36 @@ fn two_nodes_append_to_one_file() {
     let nodes = [1, 2].map(|node| {
         let path = cluster.path(node).join("log");
         std::thread::spawn(move || {
-            let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("open");
+            let mut file = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .expect("open");
             for i in 0..RECORDS {
-                file.write_all(format!("node {node} record {i:05}\n").as_bytes()).expect("append");
+                file.write_all(format!("node {node} record {i:05}\n").as_bytes())
+                    .expect("append");
             }
         })
     });
-    with_deadline("two nodes appending to one file", Duration::from_secs(120), move || {
-        for node in nodes {
-            node.join().expect("no append failed");
-        }
-    });
+    with_deadline(
+        "two nodes appending to one file",
+        Duration::from_secs(120),
+        move || {
+            for node in nodes {
+                node.join().expect("no append failed");
+            }
+        },
+    );
     for reader in [1, 2] {
         let log = fs::read_to_string(cluster.path(reader).join("log")).expect("read");
         for node in [1, 2] {
-            let found: Vec<&str> = log.lines().filter(|line| line.starts_with(&format!("node {node} "))).collect();
-            let expected: Vec<String> = (0..RECORDS).map(|i| format!("node {node} record {i:05}")).collect();
+            let found: Vec<&str> = log
+                .lines()
+                .filter(|line| line.starts_with(&format!("node {node} ")))
+                .collect();
+            let expected: Vec<String> = (0..RECORDS)
+                .map(|i| format!("node {node} record {i:05}"))
+                .collect();
             assert_eq!(found, expected, "read on node {reader}");
         }
         assert_eq!(log.lines().count(), 2 * RECORDS, "read on node {reader}");

@@ -29,8 +29,16 @@ fn s3_synced_data_survives_power_loss() {
         for node in [1, 2] {
             for size in sizes {
                 let path = cluster.path(node).join(format!("synced-{victim}/{size}"));
-                wait_until(&format!("{} to be readable", path.display()), PATIENCE, || fs::read(&path).is_ok());
-                assert!(fs::read(&path).expect("readable") == pattern(size), "{} bytes on node {node}", size);
+                wait_until(
+                    &format!("{} to be readable", path.display()),
+                    PATIENCE,
+                    || fs::read(&path).is_ok(),
+                );
+                assert!(
+                    fs::read(&path).expect("readable") == pattern(size),
+                    "{} bytes on node {node}",
+                    size
+                );
             }
         }
     }
@@ -47,7 +55,9 @@ fn s2_seen_means_safe() {
     cluster.start(2);
     cluster.start(3);
     let path = cluster.path(3).join("seen");
-    wait_until("the file to be readable", PATIENCE, || fs::read(&path).is_ok());
+    wait_until("the file to be readable", PATIENCE, || {
+        fs::read(&path).is_ok()
+    });
     assert!(fs::read(&path).expect("readable") == pattern(200_000));
 }
 
@@ -58,20 +68,34 @@ fn s4_others_go_on_after_a_node_dies() {
     let cluster = Cluster::up(3);
     let file = cluster.path(2).join("held");
     fs::write(&file, "first").expect("write");
-    assert_eq!(fs::read_to_string(cluster.path(3).join("held")).expect("read"), "first");
-    let held = fs::OpenOptions::new().write(true).open(&file).expect("open");
-    held.write_all_at(b"FIRST", 0).expect("write under an exclusive lease");
+    assert_eq!(
+        fs::read_to_string(cluster.path(3).join("held")).expect("read"),
+        "first"
+    );
+    let held = fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .expect("open");
+    held.write_all_at(b"FIRST", 0)
+        .expect("write under an exclusive lease");
     drop(held);
     cluster.kill(2);
     let path = cluster.path(3).join("held");
-    let content = with_deadline("a read of a file whose holder died", PATIENCE, move || fs::read_to_string(path));
+    let content = with_deadline("a read of a file whose holder died", PATIENCE, move || {
+        fs::read_to_string(path)
+    });
     let content = content.expect("readable");
     assert!(content == "first" || content == "FIRST", "torn: {content}");
     let path = cluster.path(3).join("held");
-    with_deadline("a write to a file whose holder died", PATIENCE, move || fs::write(path, "second")).expect("write");
+    with_deadline("a write to a file whose holder died", PATIENCE, move || {
+        fs::write(path, "second")
+    })
+    .expect("write");
     cluster.start(2);
     let path = cluster.path(2).join("held");
-    wait_until("node 2 to see it", PATIENCE, || fs::read_to_string(&path).is_ok_and(|content| content == "second"));
+    wait_until("node 2 to see it", PATIENCE, || {
+        fs::read_to_string(&path).is_ok_and(|content| content == "second")
+    });
 }
 
 /// S5: a node that is cut off does not show old data; after the network is back it shows the new.
@@ -83,13 +107,27 @@ fn s5_cut_off_means_stopped_not_stale() {
     assert_eq!(fs::read_to_string(&far).expect("read"), "old");
     cluster.cut(2);
     let near = cluster.path(1).join("f");
-    with_deadline("a write that conflicts with a cut-off node", PATIENCE, move || fs::write(near, "new")).expect("write");
+    with_deadline(
+        "a write that conflicts with a cut-off node",
+        PATIENCE,
+        move || fs::write(near, "new"),
+    )
+    .expect("write");
     // The write has returned, so no look that starts now may see the old state.
     let cut_off = far.clone();
-    let seen = with_deadline("a read on a cut-off node", Duration::from_secs(60), move || fs::read_to_string(cut_off));
-    assert!(seen.as_ref().map_or(true, |content| content == "new"), "stale: {seen:?}");
+    let seen = with_deadline(
+        "a read on a cut-off node",
+        Duration::from_secs(60),
+        move || fs::read_to_string(cut_off),
+    );
+    assert!(
+        seen.as_ref().map_or(true, |content| content == "new"),
+        "stale: {seen:?}"
+    );
     cluster.heal(2);
-    wait_until("node 2 to be back", PATIENCE, || fs::read_to_string(&far).is_ok_and(|content| content == "new"));
+    wait_until("node 2 to be back", PATIENCE, || {
+        fs::read_to_string(&far).is_ok_and(|content| content == "new")
+    });
 }
 
 /// A daemon killed in the middle of a build: the others go on, and the node comes back.
@@ -101,20 +139,29 @@ fn killed_daemon_in_a_build() {
     for i in 0..40 {
         fs::write(dir.join(format!("{i}.in")), format!("{i}")).expect("write");
     }
-    fs::write(dir.join("Makefile"), "OUT = $(patsubst %.in,%.out,$(wildcard *.in))\nall: $(OUT)\n%.out: %.in\n\tcp $< $@\n")
-        .expect("write");
+    fs::write(
+        dir.join("Makefile"),
+        "OUT = $(patsubst %.in,%.out,$(wildcard *.in))\nall: $(OUT)\n%.out: %.in\n\tcp $< $@\n",
+    )
+    .expect("write");
     let make = cluster.spawn(1, "cd /cluster/build && make -j2 all");
-    wait_until("the build to have begun", PATIENCE, || dir.join("5.out").exists());
+    wait_until("the build to have begun", PATIENCE, || {
+        dir.join("5.out").exists()
+    });
     cluster.kill(3);
     let output = make.wait(Duration::from_secs(120));
     assert!(output.status.success(), "{output:?}");
     cluster.start(3);
     let path = cluster.path(3).join("build");
     wait_until("node 3 to see the build", PATIENCE, || {
-        (0..40).all(|i| fs::read_to_string(path.join(format!("{i}.out"))).is_ok_and(|out| out == i.to_string()))
+        (0..40).all(|i| {
+            fs::read_to_string(path.join(format!("{i}.out"))).is_ok_and(|out| out == i.to_string())
+        })
     });
 }
 
 fn pattern(size: usize) -> Vec<u8> {
-    (0..size).map(|i| u8::try_from(i * 31 % 251).expect("below 256")).collect()
+    (0..size)
+        .map(|i| u8::try_from(i * 31 % 251).expect("below 256"))
+        .collect()
 }

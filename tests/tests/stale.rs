@@ -19,15 +19,25 @@ type Change = fn(&Path, usize);
 
 const CHANGES: &[(&str, Change)] = &[
     ("write", |dir, round| {
-        let file = OpenOptions::new().write(true).open(dir.join("f")).expect("open");
-        file.write_all_at(format!("{round:08}").as_bytes(), 4).expect("write");
+        let file = OpenOptions::new()
+            .write(true)
+            .open(dir.join("f"))
+            .expect("open");
+        file.write_all_at(format!("{round:08}").as_bytes(), 4)
+            .expect("write");
     }),
     ("append", |dir, _| {
-        let mut file = OpenOptions::new().append(true).open(dir.join("f")).expect("open");
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(dir.join("f"))
+            .expect("open");
         file.write_all(b"appended").expect("append");
     }),
     ("write beyond the end", |dir, _| {
-        let file = OpenOptions::new().write(true).open(dir.join("f")).expect("open");
+        let file = OpenOptions::new()
+            .write(true)
+            .open(dir.join("f"))
+            .expect("open");
         file.write_all_at(b"far", 70_000).expect("write");
     }),
     ("truncate down", |dir, _| truncate(dir, 3)),
@@ -36,39 +46,92 @@ const CHANGES: &[(&str, Change)] = &[
         let size = fs::metadata(dir.join("f")).expect("stat").len();
         truncate(dir, size);
     }),
-    ("O_TRUNC", |dir, _| drop(File::create(dir.join("f")).expect("open"))),
-    ("O_TRUNC of an empty file", |dir, _| drop(File::create(dir.join("empty")).expect("open"))),
-    ("create", |dir, _| fs::write(dir.join("absent"), "new").expect("create")),
+    ("O_TRUNC", |dir, _| {
+        drop(File::create(dir.join("f")).expect("open"))
+    }),
+    ("O_TRUNC of an empty file", |dir, _| {
+        drop(File::create(dir.join("empty")).expect("open"))
+    }),
+    ("create", |dir, _| {
+        fs::write(dir.join("absent"), "new").expect("create")
+    }),
     ("O_EXCL create", |dir, _| {
-        OpenOptions::new().write(true).create_new(true).open(dir.join("absent")).expect("create");
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(dir.join("absent"))
+            .expect("create");
     }),
     ("mknod", |dir, _| {
-        mknod(&dir.join("absent"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).expect("mknod");
+        mknod(
+            &dir.join("absent"),
+            SFlag::S_IFIFO,
+            Mode::from_bits_truncate(0o600),
+            0,
+        )
+        .expect("mknod");
     }),
-    ("unlink", |dir, _| fs::remove_file(dir.join("f")).expect("unlink")),
-    ("mkdir", |dir, _| fs::create_dir(dir.join("absent")).expect("mkdir")),
-    ("rmdir", |dir, _| fs::remove_dir(dir.join("hollow")).expect("rmdir")),
-    ("rename", |dir, _| fs::rename(dir.join("f"), dir.join("absent")).expect("rename")),
-    ("rename over", |dir, _| fs::rename(dir.join("f"), dir.join("g")).expect("rename")),
-    ("rename into another directory", |dir, _| fs::rename(dir.join("f"), dir.join("sub/f")).expect("rename")),
-    ("rename of a directory above", |dir, _| fs::rename(dir.join("sub"), dir.join("absent")).expect("rename")),
-    ("link", |dir, _| fs::hard_link(dir.join("f"), dir.join("absent")).expect("link")),
-    ("unlink of one of two names", |dir, _| fs::remove_file(dir.join("twin")).expect("unlink")),
+    ("unlink", |dir, _| {
+        fs::remove_file(dir.join("f")).expect("unlink")
+    }),
+    ("mkdir", |dir, _| {
+        fs::create_dir(dir.join("absent")).expect("mkdir")
+    }),
+    ("rmdir", |dir, _| {
+        fs::remove_dir(dir.join("hollow")).expect("rmdir")
+    }),
+    ("rename", |dir, _| {
+        fs::rename(dir.join("f"), dir.join("absent")).expect("rename")
+    }),
+    ("rename over", |dir, _| {
+        fs::rename(dir.join("f"), dir.join("g")).expect("rename")
+    }),
+    ("rename into another directory", |dir, _| {
+        fs::rename(dir.join("f"), dir.join("sub/f")).expect("rename")
+    }),
+    ("rename of a directory above", |dir, _| {
+        fs::rename(dir.join("sub"), dir.join("absent")).expect("rename")
+    }),
+    ("link", |dir, _| {
+        fs::hard_link(dir.join("f"), dir.join("absent")).expect("link")
+    }),
+    ("unlink of one of two names", |dir, _| {
+        fs::remove_file(dir.join("twin")).expect("unlink")
+    }),
     ("symlink swap", |dir, _| {
         symlink("g", dir.join("swap")).expect("symlink");
         fs::rename(dir.join("swap"), dir.join("link")).expect("rename");
     }),
-    ("chmod", |dir, _| fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o640)).expect("chmod")),
-    ("chmod of the directory", |dir, _| fs::set_permissions(dir, fs::Permissions::from_mode(0o750)).expect("chmod")),
-    ("chown", |dir, _| std::os::unix::fs::chown(dir.join("f"), Some(1234), Some(4321)).expect("chown")),
-    ("utimens", |dir, round| {
-        let at = TimeSpec::new(1_000_000_000 + i64::try_from(round).expect("small"), 123_456_789);
-        let path = dir.join("f");
-        nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &path, &at, &at, nix::sys::stat::UtimensatFlags::FollowSymlink)
-            .expect("utimens");
+    ("chmod", |dir, _| {
+        fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o640)).expect("chmod")
     }),
-    ("setxattr", |dir, round| setxattr(&dir.join("f"), &round.to_string())),
-    ("write through a shared mapping", |dir, round| map_and_store(&dir.join("f"), round)),
+    ("chmod of the directory", |dir, _| {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o750)).expect("chmod")
+    }),
+    ("chown", |dir, _| {
+        std::os::unix::fs::chown(dir.join("f"), Some(1234), Some(4321)).expect("chown")
+    }),
+    ("utimens", |dir, round| {
+        let at = TimeSpec::new(
+            1_000_000_000 + i64::try_from(round).expect("small"),
+            123_456_789,
+        );
+        let path = dir.join("f");
+        nix::sys::stat::utimensat(
+            nix::fcntl::AT_FDCWD,
+            &path,
+            &at,
+            &at,
+            nix::sys::stat::UtimensatFlags::FollowSymlink,
+        )
+        .expect("utimens");
+    }),
+    ("setxattr", |dir, round| {
+        setxattr(&dir.join("f"), &round.to_string())
+    }),
+    ("write through a shared mapping", |dir, round| {
+        map_and_store(&dir.join("f"), round)
+    }),
 ];
 
 /// Everything that can be seen in a directory, by kind of look.
@@ -90,9 +153,15 @@ impl View {
 
     fn look(&mut self) -> Seen {
         let mut seen = Seen::new();
-        for name in ["", "f", "g", "twin", "empty", "absent", "sub", "sub/x", "sub/f", "absent/x", "hollow", "link"] {
+        for name in [
+            "", "f", "g", "twin", "empty", "absent", "sub", "sub/x", "sub/f", "absent/x", "hollow",
+            "link",
+        ] {
             let path = self.dir.join(name);
-            seen.insert(format!("stat {name}"), shown(path.symlink_metadata().map(attributes)));
+            seen.insert(
+                format!("stat {name}"),
+                shown(path.symlink_metadata().map(attributes)),
+            );
             if path.metadata().is_ok_and(|attr| attr.is_file()) {
                 seen.insert(format!("read {name}"), shown(fs::read(&path).map(digest)));
             }
@@ -103,10 +172,16 @@ impl View {
                 seen.insert(format!("readdir {name}"), shown(list(&path)));
             }
         }
-        seen.insert("readlink".into(), shown(fs::read_link(self.dir.join("link")).map(|to| format!("{to:?}"))));
+        seen.insert(
+            "readlink".into(),
+            shown(fs::read_link(self.dir.join("link")).map(|to| format!("{to:?}"))),
+        );
         seen.insert("getxattr".into(), shown(getxattr(&self.dir.join("f"))));
         for (name, file) in [("f", &mut self.f), ("g", &mut self.g)] {
-            seen.insert(format!("fstat of open {name}"), shown(file.metadata().map(attributes)));
+            seen.insert(
+                format!("fstat of open {name}"),
+                shown(file.metadata().map(attributes)),
+            );
             let mut bytes = Vec::new();
             file.seek(SeekFrom::Start(0)).expect("seek");
             let read = file.read_to_end(&mut bytes).map(|_| digest(bytes));
@@ -118,7 +193,8 @@ impl View {
 
 #[test]
 fn s1_no_stale_observation() {
-    let rounds = std::env::var("ROUNDS").map_or(20, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    let rounds =
+        std::env::var("ROUNDS").map_or(20, |rounds| rounds.parse().expect("ROUNDS is a number"));
     let cluster = Cluster::up(2);
     let (one, two) = (cluster.path(1), cluster.path(2));
     let mut stale = Vec::new();
@@ -126,26 +202,49 @@ fn s1_no_stale_observation() {
         for round in 0..rounds {
             let name = format!("{}-{round}", kind.replace(' ', "-"));
             // Either node changes, either node made the files.
-            let (here, there) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
+            let (here, there) = if round % 2 == 0 {
+                (&one, &two)
+            } else {
+                (&two, &one)
+            };
             let maker = if round % 4 < 2 { here } else { there };
             prepare(&maker.join(&name));
             let mut near = View::open(here.join(&name));
             let mut far = View::open(there.join(&name));
             let before = far.look();
-            assert_eq!(before, near.look(), "{kind}, round {round}: the nodes differ before the change");
+            assert_eq!(
+                before,
+                near.look(),
+                "{kind}, round {round}: the nodes differ before the change"
+            );
             change(&here.join(&name), round);
             let (there_sees, here_sees) = (far.look(), near.look());
-            assert_ne!(before, here_sees, "{kind}, round {round}: the change does not show where it was made");
+            assert_ne!(
+                before, here_sees,
+                "{kind}, round {round}: the change does not show where it was made"
+            );
             for (look, truth) in &here_sees {
                 if there_sees.get(look) != Some(truth) {
-                    stale.push(format!("{kind}, round {round}, {look}: {:?}, not {truth:?}", there_sees.get(look)));
+                    stale.push(format!(
+                        "{kind}, round {round}, {look}: {:?}, not {truth:?}",
+                        there_sees.get(look)
+                    ));
                 }
             }
             fs::remove_dir_all(maker.join(&name)).expect("clean up");
         }
     }
-    println!("{} kinds of change, {rounds} rounds each, {} stale", CHANGES.len(), stale.len());
-    assert!(stale.is_empty(), "{} stale observations:\n{}", stale.len(), stale.join("\n"));
+    println!(
+        "{} kinds of change, {rounds} rounds each, {} stale",
+        CHANGES.len(),
+        stale.len()
+    );
+    assert!(
+        stale.is_empty(),
+        "{} stale observations:\n{}",
+        stale.len(),
+        stale.join("\n")
+    );
 }
 
 /// O_EXCL decides one winner, whatever the nodes have cached about the name.
@@ -160,12 +259,23 @@ fn s1_exclusive_create_has_one_winner() {
         }
         let race = |path: &PathBuf| {
             let path = path.join(&name);
-            std::thread::spawn(move || OpenOptions::new().write(true).create_new(true).open(path).is_ok())
+            std::thread::spawn(move || {
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .open(path)
+                    .is_ok()
+            })
         };
         let racers: Vec<_> = paths.iter().map(race).collect();
-        let winners = racers.into_iter().map(|racer| racer.join().expect("no panic"));
+        let winners = racers
+            .into_iter()
+            .map(|racer| racer.join().expect("no panic"));
         assert_eq!(winners.filter(|won| *won).count(), 1, "round {round}");
-        assert!(paths.iter().all(|path| path.join(&name).exists()), "round {round}");
+        assert!(
+            paths.iter().all(|path| path.join(&name).exists()),
+            "round {round}"
+        );
     }
 }
 
@@ -182,14 +292,27 @@ fn prepare(dir: &Path) {
 }
 
 fn truncate(dir: &Path, size: u64) {
-    OpenOptions::new().write(true).open(dir.join("f")).expect("open").set_len(size).expect("truncate");
+    OpenOptions::new()
+        .write(true)
+        .open(dir.join("f"))
+        .expect("open")
+        .set_len(size)
+        .expect("truncate");
 }
 
 fn attributes(attr: fs::Metadata) -> String {
     format!(
         "ino {} mode {:o} nlink {} uid {} gid {} size {} mtime {}.{:09} ctime {}.{:09}",
-        attr.ino(), attr.mode(), attr.nlink(), attr.uid(), attr.gid(), attr.size(),
-        attr.mtime(), attr.mtime_nsec(), attr.ctime(), attr.ctime_nsec(),
+        attr.ino(),
+        attr.mode(),
+        attr.nlink(),
+        attr.uid(),
+        attr.gid(),
+        attr.size(),
+        attr.mtime(),
+        attr.mtime_nsec(),
+        attr.ctime(),
+        attr.ctime_nsec(),
     )
 }
 
@@ -197,12 +320,16 @@ fn digest(bytes: Vec<u8>) -> String {
     if bytes.len() <= 100 {
         return String::from_utf8_lossy(&bytes).into_owned();
     }
-    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    let sum = bytes.iter().fold(0_u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+    });
     format!("{} bytes, digest {sum:x}", bytes.len())
 }
 
 fn list(dir: &Path) -> std::io::Result<String> {
-    let names: std::io::Result<Vec<_>> = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect();
+    let names: std::io::Result<Vec<_>> = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect();
     let mut names = names?;
     names.sort();
     Ok(format!("{names:?}"))
@@ -227,7 +354,13 @@ fn c_path(path: &Path) -> CString {
 fn setxattr(path: &Path, value: &str) {
     // SAFETY: all pointers are to live buffers of the lengths given.
     let done = unsafe {
-        libc::setxattr(c_path(path).as_ptr(), xattr_name().as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        libc::setxattr(
+            c_path(path).as_ptr(),
+            xattr_name().as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
     };
     assert_eq!(done, 0, "setxattr: {}", std::io::Error::last_os_error());
 }
@@ -237,7 +370,12 @@ fn getxattr(path: &Path) -> std::io::Result<String> {
     let mut value = [0_u8; 64];
     // SAFETY: all pointers are to live buffers of the lengths given.
     let len = unsafe {
-        libc::getxattr(c_path(path).as_ptr(), xattr_name().as_ptr(), value.as_mut_ptr().cast(), value.len())
+        libc::getxattr(
+            c_path(path).as_ptr(),
+            xattr_name().as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
     };
     let len = usize::try_from(len).map_err(|_| std::io::Error::last_os_error())?;
     Ok(String::from_utf8_lossy(&value[..len]).into_owned())
@@ -245,14 +383,30 @@ fn getxattr(path: &Path) -> std::io::Result<String> {
 
 #[allow(unsafe_code)]
 fn map_and_store(path: &Path, round: usize) {
-    let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("open");
     let length = std::num::NonZeroUsize::new(4096).expect("not zero");
     let protection = nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE;
     // SAFETY: a fresh mapping that nothing else in this process refers to.
-    let map = unsafe { nix::sys::mman::mmap(None, length, protection, nix::sys::mman::MapFlags::MAP_SHARED, &file, 0) }
-        .expect("mmap");
+    let map = unsafe {
+        nix::sys::mman::mmap(
+            None,
+            length,
+            protection,
+            nix::sys::mman::MapFlags::MAP_SHARED,
+            &file,
+            0,
+        )
+    }
+    .expect("mmap");
     // SAFETY: the file has at least one byte, so the first page is mapped and writable.
-    unsafe { map.cast::<u8>().write(b'0' + u8::try_from(round % 10).expect("a digit")) };
+    unsafe {
+        map.cast::<u8>()
+            .write(b'0' + u8::try_from(round % 10).expect("a digit"))
+    };
     // SAFETY: unmaps what was mapped above, once.
     unsafe { nix::sys::mman::munmap(map, length.get()) }.expect("munmap");
 }

@@ -617,6 +617,8 @@ pub enum MetaRequest {
     Reclaim {
         /// Which session.
         session: SessionId,
+        /// The reign that is meant; another one's leader refuses.
+        epoch: Epoch,
         /// All inodes with the mode held.
         leases: Vec<(InodeNo, Mode)>,
         /// No further message with leases follows.

@@ -48,7 +48,8 @@ impl ServiceId {
     ];
 }
 
-/// Why a call got no answer. Whether the callee acted is unknown in every case but `Unreachable`.
+/// Why a call got no answer. Whether the callee acted is unknown in every case: also a connection that breaks
+/// may have carried the call across.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NetError {
     /// No answer in time.

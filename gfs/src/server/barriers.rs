@@ -3,7 +3,7 @@
 //! [`lease::Server`] decides; this module gives it a clock, wakes the operations it declares ready, and hands the
 //! breaks it wants sent to the driver in `service`. See there for M2 and M3.
 
-use consistency::lease::{self, Action, Claim};
+use consistency::lease::{self, Action, BeginError, Claim, ReclaimError};
 use consistency::wire::lease::{Break, BreakAck, Grant, Mode};
 use consistency::wire::meta::{FlushFile, FsError};
 use consistency::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, OpId, OpSeq, SessionId};
@@ -18,6 +18,8 @@ pub(super) enum Ended {
     Session,
     /// This node does not lead (any more).
     Reign,
+    /// The session has more unfinished operations than any sound client.
+    TooManyOps,
 }
 
 /// See the module page.
@@ -41,12 +43,12 @@ pub(super) struct Core {
     waiting: HashMap<OpId, oneshot::Sender<()>>,
     running: HashMap<(SessionId, OpSeq), OpId>,
     breaks: Vec<(SessionId, NodeId, Break)>,
-    /// Breaks sent and not answered, so that a sender knows when to stop.
-    unanswered: BTreeSet<(SessionId, InodeNo, LeaseId)>,
     ended: Vec<SessionId>,
     /// M2: sessions whose end is being committed, and the operations that may go on after that.
     ending: BTreeSet<SessionId>,
     ready_later: Vec<OpId>,
+    /// What no session has told by now, no session knows (L6).
+    grace_over: bool,
 }
 
 /// An operation's place in the lease core: its claims are met, and stay so until it is finished or dropped.
@@ -71,7 +73,10 @@ impl Barriers {
         Self {
             core: Mutex::new(None),
             work: Notify::new(),
-            config: lease::Config { term, break_timeout },
+            config: lease::Config {
+                term,
+                break_timeout,
+            },
             started: std::time::Instant::now(),
         }
     }
@@ -88,16 +93,16 @@ impl Barriers {
         *self.lock() = Some(Core {
             epoch,
             now,
-            leases: lease::Server::new(self.config, now, previous),
+            leases: lease::Server::new(self.config, epoch, now, previous),
             nodes: sessions.iter().copied().collect(),
             next_op: OpId(0),
             waiting: HashMap::new(),
             running: HashMap::new(),
             breaks: Vec::new(),
-            unanswered: BTreeSet::new(),
             ended: Vec::new(),
             ending: BTreeSet::new(),
             ready_later: Vec::new(),
+            grace_over: false,
         });
         self.work.notify_one();
     }
@@ -112,9 +117,15 @@ impl Barriers {
         self.with_core(|core| core.check(from, session))
     }
 
-    pub(super) fn open_session(&self, from: NodeId, session: SessionId) {
-        let opened = self.with_core(|core| {
-            let earlier: Vec<_> = core.nodes.iter().filter(|(_, node)| **node == from).map(|(id, _)| *id).collect();
+    /// Takes a session that the log has opened; earlier ones of its node have ended with that.
+    pub(super) fn open_session(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
+        self.with_core(|core| {
+            let earlier: Vec<_> = core
+                .nodes
+                .iter()
+                .filter(|(_, node)| **node == from)
+                .map(|(id, _)| *id)
+                .collect();
             for old in earlier {
                 core.leases.end_session(core.now, old);
                 core.drop_session(old);
@@ -122,15 +133,16 @@ impl Barriers {
             core.nodes.insert(session, from);
             core.leases.open_session(core.now, session);
             Ok(())
-        });
-        // A reign that ended meanwhile: the client will be told at its next request.
-        drop(opened);
+        })
     }
 
     pub(super) fn renew(&self, from: NodeId, session: SessionId) -> Result<bool, Ended> {
         self.with_core(|core| {
             core.check(from, session)?;
-            let renewal = core.leases.renew(core.now, session).map_err(|_| Ended::Session)?;
+            let renewal = core
+                .leases
+                .renew(core.now, session)
+                .map_err(|_| Ended::Session)?;
             Ok(renewal.reclaim)
         })
     }
@@ -139,28 +151,41 @@ impl Barriers {
         &self,
         from: NodeId,
         session: SessionId,
+        epoch: Epoch,
         leases: &[(InodeNo, Mode)],
         last: bool,
     ) -> Result<Vec<Option<LeaseId>>, Ended> {
         self.with_core(|core| {
             core.check(from, session)?;
-            core.leases.reclaim(core.now, session, leases, last).map_err(|_| Ended::Session)
+            core.leases
+                .reclaim(core.now, session, epoch, leases, last)
+                .map_err(|error| match error {
+                    ReclaimError::SessionEnded => Ended::Session,
+                    ReclaimError::OtherReign(_) => Ended::Reign,
+                })
         })
     }
 
-    pub(super) fn release(&self, from: NodeId, session: SessionId, leases: &[(InodeNo, LeaseId)]) -> Result<(), Ended> {
+    pub(super) fn release(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        leases: &[(InodeNo, LeaseId)],
+    ) -> Result<(), Ended> {
         self.with_core(|core| {
             core.check(from, session)?;
             core.leases.release(core.now, session, leases);
-            for (ino, lease) in leases {
-                core.unanswered.remove(&(session, *ino, *lease));
-            }
             Ok(())
         })
     }
 
     /// Enters an operation and waits until its claims are met.
-    pub(super) async fn begin(&self, session: SessionId, seq: OpSeq, claims: Vec<Claim>) -> Result<Barrier<'_>, Ended> {
+    pub(super) async fn begin(
+        &self,
+        session: SessionId,
+        seq: OpSeq,
+        claims: Vec<Claim>,
+    ) -> Result<Barrier<'_>, Ended> {
         let (barrier, ready) = {
             let mut guard = self.lock();
             let core = guard.as_mut().ok_or(Ended::Reign)?;
@@ -171,11 +196,22 @@ impl Barriers {
             let op = core.next_op;
             core.next_op.0 += 1;
             let (sender, ready) = oneshot::channel();
+            core.leases
+                .begin(core.now, op, session, claims)
+                .map_err(|error| match error {
+                    BeginError::SessionEnded => Ended::Session,
+                    BeginError::TooManyOps => Ended::TooManyOps,
+                })?;
             core.waiting.insert(op, sender);
             core.running.insert((session, seq), op);
-            core.leases.begin(core.now, op, session, claims);
             self.drain(core);
-            let barrier = Barrier { barriers: self, epoch: core.epoch, op, running: (session, seq), finished: false };
+            let barrier = Barrier {
+                barriers: self,
+                epoch: core.epoch,
+                op,
+                running: (session, seq),
+                finished: false,
+            };
             (barrier, ready)
         };
         match ready.await {
@@ -188,51 +224,54 @@ impl Barriers {
 
     /// Abandons an operation that still waits.
     pub(super) fn cancel(&self, session: SessionId, seq: OpSeq) {
-        let cancelled = self.with_core(|core| {
+        self.if_leading(|core| {
             if let Some(op) = core.running.get(&(session, seq)).copied()
                 && core.waiting.remove(&op).is_some()
             {
                 core.leases.cancel(core.now, op);
             }
-            Ok(())
         });
-        drop(cancelled);
     }
 
     pub(super) fn handle_break_ack(&self, session: SessionId, ack: BreakAck) {
-        let taken = self.with_core(|core| {
-            core.unanswered.remove(&(session, ack.ino, ack.lease));
-            core.leases.handle_break_ack(core.now, session, ack);
-            Ok(())
-        });
-        drop(taken);
+        self.if_leading(|core| core.leases.handle_break_ack(core.now, session, ack));
     }
 
     /// Returns whether the answer to a break is still waited for.
     pub(super) fn awaits(&self, session: SessionId, request: &Break) -> bool {
-        let key = (session, request.ino, request.lease);
-        self.lock().as_ref().is_some_and(|core| core.unanswered.contains(&key))
+        let guard = self.lock();
+        let unanswered = guard
+            .as_ref()
+            .and_then(|core| core.leases.unanswered(session, request.ino));
+        unanswered.is_some_and(|open| open.lease == request.lease)
     }
 
     /// M2: the end of a session is committed; what waited for its leases may go on.
     pub(super) fn end_committed(&self, session: SessionId) {
-        let done = self.with_core(|core| {
+        self.if_leading(|core| {
             core.ending.remove(&session);
-            Ok(())
         });
-        drop(done);
     }
 
     /// Returns the nodes with a live session.
     pub(super) fn nodes_up(&self) -> BTreeSet<NodeId> {
-        self.lock().as_ref().map(|core| core.nodes.values().copied().collect()).unwrap_or_default()
+        self.lock()
+            .as_ref()
+            .map(|core| core.nodes.values().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Takes the files out of a flush that the session does not hold exclusively; returns their places.
-    pub(super) fn refuse_stale(&self, session: SessionId, files: &mut Vec<FlushFile>) -> Vec<usize> {
+    pub(super) fn refuse_stale(
+        &self,
+        session: SessionId,
+        files: &mut Vec<FlushFile>,
+    ) -> Vec<usize> {
         let guard = self.lock();
         let holds = |ino| {
-            guard.as_ref().is_some_and(|core| core.leases.mode(session, ino) == Some(Mode::Exclusive))
+            guard
+                .as_ref()
+                .is_some_and(|core| core.leases.mode(session, ino) == Some(Mode::Exclusive))
         };
         let (mut place, mut stale) = (0, Vec::new());
         files.retain(|file| {
@@ -247,13 +286,25 @@ impl Barriers {
     }
 
     /// Runs `f` with the lease core locked, then carries out what it led to.
-    pub(super) fn with_core<R>(&self, f: impl FnOnce(&mut Core) -> Result<R, Ended>) -> Result<R, Ended> {
+    pub(super) fn with_core<R>(
+        &self,
+        f: impl FnOnce(&mut Core) -> Result<R, Ended>,
+    ) -> Result<R, Ended> {
         let mut guard = self.lock();
         let core = guard.as_mut().ok_or(Ended::Reign)?;
         core.now = self.now();
         let result = f(core);
         self.drain(core);
         result
+    }
+
+    /// As [`with_core`](Self::with_core), for what is void when there is no reign.
+    fn if_leading(&self, f: impl FnOnce(&mut Core)) {
+        if let Some(core) = self.lock().as_mut() {
+            core.now = self.now();
+            f(core);
+            self.drain(core);
+        }
     }
 
     /// Waits for something to do; lets leases expire meanwhile.
@@ -297,7 +348,6 @@ impl Barriers {
             match action {
                 Action::Break(session, request) => {
                     if let Some(node) = core.nodes.get(&session) {
-                        core.unanswered.insert((session, request.ino, request.lease));
                         core.breaks.push((session, *node, request));
                         wake = true;
                     }
@@ -309,15 +359,18 @@ impl Barriers {
                     core.ended.push(session);
                     wake = true;
                 }
+                // Dropping the sender tells the one that waits.
+                Action::Dropped(op) => drop(core.waiting.remove(&op)),
                 // The reaper looks at all nameless inodes from time to time.
                 Action::Forgotten(_) => {}
+                Action::GraceOver => core.grace_over = true,
             }
         }
         if core.ending.is_empty() {
             for op in std::mem::take(&mut core.ready_later) {
                 if let Some(sender) = core.waiting.remove(&op) {
                     // A receiver that is gone cancels the operation when its barrier drops.
-                    drop(sender.send(()));
+                    let _gone = sender.send(());
                 }
             }
         }
@@ -336,9 +389,9 @@ impl Barriers {
 }
 
 impl Core {
-    /// Returns whether any session knows the inode.
+    /// Returns whether a session may know the inode.
     pub(super) fn known(&self, ino: InodeNo) -> bool {
-        self.leases.known(ino)
+        !self.grace_over || self.leases.known(ino)
     }
 
     /// Returns what the session holds.
@@ -347,17 +400,21 @@ impl Core {
     }
 
     /// Returns whether another session is the master of the inode.
-    pub(super) fn exclusive_elsewhere(&self, session: SessionId, ino: InodeNo) -> bool {
-        self.leases.exclusive_elsewhere(session, ino)
+    pub(super) fn held_elsewhere(&self, session: SessionId, ino: InodeNo) -> bool {
+        self.leases.held_elsewhere(session, ino)
     }
 
     /// Ends an operation with grants.
-    pub(super) fn finish(&mut self, barrier: &mut Barrier<'_>, wants: &[(InodeNo, Mode)]) -> Vec<Option<Grant>> {
+    pub(super) fn finish(
+        &mut self,
+        barrier: &mut Barrier<'_>,
+        wants: &[(InodeNo, Mode)],
+    ) -> Vec<Option<Grant>> {
         if barrier.epoch != self.epoch || std::mem::replace(&mut barrier.finished, true) {
             return vec![None; wants.len()];
         }
         self.running.remove(&barrier.running);
-        self.leases.finish(self.now, barrier.op, wants)
+        self.leases.finish(barrier.op, wants)
     }
 
     fn check(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
@@ -369,12 +426,7 @@ impl Core {
 
     fn drop_session(&mut self, session: SessionId) {
         self.nodes.remove(&session);
-        self.unanswered.retain(|(of, _, _)| *of != session);
-        let running = &mut self.running;
-        let dead: Vec<_> = running.extract_if(|(of, _), _| *of == session).map(|(_, op)| op).collect();
-        for op in dead {
-            self.waiting.remove(&op);
-        }
+        self.running.retain(|(of, _), _| *of != session);
     }
 }
 
@@ -391,7 +443,7 @@ impl Drop for Barrier<'_> {
             return;
         }
         let (op, running, epoch) = (self.op, self.running, self.epoch);
-        let ended = self.barriers.with_core(|core| {
+        self.barriers.if_leading(|core| {
             if core.epoch == epoch {
                 core.waiting.remove(&op);
                 if core.running.get(&running) == Some(&op) {
@@ -399,15 +451,15 @@ impl Drop for Barrier<'_> {
                 }
                 core.leases.cancel(core.now, op);
             }
-            Ok(())
         });
-        // No reign, nothing to leave.
-        drop(ended);
     }
 }
 
 /// Puts the refusals of [`Barriers::refuse_stale`] back in their places.
-pub(super) fn with_stale<T>(done: Vec<Result<T, FsError>>, stale: &[usize]) -> Vec<Result<T, FsError>> {
+pub(super) fn with_stale<T>(
+    done: Vec<Result<T, FsError>>,
+    stale: &[usize],
+) -> Vec<Result<T, FsError>> {
     let mut all = done;
     for place in stale {
         all.insert(*place, Err(FsError::Stale));

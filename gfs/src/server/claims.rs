@@ -1,22 +1,39 @@
 //! What an operation claims from the lease core, read off the state.
 
-use super::state::{Change, MetaState};
+use super::state::MetaState;
 use consistency::InodeNo;
 use consistency::lease::{Claim, Need};
-use consistency::wire::lease::{Mode, Scope};
+use consistency::wire::lease::Mode;
 use consistency::wire::meta::{FsError, Op};
 
 /// Returns the claims of an operation that changes nothing.
 pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
-    let peek = |ino: InodeNo| Claim { ino, need: Need::Peek };
+    let peek = |ino: InodeNo| Claim {
+        ino,
+        need: Need::Peek,
+    };
     match op {
         Op::Lookup { parent, name } => {
             let child = state.lookup(*parent, name).ok().flatten();
-            std::iter::once(peek(*parent)).chain(child.map(|attr| peek(attr.ino))).collect()
+            std::iter::once(peek(*parent))
+                .chain(child.map(|attr| peek(attr.ino)))
+                .collect()
         }
         Op::GetAttr { ino } | Op::GetXattrs { ino } | Op::ReadDir { ino, .. } => vec![peek(*ino)],
-        Op::Load { ino, mode: Mode::Exclusive } => vec![Claim { ino: *ino, need: Need::Exclusive }],
-        Op::Load { ino, mode: Mode::Shared | Mode::Known } => vec![Claim { ino: *ino, need: Need::Share }],
+        Op::Load {
+            ino,
+            mode: Mode::Exclusive,
+        } => vec![Claim {
+            ino: *ino,
+            need: Need::Exclusive,
+        }],
+        Op::Load {
+            ino,
+            mode: Mode::Shared | Mode::Known,
+        } => vec![Claim {
+            ino: *ino,
+            need: Need::Share,
+        }],
         Op::ReadLink { .. } | Op::StatFs => Vec::new(),
         Op::Create { .. }
         | Op::Link { .. }
@@ -36,13 +53,25 @@ pub(super) fn changes(state: &MetaState, op: &Op) -> Result<Vec<Claim>, FsError>
     let mut claims: Vec<Claim> = plan
         .claims
         .into_iter()
-        .map(|(ino, change)| Claim { ino, need: Need::Change(scope(change)) })
+        .map(|(ino, scope)| Claim {
+            ino,
+            need: Need::Change(scope),
+        })
         .collect();
     // An open of what is there shows its attributes, which may have a master elsewhere.
     if let Op::Create { parent, name, .. } = op
         && let Ok(Some(there)) = state.lookup(*parent, name)
     {
-        claims.push(Claim { ino: there.ino, need: Need::Peek });
+        claims.push(Claim {
+            ino: there.ino,
+            need: Need::Peek,
+        });
+    }
+    if let Op::Flush(files) = op {
+        claims.extend(files.iter().map(|file| Claim {
+            ino: file.ino,
+            need: Need::Flush,
+        }));
     }
     Ok(claims)
 }
@@ -50,13 +79,4 @@ pub(super) fn changes(state: &MetaState, op: &Op) -> Result<Vec<Claim>, FsError>
 /// Returns whether an operation that holds `held` may do what `needed` asks for.
 pub(super) fn covers(held: &[Claim], needed: &[Claim]) -> bool {
     needed.iter().all(|claim| held.contains(claim))
-}
-
-fn scope(change: Change) -> Scope {
-    match change {
-        Change::Attr => Scope::Attr,
-        Change::Names(names) => Scope::Names(names),
-        Change::All => Scope::All,
-        Change::Data => Scope::Data,
-    }
 }

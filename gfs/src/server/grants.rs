@@ -2,9 +2,9 @@
 
 use super::barriers::{Barrier, Core, with_stale};
 use super::state::MetaState;
+use consistency::InodeNo;
 use consistency::wire::lease::{Grant, Mode};
 use consistency::wire::meta::{Attr, Fact, FsError, Op, OpReply, StatFs};
-use consistency::InodeNo;
 
 /// Answers an operation that changes nothing and ends it.
 pub(super) fn look(
@@ -14,68 +14,69 @@ pub(super) fn look(
     op: &Op,
     statfs: impl FnOnce() -> StatFs,
 ) -> Result<OpReply, FsError> {
-    match op {
-        Op::Lookup { parent, name } => {
-            let child = state.lookup(*parent, name)?;
+    let mut reply = match op {
+        Op::StatFs => OpReply::StatFs(statfs()),
+        op => state.read(op)?,
+    };
+    let session = barrier.session();
+    match &mut reply {
+        OpReply::Found { dir, entry } => {
+            let Op::Lookup { parent, .. } = op else {
+                unreachable!("only a lookup finds")
+            };
             let mut wants = vec![(*parent, Mode::Shared)];
-            wants.extend(child.as_ref().map(|attr| (attr.ino, Mode::Shared)));
-            let grants = core.finish(barrier, &wants);
-            let entry = child.map(|attr| Fact { attr, grant: grants[1] });
-            Ok(OpReply::Found { dir: grants[0], entry })
+            wants.extend(entry.as_ref().map(|fact| (fact.attr.ino, Mode::Shared)));
+            let mut grants = core.finish(barrier, &wants).into_iter();
+            *dir = grants.next().flatten();
+            if let Some(fact) = entry {
+                fact.grant = grants.next().flatten();
+            }
         }
-        Op::GetAttr { ino } => {
-            let attr = state.attr(*ino)?;
-            let grant = finish_one(core, barrier, *ino, Mode::Shared);
-            Ok(OpReply::Attr(Fact { attr, grant }))
+        OpReply::Attr(fact) => fact.grant = finish_one(core, barrier, fact.attr.ino, Mode::Shared),
+        OpReply::Loaded { file, .. } => {
+            let Op::Load { mode, .. } = op else {
+                unreachable!("only a load loads")
+            };
+            file.grant = finish_one(core, barrier, file.attr.ino, *mode);
         }
-        Op::GetXattrs { ino } => {
-            let xattrs = state.xattrs(*ino)?;
-            let grant = finish_one(core, barrier, *ino, Mode::Shared);
-            Ok(OpReply::Xattrs { grant, xattrs })
+        OpReply::Xattrs { grant, .. } => {
+            let Op::GetXattrs { ino } = op else {
+                unreachable!("only GetXattrs returns them")
+            };
+            *grant = finish_one(core, barrier, *ino, Mode::Shared);
         }
-        Op::Load { ino, mode } => {
-            let (attr, content) = state.load(*ino)?;
-            let grant = finish_one(core, barrier, *ino, *mode);
-            Ok(OpReply::Loaded { file: Fact { attr, grant }, content })
-        }
-        Op::ReadDir { ino, after, limit } => {
-            let (parent, mut entries, end) = state.readdir(*ino, *after, *limit)?;
-            let session = barrier.session();
-            for entry in &mut entries {
+        OpReply::Listing { dir, entries, .. } => {
+            let Op::ReadDir { ino, .. } = op else {
+                unreachable!("only a readdir lists")
+            };
+            let mut wants = vec![(*ino, Mode::Shared)];
+            for entry in entries.iter_mut() {
                 // Its master knows better; asking for each would make a listing wait for every writer.
-                if core.exclusive_elsewhere(session, entry.ino) {
+                if core.held_elsewhere(session, entry.ino) {
                     entry.fact = None;
                 }
+                wants.extend(
+                    entry
+                        .fact
+                        .as_ref()
+                        .map(|fact| (fact.attr.ino, Mode::Shared)),
+                );
             }
-            let told = entries.iter().filter(|entry| entry.fact.is_some());
-            let mut wants = vec![(*ino, Mode::Shared)];
-            wants.extend(told.map(|entry| (entry.ino, Mode::Shared)));
             let mut grants = core.finish(barrier, &wants).into_iter();
-            let dir = grants.next().flatten();
+            *dir = grants.next().flatten();
             for fact in entries.iter_mut().filter_map(|entry| entry.fact.as_mut()) {
                 fact.grant = grants.next().flatten();
             }
-            Ok(OpReply::Listing { dir, parent, entries, end })
         }
-        Op::ReadLink { ino } => {
-            let target = state.readlink(*ino)?;
-            core.finish(barrier, &[]);
-            Ok(OpReply::Target(target))
+        OpReply::Target(_) | OpReply::StatFs(_) => drop(core.finish(barrier, &[])),
+        OpReply::Created { .. }
+        | OpReply::Changed(_)
+        | OpReply::Flushed(_)
+        | OpReply::ChunkIds(_) => {
+            unreachable!("{reply:?} answers a change")
         }
-        Op::StatFs => {
-            core.finish(barrier, &[]);
-            Ok(OpReply::StatFs(statfs()))
-        }
-        Op::Create { .. }
-        | Op::Link { .. }
-        | Op::Unlink { .. }
-        | Op::Rename { .. }
-        | Op::SetAttr { .. }
-        | Op::SetXattr { .. }
-        | Op::RemoveXattr { .. }
-        | Op::Flush(_)
-        | Op::AllocateChunks { .. } => unreachable!("{op:?} changes the tree"),
     }
+    Ok(reply)
 }
 
 /// Completes the reply to a committed change with grants and ends it. `stale` are the places of refused files of a
@@ -96,16 +97,27 @@ pub(super) fn change(
             };
             let wants = [(dir.attr.ino, Mode::Shared), (entry.attr.ino, mode)];
             let grants = core.finish(barrier, &wants);
-            OpReply::Created { dir: fresh(state, dir, grants[0]), entry: fresh(state, entry, grants[1]), new }
+            OpReply::Created {
+                dir: fresh(state, dir, grants[0]),
+                entry: fresh(state, entry, grants[1]),
+                new,
+            }
         }
         OpReply::Changed(facts) => {
             // What the session does not know it will not release either, so nothing is granted on it.
             let session = barrier.session();
             let known = |attr: &Attr| core.mode(session, attr.ino).is_some();
-            let (told, silent): (Vec<_>, Vec<_>) = facts.into_iter().partition(|fact| known(&fact.attr));
-            let wants: Vec<_> = told.iter().map(|fact| (fact.attr.ino, Mode::Shared)).collect();
+            let (told, silent): (Vec<_>, Vec<_>) =
+                facts.into_iter().partition(|fact| known(&fact.attr));
+            let wants: Vec<_> = told
+                .iter()
+                .map(|fact| (fact.attr.ino, Mode::Shared))
+                .collect();
             let grants = core.finish(barrier, &wants);
-            let told = told.into_iter().zip(grants).map(|(fact, grant)| fresh(state, fact, grant));
+            let told = told
+                .into_iter()
+                .zip(grants)
+                .map(|(fact, grant)| fresh(state, fact, grant));
             OpReply::Changed(told.chain(silent).collect())
         }
         OpReply::Flushed(done) => {
@@ -126,7 +138,12 @@ pub(super) fn change(
     }
 }
 
-fn finish_one(core: &mut Core, barrier: &mut Barrier<'_>, ino: InodeNo, mode: Mode) -> Option<Grant> {
+fn finish_one(
+    core: &mut Core,
+    barrier: &mut Barrier<'_>,
+    ino: InodeNo,
+    mode: Mode,
+) -> Option<Grant> {
     core.finish(barrier, &[(ino, mode)]).pop().flatten()
 }
 
@@ -134,6 +151,9 @@ fn finish_one(core: &mut Core, barrier: &mut Barrier<'_>, ino: InodeNo, mode: Mo
 fn fresh(state: &MetaState, fact: Fact, grant: Option<Grant>) -> Fact {
     match state.attr(fact.attr.ino) {
         Ok(attr) => Fact { attr, grant },
-        Err(_) => Fact { grant: None, ..fact },
+        Err(_) => Fact {
+            grant: None,
+            ..fact
+        },
     }
 }

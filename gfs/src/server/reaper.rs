@@ -22,28 +22,30 @@ const DELETE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs for as long as the server lives.
 pub(super) async fn run(server: Arc<MetaServer>) {
-    let mut reign: Option<(Epoch, Instant)> = None;
+    let mut reign: Option<Epoch> = None;
     let mut dead_since: BTreeMap<ChunkId, Instant> = BTreeMap::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
         let epoch = server.barriers.epoch();
-        if epoch != reign.map(|(epoch, _)| epoch) {
-            reign = epoch.map(|epoch| (epoch, Instant::now()));
+        if epoch != reign {
+            reign = epoch;
             dead_since.clear();
         }
-        let Some((_, began)) = reign else { continue };
-        // L6: a new leader does not know at once what the sessions know.
-        if began.elapsed() > server.term() {
+        if reign.is_some() {
             reap(&server).await;
+            delete_chunks(&server, &mut dead_since).await;
         }
-        delete_chunks(&server, &mut dead_since).await;
     }
 }
 
 async fn reap(server: &MetaServer) {
     let found = server.barriers.with_core(|core| {
         let unknown = |state: &MetaState| {
-            state.orphans().filter(|ino| !core.known(*ino)).take(BATCH).collect::<Vec<_>>()
+            state
+                .orphans()
+                .filter(|ino| !core.known(*ino))
+                .take(BATCH)
+                .collect::<Vec<_>>()
         };
         Ok(server.log.read(unknown))
     });
@@ -56,7 +58,9 @@ async fn reap(server: &MetaServer) {
 }
 
 async fn delete_chunks(server: &MetaServer, dead_since: &mut BTreeMap<ChunkId, Instant>) {
-    let dead: Vec<(ChunkId, Vec<NodeId>)> = server.log.read(|state| state.dead_chunks().take(BATCH).collect());
+    let dead: Vec<(ChunkId, Vec<NodeId>)> = server
+        .log
+        .read(|state| state.dead_chunks().take(BATCH).collect());
     let now = Instant::now();
     let mut by_node: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
     let mut gone: BTreeMap<ChunkId, bool> = BTreeMap::new();
@@ -71,14 +75,20 @@ async fn delete_chunks(server: &MetaServer, dead_since: &mut BTreeMap<ChunkId, I
     }
     for (node, chunks) in by_node {
         let body = Bytes::from(encode(&ChunkRequest::Delete(chunks.clone())));
-        let reply = server.transport.call(node, ServiceId::Chunk, body, DELETE_DEADLINE).await;
+        let reply = server
+            .transport
+            .call(node, ServiceId::Chunk, body, DELETE_DEADLINE)
+            .await;
         let done = reply.is_ok_and(|reply| matches!(decode(&reply), Ok(ChunkReply::Done)));
         if !done {
             // The node will be asked again when it is back.
             gone.extend(chunks.into_iter().map(|chunk| (chunk, false)));
         }
     }
-    let gone: Vec<ChunkId> = gone.into_iter().filter_map(|(chunk, everywhere)| everywhere.then_some(chunk)).collect();
+    let gone: Vec<ChunkId> = gone
+        .into_iter()
+        .filter_map(|(chunk, everywhere)| everywhere.then_some(chunk))
+        .collect();
     if gone.is_empty() {
         return;
     }

@@ -26,7 +26,9 @@ use super::state::{Body, Command, MetaState, Reply};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::meta::{FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs};
+use consistency::wire::meta::{
+    FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
+};
 use consistency::wire::{decode, encode};
 use consistency::{Duration, Epoch, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,22 +94,36 @@ impl MetaServer {
         match request {
             MetaRequest::Nodes => self.nodes(),
             MetaRequest::OpenSession => self.open_session(from, epoch).await,
-            MetaRequest::Renew { session, report } => self.renew(from, session, report, epoch),
-            MetaRequest::Reclaim { session, leases, last } => {
-                match self.barriers.reclaim(from, session, &leases, last) {
-                    Ok(grants) => MetaReply::Reclaimed(grants),
+            MetaRequest::Renew { session, report } => match self.log.confirm_leader().await {
+                // L3: a deposed leader would give time that its successor does not know of.
+                Ok(()) => self.renew(from, session, report, epoch),
+                Err(error) => self.refused(&error),
+            },
+            MetaRequest::Reclaim {
+                session,
+                epoch,
+                leases,
+                last,
+            } => match self.barriers.reclaim(from, session, epoch, &leases, last) {
+                Ok(grants) => MetaReply::Reclaimed(grants),
+                Err(ended) => self.ended(ended),
+            },
+            MetaRequest::Release { session, leases } => {
+                match self.barriers.release(from, session, &leases) {
+                    Ok(()) => MetaReply::Done,
                     Err(ended) => self.ended(ended),
                 }
             }
-            MetaRequest::Release { session, leases } => match self.barriers.release(from, session, &leases) {
-                Ok(()) => MetaReply::Done,
-                Err(ended) => self.ended(ended),
-            },
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(session, seq);
                 MetaReply::Done
             }
-            MetaRequest::Op { session, seq, done_below, op } => {
+            MetaRequest::Op {
+                session,
+                seq,
+                done_below,
+                op,
+            } => {
                 if let Err(ended) = self.barriers.check(from, session) {
                     return self.ended(ended);
                 }
@@ -124,34 +140,70 @@ impl MetaServer {
     async fn open_session(&self, from: NodeId, epoch: Epoch) -> MetaReply {
         match self.commit(Body::OpenSession { node: from }).await {
             Ok(Reply::Session(session)) => {
-                self.barriers.open_session(from, session);
+                if let Err(ended) = self.barriers.open_session(from, session) {
+                    return self.ended(ended);
+                }
                 tracing::info!(node = from.0, session = session.0, "session opened");
-                MetaReply::Opened { session, term: self.config.term, epoch, now: clock() }
+                MetaReply::Opened {
+                    session,
+                    term: self.config.term,
+                    epoch,
+                    now: clock(),
+                }
             }
             Ok(other) => unreachable!("OpenSession is answered by a session, not {other:?}"),
             Err(error) => self.refused(&error),
         }
     }
 
-    fn renew(&self, from: NodeId, session: SessionId, report: NodeReport, epoch: Epoch) -> MetaReply {
+    fn renew(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        report: NodeReport,
+        epoch: Epoch,
+    ) -> MetaReply {
         match self.barriers.renew(from, session) {
             Ok(reclaim) => {
-                self.reports.lock().expect("no holder panics").insert(from, report);
-                MetaReply::Renewed { term: self.config.term, epoch, now: clock(), reclaim }
+                self.reports
+                    .lock()
+                    .expect("no holder panics")
+                    .insert(from, report);
+                MetaReply::Renewed {
+                    term: self.config.term,
+                    epoch,
+                    now: clock(),
+                    reclaim,
+                }
             }
             Err(ended) => self.ended(ended),
         }
     }
 
-    async fn operate(self: &Arc<Self>, session: SessionId, seq: OpSeq, done_below: OpSeq, op: Op) -> MetaReply {
+    async fn operate(
+        self: &Arc<Self>,
+        session: SessionId,
+        seq: OpSeq,
+        done_below: OpSeq,
+        op: Op,
+    ) -> MetaReply {
         let result = if op.is_change() {
-            self.change(session, seq, done_below, op).await
+            // L8: in a task of its own, for what may be in the log must be finished whatever becomes of the caller.
+            let server = Arc::clone(self);
+            let change = async move { server.change(session, seq, done_below, op).await };
+            tokio::spawn(change).await.expect("a change does not panic")
         } else {
             self.look(session, seq, &op).await
         };
         match result {
-            Ok(reply) => MetaReply::Op { now: clock(), result: Ok(reply) },
-            Err(Refusal::Error(error)) => MetaReply::Op { now: clock(), result: Err(error) },
+            Ok(reply) => MetaReply::Op {
+                now: clock(),
+                result: Ok(reply),
+            },
+            Err(Refusal::Error(error)) => MetaReply::Op {
+                now: clock(),
+                result: Err(error),
+            },
             Err(Refusal::Ended(ended)) => self.ended(ended),
             Err(Refusal::Log(error)) => self.refused(&error),
         }
@@ -166,7 +218,11 @@ impl MetaServer {
             let found = self.barriers.with_core(|core| {
                 Ok(self.log.read(|state| {
                     let same = super::claims::looks(state, op) == claims;
-                    same.then(|| super::grants::look(state, core, &mut barrier, op, || self.statfs(state, &nodes_up)))
+                    same.then(|| {
+                        super::grants::look(state, core, &mut barrier, op, || {
+                            self.statfs(state, &nodes_up)
+                        })
+                    })
                 }))
             })?;
             if let Some(reply) = found {
@@ -176,30 +232,52 @@ impl MetaServer {
     }
 
     /// Carries out an operation that changes the tree.
-    async fn change(&self, session: SessionId, seq: OpSeq, done_below: OpSeq, mut op: Op) -> Result<OpReply, Refusal> {
+    async fn change(
+        &self,
+        session: SessionId,
+        seq: OpSeq,
+        done_below: OpSeq,
+        mut op: Op,
+    ) -> Result<OpReply, Refusal> {
         let mut barrier = self.barrier(session, seq, &op).await?;
         let stale = match &mut op {
             Op::Flush(files) => self.barriers.refuse_stale(session, files),
             _ => Vec::new(),
         };
-        let body = Body::Change { session, seq, done_below, op };
+        let body = Body::Change {
+            session,
+            seq,
+            done_below,
+            op,
+        };
         let reply = match self.commit(body).await.map_err(Refusal::Log)? {
             Reply::Op { result, .. } => result.map_err(Refusal::Error)?,
             Reply::SessionEnded => return Err(Refusal::Ended(Ended::Session)),
             other => unreachable!("a change is answered by its outcome, not {other:?}"),
         };
         let granted = self.barriers.with_core(|core| {
-            Ok(self.log.read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
+            Ok(self
+                .log
+                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
         });
         granted.map_err(Refusal::Ended)
     }
 
     /// Breaks what a change conflicts with, until the plan holds still.
-    async fn barrier(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<Barrier<'_>, Refusal> {
+    async fn barrier(
+        &self,
+        session: SessionId,
+        seq: OpSeq,
+        op: &Op,
+    ) -> Result<Barrier<'_>, Refusal> {
         // A repeated operation is answered from the record and claims nothing; one that the state as it is refuses
         // needs no log entry to be refused.
         let plan = |state: &MetaState| {
-            if state.is_done(session, seq) { Ok(Vec::new()) } else { super::claims::changes(state, op) }
+            if state.recorded(session, seq).is_some() {
+                Ok(Vec::new())
+            } else {
+                super::claims::changes(state, op)
+            }
         };
         loop {
             let claims = self.log.read(plan).map_err(Refusal::Error)?;
@@ -210,10 +288,6 @@ impl MetaServer {
         }
     }
 
-    pub(super) fn term(&self) -> std::time::Duration {
-        std::time::Duration::from_micros(self.config.term.0)
-    }
-
     fn statfs(&self, state: &MetaState, up: &BTreeSet<NodeId>) -> StatFs {
         let reports = self.reports.lock().expect("no holder panics");
         let disks = reports.iter().filter(|(node, _)| up.contains(node));
@@ -221,7 +295,11 @@ impl MetaServer {
             (total + report.disk_total, free + report.disk_free)
         });
         let copies = u64::from(self.config.replicas).clamp(1, up.len().max(1) as u64);
-        StatFs { bytes_total: total / copies, bytes_free: free / copies, inodes: state.inode_count() }
+        StatFs {
+            bytes_total: total / copies,
+            bytes_free: free / copies,
+            inodes: state.counts().inodes,
+        }
     }
 
     fn nodes(&self) -> MetaReply {
@@ -252,6 +330,10 @@ impl MetaServer {
         match ended {
             Ended::Session => MetaReply::SessionEnded,
             Ended::Reign => self.not_leader(),
+            Ended::TooManyOps => MetaReply::Op {
+                now: clock(),
+                result: Err(FsError::Busy),
+            },
         }
     }
 
@@ -262,8 +344,12 @@ impl MetaServer {
             let now = *leadership.borrow_and_update();
             if now.leading && now.ready {
                 if self.barriers.epoch() != Some(now.epoch) {
-                    let sessions = self.log.read(MetaState::sessions);
-                    tracing::info!(epoch = now.epoch.0, sessions = sessions.len(), "metadata leader");
+                    let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
+                    tracing::info!(
+                        epoch = now.epoch.0,
+                        sessions = sessions.len(),
+                        "metadata leader"
+                    );
                     self.barriers.start_reign(now.epoch, &sessions);
                 }
             } else if self.barriers.epoch().is_some() {
@@ -284,7 +370,10 @@ impl MetaServer {
                 tokio::spawn(Arc::clone(&self).send_break(session, node, request));
             }
             for session in work.ended {
-                tracing::warn!(session = session.0, "session ended: not renewed or a break not answered in time");
+                tracing::warn!(
+                    session = session.0,
+                    "session ended: not renewed or a break not answered in time"
+                );
                 let server = Arc::clone(&self);
                 tokio::spawn(async move {
                     if let Err(error) = server.commit(Body::EndSession(session)).await {
@@ -297,12 +386,21 @@ impl MetaServer {
     }
 
     /// Sends a break until it is answered or its session has ended.
-    async fn send_break(self: Arc<Self>, session: SessionId, node: NodeId, request: consistency::wire::lease::Break) {
+    async fn send_break(
+        self: Arc<Self>,
+        session: SessionId,
+        node: NodeId,
+        request: consistency::wire::lease::Break,
+    ) {
         const ATTEMPT: std::time::Duration = std::time::Duration::from_secs(2);
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
         let body = Bytes::from(encode(&request));
         while self.barriers.awaits(session, &request) {
-            match self.transport.call(node, ServiceId::Callback, body.clone(), ATTEMPT).await {
+            match self
+                .transport
+                .call(node, ServiceId::Callback, body.clone(), ATTEMPT)
+                .await
+            {
                 Ok(reply) => match decode(&reply) {
                     Ok(ack) => self.barriers.handle_break_ack(session, ack),
                     Err(error) => {
@@ -311,7 +409,9 @@ impl MetaServer {
                     }
                 },
                 Err(NetError::Deadline { .. }) => {}
-                Err(NetError::Unreachable { .. } | NetError::Malformed { .. }) => tokio::time::sleep(PAUSE).await,
+                Err(NetError::Unreachable { .. } | NetError::Malformed { .. }) => {
+                    tokio::time::sleep(PAUSE).await
+                }
             }
         }
     }
@@ -344,6 +444,8 @@ impl From<Ended> for Refusal {
 
 /// The leader's clock (S6); the state machine keeps it from running backwards.
 fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -7,7 +7,7 @@ use consistency::wire::meta::{FileKind, FsError, Name, OpReply};
 use consistency::{InodeNo, Timestamp};
 
 /// Most names of one inode that is no directory, as on ext4.
-pub const LINKS_MAX: u32 = 65_000;
+pub(super) const LINKS_MAX: u32 = 65_000;
 
 pub(super) fn plan(
     state: &MetaState,

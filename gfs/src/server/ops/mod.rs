@@ -28,10 +28,6 @@ pub(crate) mod testing;
 mod unlink;
 mod xattrs;
 
-pub use link::LINKS_MAX;
-pub use readdir::Listing;
-pub use xattrs::{XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX};
-
 use super::state::MetaState;
 use consistency::wire::lease::Scope;
 use consistency::wire::meta::{FsError, Name, Op, OpReply};
@@ -160,29 +156,6 @@ impl MetaState {
             | Op::Flush(_)
             | Op::AllocateChunks { .. } => Err(FsError::Invalid),
         }
-    }
-}
-
-/// Returns true if an operation goes through the log.
-#[must_use]
-pub const fn is_change(op: &Op) -> bool {
-    match op {
-        Op::Create { .. }
-        | Op::Link { .. }
-        | Op::Unlink { .. }
-        | Op::Rename { .. }
-        | Op::SetAttr { .. }
-        | Op::SetXattr { .. }
-        | Op::RemoveXattr { .. }
-        | Op::Flush(_)
-        | Op::AllocateChunks { .. } => true,
-        Op::Lookup { .. }
-        | Op::GetAttr { .. }
-        | Op::Load { .. }
-        | Op::ReadDir { .. }
-        | Op::ReadLink { .. }
-        | Op::GetXattrs { .. }
-        | Op::StatFs => false,
     }
 }
 

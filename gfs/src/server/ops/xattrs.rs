@@ -13,9 +13,9 @@ use consistency::{InodeNo, Timestamp};
 use std::collections::BTreeMap;
 
 /// Largest value, as on Linux.
-pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+pub(super) const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of names and values of one inode, so that they fit in one message with room to spare.
-pub const XATTRS_BYTES_MAX: usize = 1 << 20;
+pub(super) const XATTRS_BYTES_MAX: usize = 1 << 20;
 
 impl MetaState {
     /// Returns all extended attributes of an inode.

@@ -1,0 +1,98 @@
+//! The command line: what is asked, and how answers and errors look.
+//!
+//! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
+
+mod dev;
+
+use crate::dev::{UsageError, init};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What was asked cannot be.
+const EXIT_USAGE: u8 = 2;
+
+/// A set of Linux machines that behave as one.
+#[derive(Debug, Parser)]
+#[command(
+    name = "glu",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+struct Glu {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A development cluster of several nodes on this machine.
+    Dev(dev::Dev),
+    /// Pid 1 of a development node.
+    #[command(name = init::SUBCOMMAND, hide = true)]
+    DevInit {
+        #[arg(long)]
+        state: PathBuf,
+        #[arg(long)]
+        node: u16,
+        #[arg(long)]
+        glud: PathBuf,
+    },
+}
+
+/// Runs `glu`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let glu = match Glu::try_parse() {
+        Ok(glu) => glu,
+        Err(e) => return refuse(&e),
+    };
+    let result = match glu.command {
+        Command::Dev(dev) => dev.run(),
+        Command::DevInit { state, node, glud } => {
+            init::run(&init::Options { state, node, glud }).map(|never| match never {})
+        }
+    };
+    result.unwrap_or_else(|e| {
+        eprintln!("glu: {e:#}");
+        if e.is::<UsageError>() {
+            ExitCode::from(EXIT_USAGE)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Prints help where it was asked for, else one line.
+fn refuse(e: &clap::Error) -> ExitCode {
+    if !e.use_stderr() {
+        // Nobody reads the help if this fails.
+        drop(e.print());
+        return ExitCode::SUCCESS;
+    }
+    let text = e.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut message = lines.next().unwrap_or("error: bad arguments").to_owned();
+    // "the following arguments were not provided:" names them on lines of their own.
+    if message.ends_with(':') {
+        let names: Vec<&str> = lines
+            .take_while(|line| !line.starts_with("Usage"))
+            .collect();
+        message = format!("{message} {}", names.join(" "));
+    }
+    let message = message.trim_start_matches("error: ");
+    eprintln!("glu: {message} (try --help)");
+    ExitCode::from(EXIT_USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Glu::command().debug_assert();
+    }
+}

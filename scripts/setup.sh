@@ -1,0 +1,45 @@
+#!/bin/bash
+# Installs the Debian packages that building, running and testing need, those only that are missing.
+set -euo pipefail
+
+# What provides what is looked for, as "command package"; libc6-dev has no command of its own.
+needs=(
+    "cc gcc"
+    "ip iproute2"
+    "make make"
+    "fusermount3 fuse3"
+    "nsenter util-linux"
+    "pkg-config pkg-config"
+    "pgrep procps"
+    "timeout coreutils"
+)
+
+missing=()
+for need in "${needs[@]}"; do
+    read -r program package <<<"$need"
+    command -v "$program" >/dev/null || missing+=("$package")
+done
+[[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
+
+if ((${#missing[@]} > 0)); then
+    if ((EUID != 0)); then
+        echo "setup: these packages are missing, install them as root: ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "setup: installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is missing: install Rust 1.90 or newer (https://rustup.rs)" >&2
+    exit 1
+fi
+if [[ ! -c /dev/fuse ]]; then
+    modprobe fuse 2>/dev/null || true
+    if [[ ! -c /dev/fuse ]]; then
+        echo "setup: there is no /dev/fuse: the kernel has no FUSE, or this container may not use it" >&2
+        exit 1
+    fi
+fi

@@ -1,0 +1,71 @@
+//! Where the programs under test are, and where tests may write.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+/// Names a directory of ready programs, which are then used as they are.
+const READY_MADE: &str = "GLU_BIN_DIR";
+
+/// `target/<profile>` of this test run, or [`READY_MADE`], with the programs up to date.
+static PROGRAMS: LazyLock<PathBuf> = LazyLock::new(|| match env::var_os(READY_MADE) {
+    Some(dir) => dir.into(),
+    None => build(),
+});
+
+/// Returns the path of the program `name` of this workspace.
+///
+/// # Panics
+/// There is none after a build.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let path = PROGRAMS.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: mount-tools has no program {name}?",
+        path.display()
+    );
+    path
+}
+
+/// Returns a directory for what tests write; it survives them, so they clean up.
+#[must_use]
+pub fn scratch_dir() -> PathBuf {
+    let dir = profile_dir().with_file_name("tmp");
+    std::fs::create_dir_all(&dir).expect("make target/tmp");
+    dir
+}
+
+/// Builds the programs: cargo does so on its own only for the tests of the same package, and a test
+/// of yesterday's daemon says nothing.
+fn build() -> PathBuf {
+    let dir = profile_dir();
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "mount-tools", "--bins"]);
+    if dir.ends_with("release") {
+        command.arg("--release");
+    }
+    command
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .stdin(Stdio::null());
+    let status = command
+        .status()
+        .expect("cargo is installed where tests are run from source");
+    assert!(
+        status.success(),
+        "`cargo build -p mount-tools --bins` failed; set {READY_MADE} to use programs as they are"
+    );
+    dir
+}
+
+/// Returns `target/<profile>`: this program is `target/<profile>/deps/<test>`.
+fn profile_dir() -> PathBuf {
+    let program = env::current_exe().expect("a running program has a path");
+    let dir = program
+        .ancestors()
+        .nth(2)
+        .expect("tests run from target/<profile>/deps");
+    dir.to_owned()
+}
