@@ -1,11 +1,11 @@
 //! Finds the metadata leader and asks it, again and again under the same number until it answers.
 
 use super::Core;
-use super::lease_port::Stamp;
 use super::session::Phase;
 use crate::error::Errno;
 use crate::net::{NetError, ServiceId};
 use bytes::Bytes;
+use consistency::lease::Stamp;
 use consistency::wire::meta::{MetaReply, MetaRequest, Op, OpReply};
 use consistency::wire::{decode, encode};
 use consistency::{Instant, NodeId, OpSeq, SessionId};
@@ -46,18 +46,12 @@ pub(super) struct Answered {
 #[derive(Debug)]
 pub(super) struct Ticket {
     core: Arc<Core>,
-    pub(super) session: SessionId,
     pub(super) stamp: Stamp,
-    /// When the request was sent, in ticks of our own changes.
-    pub(super) tick: u64,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut leases = self.core.leases();
-        if leases.session() == Some(self.session) {
-            leases.end_request(self.stamp);
-        }
+        self.core.leases().end_request(self.stamp);
     }
 }
 
@@ -200,7 +194,7 @@ impl Core {
             };
             // A change is asked for as long as its session lives: were it given up, it could still happen later
             // and our caches would not know. Everything cached goes with the session.
-            let change = is_change(&op);
+            let change = op.is_change();
             let until = if change {
                 Deadline::now() + Duration::from_secs(24 * 3600)
             } else {
@@ -241,9 +235,7 @@ impl Core {
         drop(leases);
         Some(Ticket {
             core: Arc::clone(self),
-            session,
             stamp,
-            tick: self.next_tick(),
         })
     }
 
@@ -280,26 +272,4 @@ pub(super) enum Patience {
     /// The same, but it fails while the kernel's caches are being invalidated: it may hold the lock of a page that
     /// the invalidation waits for.
     PageLock,
-}
-
-/// Tells whether an operation may change something; it is then never repeated under another session.
-const fn is_change(op: &Op) -> bool {
-    match op {
-        Op::Lookup { .. }
-        | Op::GetAttr { .. }
-        | Op::Load { .. }
-        | Op::ReadDir { .. }
-        | Op::ReadLink { .. }
-        | Op::GetXattrs { .. }
-        | Op::StatFs
-        | Op::AllocateChunks { .. } => false,
-        Op::Create { .. }
-        | Op::Link { .. }
-        | Op::Unlink { .. }
-        | Op::Rename { .. }
-        | Op::SetAttr { .. }
-        | Op::SetXattr { .. }
-        | Op::RemoveXattr { .. }
-        | Op::Flush(_) => true,
-    }
 }

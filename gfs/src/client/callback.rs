@@ -66,17 +66,18 @@ impl Service for Callbacks {
 
 impl Core {
     async fn handle_break(self: &Arc<Self>, request: Break) -> BreakAck {
-        let Some(node) = self.pin_known(request.ino) else {
-            let mut leases = self.leases();
-            leases.handle_break(&request);
-            return leases.finish_break(&request, Mode::Known);
-        };
+        // Made if it is not known: its grant is on its way, or has just been given back. When the pin goes the
+        // node goes, and with it the lease.
+        let node = self.pin(request.ino);
         let _turn = node.break_turn.lock().await;
-        self.let_grant_arrive(&node, &request).await;
+        self.let_grant_arrive(&node).await;
         {
             let mut state = node.state();
             // L2: from here on replies on their way are not cached, and nothing is served from the cache.
-            self.leases().handle_break(&request);
+            if !self.leases().handle_break(&request) {
+                // A late copy.
+                return self.leases().finish_break(&request, Mode::Known);
+            }
             state.breaking = Some(Breaking::default());
         }
         // READs that wait for a lease behind this break get along without (R1).
@@ -108,12 +109,15 @@ impl Core {
         }
     }
 
-    async fn let_grant_arrive(&self, node: &Pin, request: &Break) {
+    /// Lets a grant be of use before it is broken.
+    async fn let_grant_arrive(&self, node: &Pin) {
+        // Who is broken was granted something; if nothing is known of it the reply is still on its way.
+        let ino = node.ino;
         let arrived = node.wait(|state| {
-            let there = !state.asking || state.lease >= Some(request.lease);
+            let there = !state.asking || self.leases().held(ino) >= Some(Mode::Shared);
             there.then_some(())
         });
-        // If it does not come, the stamp makes it worthless when it does.
+        // If it does not come it is worthless when it does (L2).
         let _late = timeout(GRANT_WITHIN, arrived).await;
         let used = node.wait(|state| (!(state.unused && state.waiting > 0)).then_some(()));
         let _unused = timeout(FIRST_USE_WITHIN, used).await;

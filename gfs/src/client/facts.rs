@@ -40,19 +40,9 @@ impl Core {
     }
 
     /// Installs a grant; true if the facts that came with it may be cached.
-    fn install(
-        &self,
-        state: &mut State,
-        ticket: &Ticket,
-        ino: InodeNo,
-        grant: Option<Grant>,
-    ) -> bool {
+    fn install(&self, state: &State, ticket: &Ticket, ino: InodeNo, grant: Option<Grant>) -> bool {
         let Some(grant) = grant else { return false };
         let mut leases = self.leases();
-        if leases.session() != Some(ticket.session) {
-            return false;
-        }
-        state.lease = state.lease.max(Some(grant.lease));
         leases.install(self.clock.now(), ticket.stamp, ino, grant) && state.breaking.is_none()
     }
 
@@ -72,9 +62,7 @@ impl Core {
         fact: &Fact,
     ) -> bool {
         self.clock.seen(fact.attr.ctime);
-        let covered = self.install(state, ticket, ino, fact.grant)
-            && state.attr_pending == 0
-            && ticket.tick >= state.changed_tick;
+        let covered = self.install(state, ticket, ino, fact.grant);
         if covered {
             merge_attr(state, &fact.attr);
         }
@@ -86,7 +74,7 @@ impl Core {
     fn learn_changed(&self, node: &Pin, ticket: &Ticket, fact: &Fact) -> Option<u64> {
         self.clock.seen(fact.attr.ctime);
         let mut state = node.state();
-        let covered = self.install(&mut state, ticket, node.ino, fact.grant);
+        let covered = self.install(&state, ticket, node.ino, fact.grant);
         if covered || state.is_dirty() {
             merge_attr(&mut state, &fact.attr);
         } else {
@@ -106,8 +94,8 @@ impl Core {
         known: Known,
     ) {
         let mut state = dir.state();
-        let covered = self.install(&mut state, ticket, dir.ino, grant);
-        if covered && ticket.tick >= state.changed_tick {
+        let covered = self.install(&state, ticket, dir.ino, grant);
+        if covered {
             state.names.learn(name, known);
         }
     }
@@ -121,8 +109,8 @@ impl Core {
         learn: impl FnOnce(&mut State),
     ) {
         let mut state = dir.state();
-        let covered = self.install(&mut state, ticket, dir.ino, grant);
-        if covered && ticket.tick >= state.changed_tick {
+        let covered = self.install(&state, ticket, dir.ino, grant);
+        if covered {
             learn(&mut state);
         }
     }
@@ -219,8 +207,8 @@ fn merge_attr(state: &mut State, new: &Attr) {
     }
 }
 
-/// A change of ours that was sent: the names and attributes it touches are neither served nor learned from other
-/// replies until it ends.
+/// A change of ours that was sent. L9: until it ends the names it touches are neither served nor learned from other
+/// replies, and the attributes are not served.
 pub(super) struct Change {
     core: Arc<Core>,
     names: Vec<(Pin, Name, Option<Known>)>,
@@ -280,19 +268,15 @@ impl Change {
 
 impl Drop for Change {
     fn drop(&mut self) {
-        let tick = self.core.next_tick();
         for (dir, name, known) in &self.names {
             let mut state = dir.state();
             // A break that crossed the reply, or came since, leaves nothing to remember.
             let whole = self.covered.get(&dir.ino) == Some(&state.breaks_done);
             let known = known.filter(|_| whole && self.core.covered(&state, dir.ino));
             state.names.end_change(name, known);
-            state.changed_tick = tick;
         }
         for node in &self.attrs {
-            let mut state = node.state();
-            state.attr_pending -= 1;
-            state.changed_tick = tick;
+            node.state().attr_pending -= 1;
         }
     }
 }

@@ -63,6 +63,11 @@ impl DirtyFiles {
         self.files.lock().expect("no holder panics")
     }
 
+    /// Chunk numbers belong to the session that got them.
+    pub(super) fn forget_ids(&self) {
+        self.ids.lock().expect("no holder panics").clear();
+    }
+
     fn take_id(&self) -> Option<ChunkId> {
         let mut ids = self.ids.lock().expect("no holder panics");
         let range = ids.last_mut()?;

@@ -6,8 +6,7 @@
 //!
 //! # Words
 //! - A **node** ([`node::Node`]) is one inode as known here.
-//! - A **ticket** belongs to a request that may bring grants: it remembers the session, the stamp (L2) and when
-//!   the request was sent in ticks of our own changes.
+//! - A **ticket** belongs to a request that may bring grants: it holds the request's stamp.
 //! - A fact is **covered** when its grant was installed: only then may it be cached, here or in the kernel.
 //! - To **own** a file is to hold it exclusively: what is known here is the truth, until the ack of a break.
 //!
@@ -19,8 +18,8 @@
 //! - W1: a file that may have a writable shared mapping is owned while the kernel has pages of it.
 //! - C1: see [`clock`]. E1: a kernel without epochs never caches names. S5: nothing is served from a cache once
 //!   the session may have ended.
-//! - A change of ours bumps the tick of the nodes it touches when it ends: a reply to a request that was sent
-//!   before is good for its caller and is not cached, because it may tell the state before the change.
+//! - L9: the names and the attributes that a change of ours touches are not served until it is answered, because
+//!   others may have seen the change already. The rest of the inode is served as before.
 //!
 //! Lock order: see [`node`].
 
@@ -28,11 +27,9 @@ mod call;
 mod callback;
 mod clock;
 mod content;
-mod data_port;
 mod dirty;
 mod facts;
 mod flush;
-mod lease_port;
 mod names;
 mod node;
 mod notify;
@@ -43,13 +40,13 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use data_port::ChunkIo;
-
+use crate::data::ChunkIo;
 use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
 use crate::tree::Kernel;
 use call::Calls;
 use clock::Clock;
+use consistency::lease;
 use consistency::wire::meta::NodeReport;
 use consistency::{InodeNo, SessionId};
 use dashmap::DashMap;
@@ -118,7 +115,7 @@ impl Client {
             report,
             kernel: Notifier::default(),
             clock: Clock::new(),
-            leases: Mutex::new(lease_port::Client::new()),
+            leases: Mutex::new(lease::Client::new()),
             nodes: DashMap::new(),
             phase: watch::Sender::new(Phase::None),
             calls: Calls::default(),
@@ -126,7 +123,6 @@ impl Client {
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
             statfs: StatFsCache::default(),
-            tick: AtomicU64::new(1),
             next_fh: AtomicU64::new(1),
         });
         // The kernel never looks the root up, and never forgets it.
@@ -177,7 +173,7 @@ struct Core {
     report: Report,
     kernel: Notifier,
     clock: Clock,
-    leases: Mutex<lease_port::Client>,
+    leases: Mutex<lease::Client>,
     nodes: DashMap<InodeNo, Arc<Node>>,
     phase: watch::Sender<Phase>,
     calls: Calls,
@@ -185,8 +181,6 @@ struct Core {
     clean: CleanContent,
     releases: Releases,
     statfs: StatFsCache,
-    /// Orders our own changes and the requests sent between them.
-    tick: AtomicU64,
     next_fh: AtomicU64,
 }
 
@@ -200,12 +194,8 @@ impl fmt::Debug for Core {
 }
 
 impl Core {
-    fn leases(&self) -> MutexGuard<'_, lease_port::Client> {
+    fn leases(&self) -> MutexGuard<'_, lease::Client> {
         self.leases.lock().expect("no holder panics")
-    }
-
-    fn next_tick(&self) -> u64 {
-        self.tick.fetch_add(1, Ordering::AcqRel)
     }
 
     /// Returns the node of an inode and keeps it in the table while the pin lives.

@@ -9,8 +9,8 @@ use super::content::FileContent;
 use super::names::Names;
 use crate::error::Errno;
 use bytes::Bytes;
-use consistency::wire::meta::{Attr, FileKind, Name};
-use consistency::{InodeNo, Instant, LeaseId};
+use consistency::wire::meta::{Attr, Name};
+use consistency::{InodeNo, Instant};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,8 +63,6 @@ pub(super) struct State {
     pub(super) holds: u32,
     /// Replies outside a lease that have not reached the kernel yet (R1).
     pub(super) unleased: u32,
-    /// Youngest grant seen.
-    pub(super) lease: Option<LeaseId>,
     /// A `Load` or `SetAttr` is under way: one at a time, so that a reply with attributes from before the
     /// other cannot become what a local change builds on.
     pub(super) asking: bool,
@@ -77,8 +75,6 @@ pub(super) struct State {
     pub(super) breaks_done: u64,
     /// Changes of ours in flight that touch the attributes.
     pub(super) attr_pending: u32,
-    /// When the last change of ours ended, in ticks (see `Core::tick`).
-    pub(super) changed_tick: u64,
 }
 
 /// An unanswered break.
@@ -136,12 +132,6 @@ impl State {
 
     pub(super) fn size(&self) -> u64 {
         self.attr.as_ref().map_or(0, |attr| attr.size)
-    }
-
-    pub(super) fn is_dir(&self) -> bool {
-        self.attr
-            .as_ref()
-            .is_some_and(|attr| attr.kind == FileKind::Dir)
     }
 
     /// Drops what a lease on attributes and content covered, unflushed changes included.

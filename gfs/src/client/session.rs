@@ -167,8 +167,11 @@ impl Core {
                 session.term = term;
                 session.renew_at = sent_at + Micros(term.0 / RENEWALS);
                 if reclaim || epoch != session.epoch {
-                    self.reclaim(session.id).await?;
+                    self.reclaim(session.id, epoch).await?;
                     session.epoch = epoch;
+                    // Only a renewal after the reclaim gives time.
+                    session.renew_at = self.clock.now();
+                    return Ok(());
                 }
                 self.leases().renewed(sent_at, term);
                 Ok(())
@@ -183,8 +186,9 @@ impl Core {
     }
 
     /// Tells a new leader what the session holds.
-    async fn reclaim(&self, session: SessionId) -> Result<(), Ended> {
-        let held = self.leases().leases();
+    async fn reclaim(&self, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
+        let held = self.leases().begin_reclaim(self.clock.now(), epoch);
+        let held = held.ok_or(Ended)?;
         let mut batches: Vec<&[(InodeNo, Mode)]> = held.chunks(RECLAIM_LEN).collect();
         if batches.is_empty() {
             batches.push(&[]);
@@ -193,6 +197,7 @@ impl Core {
         for (index, batch) in batches.into_iter().enumerate() {
             let request = MetaRequest::Reclaim {
                 session,
+                epoch,
                 leases: batch.to_vec(),
                 last: index + 1 == count,
             };
@@ -201,7 +206,10 @@ impl Core {
             match reply {
                 MetaReply::Reclaimed(ids) if ids.len() == batch.len() => {
                     let answers: Vec<_> = batch.iter().map(|&(ino, _)| ino).zip(ids).collect();
-                    self.leases().reclaimed(&answers);
+                    let given_back = self.leases().reclaimed(&answers);
+                    for (ino, lease) in given_back {
+                        self.releases.push(ino, lease);
+                    }
                     for (ino, id) in answers {
                         if id.is_none() {
                             tracing::warn!(%ino, "the new leader did not honour a lease");
@@ -242,6 +250,7 @@ impl Core {
         });
         self.leases().drop_all();
         self.releases.clear();
+        self.dirty.forget_ids();
         let nodes: Vec<_> = self.nodes.iter().map(|node| Arc::clone(&node)).collect();
         let mut lost = 0_u32;
         for node in &nodes {
@@ -304,7 +313,6 @@ impl Core {
         }
         state.drop_data();
         state.names.forget_all();
-        state.lease = None;
         self.account(ino, state);
         lost
     }
