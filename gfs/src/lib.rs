@@ -5,6 +5,7 @@
 //! the other way: break -> `client::callback` (flush, forget) -> [`tree::Kernel`] -> ack.
 #![warn(missing_docs)]
 
+pub mod client;
 pub mod data;
 pub mod error;
 pub mod fuse;
