@@ -31,9 +31,17 @@ enum Request {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Status { node: u16, leader: Option<u16>, state: &'static str },
-    Waits { waits: Vec<Wait> },
-    Error { error: String },
+    Status {
+        node: u16,
+        leader: Option<u16>,
+        state: &'static str,
+    },
+    Waits {
+        waits: Vec<Wait>,
+    },
+    Error {
+        error: String,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -48,11 +56,13 @@ struct Wait {
 pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     let path = &node.config.control_socket;
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("{}: cannot be made", dir.display()))?;
     }
     // A socket of an earlier life; the lock of the state directory keeps a second daemon out.
     drop(std::fs::remove_file(path));
-    let listener = UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let local = node.transport.local();
@@ -60,7 +70,10 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     let answer = Arc::new(move |request: Request| match request {
         Request::Status => Answer::Status {
             node: local.0,
-            leader: meta.as_ref().and_then(|meta| meta.leader()).map(|NodeId(leader)| leader),
+            leader: meta
+                .as_ref()
+                .and_then(|meta| meta.leader())
+                .map(|NodeId(leader)| leader),
             state: "serving",
         },
         Request::Waits => {
@@ -70,7 +83,9 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 pid: wait.pid,
                 ms: wait.age.as_millis(),
             };
-            Answer::Waits { waits: mount.waiting().into_iter().map(shown).collect() }
+            Answer::Waits {
+                waits: mount.waiting().into_iter().map(shown).collect(),
+            }
         }
     });
     Ok(tokio::spawn(async move {
@@ -91,14 +106,20 @@ async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
-        match (&mut reader).take(REQUEST_BYTES_MAX).read_until(b'\n', &mut line).await {
+        match (&mut reader)
+            .take(REQUEST_BYTES_MAX)
+            .read_until(b'\n', &mut line)
+            .await
+        {
             Ok(1..) => {}
             // The other side has ended the conversation.
             Ok(0) | Err(_) => return,
         }
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => answer(request),
-            Err(error) => Answer::Error { error: format!("{error}: ask {{\"cmd\":\"status\"}}") },
+            Err(error) => Answer::Error {
+                error: format!("{error}: ask {{\"cmd\":\"status\"}}"),
+            },
         };
         let mut text = serde_json::to_vec(&reply).expect("answers are JSON");
         text.push(b'\n');

@@ -12,14 +12,17 @@
 
 mod control;
 
-use crate::config::{ConfigError, GludConfig};
-use crate::identity::{IdentityError, NodeIdentity};
-use crate::transport::{QuicTransport, TransportError};
+use crate::config::GludConfig;
+use crate::identity::NodeIdentity;
+use crate::transport::QuicTransport;
 use anyhow::{Context, Result};
 use consistency::wire::meta::NodeReport;
 use consistency::{Duration as Micros, NodeId};
 use gfs::client::Client;
-use gfs::data::{ChunkService, Chunks, ChunksConfig, DirStore, Disk};
+use gfs::data::disk::Disk;
+use gfs::data::io::{Chunks, ChunksConfig};
+use gfs::data::service::ChunkService;
+use gfs::data::store::DirStore;
 use gfs::net::{Router, ServiceId, Transport};
 use gfs::root::Root;
 use gfs::server::log::{LogConfig, Replicated};
@@ -61,12 +64,21 @@ impl Node {
     pub async fn start(config: GludConfig) -> Result<Self> {
         let tls = &config.tls;
         let identity = NodeIdentity::load(config.node, &tls.ca, &tls.cert, &tls.key)?;
-        std::fs::create_dir_all(&config.state_dir)
-            .with_context(|| format!("{}: cannot make the state directory", config.state_dir.display()))?;
+        std::fs::create_dir_all(&config.state_dir).with_context(|| {
+            format!(
+                "{}: cannot make the state directory",
+                config.state_dir.display()
+            )
+        })?;
         let router = Arc::new(Router::default());
         let peers = config.peers.iter().map(|peer| (peer.id, peer.addr));
-        let transport =
-            QuicTransport::start(&identity, config.listen, peers, Arc::clone(&router), Handle::current())?;
+        let transport = QuicTransport::start(
+            &identity,
+            config.listen,
+            peers,
+            Arc::clone(&router),
+            Handle::current(),
+        )?;
         let transport = Arc::new(transport);
         let network: Arc<dyn Transport> = Arc::clone(&transport) as _;
 
@@ -81,24 +93,47 @@ impl Node {
 
         let nodes = config.nodes();
         let local = config.node;
-        let others = move || nodes.iter().copied().filter(|node| *node != local).collect::<Vec<NodeId>>();
+        let others = move || {
+            nodes
+                .iter()
+                .copied()
+                .filter(|node| *node != local)
+                .collect::<Vec<NodeId>>()
+        };
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
             patience: config.request_timeout(),
             ..ChunksConfig::default()
         };
         let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
-        let client_config = client::Config { request_deadline: config.request_timeout(), ..client::Config::default() };
+        let client_config = client::Config {
+            request_deadline: config.request_timeout(),
+            ..client::Config::default()
+        };
         let report = Box::new(move || *report.lock().expect("no holder panics"));
-        let client = Client::start(client_config, Arc::clone(&network), &router, Arc::new(chunks), report);
+        let client = Client::start(
+            client_config,
+            Arc::clone(&network),
+            &router,
+            Arc::new(chunks),
+            report,
+        );
         let client = Arc::new(client);
 
         let nodes = config.nodes();
-        let root = Root::new(Arc::clone(&client) as _).with_nodes(move || nodes.iter().copied().collect());
+        let root =
+            Root::new(Arc::clone(&client) as _).with_nodes(move || nodes.iter().copied().collect());
         let connection = fuse::Connection::open(&config.mount_point, &fuse::Config::default())?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
-        Ok(Self { config, transport, meta, log, client, mount })
+        Ok(Self {
+            config,
+            transport,
+            meta,
+            log,
+            client,
+            mount,
+        })
     }
 
     /// Runs until SIGTERM or SIGINT, or until the mount is gone.
@@ -111,7 +146,8 @@ impl Node {
         self.await_session().await;
         let control = control::serve(&self)?;
         if let Some(ready) = &self.config.ready_file {
-            std::fs::write(ready, "ready\n").with_context(|| format!("{}: cannot be written", ready.display()))?;
+            std::fs::write(ready, "ready\n")
+                .with_context(|| format!("{}: cannot be written", ready.display()))?;
         }
         tracing::info!(node = self.config.node.0, mount = %self.config.mount_point.display(), "serving");
         tokio::select! {
@@ -146,7 +182,10 @@ impl Node {
             }
         };
         tokio::pin!(waiting);
-        if tokio::time::timeout(SESSION_PATIENCE, &mut waiting).await.is_err() {
+        if tokio::time::timeout(SESSION_PATIENCE, &mut waiting)
+            .await
+            .is_err()
+        {
             tracing::warn!(voters = ?self.config.voters, "waiting for the metadata leader");
             waiting.await;
         }
@@ -156,7 +195,10 @@ impl Node {
         config: &GludConfig,
         network: &Arc<dyn Transport>,
         router: &Router,
-    ) -> Result<(Option<Arc<MetaServer>>, Option<Replicated<server::state::MetaState>>)> {
+    ) -> Result<(
+        Option<Arc<MetaServer>>,
+        Option<Replicated<server::state::MetaState>>,
+    )> {
         if !config.voters.contains(&config.node) {
             return Ok((None, None));
         }
@@ -166,7 +208,7 @@ impl Node {
             dir: config.state_dir.join("meta"),
             heartbeat: HEARTBEAT,
             election: ELECTION,
-            snapshot_every: server::log::SNAPSHOT_EVERY,
+            snapshot_every: LogConfig::SNAPSHOT_EVERY,
         };
         let log = Replicated::open(log_config, Arc::clone(network), router).await?;
         let term = Micros(u64::from(config.lease_term_ms) * 1_000);
@@ -186,9 +228,17 @@ impl Node {
 /// One line that says what is wrong and what to do.
 pub fn main(config: &Path) -> Result<()> {
     let config = GludConfig::load(config)?;
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log).expect("checked by the configuration");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("glud").build()?;
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&config.log).expect("checked by the configuration");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("glud")
+        .build()?;
     let result = runtime.block_on(async { Node::start(config).await?.run().await });
     // A blocking request to a dying disk must not keep the node from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -198,7 +248,7 @@ pub fn main(config: &Path) -> Result<()> {
 async fn measure(disk: &Disk) -> NodeReport {
     let space = disk.space().await.ok();
     NodeReport {
-        load: gproc::load::measure(),
+        load: consistency::wire::node::NodeLoad::default(),
         disk_total: space.map_or(0, |space| space.total),
         disk_free: space.map_or(0, |space| space.free),
     }
