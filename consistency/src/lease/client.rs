@@ -188,8 +188,9 @@ impl Client {
         })
     }
 
-    /// Returns what the server takes as held, also while it is broken: an exclusive holder may still change and
-    /// flush until it finishes the break.
+    /// Returns what the server takes as held, also while it is broken. The exclusive holder of a file stays the
+    /// master of its content until it finishes the break: it may still change and flush, and it answers reads
+    /// from its own content, for what the leader replies (F1) is older.
     #[must_use]
     pub fn held(&self, ino: InodeNo) -> Option<Mode> {
         self.held.get(&ino).map(|held| held.mode)
