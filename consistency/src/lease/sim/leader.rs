@@ -240,6 +240,7 @@ impl World {
                 }
                 Action::Ended(session) => {
                     if let Some(&node) = self.state.sessions.get(&session) {
+                        self.lose_unflushed(node, session);
                         self.session_refused(node, session, "its term");
                     }
                     self.propose(Command::End(session));

@@ -397,11 +397,8 @@ impl World {
 
     /// Everything the node holds is void: its session is over, or the node itself.
     pub(super) fn lose_all(&mut self, id: NodeId) {
+        self.void_dirty(id);
         let node = self.nodes.get_mut(&id).expect("a node");
-        for (&file, dirty) in &node.dirty {
-            self.oracle
-                .void((file, Part::Data), dirty.flushed, dirty.value);
-        }
         for pending in node.requests.values() {
             node.client.end_change(pending.op.changed());
         }
@@ -411,6 +408,22 @@ impl World {
         *node = Node::new(life, attempt, self.mutation);
         node.client = client;
         node.paused_until = paused;
+    }
+
+    fn void_dirty(&mut self, id: NodeId) {
+        for (&file, dirty) in &self.nodes[&id].dirty {
+            let (flushed, value) = (dirty.flushed, dirty.value);
+            self.oracle.void((file, Part::Data), flushed, value);
+        }
+    }
+
+    /// The leader has ended a session, and its node, which may be paused, has lapsed by its own clock (S4). If it
+    /// has not, what it wrote still counts, and L3 is broken.
+    pub(super) fn lose_unflushed(&mut self, id: NodeId, session: SessionId) {
+        let client = &self.nodes[&id].client;
+        if client.session() == Some(session) && client.valid_until() <= self.clock(id) {
+            self.void_dirty(id);
+        }
     }
 
     pub(super) fn restart(&mut self, id: NodeId) {
