@@ -47,6 +47,8 @@ pub(super) struct Job {
     seq: u64,
     op: Op,
     bypass: bool,
+    /// It is on its way into the log.
+    proposed: bool,
     /// What the reply says, once read or done; `None` inside: refused.
     outcome: Option<Option<Vec<(InodeNo, Vec<(Part, u64)>)>>>,
 }
@@ -216,6 +218,7 @@ impl World {
                     seq,
                     op,
                     bypass: false,
+                    proposed: false,
                     outcome: None,
                 };
                 leader.jobs.insert(id, job);
@@ -234,9 +237,13 @@ impl World {
                 Action::Ready(id) => self.ready(id),
                 Action::Dropped(id) => {
                     let leader = self.leader.as_mut().expect("there is one");
-                    let job = leader.jobs.remove(&id).expect("dropped once");
-                    let session = job.session;
-                    self.send(job.node, Message::Ended { session });
+                    let job = &leader.jobs[&id];
+                    let (node, session, proposed) = (job.node, job.session, job.proposed);
+                    // What is in the log may be committed whatever the lease server thinks of it.
+                    if !proposed {
+                        leader.jobs.remove(&id);
+                    }
+                    self.send(node, Message::Ended { session });
                 }
                 Action::Ended(session) => {
                     if let Some(&node) = self.state.sessions.get(&session) {
@@ -274,6 +281,7 @@ impl World {
                 self.schedule(self.now + 1, Event::Finish(reign, id));
                 return;
             }
+            job.proposed = true;
             self.propose(Command::Do(id));
             return;
         }
@@ -348,7 +356,8 @@ impl World {
 
     fn propose(&mut self, command: Command) {
         let reign = self.leader.as_ref().expect("there is one").reign;
-        let at = self.now + 100 + self.rng.below(4_000);
+        let slow = self.rng.chance(20);
+        let at = self.now + 100 + self.rng.below(if slow { 20_000 } else { 3_000 });
         self.schedule(at, Event::Commit(reign, command));
     }
 
@@ -409,7 +418,6 @@ impl World {
     fn apply_op(&mut self, id: OpId) {
         let leader = self.leader.as_mut().expect("there is one");
         let Some(job) = leader.jobs.get_mut(&id) else {
-            // Only with the mutant that drops operations in flight; the log does not know of it.
             return;
         };
         let (session, seq) = (job.session, job.seq);

@@ -2,7 +2,7 @@
 
 use super::model::{DIRS, FILES, Fact, Message, NAMES, Op, Part, Register, Request, name};
 use super::oracle::Moment;
-use super::{TERM, World};
+use super::{Event, TERM, World};
 use crate::lease::mutant::{Mutant, Mutation};
 use crate::lease::{Client, Stamp};
 use crate::wire::lease::{Break, Mode, Scope};
@@ -22,6 +22,8 @@ pub(super) struct Node {
     /// Counts the node's starts; timers of an earlier one are void.
     pub(super) life: u32,
     pub(super) paused_until: u64,
+    /// Its renewals get lost until then, nothing else does.
+    pub(super) muted_until: u64,
     cache: BTreeMap<InodeNo, BTreeMap<Part, u64>>,
     dirty: BTreeMap<InodeNo, Dirty>,
     /// Inodes that the kernel knows.
@@ -84,6 +86,7 @@ impl Node {
             client,
             life,
             paused_until: 0,
+            muted_until: 0,
             cache: BTreeMap::new(),
             dirty: BTreeMap::new(),
             known: BTreeSet::new(),
@@ -156,7 +159,7 @@ impl World {
         }
     }
 
-    fn read(&mut self, id: NodeId, register: Register) {
+    pub(super) fn read(&mut self, id: NodeId, register: Register) {
         let now = self.clock(id);
         let began = self.oracle.moment();
         let node = &self.nodes[&id];
@@ -205,7 +208,16 @@ impl World {
         self.oracle.promise((file, Part::Data), value);
     }
 
+    /// Changes something; now and then programs everywhere look at it meanwhile.
     pub(super) fn change(&mut self, id: NodeId, scopes: Vec<(InodeNo, Scope)>) {
+        if self.rng.chance(30) {
+            let (ino, scope) = &scopes[0];
+            let register = (*ino, super::model::parts(scope)[0]);
+            for _ in 0..6 {
+                let (at, who) = (self.now + self.rng.below(12_000), self.any_node());
+                self.schedule(at, Event::Read(who, register));
+            }
+        }
         self.call(id, Op::Change(scopes), Purpose::Change);
     }
 
@@ -402,12 +414,14 @@ impl World {
         for pending in node.requests.values() {
             node.client.end_change(pending.op.changed());
         }
-        let (life, attempt, paused) = (node.life, node.attempt, node.paused_until);
+        let (life, attempt) = (node.life, node.attempt);
+        let (paused_until, muted_until) = (node.paused_until, node.muted_until);
         let mut client = std::mem::take(&mut node.client);
         client.drop_all();
         *node = Node::new(life, attempt, self.mutation);
         node.client = client;
-        node.paused_until = paused;
+        node.paused_until = paused_until;
+        node.muted_until = muted_until;
     }
 
     fn void_dirty(&mut self, id: NodeId) {
@@ -463,7 +477,10 @@ impl World {
 
     fn renew(&mut self, id: NodeId) {
         let sent_at = self.clock(id);
-        if let Some(session) = self.nodes[&id].client.session() {
+        let node = &self.nodes[&id];
+        if let Some(session) = node.client.session()
+            && node.muted_until <= self.now
+        {
             self.send_leader(id, Request::Renew { session, sent_at });
         }
     }
