@@ -405,8 +405,9 @@ fn default_jobs_socket() -> PathBuf {
     "/run/glu/jobs.sock".into()
 }
 
-fn default_log() -> String {
-    "info".to_owned()
+/// Openraft tells every vote and heartbeat at `info`.
+pub(crate) fn default_log() -> String {
+    "info,openraft=warn".to_owned()
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 
 /// Every node has an address of its own, so the port is the same on all.
 const PORT: u16 = 7177;
+/// Environment variable that says what the daemons log, as for `RUST_LOG`.
+const LOG_ENV: &str = "GLU_LOG";
+
 /// Makes the directories and the configuration of every node of a cluster of `nodes` nodes.
 pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
     let ca = ClusterCa::create(&dir.ca(), "glu-dev")?;
@@ -47,7 +50,7 @@ fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
         replicas: 2,
         lease_term_ms: 4_000,
         request_timeout_s: 30,
-        log: "info".to_owned(),
+        log: std::env::var(LOG_ENV).unwrap_or_else(|_| crate::config::default_log()),
         // By their short names inside the node: a socket's path has 108 bytes at most.
         control_socket: run.join("glud.sock"),
         jobs_socket: run.join("jobs.sock"),
