@@ -5,8 +5,11 @@
 //! the other way: break -> `client::callback` (flush, forget) -> [`tree::Kernel`] -> ack.
 #![warn(missing_docs)]
 
+pub mod client;
 pub mod data;
 pub mod error;
+pub mod fuse;
 pub mod net;
+pub mod root;
 pub mod server;
 pub mod tree;

@@ -6,7 +6,6 @@
 //! listen = "192.0.2.1:7420"         # UDP
 //! state_dir = "/var/lib/glu"
 //! mount_point = "/cluster"
-//! control_socket = "/run/glu/glud.sock"
 //! voters = [1, 2, 3]                # who keeps the metadata
 //! replicas = 2                      # copies of file data
 //! lease_term_ms = 4000
@@ -54,12 +53,6 @@ pub struct GludConfig {
     /// Where the tree is mounted; absolute, the same on all nodes.
     #[serde(default = "default_mount_point")]
     pub mount_point: PathBuf,
-    /// Where this node's tools reach the daemon; absolute.
-    #[serde(default = "default_control_socket")]
-    pub control_socket: PathBuf,
-    /// File that exists while the tree is mounted and served; absolute, none if not given.
-    #[serde(default)]
-    pub ready_file: Option<PathBuf>,
     /// Nodes that keep the metadata: 1, 3 or 5 of them.
     pub voters: Vec<NodeId>,
     /// Copies of file data, 1 to 5; the number of nodes if there are fewer.
@@ -74,6 +67,15 @@ pub struct GludConfig {
     /// What is logged, as for `RUST_LOG`.
     #[serde(default = "default_log")]
     pub log: String,
+    /// Unix socket for `glu`: a line of JSON asks, a line of JSON answers.
+    #[serde(default = "default_control_socket")]
+    pub control_socket: PathBuf,
+    /// Unix socket for `glurun`.
+    #[serde(default = "default_jobs_socket")]
+    pub jobs_socket: PathBuf,
+    /// File that is made when the tree is mounted and served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_file: Option<PathBuf>,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -207,10 +209,6 @@ impl GludConfig {
         }
         check_absolute(Place::Key("state_dir"), &self.state_dir)?;
         check_absolute(Place::Key("mount_point"), &self.mount_point)?;
-        check_absolute(Place::Key("control_socket"), &self.control_socket)?;
-        if let Some(ready_file) = &self.ready_file {
-            check_absolute(Place::Key("ready_file"), ready_file)?;
-        }
         if self.state_dir.starts_with(&self.mount_point) {
             let why = "the state cannot be kept in the tree it makes: move it out of mount_point";
             return Err((Place::Key("state_dir"), why.into()));
@@ -387,10 +385,6 @@ fn default_mount_point() -> PathBuf {
     "/cluster".into()
 }
 
-fn default_control_socket() -> PathBuf {
-    "/run/glu/glud.sock".into()
-}
-
 fn default_replicas() -> u8 {
     2
 }
@@ -401,6 +395,14 @@ fn default_lease_term_ms() -> u32 {
 
 fn default_request_timeout_s() -> u32 {
     30
+}
+
+fn default_control_socket() -> PathBuf {
+    "/run/glu/glud.sock".into()
+}
+
+fn default_jobs_socket() -> PathBuf {
+    "/run/glu/jobs.sock".into()
 }
 
 fn default_log() -> String {

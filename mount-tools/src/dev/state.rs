@@ -214,6 +214,7 @@ impl StateDir {
         self.0.join("cluster.json")
     }
 
+    /// Where the cluster's certificate authority is.
     fn is_own(&self, name: &str) -> bool {
         matches!(
             name,

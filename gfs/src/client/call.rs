@@ -1,0 +1,275 @@
+//! Finds the metadata leader and asks it, again and again under the same number until it answers.
+
+use super::Core;
+use super::session::Phase;
+use crate::error::Errno;
+use crate::net::{NetError, ServiceId};
+use bytes::Bytes;
+use consistency::lease::Stamp;
+use consistency::wire::meta::{MetaReply, MetaRequest, Op, OpReply};
+use consistency::wire::{decode, encode};
+use consistency::{Instant, NodeId, OpSeq, SessionId};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant as Deadline;
+use tokio::time::{sleep, timeout_at};
+
+/// Time for one attempt; longer than any break takes, shorter than a request waits in all.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// Pause before the next node is asked, so that an election is not disturbed by a storm of questions.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Who leads, and which operations are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    leader: Mutex<Option<NodeId>>,
+    seqs: Mutex<Seqs>,
+    /// The leader may have changed: the session wants to be renewed at once.
+    pub(super) leader_changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Seqs {
+    last: u64,
+    open: BTreeSet<u64>,
+}
+
+/// An answer, and when the attempt that brought it began.
+pub(super) struct Answered {
+    pub(super) reply: MetaReply,
+    pub(super) sent_at: Instant,
+}
+
+/// Belongs to a request that may bring grants.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    core: Arc<Core>,
+    pub(super) stamp: Stamp,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.core.leases().end_request(self.stamp);
+    }
+}
+
+/// The number of an operation that has not been answered.
+struct Seq<'a> {
+    calls: &'a Calls,
+    seq: u64,
+}
+
+impl Drop for Seq<'_> {
+    fn drop(&mut self) {
+        self.calls.seqs().open.remove(&self.seq);
+    }
+}
+
+impl Calls {
+    fn seqs(&self) -> MutexGuard<'_, Seqs> {
+        self.seqs.lock().expect("no holder panics")
+    }
+
+    /// Returns the next number, and the number below which everything was answered.
+    fn next_seq(&self) -> (Seq<'_>, OpSeq) {
+        let mut seqs = self.seqs();
+        seqs.last += 1;
+        let seq = seqs.last;
+        seqs.open.insert(seq);
+        let done_below = *seqs.open.first().expect("one was just added");
+        drop(seqs);
+        (Seq { calls: self, seq }, OpSeq(done_below))
+    }
+
+    fn leader(&self) -> MutexGuard<'_, Option<NodeId>> {
+        self.leader.lock().expect("no holder panics")
+    }
+}
+
+impl Core {
+    /// Asks the leader until it answers or the deadline has passed; finds out who leads on the way.
+    pub(super) async fn meta(
+        &self,
+        request: &MetaRequest,
+        until: Deadline,
+    ) -> Result<Answered, Errno> {
+        self.meta_encoded(encode(request).into(), until).await
+    }
+
+    async fn meta_encoded(&self, body: Bytes, until: Deadline) -> Result<Answered, Errno> {
+        let mut turn = 0;
+        let mut redirects = 0;
+        loop {
+            let to = self.candidate(&mut turn);
+            let sent_at = self.clock.now();
+            let attempt = until.min(Deadline::now() + ATTEMPT);
+            match timeout_at(attempt, self.attempt(to, body.clone(), attempt)).await {
+                Ok(Ok(MetaReply::NotLeader(hint))) => {
+                    self.suspect(to, hint.filter(|&node| node != to));
+                    redirects += 1;
+                    if hint.is_none() || redirects > 1 {
+                        sleep(PAUSE).await;
+                    }
+                }
+                Ok(Ok(reply)) => {
+                    *self.calls.leader() = Some(to);
+                    return Ok(Answered { reply, sent_at });
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "no answer from the metadata service");
+                    self.suspect(to, None);
+                    sleep(PAUSE).await;
+                }
+                Err(_) => self.suspect(to, None),
+            }
+            if Deadline::now() >= until {
+                return Err(Errno::EIO);
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        to: NodeId,
+        body: Bytes,
+        until: Deadline,
+    ) -> Result<MetaReply, NetError> {
+        let time = until.saturating_duration_since(Deadline::now());
+        let call = self.transport.call(to, ServiceId::Meta, body, time);
+        let reply = call.await?;
+        decode(&reply).map_err(|error| NetError::Malformed {
+            to,
+            why: error.to_string(),
+        })
+    }
+
+    /// Returns the leader if known, else one node after the other.
+    fn candidate(&self, turn: &mut usize) -> NodeId {
+        if let Some(leader) = *self.calls.leader() {
+            return leader;
+        }
+        let nodes = self.transport.nodes();
+        let node = nodes.get(*turn % nodes.len().max(1)).copied();
+        *turn += 1;
+        node.unwrap_or_else(|| self.transport.local())
+    }
+
+    /// Notes that `node` does not lead (any more).
+    fn suspect(&self, node: NodeId, instead: Option<NodeId>) {
+        let mut leader = self.calls.leader();
+        if *leader == Some(node) || leader.is_none() {
+            *leader = instead;
+            drop(leader);
+            self.calls.leader_changed.notify_one();
+        }
+    }
+
+    /// Performs an operation. Reading is done again under a new session if need be; a change whose session ended
+    /// has an unknown outcome and fails.
+    ///
+    /// The ticket must live until the grants of the reply are installed.
+    pub(super) async fn op(self: &Arc<Self>, op: Op) -> Result<(OpReply, Ticket), Errno> {
+        self.op_with(op, Patience::Session).await
+    }
+
+    pub(super) async fn op_with(
+        self: &Arc<Self>,
+        op: Op,
+        patience: Patience,
+    ) -> Result<(OpReply, Ticket), Errno> {
+        let until = Deadline::now() + self.config.request_deadline;
+        loop {
+            let session = self.wait_session(until, patience).await?;
+            let Some(ticket) = self.ticket(session) else {
+                continue;
+            };
+            let (seq, done_below) = self.calls.next_seq();
+            let request = MetaRequest::Op {
+                session,
+                seq: OpSeq(seq.seq),
+                done_below,
+                op: op.clone(),
+            };
+            // A change is asked for as long as its session lives: were it given up, it could still happen later
+            // and our caches would not know. Everything cached goes with the session.
+            let change = op.is_change();
+            let until = if change {
+                Deadline::now() + Duration::from_secs(24 * 3600)
+            } else {
+                until
+            };
+            let answered = tokio::select! {
+                answered = self.meta_encoded(encode(&request).into(), until) => answered?,
+                () = self.session_gone(session) => {
+                    if change {
+                        return Err(Errno::EIO);
+                    }
+                    continue;
+                }
+            };
+            match answered.reply {
+                MetaReply::Op { now, result } => {
+                    self.clock.heard(now);
+                    return Ok((result?, ticket));
+                }
+                MetaReply::SessionEnded => {
+                    self.session_ended(session);
+                    if change {
+                        return Err(Errno::EIO);
+                    }
+                }
+                other => {
+                    tracing::error!(?other, "the metadata service answered something else");
+                    return Err(Errno::EIO);
+                }
+            }
+        }
+    }
+
+    /// Begins a request under a session; `None` if that has just ended.
+    fn ticket(self: &Arc<Self>, session: SessionId) -> Option<Ticket> {
+        let mut leases = self.leases();
+        let stamp = (leases.session() == Some(session)).then(|| leases.begin_request())?;
+        drop(leases);
+        Some(Ticket {
+            core: Arc::clone(self),
+            stamp,
+        })
+    }
+
+    async fn wait_session(&self, until: Deadline, patience: Patience) -> Result<SessionId, Errno> {
+        let mut phases = self.phase.subscribe();
+        let settled = phases.wait_for(|phase| match phase {
+            Phase::Live(_) | Phase::Stopped => true,
+            Phase::Lapsing => patience == Patience::PageLock,
+            Phase::None => false,
+        });
+        let phase = match timeout_at(until, settled).await {
+            Ok(Ok(phase)) => *phase,
+            Ok(Err(_)) | Err(_) => Phase::None,
+        };
+        // S5: the deadline has passed, or a READ must not hold up the invalidation of its file.
+        phase.session().ok_or(Errno::EIO)
+    }
+
+    /// Returns when the session is not the current one any more.
+    async fn session_gone(&self, session: SessionId) {
+        let mut phases = self.phase.subscribe();
+        // The sender lives in `self`.
+        let _phase = phases
+            .wait_for(|phase| *phase != Phase::Live(session))
+            .await;
+    }
+}
+
+/// What a request without session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// A new session.
+    Session,
+    /// The same, but it fails while the kernel's caches are being invalidated: it may hold the lock of a page that
+    /// the invalidation waits for.
+    PageLock,
+}

@@ -1,0 +1,233 @@
+//! Answers breaks: stop serving, wait for what is on its way to the kernel, flush, have the kernel forget, ack.
+//!
+//! | scope | held | dropped here | kernel | kept |
+//! | --- | --- | --- | --- | --- |
+//! | Attr | Shared | attributes, xattrs | attributes | Shared |
+//! | Names | Shared | those names, attributes | those names, attributes | Shared |
+//! | All | Shared | names, attributes | names, attributes | Known |
+//! | Data | Shared, Exclusive | content, attributes (flushed first) | pages, attributes | Known |
+//!
+//! A break that offers less than Shared takes everything, whatever its scope: what stayed would not be covered.
+//! Where everything known was dropped, nothing is kept: a lease on nothing only costs the next break.
+
+use super::node::Breaking;
+use super::{Core, Pin};
+use crate::error::Errno;
+use crate::net::Service;
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::NodeId;
+use consistency::wire::lease::{Break, BreakAck, Mode, Scope};
+use consistency::wire::meta::Name;
+use consistency::wire::{decode, encode};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A break of a grant that is still on its way waits this long for it: overtaking the grant would take it away
+/// before it was of any use, again and again.
+const GRANT_WITHIN: Duration = Duration::from_millis(20);
+/// Who waited for an exclusive grant gets this long to use it before it is broken.
+const FIRST_USE_WITHIN: Duration = Duration::from_millis(10);
+/// Attempts to flush before the ack; then the changes are given up, because everybody else waits.
+const FLUSH_ATTEMPTS: u32 = 3;
+/// Rounds of R1 after which one is logged.
+const ROUNDS_LOGGED: u32 = 100;
+
+/// The callback service.
+pub(super) struct Callbacks {
+    core: Weak<Core>,
+}
+
+impl Callbacks {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self {
+            core: Arc::downgrade(core),
+        }
+    }
+}
+
+#[async_trait]
+impl Service for Callbacks {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        let request: Break = match decode(&body) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::warn!(%from, %error, "not a break");
+                return None;
+            }
+        };
+        let core = self.core.upgrade()?;
+        // In a task of its own: a break that was begun is finished, also when the leader stops waiting.
+        let ack = tokio::spawn(async move { core.handle_break(request).await });
+        Some(encode(&ack.await.ok()?).into())
+    }
+}
+
+impl Core {
+    async fn handle_break(self: &Arc<Self>, request: Break) -> BreakAck {
+        // Made if it is not known: its grant is on its way, or has just been given back. When the pin goes the
+        // node goes, and with it the lease.
+        let node = self.pin(request.ino);
+        let _turn = node.break_turn.lock().await;
+        self.let_grant_arrive(&node).await;
+        {
+            let mut state = node.state();
+            // L2: from here on replies on their way are not cached, and nothing is served from the cache.
+            if !self.leases().handle_break(&request) {
+                // A late copy.
+                return self.leases().finish_break(&request, Mode::Known);
+            }
+            state.breaking = Some(Breaking::default());
+        }
+        // READs that wait for a lease behind this break get along without (R1).
+        node.wake();
+        // K1: what was given out under the lease reaches the kernel before the kernel is told to forget.
+        node.wait(|state| (state.holds == 0).then_some(())).await;
+        let exclusive = self.leases().held(request.ino) == Some(Mode::Exclusive);
+        match &request.scope {
+            _ if exclusive => self.break_data(&node, &request).await,
+            Scope::Data => self.break_data(&node, &request).await,
+            Scope::All => self.break_names(&node, &request, None).await,
+            Scope::Names(_) if request.keep < Mode::Shared => {
+                self.break_names(&node, &request, None).await
+            }
+            Scope::Names(names) => self.break_names(&node, &request, Some(names.clone())).await,
+            Scope::Attr if request.keep < Mode::Shared => {
+                let all = node.state().names.in_kernel();
+                if all.is_empty() {
+                    self.break_data(&node, &request).await
+                } else {
+                    self.break_names(&node, &request, None).await
+                }
+            }
+            Scope::Attr => {
+                drop_attr(&node);
+                self.kernel.forget_attr(node.ino).await;
+                self.ack(&node, &request, Mode::Shared)
+            }
+        }
+    }
+
+    /// Lets a grant be of use before it is broken.
+    async fn let_grant_arrive(&self, node: &Pin) {
+        // Who is broken was granted something; if nothing is known of it the reply is still on its way.
+        let ino = node.ino;
+        let arrived = node.wait(|state| {
+            let there = !state.asking || self.leases().held(ino) >= Some(Mode::Shared);
+            there.then_some(())
+        });
+        // If it does not come it is worthless when it does (L2).
+        let _late = timeout(GRANT_WITHIN, arrived).await;
+        let used = node.wait(|state| (!(state.unused && state.waiting > 0)).then_some(()));
+        let _unused = timeout(FIRST_USE_WITHIN, used).await;
+    }
+
+    /// Breaks some names of a directory, or all.
+    async fn break_names(&self, node: &Pin, request: &Break, some: Option<Vec<Name>>) -> BreakAck {
+        let kept = if some.is_some() {
+            Mode::Shared
+        } else {
+            Mode::Known
+        };
+        let names = {
+            let mut state = node.state();
+            match some {
+                Some(names) => {
+                    for name in &names {
+                        state.names.forget(name);
+                    }
+                    names
+                }
+                None => {
+                    state.names.forget_all();
+                    state.names.in_kernel()
+                }
+            }
+        };
+        drop_attr(node);
+        self.kernel.forget_names(node.ino, names.clone()).await;
+        self.kernel.forget_attr(node.ino).await;
+        {
+            let mut state = node.state();
+            for name in &names {
+                state.names.taken_from_kernel(name);
+            }
+        }
+        self.ack(node, request, kept)
+    }
+
+    /// Breaks content and attributes.
+    async fn break_data(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
+        let mut round = 0;
+        loop {
+            let pages = {
+                let mut state = node.state();
+                let pages = state.pages || state.rw_opens > 0;
+                if let Some(breaking) = &mut state.breaking {
+                    breaking.closed = true;
+                    breaking.served_unleased = false;
+                }
+                pages
+            };
+            if pages {
+                // Writes mapped pages back first: they arrive as WRITEs and are taken while we own the file (W1).
+                self.kernel.forget_data(node.ino).await;
+            } else {
+                self.kernel.forget_attr(node.ino).await;
+            }
+            self.flush_for_break(node).await;
+            node.wait(|state| (state.unleased == 0).then_some(())).await;
+            let mut state = node.state();
+            // R1: a READ answered since the kernel was told may have left a page behind.
+            let served = state.breaking.as_ref().is_some_and(|b| b.served_unleased);
+            if !served && state.unleased == 0 && !state.is_dirty() {
+                state.drop_data();
+                state.pages = false;
+                self.account(node.ino, &mut state);
+                let ack = self.finish(&mut state, request, Mode::Known);
+                drop(state);
+                node.wake();
+                return ack;
+            }
+            drop(state);
+            round += 1;
+            if round % ROUNDS_LOGGED == 0 {
+                tracing::warn!(ino = %node.ino, round, "readers keep a break waiting");
+            }
+        }
+    }
+
+    async fn flush_for_break(self: &Arc<Self>, node: &Pin) {
+        for _ in 0..FLUSH_ATTEMPTS {
+            if self.flush_node(node).await.is_ok() {
+                return;
+            }
+        }
+        let mut state = node.state();
+        if state.wants_flush() {
+            tracing::error!(ino = %node.ino, "cannot flush before a break: changes are lost");
+            state.error = Some(Errno::EIO);
+            state.drop_data();
+            self.account(node.ino, &mut state);
+        }
+    }
+
+    fn ack(&self, node: &Pin, request: &Break, kept: Mode) -> BreakAck {
+        let ack = self.finish(&mut node.state(), request, kept);
+        node.wake();
+        ack
+    }
+
+    fn finish(&self, state: &mut super::node::State, request: &Break, kept: Mode) -> BreakAck {
+        state.breaking = None;
+        state.breaks_done += 1;
+        self.leases().finish_break(request, kept)
+    }
+}
+
+fn drop_attr(node: &Pin) {
+    let mut state = node.state();
+    state.attr = None;
+    state.xattrs = None;
+}

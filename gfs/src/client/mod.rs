@@ -1,0 +1,302 @@
+//! The client of the cluster file system: what `/cluster` is on one node.
+//!
+//! [`Client`] implements [`crate::tree::Tree`]: it answers from what it caches under leases, asks the metadata
+//! leader otherwise, changes files locally under an exclusive lease and flushes them, and answers the leader's
+//! breaks.
+//!
+//! # Words
+//! - A **node** ([`node::Node`]) is one inode as known here.
+//! - A **ticket** belongs to a request that may bring grants: it holds the request's stamp.
+//! - A fact is **covered** when its grant was installed: only then may it be cached, here or in the kernel.
+//! - To **own** a file is to hold it exclusively: what is known here is the truth, until the ack of a break.
+//!
+//! # Rules
+//! - K1: a reply that lets the kernel cache counts in `holds` from the lease check on until it has been delivered;
+//!   a break waits for that before it tells the kernel to forget.
+//! - R1: a READ answered outside the lease may leave a page in the kernel; a break tells the kernel to forget
+//!   again until none was answered since, and only then is acked.
+//! - W1: a file that may have a writable shared mapping is owned while the kernel has pages of it.
+//! - C1: see [`clock`]. E1: a kernel without epochs never caches names. S5: nothing is served from a cache once
+//!   the session may have ended.
+//! - L9: the names and the attributes that a change of ours touches are not served until it is answered, because
+//!   others may have seen the change already. The rest of the inode is served as before.
+//!
+//! Lock order: see [`node`].
+
+mod call;
+mod callback;
+mod clock;
+mod content;
+mod dirty;
+mod facts;
+mod flush;
+mod names;
+mod node;
+mod notify;
+mod ops;
+mod pages;
+mod release;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use crate::data::ChunkIo;
+use crate::error::Errno;
+use crate::net::{Router, ServiceId, Transport};
+use crate::tree::Kernel;
+use call::Calls;
+use clock::Clock;
+use consistency::lease;
+use consistency::wire::meta::NodeReport;
+use consistency::{InodeNo, SessionId};
+use dashmap::DashMap;
+use flush::DirtyFiles;
+use node::Node;
+use notify::Notifier;
+use ops::statfs::StatFsCache;
+use pages::CleanContent;
+use release::Releases;
+use session::Phase;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Settings of a [`Client`].
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long a request waits for the leader before it fails with EIO (S5).
+    pub request_deadline: Duration,
+    /// How long a change may stay on this node alone.
+    pub flush_after: Duration,
+    /// Bytes of unflushed changes; above it writers wait.
+    pub dirty_bytes_max: u64,
+    /// Bytes of content cached under shared leases, extent maps included.
+    pub clean_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            request_deadline: Duration::from_secs(30),
+            flush_after: Duration::from_secs(5),
+            dirty_bytes_max: 256 << 20,
+            clean_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Tells the leader how this node is doing, with every renewal.
+pub type Report = Box<dyn Fn() -> NodeReport + Send + Sync>;
+
+/// The files of `/cluster` on this node.
+#[derive(Debug)]
+pub struct Client {
+    core: Arc<Core>,
+}
+
+impl Client {
+    /// Starts a client: registers its callback service and begins to look for the leader. Requests wait for the
+    /// session. Must be called inside a tokio runtime.
+    pub fn start(
+        config: Config,
+        transport: Arc<dyn Transport>,
+        router: &Router,
+        chunks: Arc<dyn ChunkIo>,
+        report: Report,
+    ) -> Self {
+        let core = Arc::new(Core {
+            config,
+            transport,
+            chunks,
+            report,
+            kernel: Notifier::default(),
+            clock: Clock::new(),
+            leases: Mutex::new(lease::Client::new()),
+            nodes: DashMap::new(),
+            phase: watch::Sender::new(Phase::None),
+            calls: Calls::default(),
+            dirty: DirtyFiles::default(),
+            clean: CleanContent::new(config.clean_bytes_max),
+            releases: Releases::default(),
+            statfs: StatFsCache::default(),
+            next_fh: AtomicU64::new(1),
+        });
+        // The kernel never looks the root up, and never forgets it.
+        core.pin(InodeNo::ROOT).state().lookups = 1;
+        let service = callback::Callbacks::new(&core);
+        router.register(ServiceId::Callback, Arc::new(service));
+        tokio::spawn(session::run(Arc::clone(&core)));
+        tokio::spawn(flush::run(Arc::clone(&core)));
+        tokio::spawn(release::run(Arc::clone(&core)));
+        Self { core }
+    }
+
+    /// Gives the client the kernel of its mount. Until then nothing is cached there.
+    pub async fn mounted(&self, kernel: Arc<dyn Kernel>) {
+        self.core.kernel.mounted(kernel).await;
+    }
+
+    /// Returns the current session, if there is one.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        self.core.phase.borrow().session()
+    }
+
+    /// Flushes everything, gives all leases back, and stops. The mount must be gone.
+    ///
+    /// # Errors
+    /// The first error of a flush; the changes of that file are lost.
+    pub async fn shutdown(&self) -> Result<(), Errno> {
+        let flushed = self.core.flush_everything().await;
+        self.core.release_everything().await;
+        self.core.phase.send_replace(Phase::Stopped);
+        flushed
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Ends the background tasks, which keep the core alive.
+        self.core.phase.send_replace(Phase::Stopped);
+    }
+}
+
+/// The client, as its operations and tasks share it.
+struct Core {
+    config: Config,
+    transport: Arc<dyn Transport>,
+    chunks: Arc<dyn ChunkIo>,
+    report: Report,
+    kernel: Notifier,
+    clock: Clock,
+    leases: Mutex<lease::Client>,
+    nodes: DashMap<InodeNo, Arc<Node>>,
+    phase: watch::Sender<Phase>,
+    calls: Calls,
+    dirty: DirtyFiles,
+    clean: CleanContent,
+    releases: Releases,
+    statfs: StatFsCache,
+    next_fh: AtomicU64,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("phase", &*self.phase.borrow())
+            .field("nodes", &self.nodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn leases(&self) -> MutexGuard<'_, lease::Client> {
+        self.leases.lock().expect("no holder panics")
+    }
+
+    /// Returns the node of an inode and keeps it in the table while the pin lives.
+    fn pin(self: &Arc<Self>, ino: InodeNo) -> Pin {
+        let entry = self.nodes.entry(ino);
+        let node = entry.or_insert_with(|| Arc::new(Node::new(ino)));
+        // Under the table's lock: a node with a pin is not removed.
+        node.pins.fetch_add(1, Ordering::AcqRel);
+        Pin {
+            core: Arc::clone(self),
+            node: Arc::clone(&node),
+        }
+    }
+
+    /// Returns the node of an inode if there is one.
+    fn pin_known(self: &Arc<Self>, ino: InodeNo) -> Option<Pin> {
+        let node = self.nodes.get(&ino)?;
+        node.pins.fetch_add(1, Ordering::AcqRel);
+        Some(Pin {
+            core: Arc::clone(self),
+            node: Arc::clone(&node),
+        })
+    }
+
+    /// Removes a node that nobody needs, and gives its lease back.
+    fn collect(self: &Arc<Self>, node: &Arc<Node>) {
+        {
+            let mut state = node.state();
+            if state.lookups > 0 || state.opens > 0 {
+                return;
+            }
+            if state.is_dirty() && !state.flushing {
+                if !state.is_orphan() {
+                    drop(state);
+                    self.spawn_last_flush(node.ino);
+                    return;
+                }
+                // Nobody can ever read the bytes of a file without name, handle or lookup.
+                state.drop_data();
+                self.account(node.ino, &mut state);
+            }
+        }
+        self.nodes.remove_if(&node.ino, |_, current| {
+            let unused = current.pins.load(Ordering::Acquire) == 0 && current.state().is_idle();
+            if unused {
+                // Under the table's lock: a node made anew for this inode installs its grants after this.
+                let lease = self.leases().forget(node.ino);
+                if let Some(lease) = lease {
+                    self.releases.push(node.ino, lease);
+                }
+            }
+            unused
+        });
+    }
+
+    /// Runs an operation in a task of its own, so that it survives a caller who gives up; the caller waits at
+    /// most the request deadline.
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+    ) -> Result<T, Errno> {
+        let task = tokio::spawn(work);
+        match tokio::time::timeout(self.config.request_deadline, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(failed)) => {
+                tracing::error!(%failed, "an operation's task ended early");
+                Err(Errno::EIO)
+            }
+            Err(_) => Err(Errno::EIO),
+        }
+    }
+}
+
+/// A node in use.
+struct Pin {
+    core: Arc<Core>,
+    node: Arc<Node>,
+}
+
+impl Deref for Pin {
+    type Target = Arc<Node>;
+
+    fn deref(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        self.node.pins.fetch_add(1, Ordering::AcqRel);
+        Self {
+            core: Arc::clone(&self.core),
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if self.node.pins.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.core.collect(&self.node);
+        }
+    }
+}

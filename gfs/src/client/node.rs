@@ -1,0 +1,216 @@
+//! One inode as this node knows it.
+//!
+//! # Lock order
+//! Shard of the node table, then a node's state, then the lease core, clock, dirty list and release queue (which
+//! take nothing further). Two nodes' states are never locked at the same time. The node table is never touched,
+//! and nothing is awaited, while a state is locked.
+
+use super::content::FileContent;
+use super::names::Names;
+use crate::error::Errno;
+use bytes::Bytes;
+use consistency::wire::meta::{Attr, Name};
+use consistency::{InodeNo, Instant};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) ino: InodeNo,
+    state: Mutex<State>,
+    /// Something that an operation may wait for has changed.
+    changed: Notify,
+    /// Operations that work with the node; it stays in the table while there are any.
+    pub(super) pins: AtomicU32,
+    /// Breaks of one inode are handled one after the other.
+    pub(super) break_turn: tokio::sync::Mutex<()>,
+}
+
+/// Everything that changes about a node.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// As the caller of stat(2) would see them, local changes included.
+    pub(super) attr: Option<Attr>,
+    /// Of a symbolic link; never changes.
+    pub(super) target: Option<Bytes>,
+    pub(super) xattrs: Option<BTreeMap<Name, Bytes>>,
+    /// Of a directory.
+    pub(super) names: Names,
+    /// Of a regular file.
+    pub(super) content: Option<FileContent>,
+    /// Attributes were changed that the leader has not seen.
+    pub(super) attr_dirty: bool,
+    /// When the oldest change was made that the leader has not seen.
+    pub(super) dirty_since: Option<Instant>,
+    /// Counts the times content and attributes were dropped.
+    pub(super) generation: u64,
+    /// A flush is under way.
+    pub(super) flushing: bool,
+    /// Bytes of changes that are counted in the client's total.
+    pub(super) charged: u64,
+    /// What a background flush ran into, for the next fsync or close.
+    pub(super) error: Option<Errno>,
+    /// Times the kernel was told about the inode, less what it has forgotten.
+    pub(super) lookups: u64,
+    pub(super) opens: u32,
+    /// Opens that may have a writable shared mapping (W1).
+    pub(super) rw_opens: u32,
+    /// The kernel may have pages.
+    pub(super) pages: bool,
+    /// Replies under the lease that have not reached the kernel yet (K1).
+    pub(super) holds: u32,
+    /// Replies outside a lease that have not reached the kernel yet (R1).
+    pub(super) unleased: u32,
+    /// A `Load` or `SetAttr` is under way: one at a time, so that a reply with attributes from before the
+    /// other cannot become what a local change builds on.
+    pub(super) asking: bool,
+    /// Operations that wait for an exclusive lease.
+    pub(super) waiting: u32,
+    /// An exclusive lease was granted and nobody has used it yet.
+    pub(super) unused: bool,
+    pub(super) breaking: Option<Breaking>,
+    /// Counts the breaks answered.
+    pub(super) breaks_done: u64,
+    /// Changes of ours in flight that touch the attributes.
+    pub(super) attr_pending: u32,
+}
+
+/// An unanswered break.
+#[derive(Debug, Default)]
+pub(super) struct Breaking {
+    /// The flush for the ack has begun: changes wait until it is over.
+    pub(super) closed: bool,
+    /// A READ was answered outside the lease since the kernel was last told to forget (R1).
+    pub(super) served_unleased: bool,
+}
+
+impl Node {
+    pub(super) fn new(ino: InodeNo) -> Self {
+        Self {
+            ino,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            pins: AtomicU32::new(0),
+            break_turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Wakes everybody who waits for a change of the state.
+    pub(super) fn wake(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `ready` gives a value; it is asked at once and after every [`Node::wake`].
+    pub(super) async fn wait<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(value) = ready(&mut self.state()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl State {
+    /// Tells whether the leader has not seen everything.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.attr_dirty || self.flushing || self.content.as_ref().is_some_and(FileContent::is_dirty)
+    }
+
+    /// Tells whether there is something to flush that is not being flushed already.
+    pub(super) fn wants_flush(&self) -> bool {
+        self.attr_dirty || self.content.as_ref().is_some_and(|c| !c.dirty.is_empty())
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.attr.as_ref().map_or(0, |attr| attr.size)
+    }
+
+    /// Drops what a lease on attributes and content covered, unflushed changes included.
+    pub(super) fn drop_data(&mut self) {
+        self.attr = None;
+        self.xattrs = None;
+        self.content = None;
+        self.attr_dirty = false;
+        self.generation += 1;
+    }
+
+    /// Tells whether nobody needs the node: neither the kernel nor an open file nor unflushed changes.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lookups == 0 && self.opens == 0 && !self.is_dirty()
+    }
+
+    /// Tells whether the inode is gone for good once it is idle.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.attr.as_ref().is_some_and(|attr| attr.nlink == 0)
+    }
+}
+
+/// Ends a count in a node's state when a reply has reached the kernel.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    node: Arc<Node>,
+    unleased: bool,
+}
+
+impl Delivery {
+    /// Counts a reply under the lease (K1). The caller has the state locked and has checked the lease in it.
+    pub(super) fn leased(node: &Arc<Node>, state: &mut State) -> Self {
+        state.holds += 1;
+        Self {
+            node: Arc::clone(node),
+            unleased: false,
+        }
+    }
+
+    /// Counts a reply outside the lease (R1).
+    pub(super) fn unleased(node: &Arc<Node>, state: &mut State) -> Self {
+        state.unleased += 1;
+        Self {
+            node: Arc::clone(node),
+            unleased: true,
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let mut state = self.node.state();
+        let count = if self.unleased {
+            &mut state.unleased
+        } else {
+            &mut state.holds
+        };
+        *count -= 1;
+        let last = *count == 0;
+        drop(state);
+        if last {
+            self.node.wake();
+        }
+    }
+}
+
+/// Counts one who waits for an exclusive lease.
+pub(super) struct Waiting<'a>(&'a Node);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(node: &'a Node) -> Self {
+        node.state().waiting += 1;
+        Self(node)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+        self.0.wake();
+    }
+}

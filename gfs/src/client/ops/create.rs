@@ -1,0 +1,157 @@
+//! CREATE, MKNOD, MKDIR, SYMLINK.
+
+use super::{open, setattr, unexpected};
+use crate::client::call::Ticket;
+use crate::client::facts::Change;
+use crate::client::names::Known;
+use crate::client::{Core, Pin};
+use crate::error::Errno;
+use crate::tree::{Caller, EntryReply, OpenFlags, Opened};
+use consistency::InodeNo;
+use consistency::wire::lease::Mode;
+use consistency::wire::meta::{Attr, Content, Fact, FileKind, Name, NewNode, Op, OpReply};
+use std::sync::Arc;
+
+pub(super) async fn make(
+    core: &Arc<Core>,
+    caller: Caller,
+    parent: InodeNo,
+    name: &Name,
+    node: NewNode,
+    mode: u32,
+) -> Result<EntryReply, Errno> {
+    let dir = core.pin(parent);
+    let made = send(core, caller, &dir, name, node, mode, true).await?;
+    Ok(core.entry(&dir, name, Some((&made.child, made.attr))))
+}
+
+pub(super) async fn create(
+    core: &Arc<Core>,
+    caller: Caller,
+    parent: InodeNo,
+    name: &Name,
+    mode: u32,
+    flags: OpenFlags,
+) -> Result<(EntryReply, Opened), Errno> {
+    let dir = core.pin(parent);
+    let exclusive = flags.0 & libc::O_EXCL != 0;
+    let made = send(core, caller, &dir, name, NewNode::File, mode, exclusive).await?;
+    let Made {
+        child, mut attr, ..
+    } = made;
+    if !made.new {
+        // Another node was faster. The kernel has checked no permissions, because it knew of no file.
+        if !may_open(caller, &attr, flags) {
+            // It looks again, finds the file, and checks.
+            return Err(Errno::ESTALE);
+        }
+        if flags.0 & libc::O_TRUNC != 0 && flags.writes() {
+            attr = core
+                .change_owned(&child, false, |state| {
+                    if let Some(content) = &mut state.content {
+                        content.dirty.truncate(0);
+                    }
+                    let now = core.clock.stamp();
+                    if let Some(attr) = &mut state.attr {
+                        attr.size = 0;
+                        attr.mtime = now;
+                    }
+                    Ok(setattr::changed(state, now))
+                })
+                .await?;
+        }
+    }
+    let opened = open::open_pinned(core, &child, flags).await;
+    Ok((core.entry(&dir, name, Some((&child, attr))), opened))
+}
+
+/// Tells whether the plain mode bits allow a caller to open a file; false also where only more than these bits (an
+/// ACL, other groups) could.
+fn may_open(caller: Caller, attr: &Attr, flags: OpenFlags) -> bool {
+    if attr.kind != FileKind::File {
+        return false;
+    }
+    let mut need = 0o4;
+    if flags.writes() {
+        need = if flags.reads_and_writes() { 0o6 } else { 0o2 };
+    }
+    let shift = if caller.uid == attr.uid {
+        6
+    } else if caller.gid == attr.gid {
+        3
+    } else {
+        0
+    };
+    caller.uid == 0 || (attr.mode >> shift) & need == need
+}
+
+struct Made {
+    child: Pin,
+    attr: Attr,
+    new: bool,
+}
+
+async fn send(
+    core: &Arc<Core>,
+    caller: Caller,
+    dir: &Pin,
+    name: &Name,
+    node: NewNode,
+    mode: u32,
+    exclusive: bool,
+) -> Result<Made, Errno> {
+    let (core, dir, name) = (Arc::clone(core), dir.clone(), name.clone());
+    let task = {
+        let core = Arc::clone(&core);
+        async move {
+            let target = match &node {
+                NewNode::Symlink(target) => Some(target.clone()),
+                NewNode::File | NewNode::Dir | NewNode::Special { .. } => None,
+            };
+            let mut change = Change::begin(&core, &[(&dir, &name)], &[&dir]);
+            let op = Op::Create {
+                parent: dir.ino,
+                name: name.clone(),
+                node,
+                mode: mode & 0o7777,
+                uid: caller.uid,
+                gid: caller.gid,
+                exclusive,
+            };
+            let (reply, ticket) = core.op(op).await?;
+            let OpReply::Created {
+                dir: dir_fact,
+                entry,
+                new,
+            } = reply
+            else {
+                return Err(unexpected(&reply));
+            };
+            let child = core.pin(entry.attr.ino);
+            change.changed(&ticket, std::slice::from_ref(&dir_fact));
+            learn_made(&core, &child, &ticket, &entry, new);
+            child.state().target = target;
+            let known = Known::Present(entry.attr.ino, entry.attr.kind);
+            change.outcome(dir.ino, &name, known);
+            Ok(Made {
+                child,
+                attr: entry.attr,
+                new,
+            })
+        }
+    };
+    core.detached(task).await
+}
+
+/// A new file comes exclusively: its content is known to be empty, and writing to it needs no further request.
+fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, new: bool) {
+    let mut state = child.state();
+    let covered = core.learn_into(&mut state, child.ino, ticket, entry);
+    let exclusive = entry
+        .grant
+        .is_some_and(|grant| grant.mode == Mode::Exclusive);
+    if covered && exclusive && new && entry.attr.kind == FileKind::File {
+        let empty = crate::client::content::FileContent::new(Content::default());
+        state.content.get_or_insert(empty);
+    }
+}

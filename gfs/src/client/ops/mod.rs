@@ -1,0 +1,246 @@
+//! The operations, one file each; this page is their table.
+
+mod content;
+mod create;
+mod getattr;
+mod link;
+mod lookup;
+mod open;
+mod readdir;
+mod rename;
+mod setattr;
+pub(super) mod statfs;
+mod sync;
+mod unlink;
+mod write;
+mod xattr;
+
+use super::Client;
+use crate::error::Errno;
+use crate::tree::{
+    AttrReply, Caller, EntryReply, ListReply, OpenFlags, Opened, ReadReply, SetAttrRequest, Tree,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::InodeNo;
+use consistency::wire::meta::{Name, NewNode, OpReply, RenameMode, StatFs, XattrMode};
+
+/// A reply of the wrong kind: a leader of another version, or a bug there.
+pub(super) fn unexpected(reply: &OpReply) -> Errno {
+    tracing::error!(?reply, "the metadata service answered another question");
+    Errno::EIO
+}
+
+#[async_trait]
+impl Tree for Client {
+    async fn lookup(
+        &self,
+        _caller: Caller,
+        parent: InodeNo,
+        name: &Name,
+    ) -> Result<EntryReply, Errno> {
+        lookup::lookup(&self.core, parent, name).await
+    }
+
+    fn forget(&self, ino: InodeNo, count: u64) {
+        lookup::forget(&self.core, ino, count);
+    }
+
+    async fn getattr(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: Option<u64>,
+    ) -> Result<AttrReply, Errno> {
+        getattr::getattr(&self.core, ino).await
+    }
+
+    async fn setattr(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        set: SetAttrRequest,
+    ) -> Result<AttrReply, Errno> {
+        setattr::setattr(&self.core, ino, set).await
+    }
+
+    async fn readlink(&self, _caller: Caller, ino: InodeNo) -> Result<Bytes, Errno> {
+        link::readlink(&self.core, ino).await
+    }
+
+    async fn make(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &Name,
+        node: NewNode,
+        mode: u32,
+    ) -> Result<EntryReply, Errno> {
+        create::make(&self.core, caller, parent, name, node, mode).await
+    }
+
+    async fn create(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &Name,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        create::create(&self.core, caller, parent, name, mode, flags).await
+    }
+
+    async fn link(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        parent: InodeNo,
+        name: &Name,
+    ) -> Result<EntryReply, Errno> {
+        link::link(&self.core, ino, parent, name).await
+    }
+
+    async fn unlink(
+        &self,
+        _caller: Caller,
+        parent: InodeNo,
+        name: &Name,
+        dir: bool,
+    ) -> Result<(), Errno> {
+        unlink::unlink(&self.core, parent, name, dir).await
+    }
+
+    async fn rename(
+        &self,
+        _caller: Caller,
+        parent: InodeNo,
+        name: &Name,
+        new_parent: InodeNo,
+        new_name: &Name,
+        mode: RenameMode,
+    ) -> Result<(), Errno> {
+        rename::rename(&self.core, parent, name, new_parent, new_name, mode).await
+    }
+
+    async fn open(&self, _caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
+        open::open(&self.core, ino, flags).await
+    }
+
+    async fn read(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+    ) -> Result<ReadReply, Errno> {
+        self.core.read_pages(ino, offset, size).await
+    }
+
+    async fn write(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        offset: u64,
+        data: Bytes,
+        flags: OpenFlags,
+        from_cache: bool,
+        kill_suidgid: bool,
+    ) -> Result<u32, Errno> {
+        let write = write::Write {
+            offset,
+            data,
+            append: flags.append() && !from_cache,
+            from_cache,
+            kill_suidgid,
+        };
+        write::write(&self.core, ino, write).await
+    }
+
+    async fn flush(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        _lock_owner: u64,
+    ) -> Result<(), Errno> {
+        sync::close(&self.core, ino)
+    }
+
+    async fn release(&self, ino: InodeNo, fh: u64) {
+        open::release(&self.core, ino, fh);
+    }
+
+    async fn fsync(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        _data_only: bool,
+    ) -> Result<(), Errno> {
+        sync::fsync(&self.core, ino).await
+    }
+
+    async fn fallocate(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> Result<(), Errno> {
+        content::fallocate(&self.core, ino, offset, len, mode).await
+    }
+
+    async fn lseek(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        offset: u64,
+        whence: i32,
+    ) -> Result<u64, Errno> {
+        content::lseek(&self.core, ino, offset, whence).await
+    }
+
+    async fn readdir(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        after: u64,
+        limit: usize,
+        plus: bool,
+    ) -> Result<ListReply, Errno> {
+        readdir::readdir(&self.core, ino, after, limit, plus).await
+    }
+
+    async fn statfs(&self, _caller: Caller, _ino: InodeNo) -> Result<StatFs, Errno> {
+        statfs::statfs(&self.core).await
+    }
+
+    async fn getxattr(&self, _caller: Caller, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
+        xattr::get(&self.core, ino, name).await
+    }
+
+    async fn listxattr(&self, _caller: Caller, ino: InodeNo) -> Result<Vec<Name>, Errno> {
+        xattr::list(&self.core, ino).await
+    }
+
+    async fn setxattr(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        name: &Name,
+        value: Bytes,
+        mode: XattrMode,
+    ) -> Result<(), Errno> {
+        xattr::set(&self.core, ino, name, value, mode).await
+    }
+
+    async fn removexattr(&self, _caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
+        xattr::remove(&self.core, ino, name).await
+    }
+}

@@ -1,0 +1,79 @@
+//! OPEN and RELEASE.
+
+use crate::client::{Core, Pin};
+use crate::error::Errno;
+use crate::tree::{OpenFlags, Opened};
+use consistency::InodeNo;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bit of a handle: opened for reading and writing.
+const READS_AND_WRITES: u64 = 1;
+
+pub(super) async fn open(
+    core: &Arc<Core>,
+    ino: InodeNo,
+    flags: OpenFlags,
+) -> Result<Opened, Errno> {
+    let node = core.pin(ino);
+    Ok(open_pinned(core, &node, flags).await)
+}
+
+pub(super) async fn open_pinned(core: &Arc<Core>, node: &Pin, flags: OpenFlags) -> Opened {
+    let both = flags.reads_and_writes();
+    if both {
+        forget_shared_pages(core, node).await;
+    }
+    let number = core.next_fh.fetch_add(1, Ordering::Relaxed);
+    node.state().opens += 1;
+    Opened {
+        fh: number << 1 | if both { READS_AND_WRITES } else { 0 },
+        // W1: a WRITE never holds the lock of a page that an invalidation waits for.
+        direct_io: flags.writes(),
+        keep_cache: true,
+        nonseekable: false,
+        noflush: false,
+    }
+}
+
+/// W1: pages read under a shared lease must not be dirtied through a mapping; they are read again, exclusively.
+async fn forget_shared_pages(core: &Arc<Core>, node: &Pin) {
+    let counted = RwOpen::new(node);
+    if node.state().pages && !core.owned(node.ino) {
+        node.wait(|state| (state.holds == 0).then_some(())).await;
+        core.kernel.forget_data(node.ino).await;
+    }
+    counted.keep();
+}
+
+/// A count of `rw_opens` that is taken back if the open is given up.
+struct RwOpen<'a>(Option<&'a Pin>);
+
+impl<'a> RwOpen<'a> {
+    fn new(node: &'a Pin) -> Self {
+        node.state().rw_opens += 1;
+        Self(Some(node))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RwOpen<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.0 {
+            node.state().rw_opens -= 1;
+        }
+    }
+}
+
+pub(super) fn release(core: &Arc<Core>, ino: InodeNo, fh: u64) {
+    if let Some(node) = core.pin_known(ino) {
+        let mut state = node.state();
+        state.opens = state.opens.saturating_sub(1);
+        if fh & READS_AND_WRITES != 0 {
+            state.rw_opens = state.rw_opens.saturating_sub(1);
+        }
+    }
+}

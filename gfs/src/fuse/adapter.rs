@@ -1,0 +1,339 @@
+//! From a request to a [`Tree`] and back.
+//!
+//! A tree's ENOSYS never reaches the kernel as such: there it means "never ask again, on the whole mount", which
+//! one tree must not say for the others. ENOSYS comes from this file alone, for what no tree does.
+
+use super::reply::{Answer, Listing, xattr_names};
+use super::request::{LockRequest, Operation, Request};
+use crate::error::Errno;
+use crate::tree::{Caller, Hold, Lock, Opened, Tree};
+use consistency::InodeNo;
+use consistency::wire::meta::FileKind;
+use fuser::FopenFlags;
+use std::fmt;
+use std::sync::Arc;
+
+/// Cookie behind `.`; the listing goes on with `..`.
+const COOKIE_SELF: u64 = 1;
+/// Cookie behind `..`; the listing goes on with the tree's first entry.
+const COOKIE_PARENT: u64 = 2;
+
+/// Asks a tree what the kernel asks.
+pub(super) struct Adapter {
+    tree: Arc<dyn Tree>,
+    /// Locks reach the tree, so that each close must send its FLUSH.
+    locks: bool,
+}
+
+impl fmt::Debug for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapter")
+            .field("locks", &self.locks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Adapter {
+    pub(super) fn new(tree: Arc<dyn Tree>, locks: bool) -> Self {
+        Self { tree, locks }
+    }
+
+    /// Takes back lookups.
+    pub(super) fn forget(&self, forgotten: &[(InodeNo, u64)]) {
+        for (ino, count) in forgotten {
+            self.tree.forget(*ino, *count);
+        }
+    }
+
+    /// Takes back what an answer gave that did not reach the kernel.
+    pub(super) async fn take_back(&self, answer: Answer) {
+        let given = answer.given;
+        for ino in given.entry.into_iter().chain(given.listed) {
+            self.tree.forget(ino, 1);
+        }
+        if let Some((ino, fh)) = given.opened {
+            self.tree.release(ino, fh).await;
+        }
+    }
+
+    /// Answers a request.
+    pub(super) async fn handle(&self, request: Request) -> Answer {
+        let (opcode, caller, ino) = (
+            request.header.opcode,
+            request.header.caller,
+            request.header.ino,
+        );
+        match self.ask(caller, ino, request.operation).await {
+            Ok(answer) => answer,
+            Err(Unanswered::Never) => Answer::error(Errno::ENOSYS),
+            Err(Unanswered::Failed(Errno::ENOSYS)) => {
+                tracing::debug!(?opcode, %ino, "the tree does not do this");
+                Answer::error(Errno::ENOTSUP)
+            }
+            Err(Unanswered::Failed(errno)) => Answer::error(errno),
+        }
+    }
+
+    async fn ask(
+        &self,
+        caller: Caller,
+        ino: InodeNo,
+        operation: Operation,
+    ) -> Result<Answer, Unanswered> {
+        let tree = &self.tree;
+        Ok(match operation {
+            Operation::Lookup { name } => Answer::looked_up(tree.lookup(caller, ino, &name).await?),
+            Operation::Getattr { fh } => Answer::attr(tree.getattr(caller, ino, fh).await?),
+            Operation::Setattr(set) => Answer::attr_set(tree.setattr(caller, ino, set).await?),
+            Operation::Readlink => Answer::data(tree.readlink(caller, ino).await?, Hold::none()),
+            Operation::Make { name, node, mode } => {
+                Answer::made(tree.make(caller, ino, &name, node, mode).await?)
+            }
+            Operation::Create { name, mode, flags } => {
+                let (entry, opened) = tree.create(caller, ino, &name, mode, flags).await?;
+                Answer::created(entry, opened, self.open_flags(opened))
+            }
+            Operation::Link { ino: inode, name } => {
+                Answer::made(tree.link(caller, inode, ino, &name).await?)
+            }
+            Operation::Unlink { name, dir } => {
+                tree.unlink(caller, ino, &name, dir).await?;
+                Answer::done()
+            }
+            Operation::Rename {
+                name,
+                new_parent,
+                new_name,
+                mode,
+            } => {
+                tree.rename(caller, ino, &name, new_parent, &new_name, mode)
+                    .await?;
+                Answer::done()
+            }
+            Operation::Open { flags } => {
+                let opened = tree.open(caller, ino, flags).await?;
+                Answer::opened(ino, opened, self.open_flags(opened))
+            }
+            Operation::Read {
+                fh,
+                offset,
+                size,
+                flags,
+            } => {
+                let mut reply = tree.read(caller, ino, fh, offset, size, flags).await?;
+                reply.data.truncate(size as usize);
+                Answer::data(reply.data, reply.hold)
+            }
+            Operation::Write {
+                fh,
+                offset,
+                data,
+                flags,
+                from_cache,
+                kill_suidgid,
+            } => Answer::written(
+                tree.write(
+                    caller,
+                    ino,
+                    fh,
+                    offset,
+                    data,
+                    flags,
+                    from_cache,
+                    kill_suidgid,
+                )
+                .await?,
+            ),
+            Operation::Flush { fh, lock_owner } => {
+                tree.flush(caller, ino, fh, lock_owner).await?;
+                Answer::done()
+            }
+            Operation::Release { fh } => {
+                tree.release(ino, fh).await;
+                Answer::done()
+            }
+            Operation::Fsync { fh, data_only } => {
+                tree.fsync(caller, ino, fh, data_only).await?;
+                Answer::done()
+            }
+            Operation::Fallocate {
+                fh,
+                offset,
+                len,
+                mode,
+            } => {
+                tree.fallocate(caller, ino, fh, offset, len, mode).await?;
+                Answer::done()
+            }
+            Operation::Lseek { fh, offset, whence } => {
+                self.lseek(caller, ino, fh, offset, whence).await?
+            }
+            Operation::Opendir => Answer::opened_dir(),
+            Operation::Readdir { offset, size, plus } => {
+                self.readdir(caller, ino, offset, size, plus).await?
+            }
+            Operation::Releasedir => Answer::done(),
+            Operation::Fsyncdir => {
+                tree.fsyncdir(caller, ino).await?;
+                Answer::done()
+            }
+            Operation::Statfs => Answer::statfs(tree.statfs(caller, ino).await?),
+            Operation::Getxattr { name, size } => {
+                Answer::xattr(tree.getxattr(caller, ino, &name).await?, size)
+            }
+            Operation::Listxattr { size } => {
+                Answer::xattr(xattr_names(&tree.listxattr(caller, ino).await?), size)
+            }
+            Operation::Setxattr { name, value, mode } => {
+                tree.setxattr(caller, ino, &name, value, mode).await?;
+                Answer::done()
+            }
+            Operation::Removexattr { name } => {
+                tree.removexattr(caller, ino, &name).await?;
+                Answer::done()
+            }
+            Operation::Getlk(LockRequest {
+                fh, owner, lock, ..
+            }) => {
+                let in_the_way = tree.getlk(caller, ino, fh, owner, lock).await?;
+                Answer::lock(in_the_way.unwrap_or(Lock {
+                    kind: libc::F_UNLCK,
+                    ..lock
+                }))
+            }
+            Operation::Setlk { request, wait } => {
+                let LockRequest {
+                    fh,
+                    owner,
+                    lock,
+                    flock,
+                } = request;
+                tree.setlk(caller, ino, fh, owner, lock, wait, flock)
+                    .await?;
+                Answer::done()
+            }
+            Operation::Ioctl {
+                fh,
+                command,
+                input,
+                out_size,
+            } => {
+                let mut output = tree
+                    .ioctl(caller, ino, fh, command, input, out_size)
+                    .await?;
+                output.truncate(out_size as usize);
+                Answer::ioctl(&output)
+            }
+            Operation::Tmpfile => return Err(Errno::ENOTSUP.into()),
+            Operation::Unsupported => return Err(Unanswered::Never),
+            Operation::Init(_)
+            | Operation::Destroy
+            | Operation::Interrupt { .. }
+            | Operation::Forget(_) => {
+                unreachable!("the session answers {operation:?} itself")
+            }
+        })
+    }
+
+    /// Finds data or a hole. For a tree without holes the whole file is data, with a hole at its end.
+    async fn lseek(
+        &self,
+        caller: Caller,
+        ino: InodeNo,
+        fh: u64,
+        offset: u64,
+        whence: i32,
+    ) -> Result<Answer, Unanswered> {
+        match self.tree.lseek(caller, ino, fh, offset, whence).await {
+            Err(Errno::ENOSYS) => {}
+            known => return Ok(Answer::position(known?)),
+        }
+        let size = self.tree.getattr(caller, ino, Some(fh)).await?.attr.size;
+        match whence {
+            _ if offset >= size => Err(Errno(libc::ENXIO).into()),
+            libc::SEEK_DATA => Ok(Answer::position(offset)),
+            libc::SEEK_HOLE => Ok(Answer::position(size)),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    async fn readdir(
+        &self,
+        caller: Caller,
+        ino: InodeNo,
+        offset: u64,
+        size: u32,
+        plus: bool,
+    ) -> Result<Answer, Unanswered> {
+        let mut page = Listing::new(size, plus);
+        let after = if offset <= COOKIE_PARENT { 0 } else { offset };
+        let reply = self
+            .tree
+            .readdir(caller, ino, after, page.limit(), plus)
+            .await?;
+        let parent = reply.parent.unwrap_or(ino);
+        let dots = [
+            (&b"."[..], ino, COOKIE_SELF),
+            (&b".."[..], parent, COOKIE_PARENT),
+        ];
+        for (name, ino, cookie) in dots {
+            if offset < cookie {
+                page.push(name, (ino, FileKind::Dir), cookie, None);
+            }
+        }
+        let (mut listed, mut holds, mut full) = (Vec::new(), Vec::new(), false);
+        for entry in reply.entries {
+            let known = entry
+                .entry
+                .as_ref()
+                .and_then(|known| Some((known.attr.as_ref()?, known.ttl)));
+            let given = known.map(|(attr, _)| attr.ino);
+            // Once a name was left out all behind it must be, or the kernel would never ask for it.
+            full = full
+                || !page.push(
+                    entry.name.as_bytes(),
+                    (entry.ino, entry.kind),
+                    entry.cookie,
+                    known,
+                );
+            match given {
+                // READDIR has no room for entries.
+                Some(ino) if full || !plus => self.tree.forget(ino, 1),
+                Some(ino) => listed.push(ino),
+                None => {}
+            }
+            if let Some(known) = entry.entry {
+                holds.push(known.hold);
+            }
+        }
+        Ok(page.finish(listed, holds))
+    }
+
+    fn open_flags(&self, opened: Opened) -> FopenFlags {
+        let table = [
+            (opened.direct_io, FopenFlags::FOPEN_DIRECT_IO),
+            (opened.keep_cache, FopenFlags::FOPEN_KEEP_CACHE),
+            (opened.nonseekable, FopenFlags::FOPEN_NONSEEKABLE),
+            // A close without FLUSH would leave the fcntl locks of its process behind.
+            (opened.noflush && !self.locks, FopenFlags::FOPEN_NOFLUSH),
+        ];
+        table
+            .into_iter()
+            .filter_map(|(set, flag)| set.then_some(flag))
+            .fold(FopenFlags::empty(), FopenFlags::union)
+    }
+}
+
+/// Why there is no answer to send.
+enum Unanswered {
+    /// The operation failed.
+    Failed(Errno),
+    /// No tree ever does this; the kernel need not ask again.
+    Never,
+}
+
+impl From<Errno> for Unanswered {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}

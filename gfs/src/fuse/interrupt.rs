@@ -1,0 +1,152 @@
+//! What a signal does to a request that waits.
+//!
+//! The kernel says once, by INTERRUPT, that the waiting thread has got a signal, and then waits for our answer
+//! whatever comes, even SIGKILL. So:
+//! - A thread that is being killed is let go at once. INTERRUPT does not name the signal and is not repeated for a
+//!   second one, so the thread's pending signals are looked at, first when INTERRUPT comes and then every
+//!   [`WATCH_PERIOD`].
+//! - A signal that its process survives ends a wait only where POSIX programs expect it: for a lock (SETLKW), and in
+//!   the process and device trees, whose files are streams, terminals, events. Anywhere else EINTR would break what
+//!   works on a local disk: stat(2) and open(2) of programs that use timers, reads of regular files, and a page fault,
+//!   where it would become SIGBUS.
+//! - What has to happen in any case (FLUSH and RELEASE give back locks and handles) goes on after its caller is gone.
+
+use super::abi::Opcode;
+use super::request::Header;
+use crate::tree::PROC_BASE;
+use std::fs;
+use std::time::Duration;
+
+/// How often the pending signals of threads are looked at that got a signal while their request waits.
+pub(super) const WATCH_PERIOD: Duration = Duration::from_millis(50);
+
+/// What ends a wait before its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnSignal {
+    /// Any signal; the operation is dropped.
+    Interrupt,
+    /// A signal that ends the process; the operation is dropped.
+    Kill,
+    /// A signal that ends the process; the operation goes on.
+    Detach,
+}
+
+impl OnSignal {
+    /// Returns the rule for a request.
+    pub(super) fn of(header: &Header) -> Self {
+        let stream = header.ino.0 >= PROC_BASE;
+        match header.opcode {
+            Opcode::SETLKW => Self::Interrupt,
+            Opcode::OPEN | Opcode::READ | Opcode::IOCTL if stream => Self::Interrupt,
+            Opcode::FLUSH | Opcode::RELEASE | Opcode::SETLK => Self::Detach,
+            _ => Self::Kill,
+        }
+    }
+}
+
+/// Tells whether a thread is about to end. One that cannot be seen is taken for that: it is gone, or in another pid
+/// namespace, where a wait that cannot be ended would be worse than an EINTR.
+pub(super) fn is_dying(tid: u32) -> bool {
+    if tid == 0 {
+        return true;
+    }
+    fs::read_to_string(format!("/proc/{tid}/status")).map_or(true, |status| dies_of(&status))
+}
+
+/// Tells from a thread's `status` whether a signal is pending that will end its process.
+fn dies_of(status: &str) -> bool {
+    let set = |field: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    let pending = set("SigPnd:") | set("ShdPnd:");
+    let survived = set("SigBlk:") | set("SigIgn:") | set("SigCgt:") | SURVIVED_BY_DEFAULT;
+    // The kernel turns most fatal signals into SIGKILL for every thread, but not those that dump core.
+    pending & bit(libc::SIGKILL) != 0 || pending & !survived != 0
+}
+
+/// Signals that by default are ignored or stop the process.
+const SURVIVED_BY_DEFAULT: u64 = bit(libc::SIGCHLD)
+    | bit(libc::SIGCONT)
+    | bit(libc::SIGURG)
+    | bit(libc::SIGWINCH)
+    | bit(libc::SIGSTOP)
+    | bit(libc::SIGTSTP)
+    | bit(libc::SIGTTIN)
+    | bit(libc::SIGTTOU);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Caller;
+    use consistency::InodeNo;
+
+    #[test]
+    fn a_thread_dies_of_signals_that_it_neither_handles_nor_ignores() {
+        let check = |fields: &str, expected| assert_eq!(dies_of(fields), expected, "{fields}");
+        check("", false);
+        check("SigPnd:\t0000000000000000\n", false);
+        check("SigPnd:\t0000000000000100\n", true);
+        check(
+            "ShdPnd:\t0000000000000100\nSigBlk:\tffffffffffffffff\n",
+            true,
+        );
+        // SIGINT by default, handled, ignored, blocked.
+        check("ShdPnd:\t0000000000000002\n", true);
+        check(
+            "ShdPnd:\t0000000000000002\nSigCgt:\t0000000000000002\n",
+            false,
+        );
+        check(
+            "ShdPnd:\t0000000000000002\nSigIgn:\t0000000000000002\n",
+            false,
+        );
+        check(
+            "ShdPnd:\t0000000000000002\nSigBlk:\t0000000000000002\n",
+            false,
+        );
+        // SIGQUIT dumps core; SIGCHLD and SIGSTOP do not end anything.
+        check("SigPnd:\t0000000000000004\n", true);
+        check("SigPnd:\t0000000000010000\n", false);
+        check("SigPnd:\t0000000000040000\n", false);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_taken_for_dying() {
+        assert!(is_dying(0));
+        assert!(is_dying(u32::MAX));
+        assert!(!is_dying(std::process::id()));
+    }
+
+    #[test]
+    fn only_locks_and_streams_end_on_any_signal() {
+        let check = |opcode, ino, expected| {
+            let header = Header {
+                unique: 2,
+                opcode,
+                ino: InodeNo(ino),
+                caller: Caller {
+                    uid: 0,
+                    gid: 0,
+                    pid: 1,
+                },
+            };
+            assert_eq!(OnSignal::of(&header), expected, "{opcode:?} of {ino}");
+        };
+        check(Opcode::SETLKW, 5, OnSignal::Interrupt);
+        check(Opcode::READ, PROC_BASE + 5, OnSignal::Interrupt);
+        check(Opcode::READ, 5, OnSignal::Kill);
+        check(Opcode::WRITE, PROC_BASE + 5, OnSignal::Kill);
+        check(Opcode::LOOKUP, 1, OnSignal::Kill);
+        check(Opcode::MKDIR, 1, OnSignal::Kill);
+        check(Opcode::FLUSH, 5, OnSignal::Detach);
+        check(Opcode::RELEASE, PROC_BASE, OnSignal::Detach);
+    }
+}

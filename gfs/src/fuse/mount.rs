@@ -1,0 +1,432 @@
+//! Making and ending a mount.
+
+use super::device::Device;
+use super::sys;
+use nix::fcntl::{OFlag, openat};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// How a tree is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// What stands in the first column of /proc/mounts.
+    pub fsname: String,
+    /// The file system's type is `fuse.<subtype>`.
+    pub subtype: String,
+    /// No changes.
+    pub read_only: bool,
+    /// Device nodes do nothing. They would open devices of this node, whoever made them.
+    pub nodev: bool,
+    /// Setuid and setgid bits do nothing.
+    pub nosuid: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+    /// Everybody may use the mount, not just its owner.
+    pub allow_other: bool,
+    /// The kernel checks permissions by mode and owner.
+    pub default_permissions: bool,
+    /// Most bytes of one READ; what was negotiated if `None`.
+    pub max_read: Option<u32>,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            fsname: "glu".to_owned(),
+            subtype: "glu".to_owned(),
+            read_only: false,
+            nodev: true,
+            nosuid: true,
+            noexec: false,
+            allow_other: true,
+            default_permissions: true,
+            max_read: None,
+        }
+    }
+}
+
+impl MountOptions {
+    fn kind(&self) -> String {
+        format!("fuse.{}", self.subtype)
+    }
+
+    fn flags(&self) -> MsFlags {
+        let table = [
+            (self.read_only, MsFlags::MS_RDONLY),
+            (self.nodev, MsFlags::MS_NODEV),
+            (self.nosuid, MsFlags::MS_NOSUID),
+            (self.noexec, MsFlags::MS_NOEXEC),
+        ];
+        table
+            .into_iter()
+            .filter_map(|(set, flag)| set.then_some(flag))
+            .collect()
+    }
+
+    fn data(&self, device: &Device) -> String {
+        let (fd, mode) = (device.number(), libc::S_IFDIR);
+        let mut data = format!("fd={fd},rootmode={mode:o},user_id=0,group_id=0");
+        if self.allow_other {
+            data.push_str(",allow_other");
+        }
+        if self.default_permissions {
+            data.push_str(",default_permissions");
+        }
+        if let Some(bytes) = self.max_read {
+            data.push_str(&format!(",max_read={bytes}"));
+        }
+        data
+    }
+}
+
+/// Why a mount failed, or its end.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The kernel has no FUSE.
+    #[error(
+        "open /dev/fuse: {source}: load the fuse module (modprobe fuse), or give this container the device"
+    )]
+    NoDevice {
+        /// What open(2) reported.
+        source: io::Error,
+    },
+    /// Not enough rights.
+    #[error("mount on {}: not permitted: mounting needs root (CAP_SYS_ADMIN)", point.display())]
+    NotRoot {
+        /// Mount point.
+        point: PathBuf,
+    },
+    /// Nothing there.
+    #[error("mount on {}: no such directory: make it first (mkdir -p {})", point.display(), point.display())]
+    NoPoint {
+        /// Mount point.
+        point: PathBuf,
+    },
+    /// Something else there.
+    #[error("mount on {}: not a directory", point.display())]
+    NotDir {
+        /// Mount point.
+        point: PathBuf,
+    },
+    /// A mount of this kind there already, alive or dead.
+    #[error(
+        "mount on {}: {kind} is mounted there already: end its daemon, or unmount what is left of it (umount {})",
+        point.display(), point.display()
+    )]
+    Taken {
+        /// Mount point.
+        point: PathBuf,
+        /// Type of the file system there.
+        kind: String,
+    },
+    /// The mount point cannot be looked at.
+    #[error("mount on {}: {source}", point.display())]
+    Mount {
+        /// Mount point.
+        point: PathBuf,
+        /// What the kernel reported.
+        source: io::Error,
+    },
+    /// The mount cannot be ended.
+    #[error("unmount {}: {source}", point.display())]
+    Unmount {
+        /// Mount point.
+        point: PathBuf,
+        /// What the kernel reported.
+        source: io::Error,
+    },
+    /// The kernel and this program have no version of FUSE in common.
+    #[error("the kernel speaks FUSE {major}.{minor}, needed is 7.36 or a newer 7 (Linux 5.17)")]
+    Protocol {
+        /// Major version of the kernel.
+        major: u32,
+        /// Minor version of the kernel.
+        minor: u32,
+    },
+    /// The first exchange with the kernel failed.
+    #[error("start the FUSE session: {source}")]
+    Init {
+        /// What failed.
+        source: io::Error,
+    },
+    /// No threads to serve the mount.
+    #[error("start a FUSE worker thread: {source}")]
+    Thread {
+        /// What the kernel reported.
+        source: io::Error,
+    },
+}
+
+/// A mount of ours. Dropping it unmounts, lazily if it is in use.
+#[derive(Debug)]
+pub(super) struct Mount {
+    point: PathBuf,
+    /// Device number as mountinfo shows it, such as `0:57`.
+    device: String,
+    /// Ends the connection. Opened while the mount was surely ours: another may get its number later, but this file
+    /// stays with the connection and does nothing once that is over.
+    abort: File,
+}
+
+impl Mount {
+    /// Mounts `device` on `point`.
+    pub(super) fn new(
+        point: &Path,
+        options: &MountOptions,
+        device: &Device,
+    ) -> Result<Self, MountError> {
+        let point = checked_point(point, &options.kind())?;
+        let failed = |source: io::Error| MountError::Mount {
+            point: point.clone(),
+            source,
+        };
+        mount(
+            Some(options.fsname.as_str()),
+            &point,
+            Some(options.kind().as_str()),
+            options.flags(),
+            Some(options.data(device).as_str()),
+        )
+        .map_err(|errno| match errno {
+            nix::errno::Errno::EPERM => MountError::NotRoot {
+                point: point.clone(),
+            },
+            errno => failed(errno.into()),
+        })?;
+        let number = top_mount(&point)
+            .and_then(|top| top.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .and_then(|top| Ok((abort_file(&top.device)?, top.device)));
+        match number {
+            Ok((abort, device)) => Ok(Self {
+                point,
+                device,
+                abort,
+            }),
+            Err(source) => {
+                detach(&point);
+                Err(failed(source))
+            }
+        }
+    }
+
+    pub(super) fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Tells whether the mount point still shows this mount (and not nothing, or another one on top).
+    pub(super) fn is_there(&self) -> io::Result<bool> {
+        Ok(top_mount(&self.point)?.is_some_and(|top| top.device == self.device))
+    }
+
+    /// Takes the mount out of the tree. It lives on for who uses it, if anybody does. Waits for the write-back of
+    /// mapped pages, which the session has to answer.
+    pub(super) fn unmount(&self) -> Result<(), MountError> {
+        let failed = |source: io::Error| MountError::Unmount {
+            point: self.point.clone(),
+            source,
+        };
+        if !self.is_there().map_err(failed)? {
+            return Ok(());
+        }
+        match umount2(&self.point, MntFlags::UMOUNT_NOFOLLOW) {
+            Err(nix::errno::Errno::EBUSY) => umount2(
+                &self.point,
+                MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
+            ),
+            done => done,
+        }
+        .map_err(|errno| failed(errno.into()))
+    }
+
+    /// Ends the connection: every request gets an error, every later one too, in every namespace.
+    pub(super) fn abort(&self) -> io::Result<()> {
+        (&self.abort).write_all(b"1")
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.is_there().unwrap_or(false) {
+            detach(&self.point);
+        }
+    }
+}
+
+fn detach(point: &Path) {
+    let flags = MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH;
+    if let Err(errno) = umount2(point, flags) {
+        tracing::warn!(point = %point.display(), %errno, "cannot unmount");
+    }
+}
+
+/// Returns the absolute path of a directory to mount on.
+fn checked_point(point: &Path, kind: &str) -> Result<PathBuf, MountError> {
+    let failed = |point: &Path, source: io::Error| match source.raw_os_error() {
+        Some(libc::ENOENT) => MountError::NoPoint {
+            point: point.to_owned(),
+        },
+        Some(libc::ENOTDIR) => MountError::NotDir {
+            point: point.to_owned(),
+        },
+        _ => MountError::Mount {
+            point: point.to_owned(),
+            source,
+        },
+    };
+    let absolute = std::path::absolute(point).map_err(|source| failed(point, source))?;
+    // The table is asked first, by the parent's path: to look at a dead mount fails, and at one without an answering
+    // daemon waits for ever.
+    if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) {
+        let parent = fs::canonicalize(parent).map_err(|source| failed(point, source))?;
+        refuse_taken(&parent.join(name), kind)?;
+    }
+    let real = fs::canonicalize(&absolute).map_err(|source| failed(point, source))?;
+    refuse_taken(&real, kind)?;
+    if fs::metadata(&real)
+        .map_err(|source| failed(point, source))?
+        .is_dir()
+    {
+        Ok(real)
+    } else {
+        Err(MountError::NotDir { point: real })
+    }
+}
+
+fn refuse_taken(point: &Path, kind: &str) -> Result<(), MountError> {
+    match top_mount(point) {
+        Ok(Some(top)) if top.kind == kind => Err(MountError::Taken {
+            point: point.to_owned(),
+            kind: top.kind,
+        }),
+        Ok(_) => Ok(()),
+        Err(source) => Err(MountError::Mount {
+            point: point.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Opens the control file that aborts the connection of the FUSE mount with this device number. The control file
+/// system is mounted nowhere for it: whether /sys/fs/fuse/connections shows it depends on the machine.
+fn abort_file(device: &str) -> io::Result<File> {
+    let (_, minor) = device.split_once(':').ok_or(io::ErrorKind::InvalidData)?;
+    let control = sys::detached_mount(c"fusectl")?;
+    let path = format!("{minor}/abort");
+    let file = openat(
+        &control,
+        path.as_str(),
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    Ok(file.into())
+}
+
+/// A line of mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+struct MountLine {
+    device: String,
+    point: PathBuf,
+    kind: String,
+}
+
+/// Returns what is mounted on `point`, the topmost if it is several.
+fn top_mount(point: &Path) -> io::Result<Option<MountLine>> {
+    // The thread's table, not the process's: the main thread may have ended or live in another namespace.
+    let table = fs::read("/proc/thread-self/mountinfo")?;
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(mount_line)
+        .rfind(|line| line.point == point))
+}
+
+fn mount_line(line: &[u8]) -> Option<MountLine> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let device = fields.nth(2)?;
+    let point = fields.nth(1)?;
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some(MountLine {
+        device: text(device),
+        point: PathBuf::from(std::ffi::OsString::from_vec(unescaped(point))),
+        kind: text(kind),
+    })
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| OsStr::from_bytes(digits).to_str())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_lines_of_mountinfo() {
+        let check = |line: &str, expected: Option<(&str, &str, &str)>| {
+            let expected = expected.map(|(device, point, kind)| MountLine {
+                device: device.to_owned(),
+                point: PathBuf::from(point),
+                kind: kind.to_owned(),
+            });
+            assert_eq!(mount_line(line.as_bytes()), expected, "{line}");
+        };
+        check("", None);
+        check("36 35 98:0 / /mnt rw,noatime", None);
+        check(
+            "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw",
+            Some(("98:0", "/mnt2", "ext3")),
+        );
+        check(
+            "91 22 0:57 / /a\\040b\\134c rw - fuse.glu glu rw,user_id=0",
+            Some(("0:57", "/a b\\c", "fuse.glu")),
+        );
+    }
+
+    #[test]
+    fn options_become_flags_and_data() {
+        let options = MountOptions::default();
+        assert_eq!(options.flags(), MsFlags::MS_NODEV | MsFlags::MS_NOSUID);
+        assert_eq!(options.kind(), "fuse.glu");
+        let device = Device::open().expect("this test needs /dev/fuse");
+        let fd = device.number();
+        assert_eq!(
+            options.data(&device),
+            format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions")
+        );
+        let private = MountOptions {
+            allow_other: false,
+            default_permissions: false,
+            max_read: Some(4096),
+            ..options
+        };
+        assert_eq!(
+            private.data(&device),
+            format!("fd={fd},rootmode=40000,user_id=0,group_id=0,max_read=4096")
+        );
+    }
+}

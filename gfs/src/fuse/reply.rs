@@ -1,0 +1,408 @@
+//! Answers to the kernel: what a tree returned in, the bytes of a reply out.
+
+use super::abi::kind_bits;
+use crate::error::Errno;
+use crate::tree::{AttrReply, EntryReply, Hold, Lock, NO_CACHE, Opened};
+use bytes::Bytes;
+use consistency::InodeNo;
+use consistency::wire::meta::{Attr, FileKind, Name, StatFs};
+use fuser::FopenFlags;
+use std::time::Duration;
+
+/// Preferred size of I/O and unit of [`StatFs`] in bytes.
+const BLOCK_BYTES: u32 = 4096;
+/// Bytes of an entry: node, time-outs, attributes.
+const ENTRY_BYTES: usize = 128;
+/// Bytes of a listed name without the name.
+const DIRENT_BYTES: usize = 24;
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The bytes behind the header, or the errno in it.
+    pub(super) body: Result<Body, Errno>,
+    /// Kept until the reply is with the kernel (K1).
+    pub(super) hold: Hold,
+    /// What the tree has to take back if the reply does not reach the kernel.
+    pub(super) given: Given,
+}
+
+/// The bytes of a reply.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Made here.
+    Fields(Vec<u8>),
+    /// A tree's own, not copied.
+    Data(Bytes),
+}
+
+impl Body {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Fields(bytes) => bytes,
+            Self::Data(bytes) => bytes,
+        }
+    }
+}
+
+/// References that a reply hands to the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    /// One lookup.
+    pub(super) entry: Option<InodeNo>,
+    /// One lookup each.
+    pub(super) listed: Vec<InodeNo>,
+    /// An open file.
+    pub(super) opened: Option<(InodeNo, u64)>,
+}
+
+impl Answer {
+    pub(super) fn done() -> Self {
+        Self::fields(Vec::new())
+    }
+
+    pub(super) fn fields(bytes: Vec<u8>) -> Self {
+        Self::body(Body::Fields(bytes))
+    }
+
+    pub(super) fn data(data: Bytes, hold: Hold) -> Self {
+        Self {
+            hold,
+            ..Self::body(Body::Data(data))
+        }
+    }
+
+    fn body(body: Body) -> Self {
+        Self {
+            body: Ok(body),
+            hold: Hold::none(),
+            given: Given::default(),
+        }
+    }
+
+    /// Tells whether nothing has to be taken back if the reply is lost.
+    pub(super) fn gives_nothing(&self) -> bool {
+        self.given == Given::default()
+    }
+
+    pub(super) fn error(errno: Errno) -> Self {
+        Self {
+            body: Err(errno),
+            hold: Hold::none(),
+            given: Given::default(),
+        }
+    }
+
+    /// Answers LOOKUP, where a name may be absent.
+    pub(super) fn looked_up(reply: EntryReply) -> Self {
+        match reply.attr {
+            Some(_) => Self::made(reply),
+            None => Self {
+                // Node 0 is absence that the kernel may remember; ENOENT is never remembered.
+                body: if reply.ttl.is_zero() {
+                    Err(Errno::ENOENT)
+                } else {
+                    let mut fields = Fields::with_capacity(ENTRY_BYTES);
+                    fields.absence(reply.ttl);
+                    Ok(Body::Fields(fields.0))
+                },
+                hold: reply.hold,
+                given: Given::default(),
+            },
+        }
+    }
+
+    /// Answers what makes a name. A tree that made nothing has failed.
+    pub(super) fn made(reply: EntryReply) -> Self {
+        let Some(attr) = reply.attr else {
+            return Self::error(Errno::EIO);
+        };
+        let mut fields = Fields::with_capacity(ENTRY_BYTES);
+        fields.entry(&attr, reply.ttl);
+        Self {
+            body: Ok(Body::Fields(fields.0)),
+            hold: reply.hold,
+            given: Given {
+                entry: Some(attr.ino),
+                ..Given::default()
+            },
+        }
+    }
+
+    /// Answers CREATE.
+    pub(super) fn created(reply: EntryReply, opened: Opened, flags: FopenFlags) -> Self {
+        let mut answer = Self::made(reply);
+        if let (Ok(Body::Fields(bytes)), Some(ino)) = (&mut answer.body, answer.given.entry) {
+            let mut fields = Fields(std::mem::take(bytes));
+            fields.opened(opened.fh, flags);
+            *bytes = fields.0;
+            answer.given.opened = Some((ino, opened.fh));
+        }
+        answer
+    }
+
+    /// Answers OPEN.
+    pub(super) fn opened(ino: InodeNo, opened: Opened, flags: FopenFlags) -> Self {
+        let mut fields = Fields::with_capacity(16);
+        fields.opened(opened.fh, flags);
+        let mut answer = Self::fields(fields.0);
+        answer.given.opened = Some((ino, opened.fh));
+        answer
+    }
+
+    /// Answers OPENDIR. The kernel keeps no listing: a page of one carries no lease.
+    pub(super) fn opened_dir() -> Self {
+        let mut fields = Fields::with_capacity(16);
+        fields.opened(0, FopenFlags::empty());
+        Self::fields(fields.0)
+    }
+
+    /// Answers GETATTR.
+    pub(super) fn attr(reply: AttrReply) -> Self {
+        Self::attr_for(reply.ttl, reply)
+    }
+
+    /// Answers SETATTR. What it says is not cached: unlike a GETATTR's, the kernel takes a reply to SETATTR for new
+    /// even if an invalidation came while it was under way.
+    pub(super) fn attr_set(reply: AttrReply) -> Self {
+        Self::attr_for(NO_CACHE, reply)
+    }
+
+    fn attr_for(ttl: Duration, reply: AttrReply) -> Self {
+        let mut fields = Fields::with_capacity(104);
+        fields.u64(ttl.as_secs());
+        fields.u32(ttl.subsec_nanos());
+        fields.u32(0);
+        fields.attr(&reply.attr);
+        Self {
+            hold: reply.hold,
+            ..Self::fields(fields.0)
+        }
+    }
+
+    /// Answers WRITE.
+    pub(super) fn written(bytes: u32) -> Self {
+        let mut fields = Fields::with_capacity(8);
+        fields.u32(bytes);
+        fields.u32(0);
+        Self::fields(fields.0)
+    }
+
+    /// Answers LSEEK.
+    pub(super) fn position(offset: u64) -> Self {
+        Self::fields(offset.to_ne_bytes().to_vec())
+    }
+
+    /// Answers STATFS.
+    pub(super) fn statfs(room: StatFs) -> Self {
+        let (total, free) = (
+            room.bytes_total / u64::from(BLOCK_BYTES),
+            room.bytes_free / u64::from(BLOCK_BYTES),
+        );
+        let mut fields = Fields::with_capacity(80);
+        fields.u64(total);
+        fields.u64(free);
+        fields.u64(free);
+        // An inode costs room only: as many are free as blocks.
+        fields.u64(room.inodes + free);
+        fields.u64(free);
+        fields.u32(BLOCK_BYTES);
+        fields.u32(255);
+        fields.u32(BLOCK_BYTES);
+        fields.0.resize(80, 0);
+        Self::fields(fields.0)
+    }
+
+    /// Answers GETXATTR and LISTXATTR: the value, or its size where `size` is 0.
+    pub(super) fn xattr(value: Bytes, size: u32) -> Self {
+        if size == 0 {
+            let Ok(len) = u32::try_from(value.len()) else {
+                return Self::error(Errno(libc::E2BIG));
+            };
+            let mut fields = Fields::with_capacity(8);
+            fields.u32(len);
+            fields.u32(0);
+            Self::fields(fields.0)
+        } else if value.len() > size as usize {
+            Self::error(Errno(libc::ERANGE))
+        } else {
+            Self::data(value, Hold::none())
+        }
+    }
+
+    /// Answers GETLK: the lock in the way, if any.
+    pub(super) fn lock(lock: Lock) -> Self {
+        let mut fields = Fields::with_capacity(24);
+        fields.u64(lock.start);
+        fields.u64(lock.end);
+        fields.u32(lock.kind.cast_unsigned());
+        fields.u32(lock.pid);
+        Self::fields(fields.0)
+    }
+
+    /// Answers IOCTL with result 0 and the bytes that go out.
+    pub(super) fn ioctl(output: &[u8]) -> Self {
+        let mut bytes = vec![0; 16];
+        bytes.extend_from_slice(output);
+        Self::fields(bytes)
+    }
+}
+
+/// Fills a page of a listing.
+#[derive(Debug)]
+pub(super) struct Listing {
+    fields: Fields,
+    size: usize,
+    plus: bool,
+}
+
+impl Listing {
+    /// Starts a page of at most `size` bytes; with `plus` every name stands behind an entry.
+    pub(super) fn new(size: u32, plus: bool) -> Self {
+        Self {
+            fields: Fields(Vec::new()),
+            size: size as usize,
+            plus,
+        }
+    }
+
+    /// Returns how many names at most fit into a page.
+    pub(super) fn limit(&self) -> usize {
+        (self.size / self.bytes_of(1)).max(1)
+    }
+
+    fn bytes_of(&self, name_bytes: usize) -> usize {
+        let entry = if self.plus { ENTRY_BYTES } else { 0 };
+        entry + (DIRENT_BYTES + name_bytes).next_multiple_of(8)
+    }
+
+    /// Adds a name unless it does not fit. An entry makes the inode known to the kernel.
+    pub(super) fn push(
+        &mut self,
+        name: &[u8],
+        (ino, kind): (InodeNo, FileKind),
+        cookie: u64,
+        entry: Option<(&Attr, Duration)>,
+    ) -> bool {
+        let end = self.fields.0.len() + self.bytes_of(name.len());
+        if end > self.size {
+            return false;
+        }
+        if self.plus {
+            match entry {
+                Some((attr, ttl)) => self.fields.entry(attr, ttl),
+                None => self.fields.absence(NO_CACHE),
+            }
+        }
+        self.fields.u64(ino.0);
+        self.fields.u64(cookie);
+        // A name has at most 255 bytes.
+        self.fields
+            .u32(u32::try_from(name.len()).unwrap_or(u32::MAX));
+        self.fields.u32(kind_bits(kind) >> 12);
+        self.fields.0.extend_from_slice(name);
+        self.fields.0.resize(end, 0);
+        true
+    }
+
+    /// Ends the page.
+    pub(super) fn finish(self, listed: Vec<InodeNo>, holds: Vec<Hold>) -> Answer {
+        Answer {
+            body: Ok(Body::Fields(self.fields.0)),
+            hold: if holds.is_empty() {
+                Hold::none()
+            } else {
+                Hold::new(holds)
+            },
+            given: Given {
+                listed,
+                ..Given::default()
+            },
+        }
+    }
+}
+
+/// Returns the names of extended attributes as listxattr(2) does, each with a NUL behind it.
+pub(super) fn xattr_names(names: &[Name]) -> Bytes {
+    let mut bytes = Vec::new();
+    for name in names {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(0);
+    }
+    bytes.into()
+}
+
+/// Writes the fields of a message one after the other.
+#[derive(Debug)]
+pub(super) struct Fields(pub(super) Vec<u8>);
+
+impl Fields {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    pub(super) fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(super) fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    pub(super) fn i64(&mut self, value: i64) {
+        self.0.extend_from_slice(&value.to_ne_bytes());
+    }
+
+    /// Node, generation, time-outs of name and attributes, attributes. The attributes' time-out is always 0
+    /// (policy A): a reply about an inode that the kernel does not know yet races with its invalidation, and what
+    /// it then caches would stick.
+    fn entry(&mut self, attr: &Attr, ttl: Duration) {
+        self.u64(attr.ino.0);
+        self.u64(0);
+        self.u64(ttl.as_secs());
+        self.u64(0);
+        self.u32(ttl.subsec_nanos());
+        self.u32(0);
+        self.attr(attr);
+    }
+
+    /// An entry of node 0, for `ttl`.
+    fn absence(&mut self, ttl: Duration) {
+        let end = self.0.len() + ENTRY_BYTES;
+        self.u64(0);
+        self.u64(0);
+        self.u64(ttl.as_secs());
+        self.u64(0);
+        self.u32(ttl.subsec_nanos());
+        self.0.resize(end, 0);
+    }
+
+    fn attr(&mut self, attr: &Attr) {
+        self.u64(attr.ino.0);
+        self.u64(attr.size);
+        self.u64(attr.blocks);
+        self.i64(attr.atime.secs);
+        self.i64(attr.mtime.secs);
+        self.i64(attr.ctime.secs);
+        self.u32(attr.atime.nanos);
+        self.u32(attr.mtime.nanos);
+        self.u32(attr.ctime.nanos);
+        self.u32(kind_bits(attr.kind) | attr.mode & 0o7777);
+        self.u32(attr.nlink);
+        self.u32(attr.uid);
+        self.u32(attr.gid);
+        self.u32(attr.rdev);
+        self.u32(BLOCK_BYTES);
+        self.u32(0);
+    }
+
+    fn opened(&mut self, fh: u64, flags: FopenFlags) {
+        self.u64(fh);
+        self.u32(flags.bits());
+        self.u32(0);
+    }
+}

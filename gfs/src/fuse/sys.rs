@@ -1,0 +1,53 @@
+//! System calls without a safe wrapper: a file system mounted nowhere.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_long, c_uint};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+const FSOPEN_CLOEXEC: c_uint = 1;
+const FSCONFIG_CMD_CREATE: c_uint = 6;
+const FSMOUNT_CLOEXEC: c_uint = 1;
+
+/// Returns the root of a new mount of `kind` that nobody but the holder of the descriptor sees.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN, ENODEV where the kernel has no such file system.
+pub(super) fn detached_mount(kind: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: fsopen reads a string that ends in NUL and outlives the call.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) };
+    let context = owned(context)?;
+    // SAFETY: this command of fsconfig takes no key, no value and 0; the descriptor is open.
+    let created = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            FSCONFIG_CMD_CREATE,
+            ptr::null::<u8>(),
+            ptr::null::<u8>(),
+            0 as c_int,
+        )
+    };
+    if created < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fsmount takes an open descriptor and numbers.
+    let mount = unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            0 as c_uint,
+        )
+    };
+    owned(mount)
+}
+
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    match c_int::try_from(result) {
+        // SAFETY: the kernel has just returned this descriptor to this caller alone.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
