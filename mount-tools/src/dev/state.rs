@@ -96,6 +96,7 @@ impl StateDir {
         self.0.join("hub.net")
     }
 
+    /// Where the cluster's certificate authority is.
     pub(super) fn ca(&self) -> PathBuf {
         self.0.join("ca")
     }
@@ -214,7 +215,7 @@ impl StateDir {
         self.0.join("cluster.json")
     }
 
-    /// Where the cluster's certificate authority is.
+    /// Returns whether `name` in the directory is a part of a cluster.
     fn is_own(&self, name: &str) -> bool {
         matches!(
             name,
