@@ -2,7 +2,7 @@
 
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
-use crate::config::{default_log, GludConfig, PeerConfig, TlsPaths};
+use crate::config::{GludConfig, PeerConfig, TlsPaths, default_log};
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
 use consistency::NodeId;
@@ -17,9 +17,6 @@ const VOTER: NodeId = NodeId(1);
 const REPLICAS: u8 = 2;
 const LEASE_TERM_MS: u32 = 4_000;
 const REQUEST_TIMEOUT_S: u32 = 30;
-
-/// Environment variable that says what the daemons log, as for `RUST_LOG`.
-const LOG_ENV: &str = "GLU_LOG";
 
 /// Makes the directories, the identity and the configuration of every node of a new cluster.
 pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
@@ -54,7 +51,7 @@ fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
         replicas: REPLICAS,
         lease_term_ms: LEASE_TERM_MS,
         request_timeout_s: REQUEST_TIMEOUT_S,
-        log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
+        log: std::env::var("RUST_LOG").unwrap_or_else(|_| default_log()),
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
             cert: dir.tls().join(NODE_CERT_FILE),
