@@ -293,7 +293,7 @@ fn interrupts_at_any_moment_lose_nothing() {
                 while Instant::now() < until {
                     match file.read(&mut [0; 16]) {
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                            interrupted += 1
+                            interrupted += 1;
                         }
                         read => drop(read.expect("the stream can be read")),
                     }
