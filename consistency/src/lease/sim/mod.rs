@@ -242,8 +242,12 @@ impl World {
             _ => 1,
         };
         let mut arrival = || {
-            let late = faulty && self.rng.chance(10);
-            self.now + 50 + self.rng.below(if late { 30_000 } else { 500 })
+            let spread = match self.rng.below(100) {
+                0..3 if faulty => 120_000,
+                3..12 if faulty => 30_000,
+                _ => 500,
+            };
+            self.now + 50 + self.rng.below(spread)
         };
         (0..copies).map(|_| arrival()).collect()
     }
