@@ -309,3 +309,194 @@ impl Client {
         self.session.is_none() || over
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::lease::Scope;
+
+    const INO: InodeNo = InodeNo(7);
+    const NOW: Instant = Instant(1_000);
+    const TERM: Duration = Duration(100_000);
+
+    fn client() -> Client {
+        let mut client = Client::new();
+        client.session_opened(NOW, SessionId(1), TERM);
+        client
+    }
+
+    fn grant(lease: u64, mode: Mode) -> Grant {
+        Grant {
+            lease: LeaseId(lease),
+            mode,
+        }
+    }
+
+    fn breaking(lease: u64, keep: Mode) -> Break {
+        Break {
+            ino: INO,
+            lease: LeaseId(lease),
+            scope: Scope::Data,
+            keep,
+        }
+    }
+
+    #[track_caller]
+    fn install(client: &mut Client, lease: u64, mode: Mode, expected: bool) {
+        let stamp = client.begin_request();
+        let cacheable = client.install(NOW, stamp, INO, grant(lease, mode));
+        client.end_request(stamp);
+        assert_eq!(cacheable, expected, "grant {lease} {mode:?}");
+    }
+
+    #[test]
+    fn l2_the_youngest_name_wins() {
+        #[track_caller]
+        fn check(events: &[(bool, u64)], last: u64, cacheable: bool) {
+            let mut client = client();
+            let stamp = client.begin_request();
+            for &(is_break, lease) in events {
+                if is_break {
+                    let request = breaking(lease, Mode::Known);
+                    if client.handle_break(&request) {
+                        client.finish_break(&request, Mode::Known);
+                    }
+                } else {
+                    client.install(NOW, stamp, INO, grant(lease, Mode::Shared));
+                }
+            }
+            let installed = client.install(NOW, stamp, INO, grant(last, Mode::Shared));
+            assert_eq!(installed, cacheable, "{last} after {events:?}");
+        }
+        check(&[], 5, true);
+        check(&[(true, 6)], 5, false);
+        check(&[(true, 4)], 5, true);
+        check(&[(false, 6)], 5, false);
+        check(&[(false, 4)], 5, true);
+        check(&[(false, 4), (true, 6)], 5, false);
+        check(&[(false, 7), (true, 6)], 8, true);
+    }
+
+    #[test]
+    fn l2_what_was_given_back_does_not_return() {
+        let mut client = client();
+        let old = client.begin_request();
+        install(&mut client, 6, Mode::Shared, true);
+        assert_eq!(client.forget(INO), Some(LeaseId(6)));
+        assert!(!client.install(NOW, old, INO, grant(5, Mode::Shared)));
+        assert_eq!(client.held(INO), None, "the caller asks again");
+        assert!(client.install(NOW, old, INO, grant(7, Mode::Shared)));
+        client.end_request(old);
+    }
+
+    #[test]
+    fn l3_the_term_counts_from_the_request() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        let end = NOW + TERM.less_one_in(DRIFT);
+        assert_eq!(client.valid_until(), end);
+        assert_eq!(client.mode(Instant(end.0 - 1), INO), Some(Mode::Shared));
+        assert_eq!(client.mode(end, INO), None);
+        client.renewed(Instant(0), TERM);
+        assert_eq!(
+            client.valid_until(),
+            end,
+            "an older renewal takes nothing away"
+        );
+    }
+
+    #[test]
+    fn a_break_stops_serving_and_lowers_when_it_is_finished() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Exclusive, true);
+        let request = breaking(6, Mode::Shared);
+        assert!(client.handle_break(&request));
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+        install(&mut client, 6, Mode::Known, false);
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+        let ack = client.finish_break(&request, Mode::Exclusive);
+        assert_eq!((ack.lease, ack.kept), (LeaseId(6), Mode::Shared));
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+
+        assert!(client.handle_break(&request), "a copy is carried out again");
+        assert_eq!(
+            client.finish_break(&request, Mode::Shared).kept,
+            Mode::Shared
+        );
+        install(&mut client, 7, Mode::Shared, true);
+        assert!(!client.handle_break(&request), "a late copy is not");
+        assert_eq!(client.finish_break(&request, Mode::Known).kept, Mode::Known);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+    }
+
+    #[test]
+    fn a_break_of_an_unknown_inode_leaves_something_to_give_back() {
+        let mut client = client();
+        let request = breaking(6, Mode::Shared);
+        assert!(client.handle_break(&request));
+        assert_eq!(
+            client.finish_break(&request, Mode::Shared).kept,
+            Mode::Known
+        );
+        assert_eq!(client.forget(INO), Some(LeaseId(6)));
+    }
+
+    #[test]
+    fn l6_an_old_reign_is_void() {
+        let mut client = client();
+        let reign = Epoch(2);
+        let young = |n: u64| lease_floor(reign).0 + n;
+        install(&mut client, 5, Mode::Exclusive, true);
+        assert!(client.handle_break(&breaking(6, Mode::Known)));
+        let list = client.begin_reclaim(NOW, reign);
+        assert_eq!(list, Some(vec![(INO, Mode::Exclusive)]));
+        install(&mut client, 7, Mode::Shared, false);
+        assert!(!client.handle_break(&breaking(8, Mode::Known)));
+        client.finish_break(&breaking(8, Mode::Known), Mode::Known);
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+
+        let names = [
+            (INO, Some(LeaseId(young(1)))),
+            (InodeNo(9), Some(LeaseId(young(2)))),
+        ];
+        let released = client.reclaimed(&names);
+        assert_eq!(released, [(InodeNo(9), LeaseId(young(2)))]);
+        // What the old leader asked for ends as it began.
+        client.finish_break(&breaking(6, Mode::Known), Mode::Known);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        install(&mut client, young(3), Mode::Shared, true);
+
+        client.reclaimed(&[(INO, None)]);
+        assert_eq!(client.held(INO), None);
+        let end = client.valid_until();
+        assert_eq!(client.begin_reclaim(end, Epoch(3)), None, "lapsed");
+    }
+
+    #[test]
+    fn l9_an_own_change_stops_serving() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        client.begin_change([INO]);
+        client.begin_change([INO]);
+        client.end_change([INO]);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        client.end_change([INO]);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+    }
+
+    #[test]
+    fn a_new_session_starts_with_nothing() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        let stamp = client.begin_request();
+        client.session_opened(NOW, SessionId(2), TERM);
+        assert!(!client.install(NOW, stamp, INO, grant(6, Mode::Shared)));
+        client.end_request(stamp);
+        assert_eq!(client.leases(), []);
+        assert_eq!(client.session(), Some(SessionId(2)));
+        client.drop_all();
+        assert_eq!(client.session(), None);
+        assert_eq!(client.mode(NOW, INO), None);
+    }
+}
