@@ -592,6 +592,8 @@ pub enum MetaRequest {
     Reclaim {
         /// Which session.
         session: SessionId,
+        /// The reign that is told; another leader refuses it, for it may not be all by then.
+        epoch: Epoch,
         /// All inodes with the mode held.
         leases: Vec<(InodeNo, Mode)>,
         /// No further message with leases follows.

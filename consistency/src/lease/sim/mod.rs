@@ -6,6 +6,7 @@ mod leader;
 mod model;
 mod node;
 mod oracle;
+mod session;
 
 use super::mutant::{Mutant, Mutation};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, SessionId};
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 
 const NODES: u16 = 4;
 const TERM: Duration = Duration(100_000);
+/// How long a request waits for its reply before it is sent again.
+const RETRY: u64 = 25_000;
 /// Until here everything may go wrong.
 const FAULTS_UNTIL: u64 = 500_000;
 /// From here on, two terms and a break time-out later, nothing may.
