@@ -34,14 +34,12 @@ impl Server {
         let mode = held.map_or(allowed, |held| held.max(allowed));
         let lease = self.fresh_lease();
         self.grants.insert(ino, op.session, lease, mode);
-        // The master of an inode stays it. A shared holder may not cache this reply if a change is under way, but
-        // what it has besides stays good until it is broken.
-        let mode = if mode == Mode::Exclusive {
-            mode
-        } else {
-            allowed
-        };
-        Some(Grant { lease, mode })
+        // The reply says what its facts are good for. What the session holds besides stays good until it is broken,
+        // and the client does not lower it.
+        Some(Grant {
+            lease,
+            mode: allowed,
+        })
     }
 
     /// Returns the strongest mode up to `want` that the facts of an operation deserve.

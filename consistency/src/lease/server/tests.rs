@@ -362,6 +362,19 @@ fn l7_facts_that_a_change_crossed_are_not_granted() {
 }
 
 #[test]
+fn l7_holds_for_the_master_too() {
+    let mut case = Case::new();
+    let peek = case.begin(1, FILE, Need::Peek);
+    let change = case.begin(1, FILE, ATTR);
+    case.ready(&[peek, change]);
+    case.finish(change, FILE, Mode::Shared);
+    case.run(1, FILE, Need::Exclusive, Mode::Exclusive);
+    let grant = case.finish(peek, FILE, Mode::Shared).expect("live");
+    assert_eq!(grant.mode, Mode::Known);
+    assert_eq!(case.mode(1, FILE), Some(Mode::Exclusive), "not weakened");
+}
+
+#[test]
 fn l8_what_may_be_in_the_log_outlives_its_session() {
     let mut case = Case::new();
     let change = case.begin(1, FILE, ATTR);
