@@ -264,9 +264,14 @@ impl World {
         }
         node.last_seq += 1;
         let seq = node.last_seq;
-        node.client.begin_change(op.changed());
+        let changed = op.changed();
+        let stamp = if changed.is_empty() {
+            node.client.begin_request()
+        } else {
+            node.client.begin_change(changed)
+        };
         let pending = Pending {
-            stamp: node.client.begin_request(),
+            stamp,
             op,
             began,
             purpose,
@@ -335,7 +340,6 @@ impl World {
                 node.drop_parts(*ino, scope);
             }
         }
-        node.client.end_change(pending.op.changed());
         node.client.end_request(pending.stamp);
 
         match pending.purpose {

@@ -29,9 +29,6 @@ impl World {
     pub(super) fn lose_all(&mut self, id: NodeId) {
         self.void_dirty(id);
         let node = self.nodes.get_mut(&id).expect("a node");
-        for pending in node.requests.values() {
-            node.client.end_change(pending.op.changed());
-        }
         let (life, attempt) = (node.life, node.attempt);
         let (paused_until, muted_until) = (node.paused_until, node.muted_until);
         let mut client = std::mem::take(&mut node.client);
