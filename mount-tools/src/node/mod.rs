@@ -11,6 +11,7 @@
 //! way round: no new requests, everything flushed, then the services.
 
 mod control;
+mod incarnation;
 
 use crate::config::GludConfig;
 use crate::identity::NodeIdentity;
@@ -107,6 +108,7 @@ impl Node {
         };
         let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
         let client_config = client::Config {
+            incarnation: incarnation::next(&config.state_dir)?,
             request_deadline: config.request_timeout(),
             ..client::Config::default()
         };
@@ -248,7 +250,7 @@ pub fn main(config: &Path) -> Result<()> {
 async fn measure(disk: &Disk) -> NodeReport {
     let space = disk.space().await.ok();
     NodeReport {
-        load: consistency::wire::node::NodeLoad::default(),
+        load: gproc::measure(),
         disk_total: space.map_or(0, |space| space.total),
         disk_free: space.map_or(0, |space| space.free),
     }
