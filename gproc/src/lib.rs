@@ -11,15 +11,19 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod cluster;
 pub mod keeper;
 pub mod load;
 pub mod pids;
 mod procfs;
 mod text;
+pub mod tree;
 pub mod wire;
 
 pub use agent::{ProcAgent, READS_MAX};
+pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE};
 pub use load::measure;
+pub use tree::ProcTree;
 
 use gfs::net::{Router, ServiceId};
 use std::sync::Arc;
