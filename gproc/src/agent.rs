@@ -2,7 +2,7 @@
 
 use crate::load::Meter;
 use crate::pids::ClusterPid;
-use crate::procfs::Procfs;
+use crate::procfs::{Procfs, STUCK_AFTER, Stuck};
 use crate::wire::{PAGE_BYTES_MAX, ProcReply, ProcRequest, Record};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,10 +11,16 @@ use consistency::wire::{decode, encode};
 use gfs::net::Service;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
+/// How many scans a snapshot may take.
+const SCANS_MAX: usize = 6;
+/// How long a file of a process may take to be read.
+pub const READ_PATIENCE: Duration = Duration::from_secs(1);
 /// How many requests about single processes are served at a time; more wait for their turn, within the caller's
 /// deadline.
 pub const READS_MAX: usize = 32;
@@ -80,7 +86,14 @@ impl ProcAgent {
             }
             ProcRequest::Read { pid, birth, file } => {
                 let procfs = Arc::clone(&self.procfs);
-                ProcReply::Content(self.read(move || procfs.read(pid, birth, file)).await)
+                let read = self.read(move || procfs.read(pid, birth, file));
+                match tokio::time::timeout(READ_PATIENCE, read).await {
+                    Ok(Ok(content)) => ProcReply::Content(content),
+                    Ok(Err(Stuck)) | Err(_) => {
+                        tracing::warn!(%pid, ?file, "cannot read: the process waits for its memory");
+                        ProcReply::Failed
+                    }
+                }
             }
             ProcRequest::Load => {
                 let meter = Arc::clone(&self.meter);
@@ -101,17 +114,17 @@ impl ProcAgent {
             return Ok(Arc::clone(&scan.records));
         }
         let procfs = Arc::clone(&self.procfs);
-        // The scan keeps the lock even if its caller gives up: there is never more than one.
-        let scan = move || {
+        // A task of its own keeps the lock even if the caller gives up: there is never more than one scan.
+        let scan = tokio::spawn(async move {
             let begun = Instant::now();
-            let records = Arc::new(procfs.records()?);
+            let records = Arc::new(scan(&procfs).await?);
             *last = Some(Scan {
                 begun,
                 records: Arc::clone(&records),
             });
             Ok(records)
-        };
-        blocking(scan).await
+        });
+        scan.await.expect("a scan does not panic")
     }
 
     async fn page(&self, after: Option<ClusterPid>) -> ProcReply {
@@ -152,6 +165,29 @@ impl Service for ProcAgent {
             .ok()?;
         Some(encode(&self.answer(request).await).into())
     }
+}
+
+/// Reads all processes. A scan that gets stuck at one is left to itself, and the next one passes that process by; the
+/// last one reads no command lines, so it cannot get stuck.
+async fn scan(procfs: &Arc<Procfs>) -> io::Result<Vec<Record>> {
+    for _ in 1..SCANS_MAX {
+        let done = Arc::<AtomicUsize>::default();
+        let (procfs, counted) = (Arc::clone(procfs), Arc::clone(&done));
+        let mut records = pin!(blocking(move || procfs.records(true, &counted)));
+        let mut seen = None;
+        loop {
+            if let Ok(records) = tokio::time::timeout(STUCK_AFTER, records.as_mut()).await {
+                return records;
+            }
+            let now = Some(done.load(Ordering::Relaxed));
+            if seen == now {
+                break;
+            }
+            seen = now;
+        }
+    }
+    let procfs = Arc::clone(procfs);
+    blocking(move || procfs.records(false, &AtomicUsize::new(0))).await
 }
 
 /// Cuts the page behind `after` out of a snapshot.

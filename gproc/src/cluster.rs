@@ -1,6 +1,6 @@
 //! The processes of all nodes, asked for in parallel.
 
-use crate::agent::ProcAgent;
+use crate::agent::{ProcAgent, READ_PATIENCE};
 use crate::pids::{ClusterPid, NODE_MAX};
 use crate::wire::{Birth, Identity, ProcFile, ProcReply, ProcRequest, Record};
 use bytes::Bytes;
@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a node that is not down has for one page of a snapshot: a busy one with many processes is slow, not dead.
 pub const PAGE_DEADLINE: Duration = Duration::from_secs(2);
+// A node says that it cannot read a process before it is taken for dead.
+const _: () = assert!(READ_PATIENCE.as_millis() < PAGE_DEADLINE.as_millis());
 /// Upper limit of the pages taken from one node (128 MiB of processes); what follows is not shown.
 pub const PAGES_MAX: usize = 32;
 

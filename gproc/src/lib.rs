@@ -20,7 +20,7 @@ mod text;
 pub mod tree;
 pub mod wire;
 
-pub use agent::{ProcAgent, READS_MAX};
+pub use agent::{ProcAgent, READ_PATIENCE, READS_MAX};
 pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE};
 pub use load::measure;
 pub use tree::ProcTree;

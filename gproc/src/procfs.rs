@@ -1,4 +1,8 @@
 //! A node's own procfs, seen with cluster pids.
+//!
+//! Reading a command line can get stuck: it is memory of the process, and waits while a page fault of that process
+//! waits, maybe for a file of this very cluster. Each such read is noted; as long as one has been waiting for
+//! [`STUCK_AFTER`] nobody else tries, so that every stuck process costs one or two threads and no reader.
 
 use crate::pids::ClusterPid;
 use crate::text;
@@ -7,12 +11,18 @@ use bytes::Bytes;
 use consistency::NodeId;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use std::collections::hash_map::DefaultHasher;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
+/// How long a read of a command line may take before the process counts as stuck.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
 /// Bits of a [`Birth`] that hold the start time: 5,500 years of ticks.
 const BIRTH_TICKS_BITS: u32 = 44;
 
@@ -23,7 +33,13 @@ pub(crate) struct Procfs {
     path: PathBuf,
     /// Hash of the boot, in the upper bits.
     boot: u64,
+    /// Reads of command lines that have begun.
+    reading: Mutex<HashMap<ClusterPid, Instant>>,
 }
+
+/// The memory of a process cannot be read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stuck;
 
 /// A process, held by its directory: a pid that is given out again is another directory.
 struct Process {
@@ -42,6 +58,7 @@ impl Procfs {
             node,
             path,
             boot: hasher.finish() << BIRTH_TICKS_BITS,
+            reading: Mutex::default(),
         }
     }
 
@@ -50,10 +67,11 @@ impl Procfs {
     }
 
     /// Returns all processes that have a cluster pid, in ascending order of it. Those that end meanwhile are left out.
+    /// Counts in `done` as it goes. Without `cmdlines` it does not wait for anybody.
     ///
     /// # Errors
     /// If the directory itself cannot be read.
-    pub(crate) fn records(&self) -> io::Result<Vec<Record>> {
+    pub(crate) fn records(&self, cmdlines: bool, done: &AtomicUsize) -> io::Result<Vec<Record>> {
         let mut scratch = Vec::with_capacity(SNAPSHOT_CMDLINE_BYTES_MAX + 1);
         let mut records = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
@@ -61,8 +79,9 @@ impl Procfs {
             let kernel = name.to_str().and_then(|name| name.parse().ok());
             let pid = kernel.and_then(|kernel| ClusterPid::of(self.node, kernel));
             if let Some(process) = pid.and_then(|pid| self.find(pid)) {
-                records.extend(self.record(&process, &mut scratch));
+                records.extend(self.record(&process, cmdlines, &mut scratch));
             }
+            done.fetch_add(1, Ordering::Relaxed);
         }
         records.sort_unstable_by_key(|record| record.identity.pid);
         Ok(records)
@@ -77,18 +96,32 @@ impl Procfs {
     }
 
     /// Returns a file of a process; `None` if that process is gone.
-    pub(crate) fn read(&self, pid: ClusterPid, birth: Birth, file: ProcFile) -> Option<Bytes> {
-        let process = self.find(pid)?;
-        let stat = process.read("stat", FILE_BYTES_MAX)?;
-        if self.birth(&stat) != Some(birth) {
-            return None;
-        }
+    pub(crate) fn read(
+        &self,
+        pid: ClusterPid,
+        birth: Birth,
+        file: ProcFile,
+    ) -> Result<Option<Bytes>, Stuck> {
+        let find = || {
+            let process = self.find(pid)?;
+            let stat = process.read("stat", FILE_BYTES_MAX)?;
+            (self.birth(&stat) == Some(birth)).then_some((process, stat))
+        };
+        let Some((process, stat)) = find() else {
+            return Ok(None);
+        };
         let text = match file {
             ProcFile::Stat => self.rewrite_stat(&stat),
-            ProcFile::Status => self.rewrite_status(&process.read("status", FILE_BYTES_MAX)?),
-            ProcFile::Cmdline => process.read("cmdline", FILE_BYTES_MAX),
+            ProcFile::Status => process
+                .read("status", FILE_BYTES_MAX)
+                .and_then(|status| self.rewrite_status(&status)),
+            ProcFile::Cmdline => {
+                let mut cmdline = Vec::new();
+                let read = self.read_cmdline(&process, FILE_BYTES_MAX, &mut cmdline)?;
+                read.map(<[u8]>::to_vec)
+            }
         };
-        text.map(Bytes::from)
+        Ok(text.map(Bytes::from))
     }
 
     /// Returns the process that a thread belongs to.
@@ -103,7 +136,7 @@ impl Procfs {
         Some(Process { pid, dir })
     }
 
-    fn record(&self, process: &Process, scratch: &mut Vec<u8>) -> Option<Record> {
+    fn record(&self, process: &Process, cmdlines: bool, scratch: &mut Vec<u8>) -> Option<Record> {
         let limit = FILE_BYTES_MAX;
         let stat = process.read_into("stat", limit, scratch)?;
         let (birth_of, stat) = (self.birth(stat)?, self.rewrite_stat(stat)?);
@@ -111,8 +144,11 @@ impl Procfs {
         let (uid, gid) = text::owner(status)?;
         let status = self.rewrite_status(status)?;
         let limit = SNAPSHOT_CMDLINE_BYTES_MAX;
-        let cmdline = process.read_into("cmdline", limit + 1, scratch)?;
-        let cmdline = (cmdline.len() <= limit).then(|| Bytes::copy_from_slice(cmdline));
+        let cmdline = match cmdlines.then(|| self.read_cmdline(process, limit + 1, scratch)) {
+            Some(Ok(cmdline)) => Some(cmdline?).filter(|cmdline| cmdline.len() <= limit),
+            Some(Err(Stuck)) | None => None,
+        };
+        let cmdline = cmdline.map(Bytes::copy_from_slice);
         let identity = Identity {
             pid: process.pid,
             birth: birth_of,
@@ -125,6 +161,31 @@ impl Procfs {
             status: status.into(),
             cmdline,
         })
+    }
+
+    fn read_cmdline<'a>(
+        &self,
+        process: &Process,
+        limit: usize,
+        into: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, Stuck> {
+        let noted = match self.lock_reading().entry(process.pid) {
+            Entry::Occupied(begun) if begun.get().elapsed() >= STUCK_AFTER => return Err(Stuck),
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                true
+            }
+        };
+        let cmdline = process.read_into("cmdline", limit, into);
+        if noted {
+            self.lock_reading().remove(&process.pid);
+        }
+        Ok(cmdline)
+    }
+
+    fn lock_reading(&self) -> MutexGuard<'_, HashMap<ClusterPid, Instant>> {
+        self.reading.lock().expect("no holder panics")
     }
 
     fn identity(&self, pid: ClusterPid, stat: &[u8], status: &[u8]) -> Option<Identity> {

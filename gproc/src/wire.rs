@@ -41,7 +41,7 @@ pub struct Record {
     pub stat: Bytes,
     /// Its `status`.
     pub status: Bytes,
-    /// Its `cmdline`; `None` above [`SNAPSHOT_CMDLINE_BYTES_MAX`].
+    /// Its `cmdline`; `None` above [`SNAPSHOT_CMDLINE_BYTES_MAX`], and when its memory could not be read at once.
     pub cmdline: Option<Bytes>,
 }
 

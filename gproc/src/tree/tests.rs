@@ -492,6 +492,42 @@ async fn a_node_speaks_for_its_own_processes_only() {
 }
 
 #[tokio::test]
+async fn a_process_whose_memory_cannot_be_read_holds_nobody_up() {
+    let fake = Fake::new(2);
+    fake.start(2, 131_080, 1, 10);
+    fake.start(2, 131_081, 1, 10);
+    // Opening a pipe waits for its writer, as reading memory waits for a page.
+    let cmdline = fake.node(2).proc.path().join("131080/cmdline");
+    std::fs::remove_file(&cmdline).expect("removed");
+    nix::unistd::mkfifo(&cmdline, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    let tree = fake.tree(1);
+    for _ in 0..3 {
+        let names = tree.ls(READER, ProcTree::ROOT, 100).await.expect("listed");
+        assert_eq!(names, ["cluster", "131080", "131081"]);
+        let cat = async |path| tree.cat(READER, path).await;
+        assert!(cat("131080/stat").await.is_ok());
+        assert_eq!(
+            cat("131081/cmdline").await.expect("read"),
+            "sleep\x00131081\x00"
+        );
+        assert_eq!(cat("131080/cmdline").await, Err(Errno::EIO));
+    }
+    // Now the page comes.
+    let writer = std::fs::File::options()
+        .write(true)
+        .open(&cmdline)
+        .expect("a reader waits");
+    drop(writer);
+    std::fs::remove_file(&cmdline).expect("removed");
+    std::fs::write(&cmdline, "late").expect("written");
+    let begun = Instant::now();
+    while tree.cat(caller(7), "131080/cmdline").await != Ok("late".into()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "still stuck");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_request_is_refused() {
     let fake = Fake::new(1);
     let agent = &fake.node(1).spy.agent;
