@@ -14,7 +14,7 @@ pub const DEPTH_MAX: usize = 16;
 pub const PATH_BYTES_MAX: usize = 1024;
 
 /// Names joined by `/`; empty for `/dev` itself. No name is `.` or `..`, so a path never leads out by itself; that
-/// symbolic links do not either, [`crate::dev`] takes care of.
+/// symbolic links do not either, the lookup takes care of.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
 pub struct DevPath(Bytes);
