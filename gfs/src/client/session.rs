@@ -19,6 +19,7 @@ use consistency::wire::meta::{MetaReply, MetaRequest};
 use consistency::{Duration as Micros, Epoch, InodeNo, Instant, SessionId};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant as Deadline, sleep, timeout};
 
@@ -85,7 +86,9 @@ impl Core {
     async fn open_session(&self) -> Option<Session> {
         let until = Deadline::now() + self.config.request_deadline;
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        let answered = self.meta(&MetaRequest::OpenSession { attempt }, until).await;
+        let answered = self
+            .meta(&MetaRequest::OpenSession { attempt }, until)
+            .await;
         let Ok(Answered { reply, sent_at }) = answered else {
             tracing::warn!("no metadata leader answers; still looking for one");
             return None;

@@ -138,7 +138,10 @@ impl MetaServer {
     }
 
     async fn open_session(&self, from: NodeId, attempt: u64, epoch: Epoch) -> MetaReply {
-        let body = Body::OpenSession { node: from, attempt };
+        let body = Body::OpenSession {
+            node: from,
+            attempt,
+        };
         match self.commit(body).await {
             Ok(Reply::SessionEnded) => MetaReply::SessionEnded,
             Ok(Reply::Session { session, new }) => {
@@ -368,7 +371,11 @@ impl MetaServer {
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
-                tracing::info!(reign = reign.0, sessions = sessions.len(), "metadata leader");
+                tracing::info!(
+                    reign = reign.0,
+                    sessions = sessions.len(),
+                    "metadata leader"
+                );
                 self.barriers.start_reign(reign, &sessions);
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),

@@ -18,7 +18,9 @@ pub(super) fn next(state_dir: &Path) -> Result<u32> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
     };
-    let next = last.checked_add(1).with_context(|| format!("{}: counted to its end", path.display()))?;
+    let next = last
+        .checked_add(1)
+        .with_context(|| format!("{}: counted to its end", path.display()))?;
     let write = || -> std::io::Result<()> {
         let new = path.with_extension("new");
         let mut file = File::create(&new)?;

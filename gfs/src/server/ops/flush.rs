@@ -531,7 +531,10 @@ mod tests {
     #[test]
     fn numbers_of_an_ended_session_are_void() {
         let mut world = world();
-        match world.apply(Body::OpenSession { node: NodeId(1), attempt: 2 }) {
+        match world.apply(Body::OpenSession {
+            node: NodeId(1),
+            attempt: 2,
+        }) {
             Reply::Session { session, .. } => world.session = session,
             other => panic!("{other:?}"),
         }

@@ -1,7 +1,7 @@
 //! What goes through the replicated log, and what comes back.
 
 use consistency::wire::meta::{FsError, Op, OpReply};
-use consistency::{Epoch, ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A change, stamped by the leader.
