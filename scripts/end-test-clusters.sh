@@ -8,7 +8,12 @@ for state in "$target"/tmp/glu-*/; do
     [[ -d $state ]] || continue
     for glu in "$target"/{debug,release}/glu; do
         [[ -x $glu ]] || continue
-        timeout --verbose --kill-after=10 120 "$glu" dev down --state "$state" && break
-    done || echo "a test cluster stays in $state: end it with 'glu dev down --state $state'" >&2
+        # Nothing is mounted there after a `down` that succeeded: what is left is a test's own.
+        if timeout --verbose --kill-after=10 120 "$glu" dev down --state "$state"; then
+            rm -rf --one-file-system "$state"
+            break
+        fi
+    done
+    [[ ! -d $state ]] || echo "a test cluster stays in $state: 'glu dev down --state $state' ends it" >&2
 done
 rm -f "$target"/tmp/stand-in-glud-*

@@ -67,6 +67,15 @@ pub struct GludConfig {
     /// What is logged, as for `RUST_LOG`.
     #[serde(default = "default_log")]
     pub log: String,
+    /// Unix socket for `glu`: a line of JSON asks, a line of JSON answers.
+    #[serde(default = "default_control_socket")]
+    pub control_socket: PathBuf,
+    /// Unix socket for `glurun`.
+    #[serde(default = "default_jobs_socket")]
+    pub jobs_socket: PathBuf,
+    /// File that is made when the tree is mounted and served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_file: Option<PathBuf>,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -388,8 +397,17 @@ fn default_request_timeout_s() -> u32 {
     30
 }
 
-fn default_log() -> String {
-    "info".to_owned()
+fn default_control_socket() -> PathBuf {
+    "/run/glu/glud.sock".into()
+}
+
+fn default_jobs_socket() -> PathBuf {
+    "/run/glu/jobs.sock".into()
+}
+
+/// Openraft tells every vote and heartbeat at `info`.
+pub(crate) fn default_log() -> String {
+    "info,openraft=warn".to_owned()
 }
 
 #[cfg(test)]

@@ -5,4 +5,5 @@ pub mod cli;
 pub mod config;
 pub mod dev;
 pub mod identity;
+pub mod node;
 pub mod transport;

@@ -60,12 +60,15 @@ fn build() -> PathBuf {
     dir
 }
 
-/// Returns `target/<profile>`: this program is `target/<profile>/deps/<test>`.
+/// Returns `target/<profile>`: tests run from `deps` in it, programs from the directory itself.
 fn profile_dir() -> PathBuf {
     let program = env::current_exe().expect("a running program has a path");
-    let dir = program
-        .ancestors()
-        .nth(2)
-        .expect("tests run from target/<profile>/deps");
-    dir.to_owned()
+    let dir = program.parent().expect("a program lies in a directory");
+    if dir.ends_with("deps") {
+        dir.parent()
+            .expect("deps lies in target/<profile>")
+            .to_owned()
+    } else {
+        dir.to_owned()
+    }
 }

@@ -1,19 +1,20 @@
 //! Clusters of one test.
 
+use crate::command::Logs;
 use crate::{DEADLINE, Output, Running, binary, scratch_dir};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Once};
 use std::thread;
 use std::time::Duration;
 
 /// `glu dev up` has deadlines of its own, which say more than ours.
 const UP_DEADLINE: Duration = Duration::from_secs(180);
-const LOG_LINES_SHOWN: usize = 30;
 const NAME: &str = "glu-";
 
 /// A development cluster that lives as long as this.
@@ -21,14 +22,14 @@ const NAME: &str = "glu-";
 pub struct Cluster {
     state: PathBuf,
     glu: PathBuf,
-    nodes: u16,
+    nodes: u32,
 }
 
 /// What a cluster is to be like.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// How many nodes; 3 if not given.
-    pub nodes: Option<u16>,
+    pub nodes: Option<u32>,
     /// The daemon to run instead of the real one.
     pub glud: Option<PathBuf>,
 }
@@ -37,14 +38,14 @@ pub struct Options {
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'a> {
     cluster: &'a Cluster,
-    number: u16,
+    number: u32,
 }
 
 /// What `glu dev status --json` says.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Status {
     /// The node whose metadata server leads.
-    pub leader: Option<u16>,
+    pub leader: Option<u32>,
     /// In the order of their numbers.
     pub nodes: Vec<NodeStatus>,
 }
@@ -53,7 +54,7 @@ pub struct Status {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct NodeStatus {
     /// Counts from 1.
-    pub number: u16,
+    pub number: u32,
     /// Its host name.
     pub name: String,
     /// `up`, `down` or `cut`.
@@ -73,7 +74,7 @@ impl Cluster {
     /// It does not come up.
     #[must_use]
     #[track_caller]
-    pub fn up(nodes: u16) -> Self {
+    pub fn up(nodes: u32) -> Self {
         Self::with(&Options {
             nodes: Some(nodes),
             ..Options::default()
@@ -111,11 +112,11 @@ impl Cluster {
             args.extend([OsStr::new("--glud"), glud.as_os_str()]);
         }
         cluster.dev_within(UP_DEADLINE, &args).ok();
-        cluster.nodes = u16::try_from(cluster.status().nodes.len()).expect("a handful of nodes");
+        cluster.nodes = u32::try_from(cluster.status().nodes.len()).expect("a handful of nodes");
         cluster
     }
 
-    /// Returns the state directory.
+    /// Returns the state directory; what a test puts there goes with the cluster.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
@@ -127,7 +128,7 @@ impl Cluster {
     /// There is no such node.
     #[must_use]
     #[track_caller]
-    pub fn node(&self, number: u16) -> Node<'_> {
+    pub fn node(&self, number: u32) -> Node<'_> {
         assert!(
             (1..=self.nodes).contains(&number),
             "node {number} of {}",
@@ -149,7 +150,7 @@ impl Cluster {
 
     /// Returns where the tree of node `number` is seen from outside.
     #[must_use]
-    pub fn path(&self, number: u16) -> PathBuf {
+    pub fn path(&self, number: u32) -> PathBuf {
         self.state.join(format!("node{number}/cluster"))
     }
 
@@ -162,25 +163,25 @@ impl Cluster {
 
     /// Cuts the power of a node.
     #[track_caller]
-    pub fn kill(&self, number: u16) {
+    pub fn kill(&self, number: u32) {
         self.dev(&["kill", &number.to_string()]).ok();
     }
 
     /// Boots a node again and waits until it serves.
     #[track_caller]
-    pub fn start(&self, number: u16) {
+    pub fn start(&self, number: u32) {
         self.dev(&["start", &number.to_string()]).ok();
     }
 
     /// Cuts a node's network.
     #[track_caller]
-    pub fn cut(&self, number: u16) {
+    pub fn cut(&self, number: u32) {
         self.dev(&["cut", &number.to_string()]).ok();
     }
 
     /// Mends a node's network.
     #[track_caller]
-    pub fn heal(&self, number: u16) {
+    pub fn heal(&self, number: u32) {
         self.dev(&["heal", &number.to_string()]).ok();
     }
 
@@ -191,11 +192,24 @@ impl Cluster {
         self.dev_within(DEADLINE, &args)
     }
 
+    /// Runs a shell script inside node `number`; see [`Node::sh`].
     #[track_caller]
-    fn dev_within(&self, deadline: Duration, args: &[&OsStr]) -> Output {
-        self.finish(self.start_dev(args), deadline)
+    pub fn sh(&self, number: u32, script: &str) -> Output {
+        self.node(number).sh(script)
     }
 
+    /// Starts a shell script inside node `number`.
+    #[track_caller]
+    pub fn spawn(&self, number: u32, script: &str) -> Running {
+        self.node(number).spawn(script)
+    }
+
+    #[track_caller]
+    fn dev_within(&self, deadline: Duration, args: &[&OsStr]) -> Output {
+        self.start_dev(args).wait(deadline)
+    }
+
+    #[track_caller]
     fn start_dev(&self, args: &[&OsStr]) -> Running {
         let mut command = Command::new(&self.glu);
         command
@@ -205,49 +219,28 @@ impl Cluster {
             .args(args);
         command.env_remove("GLU_DEV_GLUD");
         let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
-        Running::start(format!("glu dev {}", words.join(" ")), command)
+        let what = format!("glu dev {}", words.join(" "));
+        Running::start(what, command, self.logs())
     }
 
-    #[track_caller]
-    fn finish(&self, running: Running, deadline: Duration) -> Output {
-        running
-            .end_within(deadline)
-            .unwrap_or_else(|e| panic!("{e}\n{}", self.log_tails()))
-    }
-
-    /// Returns the ends of the nodes' logs.
-    fn log_tails(&self) -> String {
-        let tail = |number: u16| {
-            let path = self.state.join(format!("node{number}/glud.log"));
-            let text = fs::read(path).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().collect();
-            let shown = lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..);
-            format!(
-                "--- node{number} glud.log\n{}\n",
-                shown.unwrap_or_default().join("\n")
-            )
-        };
-        (1..=self.nodes).map(tail).collect()
+    fn logs(&self) -> Logs {
+        Logs(self.state.clone())
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", self.log_tails());
+            eprintln!("{}", self.logs().tails());
         }
-        let down = self.start_dev(&[OsStr::new("down")]).end_within(DEADLINE);
-        let failure = match down {
-            Ok(output) if output.code == Some(0) => return,
-            Ok(output) => output.stderr,
-            Err(e) => e,
+        let Err(failure) = remove(&self.glu, &self.state) else {
+            return;
         };
         // A second panic would abort the run and hide the first.
         if thread::panicking() {
-            eprintln!("glu dev down: {failure}");
+            eprintln!("{failure}");
         } else {
-            panic!("glu dev down: {failure}");
+            panic!("{failure}");
         }
     }
 }
@@ -255,7 +248,7 @@ impl Drop for Cluster {
 impl Node<'_> {
     /// Returns its number.
     #[must_use]
-    pub fn number(&self) -> u16 {
+    pub fn number(&self) -> u32 {
         self.number
     }
 
@@ -271,7 +264,7 @@ impl Node<'_> {
     /// Like [`Self::sh`], with another deadline.
     #[track_caller]
     pub fn sh_within(&self, deadline: Duration, script: &str) -> Output {
-        self.cluster.finish(self.spawn(script), deadline)
+        self.spawn(script).wait(deadline)
     }
 
     /// Starts a shell script inside the node.
@@ -288,21 +281,26 @@ impl Node<'_> {
         args.extend(words.iter().map(OsStr::new));
         self.cluster.start_dev(&args)
     }
+}
 
-    /// Waits for the end of a command that [`Self::spawn`] started.
-    ///
-    /// # Panics
-    /// It runs for longer than `deadline`.
-    #[track_caller]
-    pub fn wait(&self, running: Running, deadline: Duration) -> Output {
-        self.cluster.finish(running, deadline)
+/// Ends the cluster in `state` and deletes the directory with whatever a test put there.
+fn remove(glu: &Path, state: &Path) -> Result<(), String> {
+    let mut down = Command::new(glu);
+    down.args(["dev", "down", "--state"]).arg(state);
+    let running = Running::start("glu dev down".to_owned(), down, Logs(state.to_owned()));
+    let output = running.end_within(DEADLINE)?;
+    if !output.status.success() {
+        return Err(output.to_string());
+    }
+    match fs::remove_dir_all(state) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(format!("{}: {e}", state.display())),
+        _ => Ok(()),
     }
 }
 
 /// Removes the clusters of test runs that were killed; once per run.
 fn remove_leftovers(glu: &Path) {
     static ONCE: Once = Once::new();
-    static OWN: LazyLock<u32> = LazyLock::new(std::process::id);
     ONCE.call_once(|| {
         for entry in fs::read_dir(scratch_dir())
             .expect("list target/tmp")
@@ -315,14 +313,10 @@ fn remove_leftovers(glu: &Path) {
             let Some(maker) = maker.and_then(|pid| pid.parse::<u32>().ok()) else {
                 continue;
             };
-            if maker != *OWN && Path::new("/proc").join(maker.to_string()).exists() {
+            if maker != std::process::id() && Path::new("/proc").join(maker.to_string()).exists() {
                 continue;
             }
-            let mut down = Command::new(glu);
-            down.args(["dev", "down", "--state"]).arg(entry.path());
-            let result =
-                Running::start(format!("glu dev down of {name:?}"), down).end_within(DEADLINE);
-            if let Err(e) = result {
+            if let Err(e) = remove(glu, &entry.path()) {
                 eprintln!("a leftover of an earlier run stays: {e}");
             }
         }

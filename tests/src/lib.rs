@@ -20,6 +20,7 @@ pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,31 @@ pub fn wait_until(what: &str, deadline: Duration, condition: impl FnMut() -> boo
         holds_within(deadline, condition),
         "waited {deadline:?} for {what}, in vain"
     );
+}
+
+/// Runs `work` on a thread of its own, for what may hang in the kernel, and returns its result.
+///
+/// # Panics
+/// It runs on after `limit` (the thread is left behind), or it panics itself.
+#[track_caller]
+pub fn with_deadline<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let worker = thread::spawn(move || {
+        // Nobody listens any more when the limit has passed.
+        drop(sender.send(work()));
+    });
+    match receiver.recv_timeout(limit) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => panic!("waited {limit:?} for {what}, in vain"),
+        Err(RecvTimeoutError::Disconnected) => match worker.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => unreachable!("a worker that did not panic has sent its result"),
+        },
+    }
 }
 
 /// Returns whether `condition` comes to hold within `deadline`.

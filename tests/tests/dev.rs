@@ -30,7 +30,7 @@ fn stand_in() -> PathBuf {
     SCRIPT.clone()
 }
 
-fn cluster(nodes: u16) -> Cluster {
+fn cluster(nodes: u32) -> Cluster {
     Cluster::with(&Options {
         nodes: Some(nodes),
         glud: Some(stand_in()),
@@ -56,11 +56,7 @@ fn each_node_has_its_own_name_pids_network_and_tree() {
             format!("node{k}\n{k}")
         );
         let pid: u32 = node.sh("echo $$").ok().parse().expect("a pid");
-        assert_eq!(
-            pid / 65_536,
-            u32::from(k),
-            "pid {pid} is in its node's range"
-        );
+        assert_eq!(pid / 65_536, k, "pid {pid} is in its node's range");
         assert_eq!(
             node.sh("ip -o -4 addr show | wc -l").ok(),
             "2",
@@ -88,17 +84,23 @@ fn each_node_has_its_own_name_pids_network_and_tree() {
 fn exec_passes_everything_through() {
     let cluster = cluster(1);
     let node = cluster.node(1);
-    assert_eq!(node.sh("exit 7").code, Some(7));
-    assert_eq!(node.sh("kill -TERM $$; exit 0").signal, Some(libc::SIGTERM));
-    assert_eq!(node.sh("kill -KILL $$; exit 0").signal, Some(libc::SIGKILL));
+    assert_eq!(node.sh("exit 7").code(), Some(7));
+    assert_eq!(
+        node.sh("kill -TERM $$; exit 0").signal(),
+        Some(libc::SIGTERM)
+    );
+    assert_eq!(
+        node.sh("kill -KILL $$; exit 0").signal(),
+        Some(libc::SIGKILL)
+    );
     assert_eq!(
         cluster
             .dev(&["exec", "node1", "--", "no-such-program"])
-            .code,
+            .code(),
         Some(127)
     );
     assert_eq!(
-        cluster.dev(&["exec", "1", "--", "/etc/passwd"]).code,
+        cluster.dev(&["exec", "1", "--", "/etc/passwd"]).code(),
         Some(126)
     );
     let output = node.sh("echo out; echo err >&2");
@@ -124,15 +126,15 @@ fn exec_passes_everything_through() {
 fn exec_forwards_signals_and_takes_its_command_along() {
     let cluster = cluster(1);
     let node = cluster.node(1);
-    let alive = |tag: &str| node.sh(&format!("pgrep -x -f 'sleep {tag}'")).code == Some(0);
+    let alive = |tag: &str| node.sh(&format!("pgrep -x -f 'sleep {tag}'")).code() == Some(0);
 
-    let mut running =
+    let running =
         node.spawn("trap 'echo got TERM; exit 5' TERM; echo set; while :; do sleep 0.05; done");
     wait_until("the trap", DEADLINE, || running.stdout() == "set");
     signal(running.id(), libc::SIGTERM);
-    let output = node.wait(running, DEADLINE);
+    let output = running.wait(DEADLINE);
     assert_eq!(
-        (output.code, output.stdout.as_str()),
+        (output.code(), output.stdout.as_str()),
         (Some(5), "set\ngot TERM")
     );
 
@@ -154,14 +156,14 @@ fn a_killed_node_is_off_and_boots_on_its_own_disk() {
     cluster.kill(2);
     assert_eq!(states(&cluster), ["up", "down"]);
     assert_eq!(
-        node.wait(running, DEADLINE).signal,
+        running.wait(DEADLINE).signal(),
         Some(libc::SIGKILL),
         "its processes are gone"
     );
     let there = |path: &str| cluster.path(2).join(path).exists();
     assert!(!there("volatile"), "its tree is unmounted outside");
     let refused = cluster.dev(&["exec", "2", "--", "true"]);
-    assert_eq!(refused.code, Some(1));
+    assert_eq!(refused.code(), Some(1));
     assert_eq!(
         refused.stderr,
         "glu: node2 is down: `glu dev start node2` boots it"
@@ -221,7 +223,7 @@ fn a_node_that_cannot_serve_says_why() {
     cluster.kill(1);
     fs::write(cluster.state().join("node1/state/broken"), "").expect("break it");
     let output = cluster.dev(&["start", "1"]);
-    assert_eq!(output.code, Some(1));
+    assert_eq!(output.code(), Some(1));
     for part in [
         "node1 does not serve",
         "exited with status 3",
@@ -267,7 +269,7 @@ fn down_removes_what_is_left_of_a_crash() {
         .filter_map(|node| node.pid)
         .collect();
     fs::write(&record, "{ torn").expect("tear the record");
-    assert_eq!(cluster.dev(&["status"]).code, Some(1));
+    assert_eq!(cluster.dev(&["status"]).code(), Some(1));
     cluster.dev(&["down"]).ok();
     cluster.dev(&["down"]).ok();
     assert!(!cluster.state().exists());
@@ -281,7 +283,7 @@ fn up_boots_what_is_down() {
     cluster.dev(&["up"]).ok();
     assert_eq!(states(&cluster), ["up", "up"]);
     let other = cluster.dev(&["up", "--nodes", "3"]);
-    assert_eq!(other.code, Some(2));
+    assert_eq!(other.code(), Some(2));
     assert!(other.stderr.contains("has 2 nodes"), "{}", other.stderr);
 }
 
@@ -291,7 +293,7 @@ fn mistakes_cost_one_line() {
     let check = |args: &[&str], expected: &str| {
         let output = cluster.dev(args);
         assert_eq!(
-            (output.code, output.stderr.as_str()),
+            (output.code(), output.stderr.as_str()),
             (Some(2), expected),
             "{args:?}"
         );
@@ -319,7 +321,7 @@ fn mistakes_cost_one_line() {
 
 /// Checks whether a connection attempt from one node to another is answered (there: refused).
 #[track_caller]
-fn reaches(cluster: &Cluster, from: u16, to: u16, expected: bool) {
+fn reaches(cluster: &Cluster, from: u32, to: u32, expected: bool) {
     let script = format!("timeout 1 bash -c ': <>/dev/tcp/10.77.0.{to}/9' 2>&1 || true");
     let said = cluster
         .node(from)

@@ -199,8 +199,10 @@ fn s1_no_stale_observation() {
     let (one, two) = (cluster.path(1), cluster.path(2));
     let mut stale = Vec::new();
     for (kind, change) in CHANGES {
+        let began = std::time::Instant::now();
         for round in 0..rounds {
             let name = format!("{}-{round}", kind.replace(' ', "-"));
+            let t0 = std::time::Instant::now();
             // Either node changes, either node made the files.
             let (here, there) = if round % 2 == 0 {
                 (&one, &two)
@@ -209,6 +211,7 @@ fn s1_no_stale_observation() {
             };
             let maker = if round % 4 < 2 { here } else { there };
             prepare(&maker.join(&name));
+            println!("  {round} prepared {:?}", t0.elapsed());
             let mut near = View::open(here.join(&name));
             let mut far = View::open(there.join(&name));
             let before = far.look();
@@ -217,7 +220,9 @@ fn s1_no_stale_observation() {
                 near.look(),
                 "{kind}, round {round}: the nodes differ before the change"
             );
+            println!("  {round} looked {:?}", t0.elapsed());
             change(&here.join(&name), round);
+            println!("  {round} changed {:?}", t0.elapsed());
             let (there_sees, here_sees) = (far.look(), near.look());
             assert_ne!(
                 before, here_sees,
@@ -231,8 +236,11 @@ fn s1_no_stale_observation() {
                     ));
                 }
             }
+            println!("  {round} looked again {:?}", t0.elapsed());
             fs::remove_dir_all(maker.join(&name)).expect("clean up");
+            println!("  {round} removed {:?}", t0.elapsed());
         }
+        println!("{kind}: {rounds} rounds in {:?}", began.elapsed());
     }
     println!(
         "{} kinds of change, {rounds} rounds each, {} stale",

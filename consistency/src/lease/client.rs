@@ -47,12 +47,6 @@ impl Default for Client {
     }
 }
 
-impl Held {
-    fn names(&self, lease: LeaseId) -> bool {
-        self.lease == lease || self.breaking == Some(lease)
-    }
-}
-
 /// Marks when a request began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a request that begins must end"]
@@ -188,8 +182,9 @@ impl Client {
         })
     }
 
-    /// Returns what the server takes as held, also while it is broken: an exclusive holder may still change and
-    /// flush until it finishes the break.
+    /// Returns what the server takes as held, also while it is broken. The exclusive holder of a file stays the
+    /// master of its content until it finishes the break: it may still change and flush, and it answers reads
+    /// from its own content, for what the leader replies (F1) is older.
     #[must_use]
     pub fn held(&self, ino: InodeNo) -> Option<Mode> {
         self.held.get(&ino).map(|held| held.mode)
@@ -210,6 +205,7 @@ impl Client {
     /// release of it crossed the break. It is then held as known; a driver that does not know the inode either
     /// finishes the break and [gives it back](Self::forget).
     pub fn handle_break(&mut self, request: &Break) -> bool {
+        // L6: the leader that sent it cannot commit what it waits for.
         if request.lease < lease_floor(self.reign) {
             return false;
         }
@@ -236,11 +232,13 @@ impl Client {
         let kept = kept.min(request.keep);
         let kept = match self.held.get_mut(&request.ino) {
             // A reclaim may have named the grant anew while this was carried out.
-            Some(held) if held.names(request.lease) => {
+            Some(held) if held.breaking == Some(request.lease) => {
                 held.mode = held.mode.min(kept);
                 held.breaking = None;
                 held.mode
             }
+            // A copy of one that was finished.
+            Some(held) if held.lease == request.lease => held.mode.min(kept),
             // Given back meanwhile, or a late copy: the server looks at the name and ignores the ack.
             Some(_) | None => Mode::Known,
         };

@@ -208,6 +208,8 @@ impl Adapter {
                     lock,
                     flock,
                 } = request;
+                // Releasing never waits, though flock(2) asks for it like that.
+                let wait = wait && lock.kind != libc::F_UNLCK;
                 tree.setlk(caller, ino, fh, owner, lock, wait, flock)
                     .await?;
                 Answer::done()

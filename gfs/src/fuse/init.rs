@@ -29,12 +29,11 @@ const _: () = assert!(WRITE_BYTES_MAX as usize == PAGES_MAX as usize * 4096);
 ///
 /// Left out on purpose: WRITEBACK_CACHE, under which the kernel ignores our sizes and times; AUTO_INVAL_DATA, which
 /// drops a node's pages after its own writes; ATOMIC_O_TRUNC, because truncation is a change like others and comes as
-/// SETATTR; NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT: without OPEN there is no RELEASE to give locks back, and without
+/// SETATTR; ASYNC_DIO, under which a process in an O_DIRECT read or write cannot be killed; NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT: without OPEN there is no RELEASE to give locks back, and without
 /// OPENDIR the kernel caches listings, which nothing covers.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_MAX_PAGES)
-    .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_DO_READDIRPLUS)

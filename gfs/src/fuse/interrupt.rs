@@ -9,10 +9,9 @@
 //!   the process and device trees, whose files are streams, terminals, events. Anywhere else EINTR would break what
 //!   works on a local disk: stat(2) and open(2) of programs that use timers, reads of regular files, and a page fault,
 //!   where it would become SIGBUS.
-//! - What has to happen in any case (FLUSH and RELEASE give back locks and handles) goes on after its caller is gone.
+//! - What has to happen in any case (FLUSH, RELEASE and unlocking give back locks and handles) goes on after its caller is gone.
 
-use super::abi::Opcode;
-use super::request::Header;
+use super::request::{Operation, Request};
 use crate::tree::PROC_BASE;
 use std::fs;
 use std::time::Duration;
@@ -33,12 +32,19 @@ pub(super) enum OnSignal {
 
 impl OnSignal {
     /// Returns the rule for a request.
-    pub(super) fn of(header: &Header) -> Self {
-        let stream = header.ino.0 >= PROC_BASE;
-        match header.opcode {
-            Opcode::SETLKW => Self::Interrupt,
-            Opcode::OPEN | Opcode::READ | Opcode::IOCTL if stream => Self::Interrupt,
-            Opcode::FLUSH | Opcode::RELEASE | Opcode::SETLK => Self::Detach,
+    pub(super) fn of(request: &Request) -> Self {
+        let stream = request.header.ino.0 >= PROC_BASE;
+        match &request.operation {
+            Operation::Setlk {
+                request,
+                wait: true,
+            } if request.lock.kind != libc::F_UNLCK => Self::Interrupt,
+            Operation::Open { .. } | Operation::Read { .. } | Operation::Ioctl { .. } if stream => {
+                Self::Interrupt
+            }
+            Operation::Flush { .. } | Operation::Release { .. } | Operation::Setlk { .. } => {
+                Self::Detach
+            }
             _ => Self::Kill,
         }
     }
@@ -84,8 +90,10 @@ const fn bit(signal: i32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::abi::Opcode;
+    use super::super::request::{Header, LockRequest};
     use super::*;
-    use crate::tree::Caller;
+    use crate::tree::{Caller, Lock, OpenFlags};
     use consistency::InodeNo;
 
     #[test]
@@ -127,10 +135,10 @@ mod tests {
 
     #[test]
     fn only_locks_and_streams_end_on_any_signal() {
-        let check = |opcode, ino, expected| {
+        let check = |operation, ino, expected| {
             let header = Header {
                 unique: 2,
-                opcode,
+                opcode: Opcode(0),
                 ino: InodeNo(ino),
                 caller: Caller {
                     uid: 0,
@@ -138,15 +146,32 @@ mod tests {
                     pid: 1,
                 },
             };
-            assert_eq!(OnSignal::of(&header), expected, "{opcode:?} of {ino}");
+            let request = Request { header, operation };
+            assert_eq!(OnSignal::of(&request), expected, "{request:?}");
         };
-        check(Opcode::SETLKW, 5, OnSignal::Interrupt);
-        check(Opcode::READ, PROC_BASE + 5, OnSignal::Interrupt);
-        check(Opcode::READ, 5, OnSignal::Kill);
-        check(Opcode::WRITE, PROC_BASE + 5, OnSignal::Kill);
-        check(Opcode::LOOKUP, 1, OnSignal::Kill);
-        check(Opcode::MKDIR, 1, OnSignal::Kill);
-        check(Opcode::FLUSH, 5, OnSignal::Detach);
-        check(Opcode::RELEASE, PROC_BASE, OnSignal::Detach);
+        let lock = |kind, wait| Operation::Setlk {
+            request: LockRequest {
+                fh: 0,
+                owner: 0,
+                lock: Lock {
+                    start: 0,
+                    end: 0,
+                    kind,
+                    pid: 0,
+                },
+                flock: false,
+            },
+            wait,
+        };
+        let open = || Operation::Open {
+            flags: OpenFlags(0),
+        };
+        check(lock(libc::F_WRLCK, true), 5, OnSignal::Interrupt);
+        check(lock(libc::F_UNLCK, true), 5, OnSignal::Detach);
+        check(lock(libc::F_WRLCK, false), 5, OnSignal::Detach);
+        check(open(), PROC_BASE + 5, OnSignal::Interrupt);
+        check(open(), 5, OnSignal::Kill);
+        check(Operation::Readlink, PROC_BASE + 5, OnSignal::Kill);
+        check(Operation::Release { fh: 1 }, PROC_BASE, OnSignal::Detach);
     }
 }

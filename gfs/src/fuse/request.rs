@@ -517,3 +517,6 @@ fn lock(mut a: Reader<'_>) -> Result<LockRequest, Malformed> {
         flock: a.u32("lk_flags")? & FUSE_LK_FLOCK != 0,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -319,6 +319,7 @@ impl Session {
         if self.waits.is_full() {
             return self.answer(header.unique, Answer::error(Errno(libc::ENOMEM)));
         }
+        let on_signal = OnSignal::of(&request);
         let session = Arc::clone(self);
         let mut future: PendingAnswer = Box::pin(async move {
             let answer = AssertUnwindSafe(session.adapter.handle(request)).catch_unwind();
@@ -333,13 +334,13 @@ impl Session {
         {
             Poll::Ready(answer) => self.answer(header.unique, answer),
             // The task polls anew, so that the waker of the first poll is never needed.
-            Poll::Pending => self.wait(header, future),
+            Poll::Pending => self.wait(header, on_signal, future),
         }
     }
 
-    fn wait(self: &Arc<Self>, header: Header, future: PendingAnswer) {
+    fn wait(self: &Arc<Self>, header: Header, on_signal: OnSignal, future: PendingAnswer) {
         let (abort, registration) = AbortHandle::new_pair();
-        self.waits.insert(header, abort);
+        self.waits.insert(header, on_signal, abort);
         let debt = Debt {
             session: Arc::clone(self),
             unique: header.unique,

@@ -57,10 +57,10 @@ impl Waits {
         self.table().len() >= WAITING_MAX
     }
 
-    pub(super) fn insert(&self, header: Header, abort: AbortHandle) {
+    pub(super) fn insert(&self, header: Header, on_signal: OnSignal, abort: AbortHandle) {
         let wait = Wait {
             header,
-            on_signal: OnSignal::of(&header),
+            on_signal,
             abort,
             since: Instant::now(),
             signalled: false,

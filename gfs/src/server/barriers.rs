@@ -49,6 +49,8 @@ pub(super) struct Core {
     ready_later: Vec<OpId>,
     /// What no session has told by now, no session knows (L6).
     grace_over: bool,
+    /// When the driver looks next by itself.
+    due: Option<Instant>,
 }
 
 /// An operation's place in the lease core: its claims are met, and stay so until it is finished or dropped.
@@ -103,6 +105,7 @@ impl Barriers {
             ending: BTreeSet::new(),
             ready_later: Vec::new(),
             grace_over: false,
+            due: None,
         });
         self.work.notify_one();
     }
@@ -345,6 +348,7 @@ impl Barriers {
     fn drain(&self, core: &mut Core) {
         let mut wake = false;
         while let Some(action) = core.leases.poll_action() {
+            tracing::trace!(?action, "lease core");
             match action {
                 Action::Break(session, request) => {
                     if let Some(node) = core.nodes.get(&session) {
@@ -374,7 +378,9 @@ impl Barriers {
                 }
             }
         }
-        if wake || core.leases.poll_timeout().is_some() {
+        let due = core.leases.poll_timeout();
+        if wake || due != core.due {
+            core.due = due;
             self.work.notify_one();
         }
     }

@@ -187,6 +187,7 @@ impl MetaServer {
         done_below: OpSeq,
         op: Op,
     ) -> MetaReply {
+        tracing::trace!(session = session.0, seq = seq.0, ?op, "asked");
         let result = if op.is_change() {
             // L8: in a task of its own, for what may be in the log must be finished whatever becomes of the caller.
             let server = Arc::clone(self);
@@ -195,6 +196,7 @@ impl MetaServer {
         } else {
             self.look(session, seq, &op).await
         };
+        tracing::trace!(session = session.0, seq = seq.0, ?result, "answered");
         match result {
             Ok(reply) => MetaReply::Op {
                 now: clock(),
@@ -394,6 +396,7 @@ impl MetaServer {
     ) {
         const ATTEMPT: std::time::Duration = std::time::Duration::from_secs(2);
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+        tracing::debug!(session = session.0, node = node.0, ?request, "break");
         let body = Bytes::from(encode(&request));
         while self.barriers.awaits(session, &request) {
             match self

@@ -46,7 +46,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let glu = match Glu::try_parse() {
         Ok(glu) => glu,
-        Err(e) => return refuse(&e),
+        Err(e) => return refuse("glu", &e),
     };
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints help where it was asked for, else one line.
-fn refuse(e: &clap::Error) -> ExitCode {
+pub fn refuse(tool: &str, e: &clap::Error) -> ExitCode {
     if !e.use_stderr() {
         // Nobody reads the help if this fails.
         drop(e.print());
@@ -82,7 +82,7 @@ fn refuse(e: &clap::Error) -> ExitCode {
         message = format!("{message} {}", names.join(" "));
     }
     let message = message.trim_start_matches("error: ");
-    eprintln!("glu: {message} (try --help)");
+    eprintln!("{tool}: {message} (try --help)");
     ExitCode::from(EXIT_USAGE)
 }
 

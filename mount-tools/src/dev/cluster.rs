@@ -162,6 +162,8 @@ impl Cluster {
 
     fn bring_up(&mut self, fresh: bool, progress: &dyn Progress) -> Result<()> {
         if fresh {
+            // A command that died may have left something without a record.
+            clear(&self.dir)?;
             config::write_all(&self.dir, u16::try_from(self.record.nodes.len())?)?;
         }
         self.store()?;
@@ -270,10 +272,17 @@ pub fn down(state: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Ends and deletes all that belongs to the cluster but its lock.
+///
 /// Needs no readable record: what has crashed may have left none.
-fn remove(dir: &StateDir) -> Result<()> {
+fn clear(dir: &StateDir) -> Result<()> {
     node::kill_all(dir)?;
     mounts::detach_below(dir.path())?;
+    dir.clear()
+}
+
+fn remove(dir: &StateDir) -> Result<()> {
+    clear(dir)?;
     dir.remove()?;
     for host in [host_dir::CLUSTER, host_dir::RUN] {
         host_dir::release(Path::new(host))?;

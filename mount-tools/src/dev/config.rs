@@ -1,62 +1,35 @@
-//! What a node's `glud` is told: the one place that knows the daemon's configuration.
+//! What a node's `glud` is told: its configuration and its identity.
 
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
+use crate::config::{GludConfig, PeerConfig, TlsPaths, default_log};
+use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
-use serde::Serialize;
+use consistency::NodeId;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Every node has an address of its own, so the port is the same on all.
 const PORT: u16 = 7177;
-/// More voters make each commit slower and survive more losses than a development cluster suffers.
-const VOTERS_MAX: u16 = 3;
+/// The node that keeps the metadata.
+const VOTER: NodeId = NodeId(1);
+const REPLICAS: u8 = 2;
+const LEASE_TERM_MS: u32 = 4_000;
+const REQUEST_TIMEOUT_S: u32 = 30;
 
-#[derive(Debug, Serialize)]
-struct GludConfig {
-    node: u16,
-    name: String,
-    listen: SocketAddr,
-    state_dir: PathBuf,
-    mount_point: PathBuf,
-    ready_file: PathBuf,
-    control_socket: PathBuf,
-    voters: Vec<u16>,
-    tls: Tls,
-    peers: Vec<Peer>,
-}
-
-#[derive(Debug, Serialize)]
-struct Tls {
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
-}
-
-#[derive(Debug, Serialize)]
-struct Peer {
-    node: u16,
-    name: String,
-    address: SocketAddr,
-}
-
-/// Makes the directories and the configuration of every node of a cluster of `nodes` nodes.
+/// Makes the directories, the identity and the configuration of every node of a new cluster.
 pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
+    let ca = ClusterCa::create(&dir.ca(), "glu-dev").context("make the cluster's authority")?;
     for number in 1..=nodes {
         let node = dir.node(number);
-        for path in [
-            node.path().to_owned(),
-            node.cluster(),
-            node.run(),
-            node.state(),
-            node.tls(),
-        ] {
+        for path in [node.cluster(), node.run(), node.state()] {
             fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        let text = toml::to_string(&config_of(number, nodes, &node))
-            .context("encode the configuration of glud")?;
+        let identity = ca.issue(NodeId(number)).context("admit a node")?;
+        identity.store(&node.tls()).context("admit a node")?;
         let path = node.config();
+        let text = config_of(number, nodes, &node).to_toml();
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
@@ -64,29 +37,63 @@ pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
 
 fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
     let run = PathBuf::from(host_dir::RUN);
-    let voters = if nodes < VOTERS_MAX { 1 } else { VOTERS_MAX };
     GludConfig {
-        node: number,
+        node: NodeId(number),
         name: node_name(number),
         listen: SocketAddr::from((network::address(number), PORT)),
         state_dir: dir.state(),
         mount_point: dir.cluster(),
         // By their short names inside the node: a socket's path has 108 bytes at most.
-        ready_file: run.join("ready"),
         control_socket: run.join("glud.sock"),
-        voters: (1..=voters).collect(),
-        tls: Tls {
-            ca: dir.tls().join("ca.pem"),
-            cert: dir.tls().join("node.pem"),
-            key: dir.tls().join("node.key"),
+        jobs_socket: run.join("jobs.sock"),
+        ready_file: Some(run.join("ready")),
+        voters: vec![VOTER],
+        replicas: REPLICAS,
+        lease_term_ms: LEASE_TERM_MS,
+        request_timeout_s: REQUEST_TIMEOUT_S,
+        log: std::env::var("RUST_LOG").unwrap_or_else(|_| default_log()),
+        tls: TlsPaths {
+            ca: dir.tls().join(CA_CERT_FILE),
+            cert: dir.tls().join(NODE_CERT_FILE),
+            key: dir.tls().join(NODE_KEY_FILE),
         },
         peers: (1..=nodes)
             .filter(|peer| *peer != number)
-            .map(|peer| Peer {
-                node: peer,
+            .map(|peer| PeerConfig {
+                id: NodeId(peer),
                 name: node_name(peer),
-                address: SocketAddr::from((network::address(peer), PORT)),
+                addr: SocketAddr::from((network::address(peer), PORT)),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::NodeIdentity;
+
+    #[track_caller]
+    fn check(nodes: u16) {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let dir = StateDir::create(root.path()).expect("made");
+        write_all(&dir, nodes).expect("written");
+        for number in 1..=nodes {
+            let config = GludConfig::load(&dir.node(number).config()).expect("glud takes it");
+            assert_eq!(config.nodes().len(), usize::from(nodes));
+            let TlsPaths { ca, cert, key } = &config.tls;
+            NodeIdentity::load(config.node, ca, cert, key).expect("the identity is this node's");
+        }
+        write_all(&dir, nodes).expect_err("an authority is never replaced");
+        dir.clear().expect("cleared");
+        write_all(&dir, nodes).expect("written anew");
+    }
+
+    #[test]
+    fn glud_takes_what_is_written() {
+        check(1);
+        check(2);
+        check(3);
+        check(5);
     }
 }

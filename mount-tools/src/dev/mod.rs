@@ -8,6 +8,7 @@
 //! ```text
 //! DIR/lock             held (flock) by every command that changes the cluster
 //! DIR/cluster.json     the nodes, and their inits with start times
+//! DIR/ca/              the cluster's authority
 //! DIR/hub.net          the hub's network namespace
 //! DIR/node<k>/         bind-mounted onto itself and shared, see below
 //!     glud.toml  tls/  state/  glud.log

@@ -96,6 +96,11 @@ impl StateDir {
         self.0.join("hub.net")
     }
 
+    /// Where the cluster's certificate authority is.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
     pub(super) fn node(&self, number: u16) -> NodeDir {
         NodeDir(self.0.join(node_name(number)))
     }
@@ -171,11 +176,11 @@ impl StateDir {
         write().with_context(|| format!("write {}", path.display()))
     }
 
-    /// Deletes what a cluster consists of, and the directory if nothing else is in it.
+    /// Deletes what a cluster consists of, but the lock.
     ///
-    /// The caller has made sure that nothing is mounted below it.
-    pub(super) fn remove(&self) -> Result<()> {
-        let remove = || -> io::Result<()> {
+    /// The caller holds it, and has made sure that nothing is mounted below the directory.
+    pub(super) fn clear(&self) -> Result<()> {
+        let clear = || -> io::Result<()> {
             for entry in fs::read_dir(&self.0)? {
                 let entry = entry?;
                 if !self.is_own(&entry.file_name().to_string_lossy()) || entry.file_name() == "lock"
@@ -188,20 +193,29 @@ impl StateDir {
                     fs::remove_file(entry.path())?;
                 }
             }
-            // Last, since it is held: who waits for it sees that it is gone and looks anew.
+            Ok(())
+        };
+        clear().with_context(|| format!("remove the cluster in {}", self.0.display()))
+    }
+
+    /// Deletes the lock, which the caller holds, and the directory if nothing else is left in it.
+    pub(super) fn remove(&self) -> Result<()> {
+        let remove = || -> io::Result<()> {
+            // Who waits for it sees that it is gone and looks anew.
             fs::remove_file(self.0.join("lock"))?;
             match fs::remove_dir(&self.0) {
                 Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => Err(e),
                 _ => Ok(()),
             }
         };
-        remove().with_context(|| format!("remove the cluster in {}", self.0.display()))
+        remove().with_context(|| format!("remove {}", self.0.display()))
     }
 
     fn record_path(&self) -> PathBuf {
         self.0.join("cluster.json")
     }
 
+    /// Returns whether `name` in the directory is a part of a cluster.
     fn is_own(&self, name: &str) -> bool {
         matches!(
             name,
@@ -408,6 +422,7 @@ mod tests {
         fs::write(root.path().join("thesis.tex"), "precious").expect("write a file");
         let error = StateDir::create(root.path()).expect_err("it holds a thesis");
         assert!(error.is::<UsageError>(), "{error}");
+        dir.clear().expect("cleared");
         dir.remove().expect("removed");
         drop(lock);
         let left: Vec<_> = fs::read_dir(root.path())

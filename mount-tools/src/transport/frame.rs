@@ -139,6 +139,11 @@ impl Header {
         self.frame.id
     }
 
+    /// Returns how long the caller waits.
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_millis(self.frame.deadline_ms.into())
+    }
+
     fn with(mut self, body: Bytes) -> Frame {
         self.frame.body = body;
         self.frame

@@ -9,7 +9,8 @@
 //! - TLS proves every peer ([`tls`]); a service gets the proved id with each call.
 //! - Nothing is retried here. `Unreachable` says "outcome unknown" where the callee may have acted.
 //! - The endpoint, the connections and all frames live on one thread with a current-thread runtime (the
-//!   network thread); services run on the runtime they were started with. Why: docs/decisions/0005.
+//!   network thread). Services run on the runtime they were given, prompt ones begin on the network thread
+//!   and move over at their first wait. Why: docs/decisions/0005.
 //! - What a node says to itself never gets here, or into any buffer: it goes to the router.
 //!
 //! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions` and a link's `calls` are leaves. None
@@ -80,7 +81,8 @@ pub enum TransportError {
 /// Its futures need a tokio runtime with time around them.
 pub struct QuicTransport {
     shared: Arc<Shared>,
-    stop: Mutex<Option<oneshot::Sender<()>>>,
+    /// Ends the network thread, after the goodbyes of the endpoint, if one is sent.
+    stop: Mutex<Option<oneshot::Sender<Option<Endpoint>>>>,
 }
 
 /// What all connections share.
@@ -155,13 +157,13 @@ impl QuicTransport {
         endpoint.close(Close::Goodbye.into(), b"the node stops");
         // A peer that does not acknowledge is dead or slow; either way it will find out.
         timeout(GOODBYE_MAX, endpoint.wait_idle()).await.ok();
-        self.stop();
+        self.stop(None);
     }
 
-    /// Ends the network thread. Peers are told nothing.
-    fn stop(&self) {
+    fn stop(&self, goodbye: Option<Endpoint>) {
         if let Some(stop) = self.stop.lock().expect("no holder panics").take() {
-            stop.send(()).ok();
+            // Refused only if the thread has died of a panic.
+            stop.send(goodbye).ok();
         }
     }
 
@@ -179,10 +181,9 @@ impl QuicTransport {
 
 impl Drop for QuicTransport {
     fn drop(&mut self) {
-        self.shared
-            .endpoint
-            .close(Close::Goodbye.into(), b"the node stops");
-        self.stop();
+        let endpoint = &self.shared.endpoint;
+        endpoint.close(Close::Goodbye.into(), b"the node stops");
+        self.stop(Some(endpoint.clone()));
     }
 }
 
@@ -334,8 +335,13 @@ impl fmt::Debug for Shared {
 }
 
 /// Starts the network thread; it ends when `stopped` is told or abandoned.
-fn start_thread(stopped: oneshot::Receiver<()>) -> Result<Handle, TransportError> {
+fn start_thread(stopped: oneshot::Receiver<Option<Endpoint>>) -> Result<Handle, TransportError> {
     let (sender, receiver) = std::sync::mpsc::channel();
+    let main = async {
+        if let Ok(Some(endpoint)) = stopped.await {
+            timeout(GOODBYE_MAX, endpoint.wait_idle()).await.ok();
+        }
+    };
     thread::Builder::new()
         .name("glu-net".to_owned())
         .spawn(move || {
@@ -343,8 +349,7 @@ fn start_thread(stopped: oneshot::Receiver<()>) -> Result<Handle, TransportError
             let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
             let told = sender.send(handle.map_err(|error| io::Error::from(error.kind())));
             if let (Ok(runtime), Ok(())) = (runtime, told) {
-                // Either way it is the end.
-                runtime.block_on(stopped).ok();
+                runtime.block_on(main);
             }
         })
         .map_err(TransportError::Thread)?;

@@ -50,6 +50,9 @@ struct Session {
     large: Arc<Semaphore>,
 }
 
+/// A service that is there.
+type Called = (ServiceId, Arc<dyn Service>);
+
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(shared: Arc<Shared>) {
     let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
@@ -207,12 +210,16 @@ impl Session {
         mut stream: RecvStream,
         permit: OwnedSemaphorePermit,
     ) -> Result<(), FrameError> {
-        let header = frame::read_header(&mut stream).await?;
-        let frame = frame::read_body(header, &mut stream).await?;
-        self.begin(frame, permit)
+        let header = in_time(frame::read_header(&mut stream)).await?;
+        let deadline = header.deadline();
+        match timeout(deadline, frame::read_body(header, &mut stream)).await {
+            Ok(frame) => self.begin(frame?, permit),
+            // Nobody waits any more: dropping the stream stops the sender.
+            Err(_) => Ok(()),
+        }
     }
 
-    /// Starts to answer a call, on the runtime of the services.
+    /// Starts to answer a call: on this thread if its service is prompt, else on the services' runtime.
     fn begin(
         self: &Arc<Self>,
         frame: Frame,
@@ -223,20 +230,32 @@ impl Session {
             return Err(FrameError::Malformed(why));
         }
         let expires = Instant::now() + Duration::from_millis(frame.deadline_ms.into());
+        let called = self.service(frame.service);
+        let prompt = called
+            .as_ref()
+            .is_some_and(|(_, service)| service.is_prompt());
         let session = Arc::clone(self);
-        self.shared.handlers.spawn(async move {
+        let mut work = Box::pin(async move {
             // A call that waited for too long has nobody who waits for it.
             if Instant::now() < expires {
-                session.answer(frame, expires).await;
+                session.answer(called, frame, expires).await;
             }
             drop(permit);
         });
+        if prompt {
+            // What it spawns does not belong on this thread.
+            let _on_handlers = self.shared.handlers.enter();
+            if (&mut work).now_or_never().is_some() {
+                return Ok(());
+            }
+        }
+        self.shared.handlers.spawn(work);
         Ok(())
     }
 
-    async fn answer(&self, call: Frame, expires: Instant) {
+    async fn answer(&self, called: Option<Called>, call: Frame, expires: Instant) {
         let id = call.id;
-        let Some((name, service)) = self.service(call.service) else {
+        let Some((name, service)) = called else {
             let why = format!("it has no service {}", service_name(call.service));
             return self
                 .send(Frame::answer(Kind::Refused, id, why), expires)
@@ -301,11 +320,7 @@ impl Session {
         mut writer: SendStream,
         mut reader: RecvStream,
     ) -> Result<(), FrameError> {
-        let open = timeout(GREETING_MAX, frame::read_open(&mut reader)).await;
-        let open = open.unwrap_or_else(|_| {
-            let why = "a stream that does not say for whom it is".to_owned();
-            Err(FrameError::Malformed(why))
-        })?;
+        let open = in_time(frame::read_open(&mut reader)).await?;
         let Some((_, service)) = self.service(open.service) else {
             writer.reset(0_u32.into()).ok();
             return Ok(());
@@ -321,7 +336,7 @@ impl Session {
         Ok(())
     }
 
-    fn service(&self, number: u8) -> Option<(ServiceId, Arc<dyn Service>)> {
+    fn service(&self, number: u8) -> Option<Called> {
         let name = ServiceId::ALL.into_iter().find(|id| *id as u8 == number)?;
         Some((name, self.shared.router.service(name)?))
     }
@@ -334,6 +349,14 @@ impl Session {
                 .close(Close::Malformed.into(), why.as_bytes());
         }
     }
+}
+
+/// Bounds the wait for a header, which is sent together with the stream it opens.
+async fn in_time<T>(header: impl Future<Output = Result<T, FrameError>>) -> Result<T, FrameError> {
+    timeout(GREETING_MAX, header).await.unwrap_or_else(|_| {
+        let why = "a stream that does not say what it is for".to_owned();
+        Err(FrameError::Malformed(why))
+    })
 }
 
 async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {

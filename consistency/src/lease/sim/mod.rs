@@ -10,7 +10,7 @@ mod oracle;
 use super::mutant::{Mutant, Mutation};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, SessionId};
 use leader::{Command, Leader, State};
-use model::{DIRS, FILES, Message, Request};
+use model::{DIRS, FILES, Message, Register, Request};
 use node::{Node, Timer};
 use oracle::Oracle;
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ const STEPS_MAX: u32 = 60_000;
 #[derive(Debug)]
 enum Event {
     Program(NodeId),
+    Read(NodeId, Register),
     LastChange(NodeId, InodeNo),
     ToLeader(NodeId, Request),
     ToNode(NodeId, Message),
@@ -42,6 +43,7 @@ enum Event {
     ChangeLeader,
     Restart(NodeId),
     Pause(NodeId, u64),
+    Mute(NodeId, u64),
 }
 
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl World {
             let (at, id) = (self.rng.below(PROGRAMS_UNTIL), self.any_node());
             self.schedule(at, Event::Program(id));
         }
-        for _ in 0..self.rng.below(3) {
+        for _ in 0..self.rng.below(4) {
             let at = self.rng.below(FAULTS_UNTIL);
             self.schedule(at, Event::ChangeLeader);
         }
@@ -106,6 +108,11 @@ impl World {
             let (at, id) = (self.rng.below(FAULTS_UNTIL), self.any_node());
             let until = at + self.rng.below(2 * TERM.0);
             self.schedule(at, Event::Pause(id, until.min(FAULTS_UNTIL)));
+        }
+        for _ in 0..self.rng.below(4) {
+            let (at, id) = (self.rng.below(FAULTS_UNTIL), self.any_node());
+            let until = at + self.rng.below(2 * TERM.0);
+            self.schedule(at, Event::Mute(id, until.min(FAULTS_UNTIL)));
         }
         for n in 1..=NODES {
             for ino in FILES.into_iter().chain(DIRS) {
@@ -139,7 +146,11 @@ impl World {
     }
 
     fn step(&mut self, event: Event) {
-        if let Event::ToNode(id, _) | Event::Timer(id, ..) | Event::Program(id) = &event {
+        if let Event::ToNode(id, _)
+        | Event::Timer(id, ..)
+        | Event::Program(id)
+        | Event::Read(id, _) = &event
+        {
             let until = self.nodes[id].paused_until;
             if self.now < until {
                 self.schedule(until, event);
@@ -150,6 +161,10 @@ impl World {
             Event::Program(id) => {
                 self.check_lapse(id);
                 self.program(id);
+            }
+            Event::Read(id, register) => {
+                self.check_lapse(id);
+                self.read(id, register);
             }
             Event::LastChange(id, ino) => {
                 let scope = crate::wire::lease::Scope::Attr;
@@ -172,6 +187,9 @@ impl World {
             Event::Restart(id) => self.restart(id),
             Event::Pause(id, until) => {
                 self.nodes.get_mut(&id).expect("a node").paused_until = until;
+            }
+            Event::Mute(id, until) => {
+                self.nodes.get_mut(&id).expect("a node").muted_until = until;
             }
         }
     }

@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-/// Entries under way at once.
+/// Entries under way at once: openraft syncs one after the other, so a third would only wait.
 const IN_FLIGHT_MAX: usize = 2;
 /// Commands in one entry: bounds how long applying one entry keeps readers out.
 const BATCH_COMMANDS_MAX: usize = 1024;
@@ -113,9 +113,16 @@ impl<M: StateMachine> Proposer<M> {
         let mut in_flight = FuturesUnordered::<InFlight>::new();
         let mut carried = None;
         let mut number = 0;
-        let mut open = true;
+        let (mut open, mut led) = (true, false);
         while open || !in_flight.is_empty() {
             let leading = self.leadership.borrow_and_update().leading;
+            if led && !leading {
+                let why = self
+                    .cause()
+                    .unwrap_or_else(|| "this node lost the leadership".into());
+                self.pending.abandon(&self.life, &why);
+            }
+            led = leading;
             // Without leadership nothing is proposed, but the queue is emptied, with refusals.
             let receive = open && (in_flight.len() < IN_FLIGHT_MAX || !leading);
             tokio::select! {
@@ -136,12 +143,7 @@ impl<M: StateMachine> Proposer<M> {
                         in_flight.push(under_way);
                     }
                 },
-                Ok(()) = self.leadership.changed() => {
-                    if !self.leadership.borrow().leading {
-                        let why = self.cause().unwrap_or_else(|| "this node lost the leadership".into());
-                        self.pending.abandon(&self.life, &why);
-                    }
-                }
+                Ok(()) = self.leadership.changed() => {}
             }
         }
     }

@@ -400,7 +400,13 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
 
     three.net.cut(id(old));
     // It cannot know yet that it is cut off: the outcome is open, and it says so, in time.
+    let cut = Instant::now();
     let open = push(&three.logs[old], 77).await;
+    assert!(
+        cut.elapsed() < PROPOSE_DEADLINE / 2,
+        "took {:?}",
+        cut.elapsed()
+    );
     assert!(matches!(open, Err(ProposeError::Unknown(_))), "{open:?}");
     let refused = push(&three.logs[old], 78).await;
     assert_eq!(refused, Err(ProposeError::NotLeader(None)));

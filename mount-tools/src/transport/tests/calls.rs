@@ -55,6 +55,36 @@ async fn a_thousand_calls_at_once() {
 }
 
 #[tokio::test]
+async fn a_prompt_service_may_wait_and_spawn() {
+    let cluster = Cluster::of(2);
+    let threads = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&threads);
+    let name = || thread::current().name().unwrap_or_default().to_owned();
+    let waits = service(move |_, body| {
+        let seen = Arc::clone(&seen);
+        Box::pin(async move {
+            let first = name();
+            let spawned = tokio::spawn(async move { name() }).await.expect("no panic");
+            // The task may have ended before it was waited for; this wait is certain.
+            tokio::task::yield_now().await;
+            *seen.lock().expect("no panic") = vec![first, spawned, name()];
+            Some(body)
+        })
+    });
+    let two = &cluster.node(2).router;
+    two.register(ServiceId::Callback, Arc::new(Prompt(echo())));
+    two.register(ServiceId::Meta, Arc::new(Prompt(waits)));
+    let one = cluster.node(1);
+    for service in [ServiceId::Callback, ServiceId::Meta] {
+        let reply = one.ask(2, service, "x").await;
+        assert_eq!(reply.expect("answered"), "x");
+    }
+    let threads = threads.lock().expect("no panic").clone();
+    let on_net: Vec<_> = threads.iter().map(|name| name == "glu-net").collect();
+    assert_eq!(on_net, [true, false, false], "{threads:?}");
+}
+
+#[tokio::test]
 async fn a_slow_call_does_not_hold_up_others() {
     let cluster = Cluster::of(2);
     let gate = Arc::new(Notify::new());
@@ -205,7 +235,7 @@ async fn a_dead_peer_fails_its_calls_and_comes_back() {
     let one = cluster.node(1);
     let kill = async {
         // Silently, as a machine that loses power.
-        two.transport.stop();
+        two.transport.stop(None);
     };
     let (reply, ()) = tokio::join!(one.ask(2, ServiceId::Meta, ""), kill);
     check_unreachable(reply, "outcome unknown");
@@ -245,6 +275,27 @@ async fn a_peer_that_stops_says_so() {
     );
     // Its own calls fail, too, and at once.
     check_unreachable(cluster.node(2).call(1, "").await, "");
+}
+
+#[tokio::test]
+async fn a_dropped_transport_says_goodbye() {
+    let mut cluster = Cluster::of(2);
+    cluster.node(1).call(2, "").await.expect("answered");
+    let started = Instant::now();
+    drop(cluster.nodes.pop());
+    loop {
+        match cluster.node(1).call(2, "").await {
+            Ok(_) => assert!(started.elapsed() < PATIENCE, "waited for the end"),
+            Err(error) => {
+                check_unreachable::<()>(Err(error), "the node stops");
+                break;
+            }
+        }
+    }
+    assert!(
+        started.elapsed() < tls::IDLE_MAX,
+        "without the idle timeout"
+    );
 }
 
 #[tokio::test]

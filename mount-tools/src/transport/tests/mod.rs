@@ -139,6 +139,20 @@ fn echo() -> Arc<dyn Service> {
     service(|_, body| Box::pin(async move { Some(body) }))
 }
 
+/// Makes a service prompt.
+struct Prompt(Arc<dyn Service>);
+
+#[async_trait]
+impl Service for Prompt {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        self.0.call(from, body).await
+    }
+
+    fn is_prompt(&self) -> bool {
+        true
+    }
+}
+
 /// Waits for a condition.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();

@@ -1,0 +1,130 @@
+//! The control socket: a line of JSON asks, a line of JSON answers.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"state":"serving"}` |
+//! | `{"cmd":"waits"}` | `{"waits":[{"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
+//!
+//! Only root may connect.
+
+use super::Node;
+use anyhow::{Context, Result};
+use consistency::NodeId;
+use gfs::net::Transport;
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+/// A request is a short line.
+const REQUEST_BYTES_MAX: u64 = 4096;
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "cmd", rename_all = "lowercase")]
+enum Request {
+    Status,
+    Waits,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Status {
+        node: u16,
+        leader: Option<u16>,
+        state: &'static str,
+    },
+    Waits {
+        waits: Vec<Wait>,
+    },
+    Error {
+        error: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct Wait {
+    request: String,
+    inode: u64,
+    pid: u32,
+    ms: u128,
+}
+
+/// Listens; the task ends with the node.
+pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
+    let path = &node.config.control_socket;
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("{}: cannot be made", dir.display()))?;
+    }
+    // A socket of an earlier life; the lock of the state directory keeps a second daemon out.
+    drop(std::fs::remove_file(path));
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("{}: cannot be restricted", path.display()))?;
+    let local = node.transport.local();
+    let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let answer = Arc::new(move |request: Request| match request {
+        Request::Status => Answer::Status {
+            node: local.0,
+            leader: meta
+                .as_ref()
+                .and_then(|meta| meta.leader())
+                .map(|NodeId(leader)| leader),
+            state: "serving",
+        },
+        Request::Waits => {
+            let shown = |wait: gfs::fuse::Waiting| Wait {
+                request: format!("{:?}", wait.opcode).to_uppercase(),
+                inode: wait.ino.0,
+                pid: wait.pid,
+                ms: wait.age.as_millis(),
+            };
+            Answer::Waits {
+                waits: mount.waiting().into_iter().map(shown).collect(),
+            }
+        }
+    });
+    Ok(tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&answer)))),
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }))
+}
+
+async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer>) {
+    let (reader, mut writer) = stream.split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader)
+            .take(REQUEST_BYTES_MAX)
+            .read_until(b'\n', &mut line)
+            .await
+        {
+            Ok(1..) => {}
+            // The other side has ended the conversation.
+            Ok(0) | Err(_) => return,
+        }
+        let reply = match serde_json::from_slice(&line) {
+            Ok(request) => answer(request),
+            Err(error) => Answer::Error {
+                error: format!("{error}: ask {{\"cmd\":\"status\"}}"),
+            },
+        };
+        let mut text = serde_json::to_vec(&reply).expect("answers are JSON");
+        text.push(b'\n');
+        if writer.write_all(&text).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! `glud`: one node of the cluster, wired from its parts.
+//!
+//! ```text
+//! transport -- router -- chunk store           (every node)
+//!                     |- metadata log, leader  (voters)
+//!                     |- callbacks -- client -- root -- FUSE
+//!                     |- process, device and job agents
+//! ```
+//!
+//! What starts first is what others need: services before the client, the client before the mount. It ends the other
+//! way round: no new requests, everything flushed, then the services.
+
+mod control;
+
+use crate::config::GludConfig;
+use crate::identity::NodeIdentity;
+use crate::transport::QuicTransport;
+use anyhow::{Context, Result};
+use consistency::wire::meta::NodeReport;
+use consistency::{Duration as Micros, NodeId};
+use gfs::client::Client;
+use gfs::data::disk::Disk;
+use gfs::data::io::{Chunks, ChunksConfig};
+use gfs::data::service::ChunkService;
+use gfs::data::store::DirStore;
+use gfs::net::{Router, ServiceId, Transport};
+use gfs::root::Root;
+use gfs::server::log::{LogConfig, Replicated};
+use gfs::server::service::MetaServer;
+use gfs::{client, fuse, server};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Heartbeat of the metadata log; well above an fsync, for it is also the time-out of an append.
+const HEARTBEAT: Duration = Duration::from_millis(150);
+/// A voter that hears nothing for so long stands for election.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(600), Duration::from_millis(1_200));
+/// How often the node measures itself.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first session may take until somebody is told what is missing.
+const SESSION_PATIENCE: Duration = Duration::from_secs(10);
+/// How long flushing everything may take at the end.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    config: GludConfig,
+    transport: Arc<QuicTransport>,
+    meta: Option<Arc<MetaServer>>,
+    log: Option<Replicated<server::state::MetaState>>,
+    client: Arc<Client>,
+    mount: Arc<fuse::Mounted>,
+}
+
+impl Node {
+    /// Starts a node; returns when the tree is mounted and served.
+    ///
+    /// # Errors
+    /// One line that says what is wrong and what to do.
+    pub async fn start(config: GludConfig) -> Result<Self> {
+        let tls = &config.tls;
+        let identity = NodeIdentity::load(config.node, &tls.ca, &tls.cert, &tls.key)?;
+        std::fs::create_dir_all(&config.state_dir).with_context(|| {
+            format!(
+                "{}: cannot make the state directory",
+                config.state_dir.display()
+            )
+        })?;
+        let router = Arc::new(Router::default());
+        let peers = config.peers.iter().map(|peer| (peer.id, peer.addr));
+        let transport = QuicTransport::start(
+            &identity,
+            config.listen,
+            peers,
+            Arc::clone(&router),
+            Handle::current(),
+        )?;
+        let transport = Arc::new(transport);
+        let network: Arc<dyn Transport> = Arc::clone(&transport) as _;
+
+        let disk = Disk::new(DirStore::open(config.state_dir.join("chunks"))?);
+        router.register(ServiceId::Chunk, Arc::new(ChunkService::new(disk.clone())));
+        let (meta, log) = Self::start_meta(&config, &network, &router).await?;
+
+        let report = Arc::new(Mutex::new(NodeReport::default()));
+        let first = measure(&disk).await;
+        *report.lock().expect("no holder panics") = first;
+        tokio::spawn(keep_measuring(disk.clone(), Arc::clone(&report)));
+
+        let nodes = config.nodes();
+        let local = config.node;
+        let others = move || {
+            nodes
+                .iter()
+                .copied()
+                .filter(|node| *node != local)
+                .collect::<Vec<NodeId>>()
+        };
+        let chunks_config = ChunksConfig {
+            replicas: usize::from(config.replicas),
+            patience: config.request_timeout(),
+            ..ChunksConfig::default()
+        };
+        let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
+        let client_config = client::Config {
+            request_deadline: config.request_timeout(),
+            ..client::Config::default()
+        };
+        let report = Box::new(move || *report.lock().expect("no holder panics"));
+        let client = Client::start(
+            client_config,
+            Arc::clone(&network),
+            &router,
+            Arc::new(chunks),
+            report,
+        );
+        let client = Arc::new(client);
+
+        let nodes = config.nodes();
+        let root =
+            Root::new(Arc::clone(&client) as _).with_nodes(move || nodes.iter().copied().collect());
+        let connection = fuse::Connection::open(&config.mount_point, &fuse::Config::default())?;
+        client.mounted(connection.notifier()).await;
+        let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
+        Ok(Self {
+            config,
+            transport,
+            meta,
+            log,
+            client,
+            mount,
+        })
+    }
+
+    /// Runs until SIGTERM or SIGINT, or until the mount is gone.
+    ///
+    /// # Errors
+    /// If something could not be flushed or unmounted.
+    pub async fn run(self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        self.await_session().await;
+        let control = control::serve(&self)?;
+        if let Some(ready) = &self.config.ready_file {
+            std::fs::write(ready, "ready\n")
+                .with_context(|| format!("{}: cannot be written", ready.display()))?;
+        }
+        tracing::info!(node = self.config.node.0, mount = %self.config.mount_point.display(), "serving");
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("asked to end"),
+            _ = interrupt.recv() => tracing::info!("interrupted"),
+            () = self.mount.ended() => tracing::warn!("the tree was unmounted"),
+        }
+        control.abort();
+        self.stop().await
+    }
+
+    async fn stop(self) -> Result<()> {
+        if let Some(ready) = &self.config.ready_file {
+            // Gone already if the node never was ready.
+            drop(std::fs::remove_file(ready));
+        }
+        let unmounted = self.mount.unmount();
+        let flushed = tokio::time::timeout(FLUSH_PATIENCE, self.client.shutdown()).await;
+        if let Some(log) = &self.log {
+            log.shutdown().await;
+        }
+        self.transport.close().await;
+        flushed.context("flushing everything took too long; unsynced changes are lost")??;
+        Ok(unmounted?)
+    }
+
+    /// Waits for the first session; says once what it is waiting for.
+    async fn await_session(&self) {
+        let waiting = async {
+            while self.client.session().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::pin!(waiting);
+        if tokio::time::timeout(SESSION_PATIENCE, &mut waiting)
+            .await
+            .is_err()
+        {
+            tracing::warn!(voters = ?self.config.voters, "waiting for the metadata leader");
+            waiting.await;
+        }
+    }
+
+    async fn start_meta(
+        config: &GludConfig,
+        network: &Arc<dyn Transport>,
+        router: &Router,
+    ) -> Result<(
+        Option<Arc<MetaServer>>,
+        Option<Replicated<server::state::MetaState>>,
+    )> {
+        if !config.voters.contains(&config.node) {
+            return Ok((None, None));
+        }
+        let log_config = LogConfig {
+            node: config.node,
+            voters: config.voters.clone(),
+            dir: config.state_dir.join("meta"),
+            heartbeat: HEARTBEAT,
+            election: ELECTION,
+            snapshot_every: LogConfig::SNAPSHOT_EVERY,
+        };
+        let log = Replicated::open(log_config, Arc::clone(network), router).await?;
+        let term = Micros(u64::from(config.lease_term_ms) * 1_000);
+        let service = server::service::Config {
+            term,
+            break_timeout: Micros(term.0 * 5),
+            replicas: u32::from(config.replicas),
+        };
+        let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);
+        Ok((Some(meta), Some(log)))
+    }
+}
+
+/// Loads the configuration and runs the node.
+///
+/// # Errors
+/// One line that says what is wrong and what to do.
+pub fn main(config: &Path) -> Result<()> {
+    let config = GludConfig::load(config)?;
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&config.log).expect("checked by the configuration");
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("glud")
+        .build()?;
+    let result = runtime.block_on(async { Node::start(config).await?.run().await });
+    // A blocking request to a dying disk must not keep the node from ending.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn measure(disk: &Disk) -> NodeReport {
+    let space = disk.space().await.ok();
+    NodeReport {
+        load: consistency::wire::node::NodeLoad::default(),
+        disk_total: space.map_or(0, |space| space.total),
+        disk_free: space.map_or(0, |space| space.free),
+    }
+}
+
+async fn keep_measuring(disk: Disk, report: Arc<Mutex<NodeReport>>) {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        let now = measure(&disk).await;
+        *report.lock().expect("no holder panics") = now;
+    }
+}
