@@ -1,1 +1,34 @@
+//! The processes of the cluster.
+//!
+//! Every node has a [`ProcAgent`] that reads its procfs; a [`ProcTree`] asks the agents and shows what they say as
+//! `/cluster/proc`.
+//!
+//! - A *cluster pid* numbers a process cluster-wide ([`pids`]); a node's [`keeper`] makes its kernel give out pids
+//!   that are cluster pids.
+//! - An *identity* is a cluster pid together with the birth of its process: a pid given out again is another process
+//!   and never taken for the old one.
+//! - A *snapshot* is all that readers of the whole table want to know, for all processes of a node, in one message.
+#![warn(missing_docs)]
 
+mod agent;
+mod cluster;
+pub mod keeper;
+pub mod load;
+pub mod pids;
+mod procfs;
+mod text;
+pub mod tree;
+pub mod wire;
+
+pub use agent::{ProcAgent, READ_PATIENCE, READS_MAX};
+pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE};
+pub use load::measure;
+pub use tree::ProcTree;
+
+use gfs::net::{Router, ServiceId};
+use std::sync::Arc;
+
+/// Offers a node's processes to the others.
+pub fn register(router: &Router, agent: Arc<ProcAgent>) {
+    router.register(ServiceId::Process, agent);
+}

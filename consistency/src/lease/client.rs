@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 /// The driver owns the caches. Its part:
 /// * a fact goes into a cache only if [`install`](Self::install) said so, and is served only while
 ///   [`mode`](Self::mode) is at least shared; whoever falls below shared forgets everything of that inode;
-/// * every request has a [`Stamp`], and its own changes are between [`begin_change`](Self::begin_change) and
-///   [`end_change`](Self::end_change);
+/// * every request has a [`Stamp`], from [`begin_request`](Self::begin_request) or
+///   [`begin_change`](Self::begin_change) to [`end_request`](Self::end_request);
 /// * a break is [taken](Self::handle_break), carried out (flush, forget, invalidate the kernel) and only then
 ///   [finished](Self::finish_break).
 #[derive(Debug)]
@@ -26,10 +26,11 @@ pub struct Client {
     /// Grants of older reigns are void (L6).
     reign: Epoch,
     held: BTreeMap<InodeNo, Held>,
-    /// The last names of inodes that were given back while requests are on their way (L2).
-    forgotten: Crossings<LeaseId>,
-    /// Own changes under way per inode (L9).
-    changing: BTreeMap<InodeNo, u32>,
+    /// What replies on their way must not bring back (L2): inodes that were given back, with their last names, and
+    /// inodes that an own change touched whose reply told nothing.
+    crossings: Crossings<LeaseId>,
+    /// Own changes under way; of each inode, whether the reply has told about it (L9).
+    changes: BTreeMap<Mark, BTreeMap<InodeNo, bool>>,
     pub(super) mutation: Mutation,
 }
 
@@ -65,8 +66,8 @@ impl Client {
             life: 0,
             reign: Epoch(0),
             held: BTreeMap::new(),
-            forgotten: Crossings::default(),
-            changing: BTreeMap::new(),
+            crossings: Crossings::default(),
+            changes: BTreeMap::new(),
             mutation: Mutation::default(),
         }
     }
@@ -101,36 +102,34 @@ impl Client {
     pub fn begin_request(&mut self) -> Stamp {
         Stamp {
             life: self.life,
-            mark: self.forgotten.open(),
+            mark: self.crossings.open(),
         }
     }
 
-    /// Ends a request, answered or not; its reply installs nothing any more.
+    /// Begins a request that changes these inodes; until it ends they are not served (L9). It ends with its reply
+    /// or its session, not when its caller gives up: it may still happen.
+    pub fn begin_change(&mut self, inodes: impl IntoIterator<Item = InodeNo>) -> Stamp {
+        let stamp = self.begin_request();
+        let untold = inodes.into_iter().map(|ino| (ino, false));
+        self.changes.insert(stamp.mark, untold.collect());
+        stamp
+    }
+
+    /// Ends a request, answered or not; its reply installs nothing any more. By now the driver of a change has put
+    /// the reply's facts into its caches, where [`install`](Self::install) allowed it, and dropped what the change
+    /// touched where it did not, or where the reply did not tell.
     pub fn end_request(&mut self, stamp: Stamp) {
-        if stamp.life == self.life {
-            self.forgotten.close(stamp.mark);
+        if stamp.life != self.life {
+            return;
         }
-    }
-
-    /// Stops serving inodes that an operation of this node is about to change (L9).
-    pub fn begin_change(&mut self, inodes: impl IntoIterator<Item = InodeNo>) {
-        for ino in inodes {
-            *self.changing.entry(ino).or_default() += 1;
-        }
-    }
-
-    /// Serves the inodes again. By now the driver has put the reply's facts into its caches, where
-    /// [`install`](Self::install) allowed it, and dropped what the operation touched where it did not, or where no
-    /// reply came. Names the same inodes as the beginning.
-    pub fn end_change(&mut self, inodes: impl IntoIterator<Item = InodeNo>) {
-        for ino in inodes {
-            if let Some(count) = self.changing.get_mut(&ino) {
-                *count -= 1;
-                if *count == 0 {
-                    self.changing.remove(&ino);
-                }
+        // L9: a reply from before the change may still come, and no younger name tells.
+        for (ino, told) in self.changes.remove(&stamp.mark).unwrap_or_default() {
+            if !told {
+                let before = self.crossings.latest(ino).copied();
+                self.crossings.note(ino, before.unwrap_or(LeaseId(0)));
             }
         }
+        self.crossings.close(stamp.mark);
     }
 
     /// Takes a grant of a reply; returns whether the facts under it may be cached.
@@ -147,7 +146,7 @@ impl Client {
         }
         // L2: given back after it was granted.
         let given_back = |&last: &LeaseId| grant.lease <= last;
-        if self.forgotten.latest(ino).is_some_and(given_back) {
+        if self.crossings.latest(ino).is_some_and(given_back) {
             return false;
         }
         let held = self.held.entry(ino).or_insert(Held {
@@ -160,6 +159,12 @@ impl Client {
             return false;
         }
         held.lease = held.lease.max(grant.lease);
+        if let Some(inodes) = self.changes.get_mut(&stamp.mark) {
+            inodes.entry(ino).and_modify(|told| *told = true);
+        }
+        if self.crossings.crossed(stamp.mark, ino) {
+            return false;
+        }
         held.mode = held.mode.max(grant.mode);
         grant.mode >= Mode::Shared
     }
@@ -173,8 +178,11 @@ impl Client {
         }
         let held = self.held.get(&ino)?;
         // L9
-        let changing =
-            self.changing.contains_key(&ino) && !self.mutation.is(Mutant::ServeOwnChange);
+        let changing = self
+            .changes
+            .values()
+            .any(|inodes| inodes.contains_key(&ino))
+            && !self.mutation.is(Mutant::ServeOwnChange);
         Some(if changing || held.breaking.is_some() {
             Mode::Known
         } else {
@@ -210,7 +218,7 @@ impl Client {
             return false;
         }
         let given_back = |&last: &LeaseId| request.lease <= last;
-        if self.forgotten.latest(request.ino).is_some_and(given_back) {
+        if self.crossings.latest(request.ino).is_some_and(given_back) {
             return false;
         }
         let held = self.held.entry(request.ino).or_insert(Held {
@@ -254,7 +262,7 @@ impl Client {
         let held = self.held.remove(&ino)?;
         // L2: a reply on its way may carry this grant or an older one.
         if !self.mutation.is(Mutant::ForgetWithoutTrace) {
-            self.forgotten.note(ino, held.lease);
+            self.crossings.note(ino, held.lease);
         }
         Some(held.lease)
     }
@@ -299,13 +307,226 @@ impl Client {
         self.valid_until = Instant(0);
         self.life += 1;
         self.held.clear();
-        self.forgotten = Crossings::default();
-        // `changing` stays: own changes end by themselves, and until then their inodes are not served.
+        self.crossings = Crossings::default();
+        // For the next session these are changes of somebody else.
+        self.changes.clear();
     }
 
     fn lapsed(&self, now: Instant) -> bool {
         // L3
         let over = now >= self.valid_until && !self.mutation.is(Mutant::IgnoreExpiry);
         self.session.is_none() || over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::lease::Scope;
+
+    const INO: InodeNo = InodeNo(7);
+    const NOW: Instant = Instant(1_000);
+    const TERM: Duration = Duration(100_000);
+
+    fn client() -> Client {
+        let mut client = Client::new();
+        client.session_opened(NOW, SessionId(1), TERM);
+        client
+    }
+
+    fn grant(lease: u64, mode: Mode) -> Grant {
+        Grant {
+            lease: LeaseId(lease),
+            mode,
+        }
+    }
+
+    fn breaking(lease: u64, keep: Mode) -> Break {
+        Break {
+            ino: INO,
+            lease: LeaseId(lease),
+            scope: Scope::Data,
+            keep,
+        }
+    }
+
+    #[track_caller]
+    fn install(client: &mut Client, lease: u64, mode: Mode, expected: bool) {
+        let stamp = client.begin_request();
+        let cacheable = client.install(NOW, stamp, INO, grant(lease, mode));
+        client.end_request(stamp);
+        assert_eq!(cacheable, expected, "grant {lease} {mode:?}");
+    }
+
+    #[test]
+    fn l2_the_youngest_name_wins() {
+        #[track_caller]
+        fn check(events: &[(bool, u64)], last: u64, cacheable: bool) {
+            let mut client = client();
+            let stamp = client.begin_request();
+            for &(is_break, lease) in events {
+                if is_break {
+                    let request = breaking(lease, Mode::Known);
+                    if client.handle_break(&request) {
+                        client.finish_break(&request, Mode::Known);
+                    }
+                } else {
+                    client.install(NOW, stamp, INO, grant(lease, Mode::Shared));
+                }
+            }
+            let installed = client.install(NOW, stamp, INO, grant(last, Mode::Shared));
+            assert_eq!(installed, cacheable, "{last} after {events:?}");
+        }
+        check(&[], 5, true);
+        check(&[(true, 6)], 5, false);
+        check(&[(true, 4)], 5, true);
+        check(&[(false, 6)], 5, false);
+        check(&[(false, 4)], 5, true);
+        check(&[(false, 4), (true, 6)], 5, false);
+        check(&[(false, 7), (true, 6)], 8, true);
+    }
+
+    #[test]
+    fn l2_what_was_given_back_does_not_return() {
+        let mut client = client();
+        let old = client.begin_request();
+        install(&mut client, 6, Mode::Shared, true);
+        assert_eq!(client.forget(INO), Some(LeaseId(6)));
+        assert!(!client.install(NOW, old, INO, grant(5, Mode::Shared)));
+        assert_eq!(client.held(INO), None, "the caller asks again");
+        assert!(!client.install(NOW, old, INO, grant(7, Mode::Shared)));
+        assert_eq!(client.held(INO), Some(Mode::Known), "granted again");
+        client.end_request(old);
+    }
+
+    #[test]
+    fn l3_the_term_counts_from_the_request() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        let end = NOW + TERM.less_one_in(DRIFT);
+        assert_eq!(client.valid_until(), end);
+        assert_eq!(client.mode(Instant(end.0 - 1), INO), Some(Mode::Shared));
+        assert_eq!(client.mode(end, INO), None);
+        client.renewed(Instant(0), TERM);
+        assert_eq!(
+            client.valid_until(),
+            end,
+            "an older renewal takes nothing away"
+        );
+    }
+
+    #[test]
+    fn a_break_stops_serving_and_lowers_when_it_is_finished() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Exclusive, true);
+        let request = breaking(6, Mode::Shared);
+        assert!(client.handle_break(&request));
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+        install(&mut client, 6, Mode::Known, false);
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+        let ack = client.finish_break(&request, Mode::Exclusive);
+        assert_eq!((ack.lease, ack.kept), (LeaseId(6), Mode::Shared));
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+
+        assert!(client.handle_break(&request), "a copy is carried out again");
+        assert_eq!(
+            client.finish_break(&request, Mode::Shared).kept,
+            Mode::Shared
+        );
+        install(&mut client, 7, Mode::Shared, true);
+        assert!(!client.handle_break(&request), "a late copy is not");
+        assert_eq!(client.finish_break(&request, Mode::Known).kept, Mode::Known);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+    }
+
+    #[test]
+    fn a_break_of_an_unknown_inode_leaves_something_to_give_back() {
+        let mut client = client();
+        let request = breaking(6, Mode::Shared);
+        assert!(client.handle_break(&request));
+        assert_eq!(
+            client.finish_break(&request, Mode::Shared).kept,
+            Mode::Known
+        );
+        assert_eq!(client.forget(INO), Some(LeaseId(6)));
+    }
+
+    #[test]
+    fn l6_an_old_reign_is_void() {
+        let mut client = client();
+        let reign = Epoch(2);
+        let young = |n: u64| lease_floor(reign).0 + n;
+        install(&mut client, 5, Mode::Exclusive, true);
+        assert!(client.handle_break(&breaking(6, Mode::Known)));
+        let list = client.begin_reclaim(NOW, reign);
+        assert_eq!(list, Some(vec![(INO, Mode::Exclusive)]));
+        install(&mut client, 7, Mode::Shared, false);
+        assert!(!client.handle_break(&breaking(8, Mode::Known)));
+        client.finish_break(&breaking(8, Mode::Known), Mode::Known);
+        assert_eq!(client.held(INO), Some(Mode::Exclusive));
+
+        let names = [
+            (INO, Some(LeaseId(young(1)))),
+            (InodeNo(9), Some(LeaseId(young(2)))),
+        ];
+        let released = client.reclaimed(&names);
+        assert_eq!(released, [(InodeNo(9), LeaseId(young(2)))]);
+        // What the old leader asked for ends as it began.
+        client.finish_break(&breaking(6, Mode::Known), Mode::Known);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        install(&mut client, young(3), Mode::Shared, true);
+
+        client.reclaimed(&[(INO, None)]);
+        assert_eq!(client.held(INO), None);
+        let end = client.valid_until();
+        assert_eq!(client.begin_reclaim(end, Epoch(3)), None, "lapsed");
+    }
+
+    #[test]
+    fn l9_an_own_change_stops_serving() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        let first = client.begin_change([INO]);
+        let second = client.begin_change([INO]);
+        client.end_request(first);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Known));
+        client.end_request(second);
+        assert_eq!(client.mode(NOW, INO), Some(Mode::Shared));
+    }
+
+    #[test]
+    fn l9_a_reply_from_before_an_own_change_is_old() {
+        #[track_caller]
+        fn check(told: Option<u64>, read: u64, cacheable: bool) {
+            let mut client = client();
+            let reading = client.begin_request();
+            let change = client.begin_change([INO]);
+            if let Some(lease) = told {
+                client.install(NOW, change, INO, grant(lease, Mode::Known));
+            }
+            client.end_request(change);
+            let installed = client.install(NOW, reading, INO, grant(read, Mode::Shared));
+            assert_eq!(installed, cacheable, "read {read}, change {told:?}");
+            client.end_request(reading);
+        }
+        check(Some(6), 5, false);
+        check(Some(6), 7, true);
+        check(None, 5, false);
+    }
+
+    #[test]
+    fn a_new_session_starts_with_nothing() {
+        let mut client = client();
+        install(&mut client, 5, Mode::Shared, true);
+        let stamp = client.begin_request();
+        client.session_opened(NOW, SessionId(2), TERM);
+        assert!(!client.install(NOW, stamp, INO, grant(6, Mode::Shared)));
+        client.end_request(stamp);
+        assert_eq!(client.leases(), []);
+        assert_eq!(client.session(), Some(SessionId(2)));
+        client.drop_all();
+        assert_eq!(client.session(), None);
+        assert_eq!(client.mode(NOW, INO), None);
     }
 }

@@ -46,7 +46,7 @@ pub enum Scope {
 pub struct Break {
     /// Inode concerned.
     pub ino: InodeNo,
-    /// Grant concerned (L4).
+    /// New name of the grant concerned (L4): younger than that of any reply before it.
     pub lease: LeaseId,
     /// What to forget.
     pub scope: Scope,

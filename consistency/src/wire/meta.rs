@@ -605,7 +605,11 @@ pub struct NodeStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaRequest {
     /// Opens a session for the calling node and ends all its earlier ones.
-    OpenSession,
+    OpenSession {
+        /// Grows with every new attempt of the node, over its restarts too, and stays the same when one is
+        /// repeated: so that a late copy cannot end the session that came after it.
+        attempt: u64,
+    },
     /// Renews the session; all its leases live as long as it does. Sent every third of the term.
     Renew {
         /// Which session.
@@ -711,7 +715,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let name = Name::new("a").expect("valid");
-        check(&MetaRequest::OpenSession, &[0]);
+        check(&MetaRequest::OpenSession { attempt: 7 }, &[0, 7]);
         let op = Op::Lookup {
             parent: InodeNo::ROOT,
             name,

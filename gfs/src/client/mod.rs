@@ -68,6 +68,8 @@ use tokio::sync::watch;
 /// Settings of a [`Client`].
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
+    /// Grows with every start of this node: sessions are opened by number (see `MetaRequest::OpenSession`).
+    pub incarnation: u32,
     /// How long a request waits for the leader before it fails with EIO (S5).
     pub request_deadline: Duration,
     /// How long a change may stay on this node alone.
@@ -81,6 +83,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            incarnation: 1,
             request_deadline: Duration::from_secs(30),
             flush_after: Duration::from_secs(5),
             dirty_bytes_max: 256 << 20,
@@ -124,6 +127,7 @@ impl Client {
             releases: Releases::default(),
             statfs: StatFsCache::default(),
             next_fh: AtomicU64::new(1),
+            attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
         // The kernel never looks the root up, and never forgets it.
         core.pin(InodeNo::ROOT).state().lookups = 1;
@@ -182,6 +186,8 @@ struct Core {
     releases: Releases,
     statfs: StatFsCache,
     next_fh: AtomicU64,
+    /// Last attempt to open a session.
+    attempts: AtomicU64,
 }
 
 impl fmt::Debug for Core {

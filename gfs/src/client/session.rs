@@ -19,6 +19,7 @@ use consistency::wire::meta::{MetaReply, MetaRequest};
 use consistency::{Duration as Micros, Epoch, InodeNo, Instant, SessionId};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant as Deadline, sleep, timeout};
 
@@ -84,7 +85,10 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Core {
     async fn open_session(&self) -> Option<Session> {
         let until = Deadline::now() + self.config.request_deadline;
-        let answered = self.meta(&MetaRequest::OpenSession, until).await;
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let answered = self
+            .meta(&MetaRequest::OpenSession { attempt }, until)
+            .await;
         let Ok(Answered { reply, sent_at }) = answered else {
             tracing::warn!("no metadata leader answers; still looking for one");
             return None;
@@ -100,6 +104,10 @@ impl Core {
             return None;
         };
         self.clock.heard(now);
+        if term == Micros(0) {
+            // The answer to a repeated request: nobody knows how much of its term is left.
+            return None;
+        }
         self.leases().session_opened(sent_at, session, term);
         self.phase.send_if_modified(|phase| {
             let open = *phase == Phase::None;

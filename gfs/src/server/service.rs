@@ -93,7 +93,7 @@ impl MetaServer {
         };
         match request {
             MetaRequest::Nodes => self.nodes(),
-            MetaRequest::OpenSession => self.open_session(from, epoch).await,
+            MetaRequest::OpenSession { attempt } => self.open_session(from, attempt, epoch).await,
             MetaRequest::Renew { session, report } => match self.log.confirm_leader().await {
                 // L3: a deposed leader would give time that its successor does not know of.
                 Ok(()) => self.renew(from, session, report, epoch),
@@ -137,16 +137,22 @@ impl MetaServer {
         self.log.propose(Command { now: clock(), body }).await
     }
 
-    async fn open_session(&self, from: NodeId, epoch: Epoch) -> MetaReply {
-        match self.commit(Body::OpenSession { node: from }).await {
-            Ok(Reply::Session(session)) => {
+    async fn open_session(&self, from: NodeId, attempt: u64, epoch: Epoch) -> MetaReply {
+        let body = Body::OpenSession {
+            node: from,
+            attempt,
+        };
+        match self.commit(body).await {
+            Ok(Reply::SessionEnded) => MetaReply::SessionEnded,
+            Ok(Reply::Session { session, new }) => {
                 if let Err(ended) = self.barriers.open_session(from, session) {
                     return self.ended(ended);
                 }
                 tracing::info!(node = from.0, session = session.0, "session opened");
                 MetaReply::Opened {
                     session,
-                    term: self.config.term,
+                    // A repeated request does not tell how long ago the session began: it must be renewed first.
+                    term: if new { self.config.term } else { Duration(0) },
                     epoch,
                     now: clock(),
                 }
@@ -342,17 +348,14 @@ impl MetaServer {
     /// M3: starts a reign when this node leads and has applied all that came before, ends it when it does not.
     async fn follow_leadership(self: Arc<Self>) {
         let mut leadership = self.log.leadership();
+        let mut led = None;
         loop {
             let now = *leadership.borrow_and_update();
             if now.leading && now.ready {
-                if self.barriers.epoch() != Some(now.epoch) {
-                    let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
-                    tracing::info!(
-                        epoch = now.epoch.0,
-                        sessions = sessions.len(),
-                        "metadata leader"
-                    );
-                    self.barriers.start_reign(now.epoch, &sessions);
+                // An epoch of the log may lapse and come back; what was granted meanwhile did not survive it.
+                if led != Some(now.epoch) || self.barriers.epoch().is_none() {
+                    led = Some(now.epoch);
+                    self.begin_reign().await;
                 }
             } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
@@ -361,6 +364,22 @@ impl MetaServer {
             if leadership.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    async fn begin_reign(&self) {
+        match self.commit(Body::BeginReign).await {
+            Ok(Reply::Reign(reign)) => {
+                let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
+                tracing::info!(
+                    reign = reign.0,
+                    sessions = sessions.len(),
+                    "metadata leader"
+                );
+                self.barriers.start_reign(reign, &sessions);
+            }
+            Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
+            Err(error) => tracing::warn!(%error, "cannot begin to reign"),
         }
     }
 

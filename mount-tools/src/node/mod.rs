@@ -11,13 +11,15 @@
 //! way round: no new requests, everything flushed, then the services.
 
 mod control;
+mod incarnation;
 
 use crate::config::GludConfig;
 use crate::identity::NodeIdentity;
 use crate::transport::QuicTransport;
 use anyhow::{Context, Result};
-use consistency::wire::meta::NodeReport;
+use consistency::wire::meta::{Name, NodeReport};
 use consistency::{Duration as Micros, NodeId};
+use gdev::{DevAgent, DevTree};
 use gfs::client::Client;
 use gfs::data::disk::Disk;
 use gfs::data::io::{Chunks, ChunksConfig};
@@ -28,12 +30,18 @@ use gfs::root::Root;
 use gfs::server::log::{LogConfig, Replicated};
 use gfs::server::service::MetaServer;
 use gfs::{client, fuse, server};
+use gproc::keeper::PidKeeper;
+use gproc::{ProcAgent, ProcTree};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// This node's processes, as they see themselves.
+const PROC: &str = "/proc";
+/// This node's devices.
+const DEV: &str = "/dev";
 /// Heartbeat of the metadata log; well above an fsync, for it is also the time-out of an append.
 const HEARTBEAT: Duration = Duration::from_millis(150);
 /// A voter that hears nothing for so long stands for election.
@@ -54,6 +62,8 @@ pub struct Node {
     log: Option<Replicated<server::state::MetaState>>,
     client: Arc<Client>,
     mount: Arc<fuse::Mounted>,
+    /// Keeps new pids in this node's range for as long as the node runs.
+    _pids: PidKeeper,
 }
 
 impl Node {
@@ -107,6 +117,7 @@ impl Node {
         };
         let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
         let client_config = client::Config {
+            incarnation: incarnation::next(&config.state_dir)?,
             request_deadline: config.request_timeout(),
             ..client::Config::default()
         };
@@ -120,9 +131,20 @@ impl Node {
         );
         let client = Arc::new(client);
 
+        let proc_agent = Arc::new(ProcAgent::new(config.node, PROC));
+        gproc::register(&router, Arc::clone(&proc_agent));
+        let processes = Arc::new(ProcTree::new(Arc::clone(&network), proc_agent));
+        let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
+        gdev::register(&router, Arc::clone(&dev_agent));
+        let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
+        let pids = PidKeeper::start(config.node, Path::new(PROC))?;
+
+        let name = |name: &'static str| Name::new(name.as_bytes()).expect("a valid name");
         let nodes = config.nodes();
-        let root =
-            Root::new(Arc::clone(&client) as _).with_nodes(move || nodes.iter().copied().collect());
+        let root = Root::new(Arc::clone(&client) as _)
+            .with(name("proc"), processes, ProcTree::ROOT)
+            .with_nodes(move || nodes.iter().copied().collect())
+            .with_per_node(name("dev"), devices, DevTree::root);
         let connection = fuse::Connection::open(&config.mount_point, &fuse::Config::default())?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
@@ -133,6 +155,7 @@ impl Node {
             log,
             client,
             mount,
+            _pids: pids,
         })
     }
 
@@ -248,7 +271,7 @@ pub fn main(config: &Path) -> Result<()> {
 async fn measure(disk: &Disk) -> NodeReport {
     let space = disk.space().await.ok();
     NodeReport {
-        load: consistency::wire::node::NodeLoad::default(),
+        load: gproc::measure(),
         disk_total: space.map_or(0, |space| space.total),
         disk_free: space.map_or(0, |space| space.free),
     }

@@ -50,8 +50,11 @@ pub(super) struct Job {
     /// It is on its way into the log.
     proposed: bool,
     /// What the reply says, once read or done; `None` inside: refused.
-    outcome: Option<Option<Vec<(InodeNo, Vec<(Part, u64)>)>>>,
+    outcome: Option<Option<Vec<Told>>>,
 }
+
+/// What a reply says of an inode.
+type Told = (InodeNo, Vec<(Part, u64)>);
 
 /// What goes through the log.
 #[derive(Clone, Debug)]
@@ -88,9 +91,10 @@ impl World {
         let events = std::mem::take(&mut self.events);
         let mut commands = Vec::new();
         for (key, event) in events {
-            match event {
-                Event::Commit(_, command) => commands.push(command),
-                event => drop(self.events.insert(key, event)),
+            if let Event::Commit(_, command) = event {
+                commands.push(command);
+            } else {
+                self.events.insert(key, event);
             }
         }
         for command in commands {

@@ -6,6 +6,7 @@ mod leader;
 mod model;
 mod node;
 mod oracle;
+mod session;
 
 use super::mutant::{Mutant, Mutation};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, SessionId};
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 
 const NODES: u16 = 4;
 const TERM: Duration = Duration(100_000);
+/// How long a request waits for its reply before it is sent again.
+const RETRY: u64 = 25_000;
 /// Until here everything may go wrong.
 const FAULTS_UNTIL: u64 = 500_000;
 /// From here on, two terms and a break time-out later, nothing may.
@@ -242,8 +245,12 @@ impl World {
             _ => 1,
         };
         let mut arrival = || {
-            let late = faulty && self.rng.chance(10);
-            self.now + 50 + self.rng.below(if late { 30_000 } else { 500 })
+            let spread = match self.rng.below(100) {
+                0..3 if faulty => 120_000,
+                3..12 if faulty => 30_000,
+                _ => 500,
+            };
+            self.now + 50 + self.rng.below(spread)
         };
         (0..copies).map(|_| arrival()).collect()
     }

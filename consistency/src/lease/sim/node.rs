@@ -2,19 +2,16 @@
 
 use super::model::{DIRS, FILES, Fact, Message, NAMES, Op, Part, Register, Request, name};
 use super::oracle::Moment;
-use super::{Event, TERM, World};
-use crate::lease::mutant::{Mutant, Mutation};
+use super::session::Reclaim;
+use super::{Event, RETRY, TERM, World};
+use crate::lease::mutant::Mutation;
 use crate::lease::{Client, Stamp};
 use crate::wire::lease::{Break, Mode, Scope};
 use crate::{Epoch, InodeNo, Instant, NodeId, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a request waits for its reply before it is sent again.
-const RETRY: u64 = 25_000;
 /// Programs wait while a node has so many requests under way.
 const REQUESTS_MAX: usize = 6;
-/// Leases per message of a reclaim: few, to have several parts.
-const RECLAIM_PART: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -24,26 +21,26 @@ pub(super) struct Node {
     pub(super) paused_until: u64,
     /// Its renewals get lost until then, nothing else does.
     pub(super) muted_until: u64,
-    cache: BTreeMap<InodeNo, BTreeMap<Part, u64>>,
-    dirty: BTreeMap<InodeNo, Dirty>,
+    pub(super) cache: BTreeMap<InodeNo, BTreeMap<Part, u64>>,
+    pub(super) dirty: BTreeMap<InodeNo, Dirty>,
     /// Inodes that the kernel knows.
-    known: BTreeSet<InodeNo>,
+    pub(super) known: BTreeSet<InodeNo>,
     pub(super) requests: BTreeMap<u64, Pending>,
-    last_seq: u64,
+    pub(super) last_seq: u64,
     /// Breaks being carried out, with the page reads that they wait for.
-    breaks: BTreeMap<InodeNo, (Break, Vec<u64>)>,
-    attempt: u64,
-    opening: Option<Instant>,
-    reclaim: Option<Reclaim>,
+    pub(super) breaks: BTreeMap<InodeNo, (Break, Vec<u64>)>,
+    pub(super) attempt: u64,
+    pub(super) opening: Option<Instant>,
+    pub(super) reclaim: Option<Reclaim>,
     /// The reign whose leader knows what this node holds.
-    reign: Epoch,
+    pub(super) reign: Epoch,
 }
 
 /// Local writes that the leader does not have.
 #[derive(Clone, Copy, Debug)]
-struct Dirty {
-    flushed: u64,
-    value: u64,
+pub(super) struct Dirty {
+    pub(super) flushed: u64,
+    pub(super) value: u64,
 }
 
 #[derive(Debug)]
@@ -60,13 +57,6 @@ enum Purpose {
     Write,
     Change,
     Flush,
-}
-
-#[derive(Debug)]
-struct Reclaim {
-    reign: Epoch,
-    leases: Vec<(InodeNo, Mode)>,
-    part: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -274,9 +264,14 @@ impl World {
         }
         node.last_seq += 1;
         let seq = node.last_seq;
-        node.client.begin_change(op.changed());
+        let changed = op.changed();
+        let stamp = if changed.is_empty() {
+            node.client.begin_request()
+        } else {
+            node.client.begin_change(changed)
+        };
         let pending = Pending {
-            stamp: node.client.begin_request(),
+            stamp,
             op,
             began,
             purpose,
@@ -345,7 +340,6 @@ impl World {
                 node.drop_parts(*ino, scope);
             }
         }
-        node.client.end_change(pending.op.changed());
         node.client.end_request(pending.stamp);
 
         match pending.purpose {
@@ -396,182 +390,6 @@ impl World {
         dirty.flushed = value;
         if dirty.value == value {
             node.dirty.remove(&file);
-        }
-    }
-}
-
-/// Sessions.
-impl World {
-    pub(super) fn start(&mut self, id: NodeId) {
-        self.set_timer(id, 1, Timer::Renew);
-        self.open_session(id);
-    }
-
-    /// Everything the node holds is void: its session is over, or the node itself.
-    pub(super) fn lose_all(&mut self, id: NodeId) {
-        self.void_dirty(id);
-        let node = self.nodes.get_mut(&id).expect("a node");
-        for pending in node.requests.values() {
-            node.client.end_change(pending.op.changed());
-        }
-        let (life, attempt) = (node.life, node.attempt);
-        let (paused_until, muted_until) = (node.paused_until, node.muted_until);
-        let mut client = std::mem::take(&mut node.client);
-        client.drop_all();
-        *node = Node::new(life, attempt, self.mutation);
-        node.client = client;
-        node.paused_until = paused_until;
-        node.muted_until = muted_until;
-    }
-
-    fn void_dirty(&mut self, id: NodeId) {
-        for (&file, dirty) in &self.nodes[&id].dirty {
-            let (flushed, value) = (dirty.flushed, dirty.value);
-            self.oracle.void((file, Part::Data), flushed, value);
-        }
-    }
-
-    /// The leader has ended a session, and its node, which may be paused, has lapsed by its own clock (S4). If it
-    /// has not, what it wrote still counts, and L3 is broken.
-    pub(super) fn lose_unflushed(&mut self, id: NodeId, session: SessionId) {
-        let client = &self.nodes[&id].client;
-        if client.session() == Some(session) && client.valid_until() <= self.clock(id) {
-            self.void_dirty(id);
-        }
-    }
-
-    pub(super) fn restart(&mut self, id: NodeId) {
-        self.lose_all(id);
-        let node = self.nodes.get_mut(&id).expect("a node");
-        node.client = Client::new();
-        node.client.mutation = self.mutation;
-        node.life += 1;
-        self.start(id);
-    }
-
-    pub(super) fn check_lapse(&mut self, id: NodeId) {
-        let now = self.clock(id);
-        let node = &self.nodes[&id];
-        let over = now >= node.client.valid_until() && !self.mutation.is(Mutant::IgnoreExpiry);
-        // Until its first renewal a session that was there already has no time.
-        let used = node.client.valid_until() > Instant(0);
-        if node.client.session().is_some() && used && over {
-            if self.healed() {
-                self.oracle
-                    .fail(format!("liveness: {id:?} lapsed without a fault"));
-            }
-            self.lose_all(id);
-            self.open_session(id);
-        }
-    }
-
-    fn open_session(&mut self, id: NodeId) {
-        let now = self.clock(id);
-        let node = self.nodes.get_mut(&id).expect("a node");
-        node.attempt += 1;
-        node.opening = Some(now);
-        let attempt = node.attempt;
-        self.send_leader(id, Request::Open { attempt });
-        self.set_timer(id, RETRY, Timer::RetryOpen(attempt));
-    }
-
-    fn renew(&mut self, id: NodeId) {
-        let sent_at = self.clock(id);
-        let node = &self.nodes[&id];
-        if let Some(session) = node.client.session()
-            && node.muted_until <= self.now
-        {
-            self.send_leader(id, Request::Renew { session, sent_at });
-        }
-    }
-
-    fn renewed(&mut self, id: NodeId, sent_at: Instant, reign: Epoch, reclaim: bool) {
-        let now = self.clock(id);
-        let heard = self.mutation.is(Mutant::CountFromReply);
-        let node = self.nodes.get_mut(&id).expect("a node");
-        if !reclaim {
-            let from = if heard { now } else { sent_at };
-            node.client.renewed(from, TERM);
-            node.reign = node.reign.max(reign);
-            return;
-        }
-        let begun = node.reclaim.as_ref().is_some_and(|r| r.reign >= reign);
-        if node.reign >= reign || begun {
-            return;
-        }
-        // A session that was there already before this node heard of it holds nothing and has no time.
-        let leases = node.client.begin_reclaim(now, reign).unwrap_or_default();
-        node.reclaim = Some(Reclaim {
-            reign,
-            leases,
-            part: 0,
-        });
-        self.tell_part(id);
-    }
-
-    fn tell_part(&mut self, id: NodeId) {
-        let node = &self.nodes[&id];
-        let (Some(reclaim), Some(session)) = (&node.reclaim, node.client.session()) else {
-            return;
-        };
-        let (part, reign) = (reclaim.part, reclaim.reign);
-        let rest = reclaim.leases.iter().skip(part * RECLAIM_PART);
-        let leases: Vec<_> = rest.clone().take(RECLAIM_PART).copied().collect();
-        let last = rest.count() <= RECLAIM_PART;
-        let request = Request::Reclaim {
-            session,
-            reign,
-            part,
-            leases,
-            last,
-        };
-        self.send_leader(id, request);
-        self.set_timer(id, RETRY, Timer::RetryReclaim(reign, part));
-    }
-
-    fn part_told(
-        &mut self,
-        id: NodeId,
-        reign: Epoch,
-        part: usize,
-        names: &[Option<crate::LeaseId>],
-    ) {
-        let node = self.nodes.get_mut(&id).expect("a node");
-        let Some(reclaim) = &mut node.reclaim else {
-            return;
-        };
-        let session = node.client.session().expect("a reclaim has a session");
-        if (reclaim.reign, reclaim.part) != (reign, part) {
-            return;
-        }
-        let told = reclaim.leases.iter().skip(part * RECLAIM_PART);
-        let pairs: Vec<_> = told
-            .zip(names)
-            .map(|(&(ino, _), &name)| (ino, name))
-            .collect();
-        reclaim.part += 1;
-        let done = reclaim.leases.len() <= reclaim.part * RECLAIM_PART;
-        let released = node.client.reclaimed(&pairs);
-        for &(ino, _) in pairs.iter().filter(|(_, name)| name.is_none()) {
-            node.cache.remove(&ino);
-            node.known.remove(&ino);
-        }
-        if done {
-            node.reclaim = None;
-            node.reign = reign;
-        }
-        for (ino, lease) in released {
-            let release = Request::Release {
-                session,
-                ino,
-                lease,
-            };
-            self.send_leader(id, release);
-        }
-        if done {
-            self.renew(id);
-        } else {
-            self.tell_part(id);
         }
     }
 }

@@ -531,8 +531,11 @@ mod tests {
     #[test]
     fn numbers_of_an_ended_session_are_void() {
         let mut world = world();
-        match world.apply(Body::OpenSession { node: NodeId(1) }) {
-            Reply::Session(session) => world.session = session,
+        match world.apply(Body::OpenSession {
+            node: NodeId(1),
+            attempt: 2,
+        }) {
+            Reply::Session { session, .. } => world.session = session,
             other => panic!("{other:?}"),
         }
         let late = put(&mut world, 1000, extents(None, &[(0, 1000, 1, 0)]));

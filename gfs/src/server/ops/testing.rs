@@ -35,8 +35,11 @@ impl World {
             seq: OpSeq(0),
             paths: BTreeMap::new(),
         };
-        match world.apply(Body::OpenSession { node: NodeId(1) }) {
-            Reply::Session(session) => world.session = session,
+        match world.apply(Body::OpenSession {
+            node: NodeId(1),
+            attempt: 1,
+        }) {
+            Reply::Session { session, .. } => world.session = session,
             other => panic!("no session but {other:?}"),
         }
         world.setup(setup);

@@ -1,7 +1,7 @@
 //! What goes through the replicated log, and what comes back.
 
 use consistency::wire::meta::{FsError, Op, OpReply};
-use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A change, stamped by the leader.
@@ -20,7 +20,11 @@ pub enum Body {
     OpenSession {
         /// For which node.
         node: NodeId,
+        /// Which attempt of the node.
+        attempt: u64,
     },
+    /// Begins the reign of a leader; answered by [`Reply::Reign`].
+    BeginReign,
     /// Ends a session with the results kept for it; one that has ended already is ignored. Answered by
     /// [`Reply::Done`].
     EndSession(SessionId),
@@ -45,8 +49,16 @@ pub enum Body {
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// OpenSession: the new session.
-    Session(SessionId),
+    /// OpenSession: the session, and whether this attempt made it. A late copy of an attempt that was followed by
+    /// another is answered by [`Reply::SessionEnded`].
+    Session {
+        /// The session.
+        session: SessionId,
+        /// It did not exist before.
+        new: bool,
+    },
+    /// BeginReign: its number, which grows by one with each leader.
+    Reign(Epoch),
     /// Change.
     Op {
         /// The cluster's time when the operation was done (S6).

@@ -40,7 +40,7 @@ pub(crate) use session::Sessions;
 use super::machine::StateMachine;
 use super::ops;
 use consistency::wire::meta::{Attr, Fact, FileKind, FsError, OpReply};
-use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +55,8 @@ pub struct MetaState {
     pub(crate) orphans: BTreeSet<InodeNo>,
     pub(crate) chunks: ChunkTable,
     pub(crate) sessions: Sessions,
+    /// The last one that began.
+    pub(crate) reign: Epoch,
 }
 
 /// How much of everything there is.
@@ -81,6 +83,7 @@ impl Default for MetaState {
             inodes: BTreeMap::from([(root.attr.ino, Box::new(root))]),
             orphans: BTreeSet::new(),
             chunks: ChunkTable::default(),
+            reign: Epoch(0),
             sessions: Sessions::default(),
         }
     }
@@ -93,7 +96,14 @@ impl StateMachine for MetaState {
     fn apply(&mut self, command: &Command) -> Reply {
         let now = self.tick(command.now);
         match &command.body {
-            Body::OpenSession { node } => Reply::Session(self.sessions.open(*node)),
+            Body::OpenSession { node, attempt } => match self.sessions.open(*node, *attempt) {
+                Some((session, new)) => Reply::Session { session, new },
+                None => Reply::SessionEnded,
+            },
+            Body::BeginReign => {
+                self.reign = Epoch(self.reign.0 + 1);
+                Reply::Reign(self.reign)
+            }
             Body::EndSession(session) => {
                 self.sessions.end(*session);
                 Reply::Done

@@ -21,6 +21,8 @@ pub(crate) struct Sessions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     node: NodeId,
+    /// Of the request that opened it.
+    attempt: u64,
     /// Every result below this was received and is dropped.
     done_below: OpSeq,
     results: BTreeMap<OpSeq, Outcome>,
@@ -44,8 +46,15 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// Opens a session and ends the node's earlier ones.
-    pub(super) fn open(&mut self, node: NodeId) -> SessionId {
+    /// Opens a session and ends the node's earlier ones; returns whether it is new. A repeated attempt gets its
+    /// session again, one that is older than the node's live session gets none.
+    pub(super) fn open(&mut self, node: NodeId, attempt: u64) -> Option<(SessionId, bool)> {
+        let live = self.live.iter().find(|(_, session)| session.node == node);
+        if let Some((id, live)) = live
+            && attempt <= live.attempt
+        {
+            return (attempt == live.attempt).then_some((*id, false));
+        }
         self.live.retain(|_, session| session.node != node);
         let id = self.next;
         self.next = SessionId(id.0 + 1);
@@ -53,12 +62,18 @@ impl Sessions {
             id,
             Session {
                 node,
+                attempt,
                 done_below: OpSeq(0),
                 results: BTreeMap::new(),
                 chunks: BTreeMap::new(),
             },
         );
-        id
+        Some((id, true))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn next_number(&self) -> u64 {
+        self.next.0
     }
 
     pub(super) fn end(&mut self, id: SessionId) {

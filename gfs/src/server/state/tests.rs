@@ -44,7 +44,10 @@ struct Author {
 impl Author {
     fn body(&mut self, state: &MetaState) -> Body {
         match self.dice.below(200) {
-            0 => Body::OpenSession { node: NodeId(2) },
+            0 => Body::OpenSession {
+                node: NodeId(2),
+                attempt: self.dice.below(1_000),
+            },
             1 => Body::EndSession(SessionId(self.dice.below(9))),
             2..12 => Body::Reap(state.orphans().take(3).collect()),
             12..15 => Body::ForgetDead(state.dead_chunks().map(|(id, _)| id).take(5).collect()),
@@ -207,7 +210,10 @@ fn history(seed: u64, steps: u64) -> MetaState {
     let mut done = 0;
     for step in 0..steps {
         let body = match step {
-            0 => Body::OpenSession { node: NodeId(1) },
+            0 => Body::OpenSession {
+                node: NodeId(1),
+                attempt: 0,
+            },
             _ => author.body(&state),
         };
         let now = Timestamp::from_nanos((1_000_000 + step).cast_signed() * 1_000);
@@ -215,15 +221,23 @@ fn history(seed: u64, steps: u64) -> MetaState {
         let before = state.clone();
         let reply = state.apply(&command);
         match (&reply, &command.body) {
-            (Reply::Session(session), Body::OpenSession { node: NodeId(1) }) => {
+            (
+                Reply::Session { session, .. },
+                Body::OpenSession {
+                    node: NodeId(1), ..
+                },
+            ) => {
                 author.session = *session;
             }
             (Reply::SessionEnded, _) => {
                 let open = Command {
                     now,
-                    body: Body::OpenSession { node: NodeId(1) },
+                    body: Body::OpenSession {
+                        node: NodeId(1),
+                        attempt: step,
+                    },
                 };
-                let Reply::Session(session) = state.apply(&open) else {
+                let Reply::Session { session, .. } = state.apply(&open) else {
                     panic!("no session");
                 };
                 assert_eq!(other.apply(&command), Reply::SessionEnded);
@@ -396,14 +410,47 @@ mod sessions {
 
     /// Opens a session beside that of the world's own shell.
     fn open(world: &mut World, node: u16) -> SessionId {
-        match world.apply(Body::OpenSession { node: NodeId(node) }) {
-            Reply::Session(session) => session,
+        // Each call is an attempt of its own.
+        let attempt = world.state.sessions.next_number();
+        match world.apply(Body::OpenSession {
+            node: NodeId(node),
+            attempt,
+        }) {
+            Reply::Session { session, .. } => session,
             other => panic!("no session but {other:?}"),
         }
     }
 
     fn is_ok(reply: &Reply) -> bool {
         matches!(reply, Reply::Op { result: Ok(_), .. })
+    }
+
+    #[test]
+    fn a_late_copy_of_an_attempt_ends_no_session() {
+        let mut state = MetaState::default();
+        let mut open = |attempt| {
+            let body = Body::OpenSession {
+                node: NodeId(7),
+                attempt,
+            };
+            state.apply(&Command {
+                now: Timestamp::default(),
+                body,
+            })
+        };
+        let session = |id, new| Reply::Session {
+            session: SessionId(id),
+            new,
+        };
+        assert_eq!(open(4), session(1, true));
+        assert_eq!(
+            open(4),
+            session(1, false),
+            "a repeated attempt gets its session"
+        );
+        assert_eq!(open(5), session(2, true));
+        assert_eq!(open(4), Reply::SessionEnded, "a late one changes nothing");
+        assert_eq!(open(5), session(2, false));
     }
 
     #[test]
@@ -457,8 +504,11 @@ mod sessions {
     fn results_have_a_limit() {
         let mut state = MetaState::default();
         let now = Timestamp::default();
-        let body = Body::OpenSession { node: NodeId(1) };
-        let Reply::Session(s) = state.apply(&Command { now, body }) else {
+        let body = Body::OpenSession {
+            node: NodeId(1),
+            attempt: 1,
+        };
+        let Reply::Session { session: s, .. } = state.apply(&Command { now, body }) else {
             panic!("no session");
         };
         // The same failure over and over, none of them ever received.

@@ -1,0 +1,223 @@
+//! A node's process agent: tells the others about the processes here.
+
+use crate::load::Meter;
+use crate::pids::ClusterPid;
+use crate::procfs::{Procfs, STUCK_AFTER, Stuck};
+use crate::wire::{PAGE_BYTES_MAX, ProcReply, ProcRequest, Record};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::NodeId;
+use consistency::wire::{decode, encode};
+use gfs::net::Service;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Semaphore};
+
+/// How many scans a snapshot may take.
+const SCANS_MAX: usize = 6;
+/// How long a file of a process may take to be read.
+pub const READ_PATIENCE: Duration = Duration::from_secs(1);
+/// How many requests about single processes are served at a time; more wait for their turn, within the caller's
+/// deadline.
+pub const READS_MAX: usize = 32;
+
+/// Answers [`ProcRequest`]s out of the node's procfs.
+#[derive(Debug)]
+pub struct ProcAgent {
+    node: NodeId,
+    procfs: Arc<Procfs>,
+    meter: Arc<Meter>,
+    reads: Arc<Semaphore>,
+    /// The last scan; whoever holds it may make the next one.
+    scan: Arc<Mutex<Option<Scan>>>,
+}
+
+#[derive(Debug)]
+struct Scan {
+    begun: Instant,
+    records: Arc<Vec<Record>>,
+}
+
+impl ProcAgent {
+    /// Answers for `node` from the procfs at `proc_path`, which must be that of the pid namespace the node's
+    /// processes are in.
+    #[must_use]
+    pub fn new(node: NodeId, proc_path: impl Into<PathBuf>) -> Self {
+        let proc_path: PathBuf = proc_path.into();
+        Self {
+            node,
+            meter: Arc::new(Meter::new(&proc_path)),
+            procfs: Arc::new(Procfs::new(node, proc_path)),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            scan: Arc::default(),
+        }
+    }
+
+    /// Returns the node this agent answers for.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Returns the procfs this agent reads.
+    #[must_use]
+    pub fn proc_path(&self) -> &Path {
+        self.procfs.path()
+    }
+
+    /// Returns the process here that a thread belongs to; `None` if there is no such thread.
+    pub async fn process_of(&self, thread: u32) -> Option<ClusterPid> {
+        let thread = i32::try_from(thread).ok()?;
+        let procfs = Arc::clone(&self.procfs);
+        blocking(move || procfs.process_of(thread)).await
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, request: ProcRequest) -> ProcReply {
+        match request {
+            ProcRequest::Snapshot { after } => self.page(after).await,
+            ProcRequest::Identify(pid) => {
+                let procfs = Arc::clone(&self.procfs);
+                ProcReply::Identity(self.read(move || procfs.identify(pid)).await)
+            }
+            ProcRequest::Read { pid, birth, file } => {
+                let procfs = Arc::clone(&self.procfs);
+                let read = self.read(move || procfs.read(pid, birth, file));
+                match tokio::time::timeout(READ_PATIENCE, read).await {
+                    Ok(Ok(content)) => ProcReply::Content(content),
+                    Ok(Err(Stuck)) | Err(_) => {
+                        tracing::warn!(%pid, ?file, "cannot read: the process waits for its memory");
+                        ProcReply::Failed
+                    }
+                }
+            }
+            ProcRequest::Load => {
+                let meter = Arc::clone(&self.meter);
+                ProcReply::Load(blocking(move || meter.measure()).await)
+            }
+        }
+    }
+
+    /// Returns all processes here, none of them as it was before the call. Calls that come while a scan is running
+    /// share the next one: any number of readers costs two scans' time each.
+    ///
+    /// # Errors
+    /// If procfs cannot be read.
+    pub async fn processes(&self) -> io::Result<Arc<Vec<Record>>> {
+        let asked = Instant::now();
+        let mut last = Arc::clone(&self.scan).lock_owned().await;
+        if let Some(scan) = last.as_ref().filter(|scan| scan.begun >= asked) {
+            return Ok(Arc::clone(&scan.records));
+        }
+        let procfs = Arc::clone(&self.procfs);
+        // A task of its own keeps the lock even if the caller gives up: there is never more than one scan.
+        let scan = tokio::spawn(async move {
+            let begun = Instant::now();
+            let records = Arc::new(scan(&procfs).await?);
+            *last = Some(Scan {
+                begun,
+                records: Arc::clone(&records),
+            });
+            Ok(records)
+        });
+        scan.await.expect("a scan does not panic")
+    }
+
+    async fn page(&self, after: Option<ClusterPid>) -> ProcReply {
+        let records = match after {
+            None => self.processes().await,
+            Some(_) => {
+                let last = self.scan.lock().await;
+                Ok(last
+                    .as_ref()
+                    .map_or_else(Arc::default, |scan| Arc::clone(&scan.records)))
+            }
+        };
+        match records {
+            Ok(records) => page(&records, after),
+            Err(error) => {
+                tracing::error!(%error, path = %self.proc_path().display(), "cannot list processes");
+                ProcReply::Failed
+            }
+        }
+    }
+
+    async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
+        blocking(move || {
+            // Held by the read itself: one that is stuck counts even after its caller has given up.
+            let _turn = turn.expect("it is never closed");
+            read()
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Service for ProcAgent {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        let request = decode(&body)
+            .inspect_err(|error| tracing::warn!(%from, %error, "refused a process request"))
+            .ok()?;
+        Some(encode(&self.answer(request).await).into())
+    }
+}
+
+/// Reads all processes. A scan that gets stuck at one is left to itself, and the next one passes that process by; the
+/// last one reads no command lines, so it cannot get stuck.
+async fn scan(procfs: &Arc<Procfs>) -> io::Result<Vec<Record>> {
+    for _ in 1..SCANS_MAX {
+        let done = Arc::<AtomicUsize>::default();
+        let (procfs, counted) = (Arc::clone(procfs), Arc::clone(&done));
+        let mut records = pin!(blocking(move || procfs.records(true, &counted)));
+        let mut seen = None;
+        loop {
+            if let Ok(records) = tokio::time::timeout(STUCK_AFTER, records.as_mut()).await {
+                return records;
+            }
+            let now = Some(done.load(Ordering::Relaxed));
+            if seen == now {
+                break;
+            }
+            seen = now;
+        }
+    }
+    let procfs = Arc::clone(procfs);
+    blocking(move || procfs.records(false, &AtomicUsize::new(0))).await
+}
+
+/// Cuts the page behind `after` out of a snapshot.
+fn page(records: &[Record], after: Option<ClusterPid>) -> ProcReply {
+    let from = after.map_or(0, |after| {
+        records.partition_point(|record| record.identity.pid <= after)
+    });
+    let mut room = PAGE_BYTES_MAX;
+    let fits = |record: &&Record| {
+        let left = room.checked_sub(size(record));
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let page = records[from..].iter().take_while(fits).cloned();
+    let page = page.collect::<Vec<_>>();
+    ProcReply::Snapshot {
+        more: from + page.len() < records.len(),
+        records: page,
+    }
+}
+
+/// Returns an upper limit of a record's size on the wire.
+fn size(record: &Record) -> usize {
+    let cmdline = record.cmdline.as_ref().map_or(0, Bytes::len);
+    record.stat.len() + record.status.len() + cmdline + 64
+}
+
+/// Runs what may block: a read of another process's memory waits for that process's page faults.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("a read of procfs does not panic")
+}

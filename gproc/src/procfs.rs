@@ -1,0 +1,234 @@
+//! A node's own procfs, seen with cluster pids.
+//!
+//! Reading a command line can get stuck: it is memory of the process, and waits while a page fault of that process
+//! waits, maybe for a file of this very cluster. Each such read is noted; as long as one has been waiting for
+//! [`STUCK_AFTER`] nobody else tries, so that every stuck process costs one or two threads and no reader.
+
+use crate::pids::ClusterPid;
+use crate::text;
+use crate::wire::{Birth, FILE_BYTES_MAX, Identity, ProcFile, Record, SNAPSHOT_CMDLINE_BYTES_MAX};
+use bytes::Bytes;
+use consistency::NodeId;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How long a read of a command line may take before the process counts as stuck.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
+/// Bits of a [`Birth`] that hold the start time: 5,500 years of ticks.
+const BIRTH_TICKS_BITS: u32 = 44;
+
+/// The procfs of one node's pid namespace. Methods block.
+#[derive(Debug)]
+pub(crate) struct Procfs {
+    node: NodeId,
+    path: PathBuf,
+    /// Hash of the boot, in the upper bits.
+    boot: u64,
+    /// Reads of command lines that have begun.
+    reading: Mutex<HashMap<ClusterPid, Instant>>,
+}
+
+/// The memory of a process cannot be read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stuck;
+
+/// A process, held by its directory: a pid that is given out again is another directory.
+struct Process {
+    pid: ClusterPid,
+    dir: File,
+}
+
+impl Procfs {
+    pub(crate) fn new(node: NodeId, path: PathBuf) -> Self {
+        // Start times alone would confuse a process with one of the boot before. A kernel built without the file
+        // gets the same hash each time, which only means that nothing but the start time tells them apart.
+        let boot_id = std::fs::read(path.join("sys/kernel/random/boot_id")).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        boot_id.hash(&mut hasher);
+        Self {
+            node,
+            path,
+            boot: hasher.finish() << BIRTH_TICKS_BITS,
+            reading: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns all processes that have a cluster pid, in ascending order of it. Those that end meanwhile are left out.
+    /// Counts in `done` as it goes. Without `cmdlines` it does not wait for anybody.
+    ///
+    /// # Errors
+    /// If the directory itself cannot be read.
+    pub(crate) fn records(&self, cmdlines: bool, done: &AtomicUsize) -> io::Result<Vec<Record>> {
+        let mut scratch = Vec::with_capacity(SNAPSHOT_CMDLINE_BYTES_MAX + 1);
+        let mut records = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let kernel = name.to_str().and_then(|name| name.parse().ok());
+            let pid = kernel.and_then(|kernel| ClusterPid::of(self.node, kernel));
+            if let Some(process) = pid.and_then(|pid| self.find(pid)) {
+                records.extend(self.record(&process, cmdlines, &mut scratch));
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        records.sort_unstable_by_key(|record| record.identity.pid);
+        Ok(records)
+    }
+
+    /// Returns who has a pid.
+    pub(crate) fn identify(&self, pid: ClusterPid) -> Option<Identity> {
+        let process = self.find(pid)?;
+        let stat = process.read("stat", FILE_BYTES_MAX)?;
+        let status = process.read("status", FILE_BYTES_MAX)?;
+        self.identity(pid, &stat, &status)
+    }
+
+    /// Returns a file of a process; `None` if that process is gone.
+    pub(crate) fn read(
+        &self,
+        pid: ClusterPid,
+        birth: Birth,
+        file: ProcFile,
+    ) -> Result<Option<Bytes>, Stuck> {
+        let find = || {
+            let process = self.find(pid)?;
+            let stat = process.read("stat", FILE_BYTES_MAX)?;
+            (self.birth(&stat) == Some(birth)).then_some((process, stat))
+        };
+        let Some((process, stat)) = find() else {
+            return Ok(None);
+        };
+        let text = match file {
+            ProcFile::Stat => self.rewrite_stat(&stat),
+            ProcFile::Status => process
+                .read("status", FILE_BYTES_MAX)
+                .and_then(|status| self.rewrite_status(&status)),
+            ProcFile::Cmdline => {
+                let mut cmdline = Vec::new();
+                let read = self.read_cmdline(&process, FILE_BYTES_MAX, &mut cmdline)?;
+                read.map(<[u8]>::to_vec)
+            }
+        };
+        Ok(text.map(Bytes::from))
+    }
+
+    /// Returns the process that a thread belongs to.
+    pub(crate) fn process_of(&self, thread: i32) -> Option<ClusterPid> {
+        let status = std::fs::read(self.path.join(thread.to_string()).join("status")).ok()?;
+        ClusterPid::of(self.node, text::thread_group(&status)?)
+    }
+
+    fn find(&self, pid: ClusterPid) -> Option<Process> {
+        let path = self.path.join(pid.kernel().to_string());
+        let dir = (pid.home() == self.node).then(|| File::open(path).ok())??;
+        Some(Process { pid, dir })
+    }
+
+    fn record(&self, process: &Process, cmdlines: bool, scratch: &mut Vec<u8>) -> Option<Record> {
+        let limit = FILE_BYTES_MAX;
+        let stat = process.read_into("stat", limit, scratch)?;
+        let (birth_of, stat) = (self.birth(stat)?, self.rewrite_stat(stat)?);
+        let status = process.read_into("status", limit, scratch)?;
+        let (uid, gid) = text::owner(status)?;
+        let status = self.rewrite_status(status)?;
+        let limit = SNAPSHOT_CMDLINE_BYTES_MAX;
+        let cmdline = match cmdlines.then(|| self.read_cmdline(process, limit + 1, scratch)) {
+            Some(Ok(cmdline)) => Some(cmdline?).filter(|cmdline| cmdline.len() <= limit),
+            Some(Err(Stuck)) | None => None,
+        };
+        let cmdline = cmdline.map(Bytes::copy_from_slice);
+        let identity = Identity {
+            pid: process.pid,
+            birth: birth_of,
+            uid,
+            gid,
+        };
+        Some(Record {
+            identity,
+            stat: stat.into(),
+            status: status.into(),
+            cmdline,
+        })
+    }
+
+    fn read_cmdline<'a>(
+        &self,
+        process: &Process,
+        limit: usize,
+        into: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>, Stuck> {
+        let noted = match self.lock_reading().entry(process.pid) {
+            Entry::Occupied(begun) if begun.get().elapsed() >= STUCK_AFTER => return Err(Stuck),
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                true
+            }
+        };
+        let cmdline = process.read_into("cmdline", limit, into);
+        if noted {
+            self.lock_reading().remove(&process.pid);
+        }
+        Ok(cmdline)
+    }
+
+    fn lock_reading(&self) -> MutexGuard<'_, HashMap<ClusterPid, Instant>> {
+        self.reading.lock().expect("no holder panics")
+    }
+
+    fn identity(&self, pid: ClusterPid, stat: &[u8], status: &[u8]) -> Option<Identity> {
+        let (uid, gid) = text::owner(status)?;
+        Some(Identity {
+            pid,
+            birth: self.birth(stat)?,
+            uid,
+            gid,
+        })
+    }
+
+    fn birth(&self, stat: &[u8]) -> Option<Birth> {
+        let ticks = text::start_ticks(stat)? & ((1 << BIRTH_TICKS_BITS) - 1);
+        Some(Birth(self.boot | ticks))
+    }
+
+    fn rewrite_stat(&self, stat: &[u8]) -> Option<Vec<u8>> {
+        text::rewrite_stat(stat, |pid| self.number(pid))
+    }
+
+    fn rewrite_status(&self, status: &[u8]) -> Option<Vec<u8>> {
+        text::rewrite_status(status, |pid| self.number(pid))
+    }
+
+    fn number(&self, kernel: i32) -> i32 {
+        ClusterPid::of(self.node, kernel).map_or(kernel, i32::from)
+    }
+}
+
+impl Process {
+    fn read(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.read_into(name, limit, &mut bytes)?;
+        Some(bytes)
+    }
+
+    /// Reads at most `limit` bytes; `None` if the process has ended.
+    fn read_into<'a>(&self, name: &str, limit: usize, into: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        into.clear();
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.dir, name, flags, Mode::empty()).ok()?);
+        file.take(limit as u64).read_to_end(into).ok()?;
+        Some(into)
+    }
+}

@@ -1,0 +1,204 @@
+//! The texts of `/proc/<pid>/stat` and `status`: what is read from them and how their pids become cluster pids.
+
+/// Which words of `stat` behind the name are pids: ppid, pgrp, session, tpgid.
+const STAT_PIDS: [usize; 4] = [1, 2, 3, 5];
+/// Which word of `stat` behind the name is the start time.
+const STAT_START: usize = 19;
+/// Lines of `status` that begin with a pid of the reader's namespace. Those of inner namespaces that may follow in
+/// the last four are what the process itself knows and stay.
+const STATUS_PIDS: [&[u8]; 8] = [
+    b"Tgid:",
+    b"Pid:",
+    b"PPid:",
+    b"TracerPid:",
+    b"NStgid:",
+    b"NSpid:",
+    b"NSpgid:",
+    b"NSsid:",
+];
+
+/// Returns the start time in `stat`, in ticks since boot.
+pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
+    let (_, _, rest) = split_stat(stat)?;
+    parse(rest.split(|&byte| byte == b' ').nth(STAT_START)?)
+}
+
+/// Returns the name in `stat`, as `comm` has it but for the newline.
+pub(crate) fn comm(stat: &[u8]) -> Option<&[u8]> {
+    split_stat(stat).map(|(_, name, _)| name)
+}
+
+/// Returns effective user and group in `status`.
+pub(crate) fn owner(status: &[u8]) -> Option<(u32, u32)> {
+    let effective = |key| parse(words(value(status, key)?).nth(1)?);
+    Some((effective(b"Uid:")?, effective(b"Gid:")?))
+}
+
+/// Returns the thread group in `status`.
+pub(crate) fn thread_group(status: &[u8]) -> Option<i32> {
+    parse(words(value(status, b"Tgid:")?).next()?)
+}
+
+/// Returns the running (or runnable) tasks that `loadavg` tells about.
+pub(crate) fn running(loadavg: &[u8]) -> Option<u32> {
+    let tasks = words(loadavg).nth(3)?;
+    parse(tasks.split(|&byte| byte == b'/').next()?)
+}
+
+/// Returns the number behind a key at the beginning of a line.
+pub(crate) fn number(text: &[u8], key: &[u8]) -> Option<u64> {
+    parse(words(value(text, key)?).next()?)
+}
+
+/// Returns `stat` with `map` applied to its pids; numbers that are no pids (0, -1) stay.
+pub(crate) fn rewrite_stat(stat: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<u8>> {
+    let (pid, name, rest) = split_stat(stat)?;
+    let mut out = Vec::with_capacity(stat.len() + 24);
+    push_mapped(&mut out, pid, &map)?;
+    out.extend_from_slice(b" (");
+    out.extend_from_slice(name);
+    out.push(b')');
+    for (at, word) in rest.split(|&byte| byte == b' ').enumerate() {
+        out.push(b' ');
+        if STAT_PIDS.contains(&at) {
+            push_mapped(&mut out, word, &map)?;
+        } else {
+            out.extend_from_slice(word);
+        }
+    }
+    Some(out)
+}
+
+/// Returns `status` with `map` applied to its pids; 0 stays.
+pub(crate) fn rewrite_status(status: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(status.len() + 32);
+    for line in status.split_inclusive(|&byte| byte == b'\n') {
+        let rest = STATUS_PIDS.iter().find_map(|key| line.strip_prefix(*key));
+        let Some(rest) = rest else {
+            out.extend_from_slice(line);
+            continue;
+        };
+        let from = rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let len = rest[from..].iter().position(u8::is_ascii_whitespace)?;
+        out.extend_from_slice(&line[..line.len() - rest.len() + from]);
+        push_mapped(&mut out, &rest[from..from + len], &map)?;
+        out.extend_from_slice(&rest[from + len..]);
+    }
+    Some(out)
+}
+
+/// Splits `stat` into pid, name and what follows. The name may hold anything, parentheses and spaces too, but
+/// nothing behind it does.
+fn split_stat(stat: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let open = stat.iter().position(|&byte| byte == b'(')?;
+    let close = stat.iter().rposition(|&byte| byte == b')')?;
+    let pid = stat[..open].strip_suffix(b" ")?;
+    let name = stat.get(open + 1..close)?;
+    Some((pid, name, stat[close + 1..].strip_prefix(b" ")?))
+}
+
+fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    lines.find_map(|line| line.strip_prefix(key))
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+}
+
+fn parse<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+fn push_mapped(out: &mut Vec<u8>, word: &[u8], map: impl Fn(i32) -> i32) -> Option<()> {
+    let pid: i32 = parse(word)?;
+    let mapped = if pid > 0 { map(pid) } else { pid };
+    if mapped == pid {
+        out.extend_from_slice(word);
+    } else {
+        out.extend_from_slice(mapped.to_string().as_bytes());
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thousand_more(pid: i32) -> i32 {
+        pid + 1000
+    }
+
+    #[track_caller]
+    fn check_stat(stat: &str, expected: Option<&str>) {
+        let out = rewrite_stat(stat.as_bytes(), thousand_more);
+        let out = out.map(|out| String::from_utf8(out).expect("text"));
+        assert_eq!(out.as_deref(), expected);
+    }
+
+    #[test]
+    fn pids_in_stat() {
+        check_stat(
+            "7 (sh) S 1 7 7 34816 9 4194560 1\n",
+            Some("1007 (sh) S 1001 1007 1007 34816 1009 4194560 1\n"),
+        );
+        check_stat(
+            "7 (a) b (c) S 0 0 0 0 -1 1\n",
+            Some("1007 (a) b (c) S 0 0 0 0 -1 1\n"),
+        );
+        check_stat("7 () R 1 1 1 0 -1", Some("1007 () R 1001 1001 1001 0 -1"));
+        for bad in [
+            "",
+            "7",
+            "7 (sh",
+            "7 (sh)",
+            ")(",
+            "x (sh) S 1 1 1 1 1",
+            "7 (sh) S y 1",
+        ] {
+            check_stat(bad, None);
+        }
+    }
+
+    #[track_caller]
+    fn check_status(status: &str, expected: Option<&str>) {
+        let out = rewrite_status(status.as_bytes(), thousand_more);
+        let out = out.map(|out| String::from_utf8(out).expect("text"));
+        assert_eq!(out.as_deref(), expected);
+    }
+
+    #[test]
+    fn pids_in_status() {
+        check_status(
+            "Name:\tPid: 3\nTgid:\t7\nNgid:\t5\nPid:\t7\nPPid:\t0\nTracerPid:\t0\nUid:\t1\t2\t3\t4\n",
+            Some(
+                "Name:\tPid: 3\nTgid:\t1007\nNgid:\t5\nPid:\t1007\nPPid:\t0\nTracerPid:\t0\nUid:\t1\t2\t3\t4\n",
+            ),
+        );
+        check_status(
+            "NSpid:\t7\t1\nNSsid:\t0\t0\n",
+            Some("NSpid:\t1007\t1\nNSsid:\t0\t0\n"),
+        );
+        check_status("Pid:\n", None);
+        check_status("Pid:\tx\n", None);
+    }
+
+    #[test]
+    fn facts() {
+        let words = (3..=52).map(|field| field.to_string()).collect::<Vec<_>>();
+        let stat = format!("7 (a) (b) {}\n", words.join(" "));
+        assert_eq!(start_ticks(stat.as_bytes()), Some(22));
+        assert_eq!(comm(stat.as_bytes()), Some(&b"a) (b"[..]));
+        let status = b"Name:\tUid: 9\nTgid:\t12\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
+        assert_eq!(owner(status), Some((2, 6)));
+        assert_eq!(owner(b"Uid:\t1\n"), None);
+        assert_eq!(thread_group(status), Some(12));
+        assert_eq!(running(b"0.10 0.20 0.30 4/512 9999\n"), Some(4));
+        assert_eq!(running(b"0.10"), None);
+        assert_eq!(
+            number(b"MemTotal:  8 kB\nMemFree: 4 kB\n", b"MemFree:"),
+            Some(4)
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! Messages of the process service. Variants are part of the protocol: append, never reorder.
+//!
+//! All pids in them are cluster pids; the texts of `stat` and `status` have been rewritten to them by the node.
+
+use crate::pids::ClusterPid;
+use bytes::Bytes;
+use consistency::wire::node::NodeLoad;
+use serde::{Deserialize, Serialize};
+
+/// Upper limit of the bytes in one page of a snapshot, with room for what is around them.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Upper limit of a command line in a snapshot; a longer one is read when somebody opens it.
+pub const SNAPSHOT_CMDLINE_BYTES_MAX: usize = 16 << 10;
+/// Upper limit of one file of a process; what is longer is cut off.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+
+/// Tells the lives of a pid apart: the time the process started, in ticks since its node booted, and in the upper 20
+/// bits a hash of that boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Birth(pub u64);
+
+/// A process, as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number.
+    pub pid: ClusterPid,
+    /// Which process of that number.
+    pub birth: Birth,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+/// A process and what readers of the whole table want to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its `stat`.
+    pub stat: Bytes,
+    /// Its `status`.
+    pub status: Bytes,
+    /// Its `cmdline`; `None` above [`SNAPSHOT_CMDLINE_BYTES_MAX`], and when its memory could not be read at once.
+    pub cmdline: Option<Bytes>,
+}
+
+/// A file of a process that its node reads from procfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcFile {
+    /// `stat`
+    Stat,
+    /// `status`
+    Status,
+    /// `cmdline`
+    Cmdline,
+}
+
+/// A request to a node about its processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcRequest {
+    /// All processes in ascending order; answered by [`ProcReply::Snapshot`].
+    Snapshot {
+        /// `None`: the first page, as of now. Else the page behind that process, out of the last snapshot made.
+        after: Option<ClusterPid>,
+    },
+    /// Who has this pid; answered by [`ProcReply::Identity`].
+    Identify(ClusterPid),
+    /// Content of a file; answered by [`ProcReply::Content`].
+    Read {
+        /// Whose.
+        pid: ClusterPid,
+        /// Which process of that number.
+        birth: Birth,
+        /// Which file.
+        file: ProcFile,
+    },
+    /// Load of the node; answered by [`ProcReply::Load`].
+    Load,
+}
+
+/// Answer to a [`ProcRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ProcReply {
+    /// Snapshot.
+    Snapshot {
+        /// Processes in ascending order, at least one if there is one.
+        records: Vec<Record>,
+        /// Another page follows.
+        more: bool,
+    },
+    /// Identify; `None`: nobody.
+    Identity(Option<Identity>),
+    /// Read; `None`: that process is gone.
+    Content(Option<Bytes>),
+    /// Load.
+    Load(NodeLoad),
+    /// The node could not read its own procfs; its log says why.
+    Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consistency::NodeId;
+    use consistency::wire::{decode, encode};
+
+    #[track_caller]
+    fn check(message: &ProcRequest, golden: &[u8]) {
+        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
+        assert_eq!(&decode::<ProcRequest>(golden).expect("decodes"), message);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let pid = ClusterPid::of(NodeId(1), 65_536).expect("a pid");
+        check(&ProcRequest::Snapshot { after: None }, &[0, 0]);
+        check(&ProcRequest::Identify(pid), &[1, 252, 0, 0, 2, 0]);
+        let read = ProcRequest::Read {
+            pid,
+            birth: Birth(7),
+            file: ProcFile::Cmdline,
+        };
+        check(&read, &[2, 252, 0, 0, 2, 0, 7, 2]);
+        check(&ProcRequest::Load, &[3]);
+    }
+
+    #[test]
+    fn what_is_no_pid_does_not_decode() {
+        assert!(decode::<ProcRequest>(&[1, 2]).is_err());
+        assert!(decode::<ProcRequest>(&[1, 1]).is_err());
+    }
+}
