@@ -1,5 +1,11 @@
 //! Clients on a running metadata leader, each below a model of the kernel that caches as the real one does.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::type_complexity,
+    reason = "numbers of tests are small"
+)]
+
 mod cluster;
 mod coherence;
 mod crossing;

@@ -4,7 +4,7 @@
 use super::cluster::Faults;
 use crate::client::Client;
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, Kernel, OpenFlags, Opened, SetAttrRequest, TimeOrNow, Tree};
+use crate::tree::{Caller, EntryReply, Kernel, OpenFlags, Opened, SetAttrRequest, Tree};
 use bytes::Bytes;
 use consistency::InodeNo;
 use consistency::wire::meta::{Attr, Name, NewNode, RenameMode};
@@ -435,14 +435,6 @@ impl Mount {
     pub(super) async fn chown(&self, path: &str, uid: u32) -> Result<Attr, Errno> {
         let set = SetAttrRequest {
             uid: Some(uid),
-            ..SetAttrRequest::default()
-        };
-        self.setattr(path, set).await
-    }
-
-    pub(super) async fn touch(&self, path: &str) -> Result<Attr, Errno> {
-        let set = SetAttrRequest {
-            mtime: Some(TimeOrNow::Now),
             ..SetAttrRequest::default()
         };
         self.setattr(path, set).await

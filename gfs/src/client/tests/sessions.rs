@@ -133,7 +133,11 @@ async fn writers_wait_when_too_much_is_unflushed() {
 async fn forgotten_inodes_are_given_back() {
     use crate::tree::Tree;
     let cluster = Cluster::start().await;
-    let one = cluster.node(2).await;
+    let config = Config {
+        idle_nodes_max: 0,
+        ..Config::default()
+    };
+    let one = cluster.node_with(2, config).await;
     let ino = one.create("f").await.expect("created");
     one.write("f", 0, b"kept").await.expect("written");
     one.client.forget(ino, 1);
@@ -142,6 +146,41 @@ async fn forgotten_inodes_are_given_back() {
     assert_eq!(core.leases().held(ino), None);
     one.kernel.cache().dentries.clear();
     assert_eq!(&one.read("f").await.expect("readable")[..], b"kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_answers_the_lookups_that_follow() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    for n in 0..20 {
+        one.create(&format!("f{n}")).await.expect("created");
+    }
+    for n in 0..20 {
+        // Not owned any more, so that a listing can tell of it.
+        two.stat(&format!("f{n}")).await.expect("there");
+    }
+    let three = cluster.node(4).await;
+    three.list("", false).await.expect("listed");
+    three.faults.ops();
+    for n in 0..20 {
+        three.stat(&format!("f{n}")).await.expect("there");
+    }
+    assert_eq!(three.faults.ops(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_file_is_given_back_at_once() {
+    use crate::tree::Tree;
+    let cluster = Cluster::start().await;
+    let one = cluster.node(2).await;
+    let ino = one.create("f").await.expect("created");
+    one.write("f", 0, b"never flushed").await.expect("written");
+    one.unlink("f").await.expect("removed");
+    one.faults.ops();
+    one.client.forget(ino, 1);
+    let core = &one.client.core;
+    wait("the node is gone", || core.nodes.get(&ino).is_none()).await;
+    assert_eq!(one.faults.ops(), 0, "its bytes are not worth a flush");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
