@@ -72,7 +72,7 @@ async fn random_changes_agree_with_an_array() {
             mount: &one,
             model: Vec::new(),
         };
-        for step in 0..60 {
+        for step in 0..60_u8 {
             let what = format!("seed {seed} range {range} step {step}");
             match roll(12) {
                 0 => twin.truncate(roll(range)).await,
@@ -80,16 +80,16 @@ async fn random_changes_agree_with_an_array() {
                 2 => one.fsync("f").await.expect("synced"),
                 3 => twin.check(&one, &what).await,
                 4 => {
-                    twin.check(&two, &format!("on the other node, {what}"))
-                        .await
+                    let what = format!("on the other node, {what}");
+                    twin.check(&two, &what).await;
                 }
                 5 => {
-                    twin.write(roll(range), &vec![step as u8 + 1; roll(range / 2)])
-                        .await
+                    let data = vec![step + 1; roll(range / 2)];
+                    twin.write(roll(range), &data).await;
                 }
                 _ => {
-                    twin.write(roll(range), &vec![step as u8 + 1; roll(5_000)])
-                        .await
+                    let data = vec![step + 1; roll(5_000)];
+                    twin.write(roll(range), &data).await;
                 }
             }
         }
@@ -291,9 +291,29 @@ async fn a_mapped_page_is_written_back_before_another_node_reads() {
         !one.kernel.cache().pages.contains_key(&ino),
         "owned or not at all"
     );
-    assert_eq!(
-        &one.read_page(ino, opened.fh).await.expect("mapped")[..],
-        b"bbbb"
-    );
+    // Read again, the page is owned again: what is stored now is not missed either.
+    let page = one.read_page(ino, opened.fh).await;
+    assert_eq!(&page.expect("mapped")[..], b"bbbb");
+    let page = Bytes::from_static(b"cccc");
+    one.kernel.dirty_page(&one, ino, page);
+    assert_eq!(&two.read("f").await.expect("readable")[..], b"cccc");
     one.client.release(ino, opened.fh).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_read_under_a_shared_lease_cannot_be_mapped_writable() {
+    // W1: storing into such a page would tell nobody.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.create("f").await.expect("created");
+    one.write("f", 0, b"aaaa").await.expect("written");
+    two.read("f").await.expect("readable");
+    let (ino, opened) = two.open("f", libc::O_RDWR).await.expect("opened");
+    assert!(!two.kernel.cache().pages.contains_key(&ino));
+    let page = two.read_page(ino, opened.fh).await;
+    assert_eq!(&page.expect("mapped")[..], b"aaaa");
+    let page = Bytes::from_static(b"bbbb");
+    two.kernel.dirty_page(&two, ino, page);
+    assert_eq!(&one.read("f").await.expect("readable")[..], b"bbbb");
+    two.client.release(ino, opened.fh).await;
 }
