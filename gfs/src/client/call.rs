@@ -254,6 +254,13 @@ impl Core {
         phase.session().ok_or(Errno::EIO)
     }
 
+    /// Returns when the kernel's caches are being invalidated because the session was lost.
+    pub(super) async fn lapsing(&self) {
+        let mut phases = self.phase.subscribe();
+        // The sender lives in `self`.
+        let _phase = phases.wait_for(|phase| *phase == Phase::Lapsing).await;
+    }
+
     /// Returns when the session is not the current one any more.
     async fn session_gone(&self, session: SessionId) {
         let mut phases = self.phase.subscribe();

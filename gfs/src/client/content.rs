@@ -57,6 +57,13 @@ impl Base {
         }
     }
 
+    fn allocated(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Extents(extents) => extents.values().map(|e| u64::from(e.len)).sum(),
+        }
+    }
+
     /// Appends where the bytes of `[offset, offset + len)` are.
     pub(super) fn segments(&self, offset: u64, len: u64, out: &mut Vec<Segment>) {
         let end = offset.saturating_add(len);
@@ -197,6 +204,8 @@ pub(super) fn index(at: u64) -> usize {
 pub(super) struct FileContent {
     /// Shared with a flush that plans over it.
     base: Arc<Base>,
+    /// Bytes that the base occupies.
+    allocated: u64,
     /// Being flushed.
     flushing: Option<Dirty>,
     /// Changed since.
@@ -205,8 +214,10 @@ pub(super) struct FileContent {
 
 impl FileContent {
     pub(super) fn new(content: Content) -> Self {
+        let base = Arc::new(Base::new(content));
         Self {
-            base: Arc::new(Base::new(content)),
+            allocated: base.allocated(),
+            base,
             flushing: None,
             dirty: Dirty::default(),
         }
@@ -215,6 +226,7 @@ impl FileContent {
     /// Takes committed content anew; local changes stay on top of it.
     pub(super) fn rebase(&mut self, content: Content) {
         self.base = Arc::new(Base::new(content));
+        self.allocated = self.base.allocated();
     }
 
     pub(super) const fn base(&self) -> &Arc<Base> {
@@ -224,6 +236,12 @@ impl FileContent {
     /// Tells whether bytes were changed that the leader has not seen.
     pub(super) fn is_dirty(&self) -> bool {
         self.flushing.is_some() || !self.dirty.is_empty()
+    }
+
+    /// Returns what stat(2) shows as allocated while there are changes, in 512-byte units: as much as a flush would
+    /// leave behind if nothing was written twice.
+    pub(super) fn blocks(&self, size: u64) -> u64 {
+        size.min(self.allocated + self.dirty_bytes()).div_ceil(512)
     }
 
     /// Returns the bytes of memory that changes occupy.
@@ -252,6 +270,7 @@ impl FileContent {
     pub(super) fn flushed(&mut self, content: &FlushContent) {
         self.flushing = None;
         Arc::make_mut(&mut self.base).apply(content);
+        self.allocated = self.base.allocated();
     }
 
     /// The flush failed: its changes are as dirty as before.

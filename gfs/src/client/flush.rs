@@ -292,7 +292,9 @@ impl Core {
         };
         let mut outcome = Ok(());
         for (prepared, result) in batch.into_iter().zip(results) {
-            outcome = outcome.and(result.as_ref().map(|_| ()).map_err(|&error| error));
+            if let Err(error) = result {
+                outcome = outcome.and(Err(error));
+            }
             let content = &prepared.file.content;
             self.settle(&prepared.node, prepared.generation, content, result)
                 .await;

@@ -51,6 +51,7 @@ use consistency::wire::meta::NodeReport;
 use consistency::{InodeNo, SessionId};
 use dashmap::DashMap;
 use flush::DirtyFiles;
+use lru::LruCache;
 use node::Node;
 use notify::Notifier;
 use ops::statfs::StatFsCache;
@@ -78,6 +79,9 @@ pub struct Config {
     pub dirty_bytes_max: u64,
     /// Bytes of content cached under shared leases, extent maps included.
     pub clean_bytes_max: usize,
+    /// Inodes that stay cached although the kernel does not know them (any more): those of a listing that it is
+    /// about to look up, or has evicted and will want again.
+    pub idle_nodes_max: usize,
 }
 
 impl Default for Config {
@@ -88,6 +92,7 @@ impl Default for Config {
             flush_after: Duration::from_secs(5),
             dirty_bytes_max: 256 << 20,
             clean_bytes_max: 64 << 20,
+            idle_nodes_max: 16_384,
         }
     }
 }
@@ -125,6 +130,7 @@ impl Client {
             dirty: DirtyFiles::default(),
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
+            idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
@@ -184,6 +190,8 @@ struct Core {
     dirty: DirtyFiles,
     clean: CleanContent,
     releases: Releases,
+    /// Nodes that nobody uses, by last use.
+    idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
     next_fh: AtomicU64,
     /// Last attempt to open a session.
@@ -226,7 +234,8 @@ impl Core {
         })
     }
 
-    /// Removes a node that nobody needs, and gives its lease back.
+    /// Looks at a node whose last pin has gone: unless the kernel or a handle needs it, its changes are flushed, or
+    /// it is kept idle for a while, or its lease is given back.
     fn collect(self: &Arc<Self>, node: &Arc<Node>) {
         {
             let mut state = node.state();
@@ -242,8 +251,32 @@ impl Core {
                 // Nobody can ever read the bytes of a file without name, handle or lookup.
                 state.drop_data();
                 self.account(node.ino, &mut state);
+            } else if state.attr.is_some() && !state.is_orphan() && !state.is_dirty() {
+                drop(state);
+                self.keep_idle(node.ino);
+                return;
             }
         }
+        self.discard(node);
+    }
+
+    /// Keeps a node that may be wanted again, and discards the one that was used longest ago if there are too many.
+    fn keep_idle(&self, ino: InodeNo) {
+        let oldest = {
+            let mut idle = self.idle.lock().expect("no holder panics");
+            idle.put(ino, ());
+            let full = idle.len() > self.config.idle_nodes_max;
+            full.then(|| idle.pop_lru()).flatten()
+        };
+        let Some((oldest, ())) = oldest else { return };
+        let node = self.nodes.get(&oldest).map(|node| Arc::clone(&node));
+        if let Some(node) = node {
+            self.discard(&node);
+        }
+    }
+
+    /// Removes a node if nobody needs it.
+    fn discard(&self, node: &Arc<Node>) {
         self.nodes.remove_if(&node.ino, |_, current| {
             let unused = current.pins.load(Ordering::Acquire) == 0 && current.state().is_idle();
             if unused {

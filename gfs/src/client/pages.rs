@@ -60,6 +60,8 @@ impl Core {
                         loaded = self.load(&node, mode, Patience::PageLock) => loaded?,
                         // The break waits for this READ, and the load may wait for the break's ack.
                         () = breaking => {}
+                        // The invalidation of a lost session waits for this READ (S5).
+                        () = self.lapsing() => return Err(Errno::EIO),
                     }
                     continue;
                 }

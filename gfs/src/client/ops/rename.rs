@@ -45,6 +45,14 @@ async fn send(
     let names = [(from, name), (to, new_name)];
     let same = from.ino == to.ino && name == new_name;
     let names = if same { &names[..1] } else { &names[..] };
+    if mode == RenameMode::Replace
+        && other_known != Known::Absent
+        && let Some(moved) = &moved
+    {
+        // A program that replaces a file by a new one expects either of them after a crash, not an empty one. An
+        // error is kept for its fsync.
+        let _kept = core.flush_node(moved).await;
+    }
     let mut change = Change::begin(core, names, &attrs);
     let op = Op::Rename {
         parent: from.ino,

@@ -148,6 +148,9 @@ pub(super) fn changed(state: &mut State, now: Timestamp) -> Attr {
         .as_mut()
         .expect("an owned file's attributes are known");
     attr.ctime = now;
+    if let Some(content) = state.content.as_ref().filter(|content| content.is_dirty()) {
+        attr.blocks = content.blocks(attr.size);
+    }
     attr.clone()
 }
 

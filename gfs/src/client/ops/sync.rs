@@ -11,7 +11,10 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
     let flushed = core.flush_node(&node).await;
     // An error of this flush has been kept as well; it is reported once.
     let kept = node.state().error.take();
-    flushed.and(kept.map_or(Ok(()), Err))
+    match kept {
+        Some(error) => flushed.and(Err(error)),
+        None => flushed,
+    }
 }
 
 /// Reports what a flush in the background ran into; flushes nothing, as on a local file system.

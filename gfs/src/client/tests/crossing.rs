@@ -1,0 +1,219 @@
+//! Replies, breaks and deliveries to the kernel that cross each other.
+
+use super::cluster::Cluster;
+use super::mount::{ROOT, name};
+use super::{wait, within};
+use crate::tree::Tree;
+use consistency::InodeNo;
+use consistency::wire::meta::Op;
+use std::sync::atomic::Ordering;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_a_break_overtook_is_not_cached() {
+    // L2, for attributes and for a name.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    assert_eq!(two.walk("f").await, Ok(ino));
+    two.kernel.cache().attrs.clear();
+    // The other node's change breaks the grant while its reply is still on its way.
+    one.chown("f", 1).await.expect("changed");
+    two.faults
+        .hold(|op| matches!(op, Op::GetAttr { .. } | Op::Lookup { .. }));
+    let stat = tokio::spawn({
+        let two = two.clone();
+        async move { two.fstat(ino).await }
+    });
+    two.faults.holding().await;
+    one.chown("f", 2).await.expect("changed");
+    two.faults.let_go();
+    let old = within("the reply", stat)
+        .await
+        .expect("no panic")
+        .expect("an answer");
+    assert!(old.uid <= 2);
+    assert_eq!(two.fstat(ino).await.expect("there").uid, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absence_that_a_break_overtook_is_not_cached() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    two.faults.hold(|op| matches!(op, Op::Lookup { .. }));
+    let looking = tokio::spawn({
+        let two = two.clone();
+        async move { two.exists("f").await }
+    });
+    two.faults.holding().await;
+    one.create("f").await.expect("created");
+    two.faults.let_go();
+    within("the reply", looking)
+        .await
+        .expect("no panic")
+        .expect("an answer");
+    assert_eq!(two.exists("f").await, Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_break_waits_for_replies_on_their_way_to_the_kernel() {
+    // K1
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    two.walk("f").await.expect("there");
+    let reply = two.client.getattr(ROOT, ino, None).await.expect("there");
+    assert!(!reply.ttl.is_zero(), "cacheable");
+    let changing = tokio::spawn({
+        let one = one.clone();
+        async move { one.chown("f", 1).await }
+    });
+    // The break has come, and is being held up.
+    wait("the break has come", || {
+        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
+        node.is_some_and(|node| node.state().breaking.is_some())
+    })
+    .await;
+    assert!(!changing.is_finished());
+    let told = two.kernel.told();
+    assert!(
+        !told.contains(&format!("attr {ino}")),
+        "too early: {told:?}"
+    );
+    drop(reply);
+    within("the change", changing)
+        .await
+        .expect("no panic")
+        .expect("changed");
+    assert!(two.kernel.told().contains(&format!("attr {ino}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_in_flight_is_answered_during_the_break_that_waits_for_it() {
+    // R1 and F1: the READ holds its page's lock, which the break's invalidation waits for.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    one.write("f", 0, b"old!").await.expect("written");
+    let (_, opened) = two.open("f", libc::O_RDONLY).await.expect("opened");
+    assert_eq!(
+        &two.read_page(ino, opened.fh).await.expect("read")[..],
+        b"old!"
+    );
+    // Lose the content but not the lease, so that the READ has to ask.
+    two.kernel.cache().pages.clear();
+    two.client.core.pin(ino).state().content = None;
+    two.faults.hold(|op| matches!(op, Op::Load { .. }));
+    let reading = tokio::spawn({
+        let two = two.clone();
+        async move { two.read_page(ino, opened.fh).await }
+    });
+    two.faults.holding().await;
+    let writing = tokio::spawn({
+        let one = one.clone();
+        async move { one.write("f", 0, b"new!").await }
+    });
+    wait("the break has come", || {
+        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
+        node.is_some_and(|node| node.state().breaking.is_some())
+    })
+    .await;
+    two.faults.let_go();
+    within("the READ", reading)
+        .await
+        .expect("no panic")
+        .expect("read");
+    within("the write", writing)
+        .await
+        .expect("no panic")
+        .expect("written");
+    assert_eq!(
+        &two.read_page(ino, opened.fh).await.expect("read")[..],
+        b"new!"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stuck_names_do_not_hold_up_a_break() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    assert_eq!(two.exists("f").await, Ok(false));
+    two.kernel.told();
+    two.kernel.stuck_names.store(true, Ordering::SeqCst);
+    within("the create", one.create("f"))
+        .await
+        .expect("created");
+    let told = two.kernel.told();
+    assert!(told.contains(&"epoch".to_owned()), "{told:?}");
+    assert_eq!(two.exists("f").await, Ok(true));
+    two.kernel.stuck_names.store(false, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_reply_is_asked_for_again_under_the_same_number() {
+    let cluster = Cluster::start().await;
+    let one = cluster.node(2).await;
+    one.faults.lose.store(2, Ordering::SeqCst);
+    one.create("f").await.expect("created, once");
+    one.faults.lose.store(1, Ordering::SeqCst);
+    one.rename("f", "g").await.expect("renamed, once");
+    one.faults.lose.store(1, Ordering::SeqCst);
+    one.unlink("g").await.expect("removed, once");
+    assert_eq!(one.list("", false).await, Ok(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_change_still_happens() {
+    let cluster = Cluster::start().await;
+    let one = cluster.node(2).await;
+    one.faults.hold(|op| matches!(op, Op::Create { .. }));
+    let creating = tokio::spawn({
+        let one = one.clone();
+        async move { one.create("f").await }
+    });
+    one.faults.holding().await;
+    creating.abort();
+    one.faults.let_go();
+    let root = InodeNo::ROOT;
+    let there = async {
+        let f = name("f");
+        while one
+            .client
+            .lookup(ROOT, root, &f)
+            .await
+            .expect("asked")
+            .attr
+            .is_none()
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    within("the file is there", there).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_changes_in_flight_are_not_served_from_before() {
+    // L9: the leader has made the change, others have seen it, the reply is still on its way.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.create("f").await.expect("created");
+    let root = InodeNo::ROOT;
+    one.faults.hold(|op| matches!(op, Op::Unlink { .. }));
+    let removing = tokio::spawn({
+        let one = one.clone();
+        async move { one.client.unlink(ROOT, root, &name("f"), false).await }
+    });
+    one.faults.holding().await;
+    assert_eq!(two.exists("f").await, Ok(false));
+    let seen = one
+        .client
+        .lookup(ROOT, root, &name("f"))
+        .await
+        .expect("asked");
+    assert!(seen.attr.is_none(), "the daemon serves the old state");
+    assert!(seen.ttl.is_zero(), "and lets nobody keep the new one yet");
+    one.faults.let_go();
+    within("the reply", removing)
+        .await
+        .expect("no panic")
+        .expect("removed");
+}
