@@ -57,6 +57,7 @@ pub struct Timestamp {
 impl Timestamp {
     /// Returns the timestamp `nanos` nanoseconds after 1970.
     #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "a remainder below 10^9")]
     pub const fn from_nanos(nanos: i64) -> Self {
         Self {
             secs: nanos.div_euclid(1_000_000_000),

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::{Cluster, with_deadline};
 
@@ -28,7 +28,7 @@ fn s7_posix_on_two_nodes() {
     truncate_races_nothing(&one, &two);
 }
 
-fn names_and_paths(one: &PathBuf, two: &PathBuf) {
+fn names_and_paths(one: &Path, two: &Path) {
     let longest = "n".repeat(255);
     fs::write(one.join(&longest), "x").expect("a name of 255 bytes");
     assert_eq!(fs::read_to_string(two.join(&longest)).expect("read"), "x");
@@ -56,7 +56,7 @@ fn names_and_paths(one: &PathBuf, two: &PathBuf) {
     );
 }
 
-fn open_unlinked(one: &PathBuf, two: &PathBuf) {
+fn open_unlinked(one: &Path, two: &Path) {
     for (maker, other) in [(one, two), (two, one)] {
         fs::write(maker.join("gone"), "still here").expect("write");
         let mut here = File::open(maker.join("gone")).expect("open");
@@ -83,7 +83,7 @@ fn open_unlinked(one: &PathBuf, two: &PathBuf) {
     }
 }
 
-fn rename_flags(one: &PathBuf, two: &PathBuf) {
+fn rename_flags(one: &Path, two: &Path) {
     fs::write(one.join("r1"), "1").expect("write");
     fs::write(one.join("r2"), "2").expect("write");
     let rename = |from: &str, to: &str, flags| {
@@ -120,7 +120,7 @@ fn rename_flags(one: &PathBuf, two: &PathBuf) {
     );
 }
 
-fn sparse_and_large(one: &PathBuf, two: &PathBuf) {
+fn sparse_and_large(one: &Path, two: &Path) {
     let file = File::create(one.join("sparse")).expect("create");
     let far = 1 << 40;
     file.write_all_at(b"end", far).expect("write far out");
@@ -170,7 +170,7 @@ fn sparse_and_large(one: &PathBuf, two: &PathBuf) {
     );
 }
 
-fn directories(one: &PathBuf, two: &PathBuf) {
+fn directories(one: &Path, two: &Path) {
     let dir = one.join("many");
     fs::create_dir(&dir).expect("mkdir");
     for i in 0..2_500 {
@@ -252,13 +252,13 @@ fn ownership(cluster: &Cluster) {
     );
 }
 
-fn statfs(one: &PathBuf) {
+fn statfs(one: &Path) {
     let room = nix::sys::statvfs::statvfs(one).expect("statvfs");
     assert!(room.blocks() > 0 && room.blocks_free() <= room.blocks());
     assert_eq!(room.name_max(), 255);
 }
 
-fn truncate_races_nothing(one: &PathBuf, two: &PathBuf) {
+fn truncate_races_nothing(one: &Path, two: &Path) {
     fs::write(one.join("t"), vec![b'x'; 50_000]).expect("write");
     let reader = {
         let path = two.join("t");

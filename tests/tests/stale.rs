@@ -47,13 +47,13 @@ const CHANGES: &[(&str, Change)] = &[
         truncate(dir, size);
     }),
     ("O_TRUNC", |dir, _| {
-        drop(File::create(dir.join("f")).expect("open"))
+        drop(File::create(dir.join("f")).expect("open"));
     }),
     ("O_TRUNC of an empty file", |dir, _| {
-        drop(File::create(dir.join("empty")).expect("open"))
+        drop(File::create(dir.join("empty")).expect("open"));
     }),
     ("create", |dir, _| {
-        fs::write(dir.join("absent"), "new").expect("create")
+        fs::write(dir.join("absent"), "new").expect("create");
     }),
     ("O_EXCL create", |dir, _| {
         OpenOptions::new()
@@ -72,44 +72,44 @@ const CHANGES: &[(&str, Change)] = &[
         .expect("mknod");
     }),
     ("unlink", |dir, _| {
-        fs::remove_file(dir.join("f")).expect("unlink")
+        fs::remove_file(dir.join("f")).expect("unlink");
     }),
     ("mkdir", |dir, _| {
-        fs::create_dir(dir.join("absent")).expect("mkdir")
+        fs::create_dir(dir.join("absent")).expect("mkdir");
     }),
     ("rmdir", |dir, _| {
-        fs::remove_dir(dir.join("hollow")).expect("rmdir")
+        fs::remove_dir(dir.join("hollow")).expect("rmdir");
     }),
     ("rename", |dir, _| {
-        fs::rename(dir.join("f"), dir.join("absent")).expect("rename")
+        fs::rename(dir.join("f"), dir.join("absent")).expect("rename");
     }),
     ("rename over", |dir, _| {
-        fs::rename(dir.join("f"), dir.join("g")).expect("rename")
+        fs::rename(dir.join("f"), dir.join("g")).expect("rename");
     }),
     ("rename into another directory", |dir, _| {
-        fs::rename(dir.join("f"), dir.join("sub/f")).expect("rename")
+        fs::rename(dir.join("f"), dir.join("sub/f")).expect("rename");
     }),
     ("rename of a directory above", |dir, _| {
-        fs::rename(dir.join("sub"), dir.join("absent")).expect("rename")
+        fs::rename(dir.join("sub"), dir.join("absent")).expect("rename");
     }),
     ("link", |dir, _| {
-        fs::hard_link(dir.join("f"), dir.join("absent")).expect("link")
+        fs::hard_link(dir.join("f"), dir.join("absent")).expect("link");
     }),
     ("unlink of one of two names", |dir, _| {
-        fs::remove_file(dir.join("twin")).expect("unlink")
+        fs::remove_file(dir.join("twin")).expect("unlink");
     }),
     ("symlink swap", |dir, _| {
         symlink("g", dir.join("swap")).expect("symlink");
         fs::rename(dir.join("swap"), dir.join("link")).expect("rename");
     }),
     ("chmod", |dir, _| {
-        fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o640)).expect("chmod")
+        fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o640)).expect("chmod");
     }),
     ("chmod of the directory", |dir, _| {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o750)).expect("chmod")
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o750)).expect("chmod");
     }),
     ("chown", |dir, _| {
-        std::os::unix::fs::chown(dir.join("f"), Some(1234), Some(4321)).expect("chown")
+        std::os::unix::fs::chown(dir.join("f"), Some(1234), Some(4321)).expect("chown");
     }),
     ("utimens", |dir, round| {
         let at = TimeSpec::new(
@@ -127,10 +127,10 @@ const CHANGES: &[(&str, Change)] = &[
         .expect("utimens");
     }),
     ("setxattr", |dir, round| {
-        setxattr(&dir.join("f"), &round.to_string())
+        setxattr(&dir.join("f"), &round.to_string());
     }),
     ("write through a shared mapping", |dir, round| {
-        map_and_store(&dir.join("f"), round)
+        map_and_store(&dir.join("f"), round);
     }),
 ];
 
@@ -413,7 +413,7 @@ fn map_and_store(path: &Path, round: usize) {
     // SAFETY: the file has at least one byte, so the first page is mapped and writable.
     unsafe {
         map.cast::<u8>()
-            .write(b'0' + u8::try_from(round % 10).expect("a digit"))
+            .write(b'0' + u8::try_from(round % 10).expect("a digit"));
     };
     // SAFETY: unmaps what was mapped above, once.
     unsafe { nix::sys::mman::munmap(map, length.get()) }.expect("munmap");

@@ -658,6 +658,10 @@ pub enum MetaRequest {
 }
 
 /// Answer to a [`MetaRequest`].
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made, encoded and dropped one at a time"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaReply {
     /// OpenSession.

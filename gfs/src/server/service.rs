@@ -448,7 +448,7 @@ impl MetaServer {
                 },
                 Err(NetError::Deadline { .. }) => {}
                 Err(NetError::Unreachable { .. } | NetError::Malformed { .. }) => {
-                    tokio::time::sleep(PAUSE).await
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }

@@ -199,6 +199,7 @@ fn resolve_chunks(
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use crate::server::ops::testing::World;

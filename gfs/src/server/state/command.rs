@@ -47,6 +47,7 @@ pub enum Body {
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
+#[allow(clippy::large_enum_variant, reason = "handed on one at a time")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// OpenSession: the session, and whether this attempt made it. A late copy of an attempt that was followed by

@@ -181,6 +181,7 @@ impl Extents {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
     use crate::server::state::tests::Dice;

@@ -24,6 +24,7 @@ mod inode;
 mod session;
 mod snapshot;
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 pub(crate) mod tests;
 
 pub use chunks::REPLICAS_MAX;
