@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tests::{Cluster, with_deadline};
 
@@ -39,7 +39,7 @@ fn names_and_paths(one: &Path, two: &Path) {
     let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe new\nline");
     fs::write(one.join(odd), "x").expect("a name of any bytes");
     assert!(two.join(odd).exists());
-    let mut deep = one.clone();
+    let mut deep = one.to_path_buf();
     let mut made = 0;
     while deep.as_os_str().len() < 3_000 {
         deep.push("d".repeat(200));
