@@ -1,1 +1,3 @@
+//! The process tree of the cluster and remote execution.
 
+pub mod job;
