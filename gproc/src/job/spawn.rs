@@ -13,8 +13,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 /// Programs that can be on their way into exec at a time: one on a hanging mount holds a thread.
@@ -257,7 +255,7 @@ impl Process {
 
     /// Waits for the program's end and takes it off the process table. Cancel-safe.
     pub(super) async fn ended(&self) -> io::Result<End> {
-        let watched = AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE)?;
+        let watched = sys::watch(self.pidfd.try_clone()?)?;
         loop {
             let mut ready = watched.readable().await?;
             match sys::try_wait(self.pidfd.as_fd())? {

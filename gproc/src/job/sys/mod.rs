@@ -17,6 +17,8 @@ use std::io::{self, IoSliceMut};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Limits that exist: resources 0 to 15.
 pub(super) const RESOURCES: u32 = 16;
@@ -180,6 +182,12 @@ pub(super) fn signal_group(leader: Pid, number: i32) -> io::Result<()> {
     let result = unsafe { libc::killpg(leader.as_raw(), number) };
     Errno::result(result)?;
     Ok(())
+}
+
+/// Lets the runtime watch a descriptor for being readable.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open and the same as long as the watch owns it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
 }
 
 /// Takes a process that has ended off the process table; `None`: it has not.
