@@ -238,7 +238,7 @@ mod tests {
     fn a_placement_counts_until_the_report_shows_it() {
         let nodes = [node(1, 0.0, 1, 1000), node(2, 0.5, 1, 1000)];
         let mut placer = Placer::default();
-        let mut place = |at_ms| {
+        let mut place = |at_ms: u64| {
             let now = Instant(at_ms * 1_000);
             placer.place(now, &nodes, &[]).expect("fits").0.0
         };

@@ -3,7 +3,7 @@
 //! The threads live as long as the daemon: the kernel ends a child when the *thread* that made it ends.
 
 use super::group::{Group, Groups};
-use super::protocol::{End, Failure, Start};
+use super::protocol::{Credentials, End, Failure, Start};
 use super::sys::{self, Launch, LaunchError, Step};
 use bytes::Bytes;
 use consistency::NodeId;
@@ -170,11 +170,11 @@ fn start(
 }
 
 /// Returns as whom to run; a daemon that is not root runs jobs of its own user only.
-fn credentials(node: NodeId, start: &Start) -> Result<Option<(u32, u32, &[u32])>, SpawnError> {
+fn credentials(node: NodeId, start: &Start) -> Result<Option<&Credentials>, SpawnError> {
     let wanted = &start.credentials;
     let own = geteuid();
     if own.is_root() {
-        Ok(Some((wanted.uid, wanted.gid, &wanted.groups)))
+        Ok(Some(wanted))
     } else if own.as_raw() == wanted.uid {
         Ok(None)
     } else {

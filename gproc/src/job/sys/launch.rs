@@ -1,6 +1,6 @@
 //! Makes a process: born in its cgroup, without a copy of the daemon's memory.
 
-use super::super::protocol::Limit;
+use super::super::protocol::{Credentials, Limit};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::{Mode, umask};
@@ -28,8 +28,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) stdio: [BorrowedFd<'a>; 3],
     /// Open directory of its cgroup.
     pub(in crate::job) cgroup: Option<BorrowedFd<'a>>,
-    /// User, group, supplementary groups; `None`: the daemon's.
-    pub(in crate::job) credentials: Option<(u32, u32, &'a [u32])>,
+    /// As whom; `None`: as the daemon.
+    pub(in crate::job) credentials: Option<&'a Credentials>,
     /// Limits; a hard one above the daemon's own is cut to it unless the daemon may raise it.
     pub(in crate::job) limits: &'a [Limit],
     /// Nice value.
@@ -252,17 +252,17 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, launch.nice) };
     umask(Mode::from_bits_truncate(launch.umask));
 
-    if let Some((uid, gid, groups)) = launch.credentials {
+    if let Some(Credentials { uid, gid, groups }) = launch.credentials {
         let credentials = |errno| Step::Credentials.failed(errno);
         // The raw calls, because the C library's would change all threads that share this memory.
         // SAFETY: `groups` has as many elements as the count says.
         let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
         Errno::result(result).map_err(credentials)?;
         // SAFETY: takes numbers.
-        let result = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+        let result = unsafe { libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) };
         Errno::result(result).map_err(credentials)?;
         // SAFETY: takes numbers.
-        let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) };
         Errno::result(result).map_err(credentials)?;
     }
     // After the change of user, which clears it. The guardian ends the job with the daemon; this does so for the

@@ -78,7 +78,7 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             }
             // The kernel says how many there are, 65,536 at most.
             Err(Errno::ERANGE) if count > groups.len() && count <= 65_536 => {
-                groups.resize(count, 0)
+                groups.resize(count, 0);
             }
             Err(error) => return Err(error.into()),
         }
@@ -187,7 +187,8 @@ pub(super) fn signal_group(leader: Pid, number: i32) -> io::Result<()> {
 /// Lets the runtime watch a descriptor for being readable.
 pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays open and the same as long as the watch owns it.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    Ok(watched?)
 }
 
 /// Takes a process that has ended off the process table; `None`: it has not.
