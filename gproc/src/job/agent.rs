@@ -32,9 +32,6 @@ pub(super) const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 /// How long a killed program gets to disappear.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Signals that may come before the program runs.
-const EARLY_SIGNALS_MAX: usize = 64;
-
 /// Runs jobs on this node.
 pub struct Agent {
     node: NodeId,
@@ -141,28 +138,18 @@ impl Agent {
             },
         };
 
-        let (spawned, early) = self.spawn(start, stdio, group, owner).await;
-        let process = match spawned {
+        let process = match self.spawn(start, stdio, group, owner).await? {
             Ok(process) => process,
-            Err(_) if early.is_err() => return Err(OwnerLost),
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        let mut ended = pin!(process.ended());
-        let mut pumps = Pumps::default();
-        let program = async {
-            for (number, to_group) in early? {
-                process.signal(number, to_group);
-            }
-            let started = FromJob::Started {
-                node: self.node,
-                pid: process.pid(),
-                relayed,
-            };
-            sender.send(&started).await;
-            pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
-            owner.serve(&process, &mut pumps, sender, &mut ended).await
-        }
-        .await;
+        let started = FromJob::Started {
+            node: self.node,
+            pid: process.pid(),
+            relayed,
+        };
+        sender.send(&started).await;
+        let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
+        let program = owner.serve(&process, &mut pumps, sender).await;
 
         // The program has ended or its owner has: the rest goes with it.
         end_group(group).await;
@@ -176,41 +163,32 @@ impl Agent {
                 Ok(end)
             }
             Err(OwnerLost) => {
-                if timeout(KILLED_WITHIN, ended).await.is_err() {
-                    tracing::warn!(pid = process.pid(), "a killed job does not die");
-                }
+                reap(&process).await;
                 Err(OwnerLost)
             }
         }
     }
 
-    /// Starts the program; an owner that goes meanwhile ends it, even on its way into exec. Returns also the signals
-    /// that have come, or that the owner is lost.
+    /// Starts the program; an owner that goes meanwhile ends it, even on its way into exec.
     async fn spawn(
         &self,
         start: Box<Start>,
         stdio: [OwnedFd; 3],
         group: &GroupSlot,
         owner: &mut Owner<impl AsyncRead + Unpin>,
-    ) -> (
-        Result<Process, SpawnError>,
-        Result<Vec<(i32, bool)>, OwnerLost>,
-    ) {
+    ) -> Result<Result<Process, SpawnError>, OwnerLost> {
         let mut spawned = pin!(self.spawner.spawn(start, stdio, Arc::clone(group)));
-        let mut early = Vec::new();
         loop {
             tokio::select! {
                 biased;
-                result = &mut spawned => return (result, Ok(early)),
-                frame = owner.next() => match frame {
-                    Ok(ToJob::Signal { number, group }) if early.len() < EARLY_SIGNALS_MAX => {
-                        early.push((number, group));
-                    }
-                    Ok(ToJob::Ping) => {}
-                    _ => {
+                result = &mut spawned => return Ok(result),
+                frame = owner.next() => if !matches!(frame, Ok(ToJob::Ping)) {
+                    end_group(group).await;
+                    if let Ok(process) = spawned.await {
                         end_group(group).await;
-                        return (spawned.await, Err(OwnerLost));
+                        reap(&process).await;
                     }
+                    return Err(OwnerLost);
                 },
             }
         }
@@ -239,6 +217,13 @@ async fn end_group(group: &GroupSlot) {
     });
     // Fails only when the runtime stops; the guardian ends the job then.
     ended.await.ok();
+}
+
+/// Takes a killed program off the process table.
+async fn reap(process: &Process) {
+    if timeout(KILLED_WITHIN, process.ended()).await.is_err() {
+        tracing::warn!(pid = process.pid(), "a killed job does not die");
+    }
 }
 
 /// Counts a job of another node as long as it lives.
@@ -292,13 +277,13 @@ impl<R: AsyncRead + Unpin> Owner<R> {
         process: &Process,
         pumps: &mut Pumps,
         sender: &FrameSender,
-        ended: &mut (impl Future<Output = io::Result<End>> + Unpin),
     ) -> Result<io::Result<End>, OwnerLost> {
+        let mut ended = pin!(process.ended());
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let frame = tokio::select! {
-                end = &mut *ended => return Ok(end),
+                end = &mut ended => return Ok(end),
                 frame = self.next() => frame?,
                 _ = ping.tick(), if self.hop == Hop::Remote => {
                     sender.send_if_idle(&FromJob::Ping);

@@ -6,7 +6,7 @@
 //!
 //! | who | may send | until |
 //! | --- | --- | --- |
-//! | owner | `Signal`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
+//! | owner | after `Started`: `Signal`; if it is relayed also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
 //! | host | `Started` first, then the rest up to the credit, `Ended` last | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
@@ -341,7 +341,7 @@ mod tests {
         };
         #[rustfmt::skip]
         check(&ToJob::Start(Box::new(start)), &[
-            29, 0, 0, 0, 0, 1, 2, b'l', b's', 1, 3, b'A', b'=', b'1', 1, b'/', 18, 1, 0, 1, 2, 1, 2, 7, 0,
+            30, 0, 0, 0, 0, 1, 2, b'l', b's', 1, 3, b'A', b'=', b'1', 1, b'/', 18, 1, 0, 1, 2, 1, 2, 7, 0,
             1, 2, 1, 3, 1, 7, 4, 5, 1,
         ]);
         check(

@@ -159,7 +159,7 @@ impl Pumps {
             }
             ToJob::Ping => Ok(()),
             ToJob::Start(_) => Err(Violation("a second start")),
-            ToJob::Signal { .. } => Err(Violation("a signal before the start")),
+            ToJob::Signal { .. } => Err(Violation("a signal where none is taken")),
         }
     }
 

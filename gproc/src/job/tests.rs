@@ -710,10 +710,15 @@ async fn hostile_owners_cost_their_connection_only() {
             wait_until("the job of a hostile owner has ended", || !runs(&pid)).await;
         }
     }
-    let mut job = cluster.start(script(HERE, "exit 9")).await;
+    let mut job = cluster.start(script(HERE, "echo up; read x; exit 9")).await;
+    job.until_out_has("up").await;
     job.signal(-1, false).await;
     job.signal(1_000_000, true).await;
-    assert_eq!(job.end().await, End::Exited(9), "the server still serves");
+    assert_eq!(
+        job.feed(b"").await,
+        End::Exited(9),
+        "the server still serves"
+    );
 }
 
 /// Accepts a job, says that it runs, and then nothing; keeps the stream or drops it.
