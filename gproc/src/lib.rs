@@ -1,4 +1,4 @@
-//! The processes of the cluster.
+//! The processes of the cluster, and the jobs that run on it ([`job`]).
 //!
 //! Every node has a [`ProcAgent`] that reads its procfs; a [`ProcTree`] asks the agents and shows what they say as
 //! `/cluster/proc`.
@@ -12,6 +12,7 @@
 
 mod agent;
 mod cluster;
+pub mod job;
 pub mod keeper;
 pub mod load;
 pub mod pids;

@@ -12,6 +12,7 @@
 
 mod control;
 mod incarnation;
+mod members;
 
 use crate::config::GludConfig;
 use crate::identity::NodeIdentity;
@@ -31,12 +32,14 @@ use gfs::server::log::{LogConfig, Replicated};
 use gfs::server::service::MetaServer;
 use gfs::{client, fuse, server};
 use gproc::keeper::PidKeeper;
-use gproc::{ProcAgent, ProcTree};
+use gproc::{ProcAgent, ProcTree, job};
+use members::Members;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// This node's processes, as they see themselves.
 const PROC: &str = "/proc";
@@ -62,6 +65,7 @@ pub struct Node {
     log: Option<Replicated<server::state::MetaState>>,
     client: Arc<Client>,
     mount: Arc<fuse::Mounted>,
+    jobs: Arc<job::Agent>,
     /// Keeps new pids in this node's range for as long as the node runs.
     _pids: PidKeeper,
 }
@@ -137,6 +141,8 @@ impl Node {
         let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
+        let job_agent = job::Agent::new(config.node, &instance(&config))?;
+        router.register(ServiceId::Job, job_agent.service());
         let pids = PidKeeper::start(config.node, Path::new(PROC))?;
 
         let name = |name: &'static str| Name::new(name.as_bytes()).expect("a valid name");
@@ -155,6 +161,7 @@ impl Node {
             log,
             client,
             mount,
+            jobs: job_agent,
             _pids: pids,
         })
     }
@@ -168,6 +175,7 @@ impl Node {
         let mut interrupt = signal(SignalKind::interrupt())?;
         self.await_session().await;
         let control = control::serve(&self)?;
+        let jobs = self.serve_jobs()?;
         if let Some(ready) = &self.config.ready_file {
             std::fs::write(ready, "ready\n")
                 .with_context(|| format!("{}: cannot be written", ready.display()))?;
@@ -179,6 +187,7 @@ impl Node {
             () = self.mount.ended() => tracing::warn!("the tree was unmounted"),
         }
         control.abort();
+        jobs.abort();
         self.stop().await
     }
 
@@ -195,6 +204,16 @@ impl Node {
         self.transport.close().await;
         flushed.context("flushing everything took too long; unsynced changes are lost")??;
         Ok(unmounted?)
+    }
+
+    fn serve_jobs(&self) -> Result<JoinHandle<()>> {
+        let path = &self.config.jobs_socket;
+        let listener =
+            job::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
+        let network: Arc<dyn Transport> = Arc::clone(&self.transport) as _;
+        let members = Members::new(Arc::clone(&network), &self.config.voters);
+        let server = job::JobServer::new(Arc::clone(&self.jobs), network, Arc::new(members));
+        Ok(tokio::spawn(Arc::new(server).serve(listener)))
     }
 
     /// Waits for the first session; says once what it is waiting for.
@@ -266,6 +285,15 @@ pub fn main(config: &Path) -> Result<()> {
     // A blocking request to a dying disk must not keep the node from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// Names this daemon among those of this machine, over its restarts.
+fn instance(config: &GludConfig) -> String {
+    let path = config.state_dir.as_os_str().as_encoded_bytes();
+    let sum = path.iter().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
+    });
+    format!("{sum:08x}-{}", config.node)
 }
 
 async fn measure(disk: &Disk) -> NodeReport {

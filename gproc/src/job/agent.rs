@@ -1,0 +1,354 @@
+//! The host's end of jobs: starts a program, carries its input and output, and sees to it that nothing of it is
+//! left when its owner or the program itself has ended (rule J2).
+
+use super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::group::Groups;
+use super::protocol::{
+    End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
+};
+use super::spawn::{GroupSlot, Process, SpawnError, Spawner};
+use super::stdio::{Pipes, Pumps, Violation};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consistency::NodeId;
+use gfs::net::{ByteStream, Service};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+
+/// Jobs of all owners that one node runs at a time.
+pub const JOBS_MAX: usize = 4096;
+
+/// How long the first frame of a connection may take.
+pub(super) const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a killed program gets to disappear.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Runs jobs on this node.
+pub struct Agent {
+    node: NodeId,
+    spawner: Spawner,
+    slots: Semaphore,
+    guests: AtomicU32,
+    null: File,
+}
+
+/// Between whom the frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hop {
+    /// Owner and this node: the kernel tells when the owner is gone.
+    Local,
+    /// Home and this node: pings tell.
+    Remote,
+}
+
+/// The owner has gone or has broken the protocol: there is nobody to tell how the job ended.
+struct OwnerLost;
+
+impl Agent {
+    /// Prepares a node for jobs. `instance` names this daemon on the machine (cluster and node): what an earlier
+    /// daemon of that name left running is killed.
+    ///
+    /// # Errors
+    /// If no thread can be started or `/dev/null` is missing.
+    pub fn new(node: NodeId, instance: &str) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            node,
+            spawner: Spawner::new(node, Groups::new(instance))?,
+            slots: Semaphore::new(JOBS_MAX),
+            guests: AtomicU32::new(0),
+            null: File::options().read(true).write(true).open("/dev/null")?,
+        }))
+    }
+
+    /// Returns what to register for `ServiceId::Job`.
+    #[must_use]
+    pub fn service(self: &Arc<Self>) -> Arc<dyn Service> {
+        Arc::new(JobService(Arc::clone(self)))
+    }
+
+    /// Returns how many jobs of other nodes run here, for the node's load report.
+    #[must_use]
+    pub fn guests(&self) -> u32 {
+        self.guests.load(Ordering::Relaxed)
+    }
+
+    /// Runs a job from start to end. `descriptors`: the owner's own, for a job of this node.
+    pub(super) async fn run(
+        &self,
+        start: Box<Start>,
+        descriptors: Option<[OwnedFd; 3]>,
+        reader: FrameReader<impl AsyncRead + Unpin>,
+        writer: FrameWriter,
+        hop: Hop,
+    ) {
+        let mut owner = Owner {
+            reader,
+            hop,
+            heard: Instant::now(),
+        };
+        let sender = writer.sender();
+        let group = GroupSlot::default();
+        let end = self
+            .conduct(start, descriptors, &group, &mut owner, &sender)
+            .await;
+        if let Ok(end) = end {
+            sender.send(&FromJob::Ended(end)).await;
+            drop(sender);
+            // A stopped owner takes its time to read; a lost one shows on its side of the connection.
+            tokio::select! {
+                () = writer.finish() => {}
+                () = owner.gone() => {}
+            }
+        }
+        // Removing a cgroup may wait for the kernel, and for processes that die slowly.
+        tokio::task::spawn_blocking(move || drop(group));
+    }
+
+    async fn conduct(
+        &self,
+        start: Box<Start>,
+        descriptors: Option<[OwnedFd; 3]>,
+        group: &GroupSlot,
+        owner: &mut Owner<impl AsyncRead + Unpin>,
+        sender: &FrameSender,
+    ) -> Result<End, OwnerLost> {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            let why = format!("node {} runs {JOBS_MAX} jobs already", self.node);
+            return Ok(End::lost(why));
+        };
+        let _guest = (owner.hop == Hop::Remote).then(|| Guest::new(&self.guests));
+        let relayed = descriptors.is_none();
+        let (pipes, stdio) = match descriptors {
+            Some(stdio) => (None, stdio),
+            None => match Pipes::new(&start.request, &self.null) {
+                Ok((pipes, stdio)) => (Some(pipes), stdio),
+                Err(error) => {
+                    let why = format!("node {} cannot make pipes: {error}", self.node);
+                    return Ok(End::lost(why));
+                }
+            },
+        };
+
+        let process = match self.spawn(start, stdio, group, owner).await? {
+            Ok(process) => process,
+            Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
+        };
+        let started = FromJob::Started {
+            node: self.node,
+            pid: process.pid(),
+            relayed,
+        };
+        sender.send(&started).await;
+        let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
+        let program = owner.serve(&process, &mut pumps, sender).await;
+
+        // The program has ended or its owner has: the rest goes with it.
+        end_group(group).await;
+        match program {
+            Ok(end) => {
+                let end = end.unwrap_or_else(|error| {
+                    End::lost(format!("node {} lost track of the job: {error}", self.node))
+                });
+                pumps.job_is_gone();
+                owner.serve_output(&mut pumps).await?;
+                Ok(end)
+            }
+            Err(OwnerLost) => {
+                reap(&process).await;
+                Err(OwnerLost)
+            }
+        }
+    }
+
+    /// Starts the program; an owner that goes meanwhile ends it, even on its way into exec.
+    async fn spawn(
+        &self,
+        start: Box<Start>,
+        stdio: [OwnedFd; 3],
+        group: &GroupSlot,
+        owner: &mut Owner<impl AsyncRead + Unpin>,
+    ) -> Result<Result<Process, SpawnError>, OwnerLost> {
+        let mut spawned = pin!(self.spawner.spawn(start, stdio, Arc::clone(group)));
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut spawned => return Ok(result),
+                frame = owner.next() => if !matches!(frame, Ok(ToJob::Ping)) {
+                    end_group(group).await;
+                    if let Ok(process) = spawned.await {
+                        end_group(group).await;
+                        reap(&process).await;
+                    }
+                    return Err(OwnerLost);
+                },
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent")
+            .field("node", &self.node)
+            .field("guests", &self.guests)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends all processes of a job. The common case, that none is left, is answered at once.
+async fn end_group(group: &GroupSlot) {
+    if group.get().is_none_or(super::group::Group::is_empty) {
+        return;
+    }
+    let group = Arc::clone(group);
+    let ended = tokio::task::spawn_blocking(move || {
+        if let Some(group) = group.get() {
+            group.end();
+        }
+    });
+    // Fails only when the runtime stops; the guardian ends the job then.
+    ended.await.ok();
+}
+
+/// Takes a killed program off the process table.
+async fn reap(process: &Process) {
+    if timeout(KILLED_WITHIN, process.ended()).await.is_err() {
+        tracing::warn!(pid = process.pid(), "a killed job does not die");
+    }
+}
+
+/// Counts a job of another node as long as it lives.
+struct Guest<'a>(&'a AtomicU32);
+
+impl<'a> Guest<'a> {
+    fn new(guests: &'a AtomicU32) -> Self {
+        guests.fetch_add(1, Ordering::Relaxed);
+        Self(guests)
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The other end of a job's connection.
+struct Owner<R> {
+    reader: FrameReader<R>,
+    hop: Hop,
+    /// When the last frame came.
+    heard: Instant,
+}
+
+impl<R: AsyncRead + Unpin> Owner<R> {
+    /// Returns the next frame. Cancel-safe.
+    async fn next(&mut self) -> Result<ToJob, OwnerLost> {
+        let next = self.reader.next(FRAME_BYTES_MAX);
+        let frame = match self.hop {
+            Hop::Local => next.await,
+            Hop::Remote => timeout_at(self.heard + SILENCE_MAX, next)
+                .await
+                .unwrap_or_else(|silent| Err(silent.into())),
+        };
+        self.heard = Instant::now();
+        match frame {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => Err(OwnerLost),
+            Err(error) => {
+                tracing::debug!(%error, "a job's connection broke");
+                Err(OwnerLost)
+            }
+        }
+    }
+
+    /// Serves the connection while the program runs; returns how it ended.
+    async fn serve(
+        &mut self,
+        process: &Process,
+        pumps: &mut Pumps,
+        sender: &FrameSender,
+    ) -> Result<io::Result<End>, OwnerLost> {
+        let mut ended = pin!(process.ended());
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let frame = tokio::select! {
+                end = &mut ended => return Ok(end),
+                frame = self.next() => frame?,
+                _ = ping.tick(), if self.hop == Hop::Remote => {
+                    sender.send_if_idle(&FromJob::Ping);
+                    continue;
+                }
+            };
+            match frame {
+                ToJob::Signal { number, group } => process.signal(number, group),
+                other => pumps.take(other).map_err(|violation| lost(&violation))?,
+            }
+        }
+    }
+
+    /// Serves the connection after the program until all output is sent.
+    async fn serve_output(&mut self, pumps: &mut Pumps) -> Result<(), OwnerLost> {
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = pumps.outputs_sent() => return Ok(()),
+                frame = self.next() => frame?,
+            };
+            match frame {
+                // It comes too late.
+                ToJob::Signal { .. } => {}
+                other => pumps.take(other).map_err(|violation| lost(&violation))?,
+            }
+        }
+    }
+
+    /// Waits until the other end is gone.
+    async fn gone(&mut self) {
+        while self.next().await.is_ok() {}
+    }
+}
+
+fn lost(violation: &Violation) -> OwnerLost {
+    tracing::warn!(%violation, "ended a job");
+    OwnerLost
+}
+
+/// The agent as other nodes see it.
+struct JobService(Arc<Agent>);
+
+#[async_trait]
+impl Service for JobService {
+    /// Jobs have no calls.
+    async fn call(&self, _from: NodeId, _body: Bytes) -> Option<Bytes> {
+        None
+    }
+
+    async fn accept(&self, from: NodeId, stream: ByteStream) {
+        let agent = Arc::clone(&self.0);
+        // A task of its own: a transport that gives up on its connection may drop this future, but the job's
+        // processes still have to be ended.
+        let job = tokio::spawn(async move {
+            let mut reader = FrameReader::new(stream.reader);
+            let first = timeout(FIRST_FRAME_WITHIN, reader.next(FIRST_BYTES_MAX)).await;
+            match first {
+                Ok(Ok(Some(ToJob::Start(start)))) => {
+                    let writer = FrameWriter::new(stream.writer);
+                    agent.run(start, None, reader, writer, Hop::Remote).await;
+                }
+                other => tracing::warn!(%from, ?other, "refused a stream that starts no job"),
+            }
+        });
+        job.await.ok();
+    }
+}

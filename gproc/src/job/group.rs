@@ -1,0 +1,303 @@
+//! All processes of a job, daemonised ones included, as one thing that can be killed (rule J2).
+//!
+//! A job has a cgroup (v2) of its own: `<glu.instance>/j<number>`. Where there is no writable cgroup tree its
+//! processes are known by a variable in their environment instead; one that clears its environment escapes then.
+//! A guardian process kills the instance's whole cgroup when the daemon is gone, however it went.
+
+use super::sys;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Marks the processes of a job where there are no cgroups; `name=instance/number`.
+pub(super) const MARK: &str = "GLU_JOB";
+
+/// How long killed processes get to disappear. One in an uninterruptible wait may take longer; its cgroup then stays
+/// until the daemon starts again.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Where the cgroup trees of version 2 are mounted.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// The jobs of one daemon.
+#[derive(Debug)]
+pub(super) struct Groups {
+    instance: String,
+    next: AtomicU64,
+    cgroup: Option<Cgroup>,
+}
+
+#[derive(Debug)]
+struct Cgroup {
+    dir: PathBuf,
+    _guardian: sys::Guardian,
+}
+
+impl Groups {
+    /// Prepares for the jobs of `instance`; kills what an earlier daemon of that name left behind.
+    pub(super) fn new(instance: &str) -> Self {
+        let cgroup = Cgroup::new(instance)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no cgroup for jobs: they are known by their environment only");
+            })
+            .ok();
+        Self {
+            instance: instance.to_owned(),
+            next: AtomicU64::new(0),
+            cgroup,
+        }
+    }
+
+    /// Makes the group of a new job.
+    pub(super) fn group(&self) -> io::Result<Group> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{MARK}={}/{number}", self.instance);
+        let cgroup = self.cgroup.as_ref().map(|all| {
+            let dir = all.dir.join(format!("j{number}"));
+            fs::create_dir(&dir)?;
+            let open = File::open(&dir).inspect_err(|_| {
+                fs::remove_dir(&dir).ok();
+            })?;
+            Ok::<_, io::Error>((dir, open))
+        });
+        Ok(Group {
+            mark,
+            cgroup: cgroup.transpose()?,
+        })
+    }
+}
+
+impl Cgroup {
+    fn new(instance: &str) -> io::Result<Self> {
+        let (mut last, name) = (io::ErrorKind::NotFound.into(), format!("glu.{instance}"));
+        for parent in parents() {
+            let dir = parent.join(&name);
+            if dir.exists() {
+                remove_tree(&dir)?;
+            }
+            match fs::create_dir(&dir) {
+                Ok(()) => {
+                    let guardian = sys::Guardian::new(&dir.join("cgroup.kill"))?;
+                    return Ok(Self {
+                        dir,
+                        _guardian: guardian,
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.dir) {
+            tracing::warn!(%error, dir = %self.dir.display(), "left a cgroup behind");
+        }
+    }
+}
+
+/// Returns the directories to try: the daemon's own cgroup, then the root.
+fn parents() -> Vec<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounts = MOUNTS
+        .into_iter()
+        .map(Path::new)
+        .filter(|mount| mount.join("cgroup.controllers").exists());
+    mounts
+        .flat_map(|mount| {
+            own.into_iter()
+                .filter(|path| !path.is_empty())
+                .map(|path| mount.join(path))
+                .chain([mount.to_owned()])
+        })
+        .collect()
+}
+
+/// Kills all in a cgroup and removes it with its children.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    fs::write(dir.join("cgroup.kill"), "1")?;
+    await_empty(dir)?;
+    remove_dirs(dir)
+}
+
+/// Removes an empty cgroup with all below: a job may have made some of its own.
+fn remove_dirs(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_dirs(&entry.path())?;
+        }
+    }
+    fs::remove_dir(dir)
+}
+
+/// Waits until a cgroup has no live process.
+fn await_empty(dir: &Path) -> io::Result<()> {
+    let events = File::open(dir.join("cgroup.events"))?;
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        // Read before waiting: the kernel wakes us for changes after the last read.
+        if is_empty(&events)? {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let why = format!("processes in {} do not die", dir.display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        sys::await_change(events.as_fd(), left)?;
+    }
+}
+
+fn is_empty(events: &File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut text = [0; 256];
+    let len = events.read_at(&mut text, 0)?;
+    Ok(text[..len].starts_with(b"populated 0"))
+}
+
+/// The processes of one job.
+#[derive(Debug)]
+pub(super) struct Group {
+    mark: String,
+    cgroup: Option<(PathBuf, File)>,
+}
+
+impl Group {
+    /// Returns the cgroup to start the job in.
+    pub(super) fn cgroup(&self) -> Option<BorrowedFd<'_>> {
+        self.cgroup.as_ref().map(|(_, open)| open.as_fd())
+    }
+
+    /// Returns what must be in the job's environment.
+    pub(super) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Kills all processes of the job. Blocks shortly.
+    pub(super) fn kill(&self) {
+        match &self.cgroup {
+            Some((dir, _)) => {
+                if let Err(error) = fs::write(dir.join("cgroup.kill"), "1") {
+                    tracing::warn!(%error, dir = %dir.display(), "cannot kill a job");
+                }
+            }
+            None => kill_marked(&self.mark),
+        }
+    }
+
+    /// Returns whether a process of the job is left. Blocks shortly.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.cgroup {
+            Some((dir, _)) => File::open(dir.join("cgroup.events"))
+                .and_then(|events| is_empty(&events))
+                .unwrap_or(true),
+            None => marked(&self.mark).is_empty(),
+        }
+    }
+
+    /// Kills what is left of the job and waits until it is gone. Blocks.
+    pub(super) fn end(&self) {
+        if self.is_empty() {
+            return;
+        }
+        self.kill();
+        if let Some((dir, _)) = &self.cgroup
+            && let Err(error) = await_empty(dir)
+        {
+            tracing::warn!(%error, "a killed job is still there");
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some((dir, _)) = &self.cgroup
+            && let Err(first) = fs::remove_dir(dir)
+            && let Err(error) = remove_tree(dir)
+        {
+            tracing::warn!(%first, %error, dir = %dir.display(), "left a cgroup behind");
+        }
+    }
+}
+
+/// Kills all processes that carry a mark, until none is left: they may fork meanwhile.
+fn kill_marked(mark: &str) {
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        let left = marked(mark);
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() > deadline {
+            tracing::warn!(mark, ?left, "processes of a job do not die");
+            return;
+        }
+        for pid in left {
+            // Gone already is as good.
+            kill(pid, Signal::SIGKILL).ok();
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Returns the processes that carry a mark. A zombie has no environment and so is none of them.
+fn marked(mark: &str) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+                environ
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == mark.as_bytes())
+            })
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Kills a process group known by its mark alone, and one in a cgroup when the machine has them.
+    #[test]
+    fn the_mark_finds_a_daemonised_grandchild() {
+        let group = Group {
+            mark: format!("{MARK}=mark-test-{}/0", std::process::id()),
+            cgroup: None,
+        };
+        assert!(group.is_empty());
+        let (name, value) = group.mark().split_once('=').expect("NAME=value");
+        let mut shell = Command::new("sh")
+            .args(["-c", "setsid sleep 600 & exec sleep 600"])
+            .env(name, value)
+            .spawn()
+            .expect("sh starts");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while marked(group.mark()).len() < 2 {
+            assert!(
+                Instant::now() < deadline,
+                "waited for two marked processes, see {:?}",
+                marked(group.mark())
+            );
+            std::thread::yield_now();
+        }
+        group.end();
+        assert!(group.is_empty());
+        shell.wait().expect("killed");
+    }
+}

@@ -1,0 +1,51 @@
+//! Remote execution: runs an unmodified program on the best node as if it ran here.
+//!
+//! Words: a *job* is one program started through Glu with all its descendants. Its *home* is the node of the
+//! process that asked for it (`glurun`, the *owner*); its *host* is the node that runs it. One command may start
+//! several jobs; they share the NPID (the owner's pid) and are numbered by VNN from 0.
+//!
+//! ```text
+//! glurun --unix socket--> JobServer (home) --stream of the transport--> Agent (host) --spawns--> program
+//!                             \------------- same process, descriptors passed ------------/
+//! ```
+//!
+//! - [`protocol`]: the frames of both hops; the second hop carries the first one's frames unchanged.
+//! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
+//! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
+//! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`sys`] are its parts.
+//!
+//! Rules:
+//! - J1 **Nobody is somebody else.** The socket's peer credentials say who asks; the request cannot.
+//! - J2 **Nothing outlives its owner.** The end of the owner's connection, of the home node or of the host's
+//!   daemon ends every process of the job, daemonised ones too. So does the end of the program itself.
+//! - J3 **Every byte is paid for.** Input is sent, and output is read from the job, only against credit of the
+//!   other end: nothing queues without bound, and signals and the end of the job always get through.
+//! - J4 **The cluster's tree may hang.** Whatever may touch a file (change of directory, exec) happens in a child
+//!   or on a spawn thread, never on a thread of the runtime, which may be the one that serves the file.
+//!
+//! Lock order: the mutexes of this module are leaves; none is held while another is taken.
+
+pub mod agent;
+mod frame;
+mod group;
+mod peer;
+pub mod place;
+pub mod protocol;
+mod relay;
+pub mod server;
+mod spawn;
+mod stdio;
+mod sys;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+pub use agent::Agent;
+pub use server::{JobServer, bind};
+pub use view::Nodes;
+
+/// Where the socket for jobs is unless the environment names another in [`SOCKET_ENV`].
+pub const SOCKET_PATH: &str = "/run/glu/jobs.sock";
+
+/// Names another socket for jobs.
+pub const SOCKET_ENV: &str = "GLU_JOBS_SOCKET";

@@ -1,0 +1,419 @@
+//! The frames of remote execution.
+//!
+//! A frame is a little-endian `u32` length and one message in the wire codec. The owner sends a [`Hello`]; after
+//! `Hello::Run` it sends [`ToJob`] and gets [`FromJob`]. Home replaces the hello by [`ToJob::Start`], which adds
+//! what only home can vouch for, and passes everything else on as it is.
+//!
+//! | who | may send | until |
+//! | --- | --- | --- |
+//! | owner | after `Started`: `Signal`; if it is relayed also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
+//! | host | `Started` first, then the rest up to the credit, `Ended` last | - |
+//! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
+
+use bytes::Bytes;
+use consistency::NodeId;
+use consistency::wire::node::NodeLoad;
+use consistency::wire::{DecodeError, decode, encode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::time::Duration;
+
+/// Upper limit of the first frame: twice what the kernel takes as arguments and environment.
+pub const FIRST_BYTES_MAX: usize = 4 << 20;
+
+/// Upper limit of every later frame: one piece of data with its header.
+pub const FRAME_BYTES_MAX: usize = DATA_BYTES_MAX + 64;
+
+/// Upper limit of the data in one frame.
+pub const DATA_BYTES_MAX: usize = 64 << 10;
+
+/// Input that may be on its way without the job having read it. What the job leaves unread is lost to the owner's
+/// other readers: at most this and the capacity of one pipe.
+pub const INPUT_WINDOW: u32 = 256 << 10;
+
+/// Output of one stream that may be on its way without the owner having written it.
+pub const OUTPUT_WINDOW: u32 = 512 << 10;
+
+/// How often each end of the second hop says that it lives.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// Silence on the second hop after which the other end counts as lost.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+const _: () = assert!(PING_EVERY.as_millis() * 3 < SILENCE_MAX.as_millis());
+const _: () = assert!(DATA_BYTES_MAX < INPUT_WINDOW as usize);
+
+/// An output of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    /// Descriptor 1.
+    Out,
+    /// Descriptor 2.
+    Err,
+}
+
+/// What the owner's descriptor 0, 1 or 2 is, and so what the job gets for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// `/dev/null`: the job gets its host's.
+    Null,
+    /// Anything else: the job gets a pipe.
+    Pipe,
+    /// The same open file as descriptor 1 (for 2 only): the job gets one pipe for both, which keeps the order.
+    SameAsOut,
+}
+
+/// The first frame on the unix socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hello {
+    /// Runs a job. Three descriptors may come with it; a job on this very node gets them as they are.
+    Run(Box<Request>),
+    /// Asks for the nodes; answered by one [`NodesReply`], then the connection ends.
+    Nodes,
+}
+
+/// Answer to [`Hello::Nodes`]: id, whether it is up, and load of each node, or why they are not known.
+pub type NodesReply = Result<Vec<(NodeId, bool, NodeLoad)>, String>;
+
+/// What the owner wants to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Program and arguments; at least the program.
+    pub argv: Vec<Bytes>,
+    /// `NAME=value` each.
+    pub env: Vec<Bytes>,
+    /// Absolute path.
+    pub cwd: Bytes,
+    /// Bits taken from the mode of new files, 0 to 0o777.
+    pub umask: u32,
+    /// Signals that the owner ignores and so the job does: bit `n - 1` for signal `n`.
+    pub ignored: u64,
+    /// Descriptors 0, 1 and 2.
+    pub stdio: [Stdio; 3],
+    /// Nodes to choose from; empty: all.
+    pub nodes: Vec<NodeId>,
+    /// Names the command cluster-wide: the owner's pid.
+    pub npid: u32,
+    /// Number of this job in the command, from 0.
+    pub vnn: u32,
+}
+
+/// Who a job runs as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// One limit of setrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Which, by its kernel number.
+    pub resource: u32,
+    /// Soft value.
+    pub soft: u64,
+    /// Hard value.
+    pub hard: u64,
+}
+
+/// A request with what home vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// What to run.
+    pub request: Request,
+    /// As whom.
+    pub credentials: Credentials,
+    /// Within which limits.
+    pub limits: Vec<Limit>,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+}
+
+/// From the owner (or home) to the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToJob {
+    /// Starts it; the first frame of the second hop.
+    Start(Box<Start>),
+    /// Bytes for descriptor 0, 1 to [`DATA_BYTES_MAX`].
+    Input(Bytes),
+    /// Descriptor 0 has ended.
+    InputEnd,
+    /// A signal.
+    Signal {
+        /// Which, 1 to 64.
+        number: i32,
+        /// To the whole process group, as a terminal does.
+        group: bool,
+    },
+    /// So many bytes of output were written out.
+    Credit {
+        /// Of which output.
+        stream: Stream,
+        /// How many.
+        bytes: u32,
+    },
+    /// Nobody reads this output any more: who writes to it gets SIGPIPE.
+    Closed(Stream),
+    /// The sender lives.
+    Ping,
+}
+
+/// From the job to the owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromJob {
+    /// It runs.
+    Started {
+        /// Where.
+        node: NodeId,
+        /// Pid there.
+        pid: u32,
+        /// It got pipes: the owner carries input and output. Otherwise it has the owner's own descriptors.
+        relayed: bool,
+    },
+    /// Bytes of an output, 1 to [`DATA_BYTES_MAX`].
+    Output {
+        /// Which.
+        stream: Stream,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// So many bytes of input were passed to the job.
+    InputCredit(u32),
+    /// Nobody reads the job's input any more.
+    InputClosed,
+    /// It is over; the last frame. All output was sent before.
+    Ended(End),
+    /// The sender lives.
+    Ping,
+}
+
+impl FromJob {
+    /// How the wire codec begins [`FromJob::Ended`].
+    const ENDED_TAG: u8 = 4;
+
+    /// Returns whether a frame, with its header, is the last of a job.
+    pub(super) fn is_last(frame: &[u8]) -> bool {
+        frame.get(4) == Some(&Self::ENDED_TAG)
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The program exited with this status, 0 to 255.
+    Exited(i32),
+    /// A signal ended the program.
+    Killed(i32),
+    /// It never ran, or was lost.
+    Failed {
+        /// Whose fault.
+        kind: Failure,
+        /// One line for the user.
+        message: String,
+    },
+}
+
+/// Whose fault a failure is; decides the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The cluster's: 125.
+    Cluster,
+    /// The program cannot be executed: 126.
+    NotExecutable,
+    /// There is no such program: 127.
+    NotFound,
+}
+
+impl Failure {
+    /// Returns the exit status that tells of this failure.
+    #[must_use]
+    pub const fn status(self) -> u8 {
+        match self {
+            Self::Cluster => 125,
+            Self::NotExecutable => 126,
+            Self::NotFound => 127,
+        }
+    }
+}
+
+impl End {
+    /// Returns a failure of the cluster.
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self::Failed {
+            kind: Failure::Cluster,
+            message: message.into(),
+        }
+    }
+}
+
+/// Returns a message as a frame.
+///
+/// # Panics
+/// If the message has 4 GiB or more; every sender keeps to the limits above.
+pub fn frame<T: Serialize>(message: &T) -> Vec<u8> {
+    let body = encode(message);
+    let len = u32::try_from(body.len()).expect("senders keep frames small");
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&len.to_le_bytes());
+    frame.extend_from_slice(&body);
+    frame
+}
+
+/// Reads one frame from a blocking reader; `None`: the reader ended before it.
+///
+/// # Errors
+/// Of the reader, and `InvalidData` for what is no message of type `T` within `bytes_max`.
+pub fn read_frame<T: DeserializeOwned>(
+    reader: &mut impl io::Read,
+    bytes_max: usize,
+) -> io::Result<Option<T>> {
+    let mut len = [0; 4];
+    match reader.read_exact(&mut len) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let len = checked_len(len, bytes_max)?;
+    let mut body = vec![0; len];
+    reader.read_exact(&mut body)?;
+    decode(&body).map(Some).map_err(malformed)
+}
+
+/// Returns the length a frame's header announces.
+pub(super) fn checked_len(header: [u8; 4], bytes_max: usize) -> io::Result<usize> {
+    let len = u32::from_le_bytes(header) as usize;
+    if len <= bytes_max {
+        Ok(len)
+    } else {
+        let why = format!("a frame of {len} bytes; at most {bytes_max} are allowed");
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+}
+
+pub(super) fn malformed(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Debug;
+
+    #[track_caller]
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
+        assert_eq!(frame(message), golden, "{message:?} changed on the wire");
+        let mut reader = golden;
+        let back = read_frame::<T>(&mut reader, FRAME_BYTES_MAX).expect("well formed");
+        assert_eq!(back.as_ref(), Some(message));
+    }
+
+    #[test]
+    fn golden_bytes() {
+        check(&Hello::Nodes, &[1, 0, 0, 0, 1]);
+        let request = Request {
+            argv: vec![Bytes::from_static(b"ls")],
+            env: vec![Bytes::from_static(b"A=1")],
+            cwd: Bytes::from_static(b"/"),
+            umask: 0o22,
+            ignored: 1,
+            stdio: [Stdio::Null, Stdio::Pipe, Stdio::SameAsOut],
+            nodes: vec![NodeId(2)],
+            npid: 7,
+            vnn: 0,
+        };
+        let start = Start {
+            request,
+            credentials: Credentials {
+                uid: 1,
+                gid: 2,
+                groups: vec![3],
+            },
+            limits: vec![Limit {
+                resource: 7,
+                soft: 4,
+                hard: 5,
+            }],
+            nice: -1,
+        };
+        #[rustfmt::skip]
+        check(&ToJob::Start(Box::new(start)), &[
+            30, 0, 0, 0, 0, 1, 2, b'l', b's', 1, 3, b'A', b'=', b'1', 1, b'/', 18, 1, 0, 1, 2, 1, 2, 7, 0,
+            1, 2, 1, 3, 1, 7, 4, 5, 1,
+        ]);
+        check(
+            &ToJob::Input(Bytes::from_static(b"x")),
+            &[3, 0, 0, 0, 1, 1, b'x'],
+        );
+        check(&ToJob::InputEnd, &[1, 0, 0, 0, 2]);
+        let signal = ToJob::Signal {
+            number: 15,
+            group: true,
+        };
+        check(&signal, &[3, 0, 0, 0, 3, 30, 1]);
+        let credit = ToJob::Credit {
+            stream: Stream::Err,
+            bytes: 9,
+        };
+        check(&credit, &[3, 0, 0, 0, 4, 1, 9]);
+        check(&ToJob::Closed(Stream::Out), &[2, 0, 0, 0, 5, 0]);
+        check(&ToJob::Ping, &[1, 0, 0, 0, 6]);
+        let started = FromJob::Started {
+            node: NodeId(3),
+            pid: 4,
+            relayed: true,
+        };
+        check(&started, &[4, 0, 0, 0, 0, 3, 4, 1]);
+        let output = FromJob::Output {
+            stream: Stream::Out,
+            bytes: Bytes::from_static(b"y"),
+        };
+        check(&output, &[4, 0, 0, 0, 1, 0, 1, b'y']);
+        check(&FromJob::InputCredit(5), &[2, 0, 0, 0, 2, 5]);
+        check(&FromJob::InputClosed, &[1, 0, 0, 0, 3]);
+        check(&FromJob::Ended(End::Exited(1)), &[3, 0, 0, 0, 4, 0, 2]);
+        check(&FromJob::Ended(End::Killed(9)), &[3, 0, 0, 0, 4, 1, 18]);
+        let failed = FromJob::Ended(End::Failed {
+            kind: Failure::NotFound,
+            message: "m".into(),
+        });
+        check(&failed, &[5, 0, 0, 0, 4, 2, 2, 1, b'm']);
+        check(&FromJob::Ping, &[1, 0, 0, 0, 5]);
+    }
+
+    #[test]
+    fn the_last_frame_is_known_undecoded() {
+        let last = frame(&FromJob::Ended(End::Exited(0)));
+        assert!(FromJob::is_last(&last));
+        assert!(!FromJob::is_last(&frame(&FromJob::Ping)));
+        assert!(!FromJob::is_last(&[]));
+    }
+
+    #[test]
+    fn hostile_frames_are_refused() {
+        let mut too_long: &[u8] = &[255, 255, 255, 255, 0];
+        let error = read_frame::<ToJob>(&mut too_long, FRAME_BYTES_MAX).expect_err("too long");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut no_variant: &[u8] = &[1, 0, 0, 0, 99];
+        let error = read_frame::<ToJob>(&mut no_variant, FRAME_BYTES_MAX).expect_err("unknown");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut cut_off: &[u8] = &[9, 0, 0, 0, 1];
+        let error = read_frame::<ToJob>(&mut cut_off, FRAME_BYTES_MAX).expect_err("cut off");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_largest_data_fits_a_frame() {
+        let bytes = Bytes::from(vec![7; DATA_BYTES_MAX]);
+        let input = frame(&ToJob::Input(bytes.clone()));
+        assert!(input.len() - 4 <= FRAME_BYTES_MAX);
+        let output = frame(&FromJob::Output {
+            stream: Stream::Err,
+            bytes,
+        });
+        assert!(output.len() - 4 <= FRAME_BYTES_MAX);
+    }
+}

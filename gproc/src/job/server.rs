@@ -1,0 +1,274 @@
+//! The unix socket on which a node takes jobs from its users.
+
+use super::agent::{Agent, FIRST_FRAME_WITHIN, Hop};
+use super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::peer::Peer;
+use super::place::Placer;
+use super::protocol::{
+    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, Request, SILENCE_MAX, Start, checked_len,
+    malformed,
+};
+use super::relay::relay;
+use super::sys;
+use super::view::{Nodes, View};
+use consistency::wire::decode;
+use consistency::{Instant, NodeId};
+use gfs::net::Transport;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Connections of users at a time; more wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 8192;
+
+/// Pause after a failed accept (no descriptors left), in which connections may end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens at `path`, which any user may connect to; a socket that was left there is replaced.
+///
+/// # Errors
+/// Of the file system and of bind(2).
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Takes jobs from users and has them run where they fit best.
+pub struct JobServer {
+    agent: Arc<Agent>,
+    transport: Arc<dyn Transport>,
+    view: View,
+    placer: Mutex<Placer>,
+    /// Time 0 of the placer.
+    epoch: std::time::Instant,
+    /// Silence after which a host counts as lost.
+    silence: Duration,
+    connections: Arc<Semaphore>,
+}
+
+impl JobServer {
+    /// Makes the server of one node.
+    #[must_use]
+    pub fn new(agent: Arc<Agent>, transport: Arc<dyn Transport>, nodes: Arc<dyn Nodes>) -> Self {
+        Self {
+            agent,
+            transport,
+            view: View::new(nodes),
+            placer: Mutex::default(),
+            epoch: std::time::Instant::now(),
+            silence: SILENCE_MAX,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        }
+    }
+
+    /// Takes a host for lost after another time than [`SILENCE_MAX`].
+    #[must_use]
+    pub const fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
+        self
+    }
+
+    /// Serves connections until the task is dropped; those that are open go on.
+    pub async fn serve(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            let connections = Arc::clone(&self.connections);
+            let slot = connections.acquire_owned().await.expect("never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let server = Arc::clone(&self);
+                    tokio::spawn(async move {
+                        server.connection(stream).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a job");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, stream: UnixStream) {
+        let first = timeout(FIRST_FRAME_WITHIN, receive_hello(&stream)).await;
+        let (hello, descriptors) = match first {
+            Ok(Ok(first)) => first,
+            other => {
+                tracing::debug!(?other, "a connection asked for nothing");
+                return;
+            }
+        };
+        let peer = Peer::of(&stream);
+        let (reader, writer) = stream.into_split();
+        let (reader, writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+        match (hello, peer) {
+            (Hello::Nodes, _) => {
+                writer.sender().send(&self.nodes().await).await;
+                writer.finish().await;
+            }
+            (Hello::Run(request), Ok(peer)) => {
+                let start = Box::new(Start {
+                    request: *request,
+                    credentials: peer.credentials,
+                    limits: peer.limits,
+                    nice: peer.nice,
+                });
+                self.run(start, descriptors, reader, writer).await;
+            }
+            (Hello::Run(_), Err(error)) => {
+                let why = format!("the daemon cannot tell who you are: {error}");
+                refuse(writer, End::lost(why)).await;
+            }
+        }
+    }
+
+    async fn nodes(&self) -> NodesReply {
+        let nodes = self.view.nodes().await.map_err(|error| error.to_string())?;
+        let nodes = nodes.iter();
+        Ok(nodes
+            .map(|status| (status.node, status.up, status.report.load))
+            .collect())
+    }
+
+    async fn run(
+        &self,
+        start: Box<Start>,
+        descriptors: Option<[OwnedFd; 3]>,
+        mut reader: FrameReader<impl tokio::io::AsyncRead + Unpin>,
+        writer: FrameWriter,
+    ) {
+        let placed = match self.place(&start.request).await {
+            Ok(placed) => placed,
+            Err(why) => return refuse(writer, End::lost(why)).await,
+        };
+        if placed.node == self.transport.local() {
+            let agent = &self.agent;
+            return agent
+                .run(start, descriptors, reader, writer, Hop::Local)
+                .await;
+        }
+        drop(descriptors);
+        let sender = writer.sender();
+        let transport = &*self.transport;
+        let end = relay(
+            transport,
+            placed.node,
+            start,
+            &mut reader,
+            &sender,
+            self.silence,
+        );
+        if let Some(end) = end.await {
+            tell(&sender, end).await;
+        }
+        drop(sender);
+        tokio::select! {
+            () = writer.finish() => {}
+            () = drain(&mut reader) => {}
+        }
+    }
+
+    async fn place(&self, request: &Request) -> Result<Placed<'_>, String> {
+        let nodes = self
+            .view
+            .nodes()
+            .await
+            .map_err(|error| format!("the load of the nodes is not known: {error}"))?;
+        let now = Instant(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mut placer = self.placer.lock().expect("no holder panics");
+        let (node, ticket) = placer
+            .place(now, &nodes, &request.nodes)
+            .map_err(|error| error.to_string())?;
+        Ok(Placed {
+            node,
+            ticket,
+            placer: &self.placer,
+        })
+    }
+}
+
+impl fmt::Debug for JobServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobServer")
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A placement that counts until it is dropped.
+struct Placed<'a> {
+    node: NodeId,
+    ticket: super::place::Ticket,
+    placer: &'a Mutex<Placer>,
+}
+
+impl Drop for Placed<'_> {
+    fn drop(&mut self) {
+        let mut placer = self.placer.lock().expect("no holder panics");
+        placer.finished(self.ticket);
+    }
+}
+
+async fn tell(sender: &FrameSender, end: End) {
+    sender.send(&FromJob::Ended(end)).await;
+}
+
+async fn refuse(writer: FrameWriter, end: End) {
+    tell(&writer.sender(), end).await;
+    writer.finish().await;
+}
+
+/// Reads until the other end is gone.
+async fn drain(reader: &mut FrameReader<impl tokio::io::AsyncRead + Unpin>) {
+    while let Ok(Some(_)) = reader.next_whole(FIRST_BYTES_MAX).await {}
+}
+
+/// Receives the first frame and the three descriptors that may come with it.
+async fn receive_hello(stream: &UnixStream) -> io::Result<(Hello, Option<[OwnedFd; 3]>)> {
+    let mut descriptors = Vec::new();
+    let mut header = [0; 4];
+    receive_exact(stream, &mut header, &mut descriptors).await?;
+    let mut body = vec![0; checked_len(header, FIRST_BYTES_MAX)?];
+    receive_exact(stream, &mut body, &mut descriptors).await?;
+    let hello = decode(&body).map_err(malformed)?;
+    let descriptors = match descriptors.len() {
+        0 => None,
+        _ => Some(descriptors.try_into().map_err(|_| {
+            let why = "descriptors come by three or not at all";
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?),
+    };
+    Ok((hello, descriptors))
+}
+
+async fn receive_exact(
+    stream: &UnixStream,
+    mut buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<()> {
+    while !buffer.is_empty() {
+        let len = stream
+            .async_io(Interest::READABLE, || {
+                sys::receive(stream.as_fd(), buffer, descriptors)
+            })
+            .await?;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer = &mut buffer[len..];
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! The pipes of a job that has not the owner's own descriptors, and the tasks that carry bytes between them and
+//! the frames, against credit (rule J3).
+
+use super::frame::FrameSender;
+use super::protocol::{
+    DATA_BYTES_MAX, FromJob, INPUT_WINDOW, OUTPUT_WINDOW, Request, Stdio, Stream, ToJob,
+};
+use bytes::{Bytes, BytesMut};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+/// The host's ends of a job's pipes.
+pub(super) struct Pipes {
+    input: Option<pipe::Sender>,
+    out: Option<pipe::Receiver>,
+    err: Option<pipe::Receiver>,
+}
+
+impl Pipes {
+    /// Makes what the request asks for; returns the host's ends and the job's descriptors 0 to 2.
+    pub(super) fn new(request: &Request, null: &File) -> io::Result<(Self, [OwnedFd; 3])> {
+        let null = || null.try_clone().map(OwnedFd::from);
+        let (input, fd0) = match request.stdio[0] {
+            Stdio::Null => (None, null()?),
+            Stdio::Pipe | Stdio::SameAsOut => {
+                let (ours, theirs) = pipe::pipe()?;
+                (Some(ours), theirs.into_blocking_fd()?)
+            }
+        };
+        let output = |what| match what {
+            Stdio::Null => Ok::<_, io::Error>((None, null()?)),
+            Stdio::Pipe | Stdio::SameAsOut => {
+                let (theirs, ours) = pipe::pipe()?;
+                Ok((Some(ours), theirs.into_blocking_fd()?))
+            }
+        };
+        let (out, fd1) = output(request.stdio[1])?;
+        let (err, fd2) = match request.stdio[2] {
+            Stdio::SameAsOut => (None, fd1.try_clone()?),
+            other => output(other)?,
+        };
+        Ok((Self { input, out, err }, [fd0, fd1, fd2]))
+    }
+
+    /// Starts carrying.
+    pub(super) fn start(self, sender: &FrameSender) -> Pumps {
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let input = self.input.map(|pipe| {
+            let (queue, pieces) = mpsc::channel(INPUT_WINDOW as usize);
+            let task = pump_input(pipe, pieces, Arc::clone(&waiting), sender.clone());
+            let task = tokio::spawn(task);
+            Input {
+                queue: Some(queue),
+                waiting,
+                task,
+            }
+        });
+        let mut tasks = JoinSet::new();
+        let mut output = |stream, pipe: Option<pipe::Receiver>| {
+            pipe.map(|pipe| {
+                let credit = Arc::new(Semaphore::new(OUTPUT_WINDOW as usize));
+                let (phase, phases) = watch::channel(Phase::Open);
+                let pump = OutputPump {
+                    stream,
+                    pipe,
+                    credit: Arc::clone(&credit),
+                    phases,
+                    sender: sender.clone(),
+                };
+                tasks.spawn(pump.run());
+                Output { credit, phase }
+            })
+        };
+        Pumps {
+            out: output(Stream::Out, self.out),
+            err: output(Stream::Err, self.err),
+            input,
+            outputs: tasks,
+        }
+    }
+}
+
+/// The running tasks of one job; dropping them ends them.
+#[derive(Default)]
+pub(super) struct Pumps {
+    input: Option<Input>,
+    out: Option<Output>,
+    err: Option<Output>,
+    outputs: JoinSet<()>,
+}
+
+struct Input {
+    /// `None`: the owner's input has ended.
+    queue: Option<mpsc::Sender<Bytes>>,
+    /// Bytes the owner has sent and has no new credit for.
+    waiting: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Output {
+    credit: Arc<Semaphore>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The job may write.
+    Open,
+    /// All its processes are gone: what the pipe holds is all there will be.
+    Last,
+    /// The owner has nowhere to write to.
+    Closed,
+}
+
+/// A frame that no honest owner sends.
+#[derive(Debug, thiserror::Error)]
+#[error("the owner broke the protocol: {0}")]
+pub(super) struct Violation(pub(super) &'static str);
+
+impl Pumps {
+    /// Takes a frame about input or output. Never waits.
+    pub(super) fn take(&mut self, frame: ToJob) -> Result<(), Violation> {
+        match frame {
+            ToJob::Input(bytes) => {
+                let input = self
+                    .input
+                    .as_mut()
+                    .ok_or(Violation("input not asked for"))?;
+                input.push(bytes)
+            }
+            ToJob::InputEnd => {
+                let input = self
+                    .input
+                    .as_mut()
+                    .ok_or(Violation("input not asked for"))?;
+                input.queue = None;
+                Ok(())
+            }
+            ToJob::Credit { stream, bytes } => {
+                let output = self.output(stream).ok_or(Violation("credit for nothing"))?;
+                let bytes = bytes as usize;
+                if output.credit.available_permits() + bytes > OUTPUT_WINDOW as usize {
+                    return Err(Violation("credit for more than was sent"));
+                }
+                output.credit.add_permits(bytes);
+                Ok(())
+            }
+            ToJob::Closed(stream) => {
+                let output = self.output(stream).ok_or(Violation("closed nothing"))?;
+                output.phase.send_replace(Phase::Closed);
+                Ok(())
+            }
+            ToJob::Ping => Ok(()),
+            ToJob::Start(_) => Err(Violation("a second start")),
+            ToJob::Signal { .. } => Err(Violation("a signal where none is taken")),
+        }
+    }
+
+    /// Tells that all processes of the job are gone.
+    pub(super) fn job_is_gone(&self) {
+        for output in [&self.out, &self.err].into_iter().flatten() {
+            output.phase.send_if_modified(|phase| {
+                let open = *phase == Phase::Open;
+                if open {
+                    *phase = Phase::Last;
+                }
+                open
+            });
+        }
+    }
+
+    /// Waits until all output is sent. Cancel-safe.
+    pub(super) async fn outputs_sent(&mut self) {
+        while self.outputs.join_next().await.is_some() {}
+    }
+
+    fn output(&self, stream: Stream) -> Option<&Output> {
+        match stream {
+            Stream::Out => self.out.as_ref(),
+            Stream::Err => self.err.as_ref(),
+        }
+    }
+}
+
+impl Input {
+    fn push(&mut self, bytes: Bytes) -> Result<(), Violation> {
+        if bytes.is_empty() || bytes.len() > DATA_BYTES_MAX {
+            return Err(Violation("a piece of input of a size that is not allowed"));
+        }
+        let Some(queue) = &self.queue else {
+            return Err(Violation("input after its end"));
+        };
+        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        if waiting > INPUT_WINDOW as usize {
+            return Err(Violation("input without credit"));
+        }
+        // Where the job reads no more (the pump has told the owner) this drops what is still on its way.
+        queue.try_send(bytes).ok();
+        Ok(())
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pump_input(
+    mut pipe: pipe::Sender,
+    mut pieces: mpsc::Receiver<Bytes>,
+    waiting: Arc<AtomicUsize>,
+    sender: FrameSender,
+) {
+    while let Some(bytes) = pieces.recv().await {
+        if pipe.write_all(&bytes).await.is_err() {
+            sender.send(&FromJob::InputClosed).await;
+            return;
+        }
+        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        let len = u32::try_from(bytes.len()).expect("pieces are checked to be small");
+        sender.send(&FromJob::InputCredit(len)).await;
+    }
+}
+
+struct OutputPump {
+    stream: Stream,
+    pipe: pipe::Receiver,
+    credit: Arc<Semaphore>,
+    phases: watch::Receiver<Phase>,
+    sender: FrameSender,
+}
+
+impl OutputPump {
+    async fn run(mut self) {
+        loop {
+            let Some(allowed) = self.allowed().await else {
+                return;
+            };
+            let bytes = match self.read(allowed).await {
+                Ok(bytes) if !bytes.is_empty() => bytes.freeze(),
+                _ => return,
+            };
+            self.credit.add_permits(allowed - bytes.len());
+            let output = FromJob::Output {
+                stream: self.stream,
+                bytes,
+            };
+            if !self.sender.send(&output).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for credit and takes what one frame can use; `None`: the owner takes no more.
+    async fn allowed(&mut self) -> Option<usize> {
+        let first = tokio::select! {
+            first = self.credit.acquire() => first.expect("never closed"),
+            _ = self.phases.wait_for(|phase| *phase == Phase::Closed) => return None,
+        };
+        first.forget();
+        let more = self.credit.available_permits().min(DATA_BYTES_MAX - 1);
+        let more = u32::try_from(more).expect("less than a frame");
+        match self.credit.try_acquire_many(more) {
+            Ok(permits) => {
+                permits.forget();
+                Some(1 + more as usize)
+            }
+            // Nobody else takes credit, so there is as much as was seen.
+            Err(_) => Some(1),
+        }
+    }
+
+    /// Reads up to `allowed` bytes; none: nothing will come any more.
+    async fn read(&mut self, allowed: usize) -> io::Result<BytesMut> {
+        let mut buffer = BytesMut::with_capacity(allowed);
+        loop {
+            match *self.phases.borrow_and_update() {
+                Phase::Closed => return Ok(BytesMut::new()),
+                Phase::Last => {
+                    // Straight from the pipe: the runtime may not have heard of the last bytes yet. Nothing there
+                    // means the end, even if some process elsewhere was handed the other end.
+                    buffer.resize(allowed, 0);
+                    let len = match nix::unistd::read(&self.pipe, &mut buffer) {
+                        Err(nix::errno::Errno::EAGAIN) => 0,
+                        other => other?,
+                    };
+                    buffer.truncate(len);
+                    return Ok(buffer);
+                }
+                Phase::Open => {}
+            }
+            let mut limited = (&mut self.pipe).take(allowed as u64);
+            tokio::select! {
+                read = limited.read_buf(&mut buffer) => {
+                    read?;
+                    return Ok(buffer);
+                }
+                changed = self.phases.changed() => {
+                    // The sender is dropped only together with this task.
+                    changed.ok();
+                }
+            }
+        }
+    }
+}
