@@ -347,27 +347,39 @@ impl MetaServer {
 
     /// M3: starts a reign when this node leads and has applied all that came before, ends it when it does not.
     async fn follow_leadership(self: Arc<Self>) {
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
         let mut leadership = self.log.leadership();
         let mut led = None;
         loop {
             let now = *leadership.borrow_and_update();
+            // An epoch of the log may lapse and come back; what was granted in it did not survive that.
+            let reigns = self.barriers.epoch().is_some() && led == Some(now.epoch);
+            let mut pause = None;
             if now.leading && now.ready {
-                // An epoch of the log may lapse and come back; what was granted meanwhile did not survive it.
-                if led != Some(now.epoch) || self.barriers.epoch().is_none() {
-                    led = Some(now.epoch);
-                    self.begin_reign().await;
+                if !reigns {
+                    self.barriers.end_reign();
+                    let begun = self.begin_reign().await;
+                    led = begun.then_some(now.epoch);
+                    pause = (!begun).then_some(PAUSE);
                 }
             } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
                 self.barriers.end_reign();
             }
-            if leadership.changed().await.is_err() {
+            let changed = match pause {
+                Some(pause) => tokio::time::timeout(pause, leadership.changed())
+                    .await
+                    .unwrap_or(Ok(())),
+                None => leadership.changed().await,
+            };
+            if changed.is_err() {
                 return;
             }
         }
     }
 
-    async fn begin_reign(&self) {
+    /// Records a new reign and starts it; returns false if the log does not take it (yet).
+    async fn begin_reign(&self) -> bool {
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
@@ -377,9 +389,13 @@ impl MetaServer {
                     "metadata leader"
                 );
                 self.barriers.start_reign(reign, &sessions);
+                true
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
-            Err(error) => tracing::warn!(%error, "cannot begin to reign"),
+            Err(error) => {
+                tracing::debug!(%error, "cannot begin to reign yet");
+                false
+            }
         }
     }
 
