@@ -34,6 +34,7 @@ mod names;
 mod node;
 mod notify;
 mod ops;
+mod pack;
 mod pages;
 mod release;
 mod session;

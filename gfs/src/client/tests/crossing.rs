@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::mount::{ROOT, name};
 use super::{wait, within};
-use crate::tree::Tree;
+use crate::tree::{OpenFlags, Tree};
 use consistency::InodeNo;
 use consistency::wire::meta::Op;
 use std::sync::atomic::Ordering;
@@ -130,6 +130,44 @@ async fn a_read_in_flight_is_answered_during_the_break_that_waits_for_it() {
         &two.read_page(ino, opened.fh).await.expect("read")[..],
         b"new!"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_from_during_a_break_is_not_given_out_after_it() {
+    // R1: here the invalidation has passed the page before the READ took its lock, so it does not wait for it.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    one.write("f", 0, b"old!").await.expect("written");
+    two.read("f").await.expect("readable");
+    // A reply on its way to the kernel holds the break up.
+    two.kernel.cache().attrs.clear();
+    let reply = two.client.getattr(ROOT, ino, None).await.expect("there");
+    let writing = tokio::spawn({
+        let one = one.clone();
+        async move { one.write("f", 0, b"new!").await }
+    });
+    wait("the break has come", || {
+        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
+        node.is_some_and(|node| node.state().breaking.is_some())
+    })
+    .await;
+    two.client.core.pin(ino).state().content = None;
+    two.faults.hold(|op| matches!(op, Op::Load { .. }));
+    let reading = tokio::spawn({
+        let client = two.client.clone();
+        let how = OpenFlags(libc::O_RDONLY);
+        async move { client.read(ROOT, ino, 0, 0, 100, how).await }
+    });
+    two.faults.holding().await;
+    drop(reply);
+    within("the write", writing)
+        .await
+        .expect("no panic")
+        .expect("written");
+    two.faults.let_go();
+    let read = within("the READ", reading).await.expect("no panic");
+    assert_eq!(&read.expect("read").data[..], b"new!");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
