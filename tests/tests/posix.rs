@@ -265,8 +265,12 @@ fn truncate_races_nothing(one: &Path, two: &Path) {
         std::thread::spawn(move || {
             for _ in 0..300 {
                 let bytes = fs::read(&path).expect("read");
+                // A read beside a truncation may see zeros up to the size it began with, as on a local file system:
+                // the kernel copies by the size it knows. It never sees anything else.
+                let kept = bytes.iter().take_while(|byte| **byte == b'x').count();
+                assert!(kept > 40_000, "{kept} of {} bytes were kept", bytes.len());
                 assert!(
-                    bytes.iter().all(|byte| *byte == b'x'),
+                    bytes[kept..].iter().all(|byte| *byte == 0),
                     "bytes that were never written"
                 );
             }
