@@ -1,1 +1,3 @@
+//! The node daemon, the transport and the command line tools.
 
+pub mod run;
