@@ -153,7 +153,10 @@ impl Line {
         // A makefile that cannot be read is make's to complain about.
         let texts = files.iter().filter_map(|file| std::fs::read(file).ok());
         let mut shells = texts.filter_map(|text| shell_of(&String::from_utf8_lossy(&text)));
-        shells.next_back().unwrap_or_else(|| SHELL_DEFAULT.into()).into()
+        shells
+            .next_back()
+            .unwrap_or_else(|| SHELL_DEFAULT.into())
+            .into()
     }
 }
 

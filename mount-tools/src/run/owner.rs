@@ -107,12 +107,13 @@ impl Command {
         }
 
         let line = Line(Arc::new(Mutex::new(stream.try_clone()?)));
+        signals.add(line.clone());
         let mut reader = BufReader::with_capacity(FRAME_BYTES_MAX, stream);
         let mut streams = Streams::default();
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
             match frame {
                 FromJob::Started { relayed, .. } => {
-                    signals.add(line.clone());
+                    signals.job_runs();
                     if relayed {
                         let label = self.label.then(|| format!("{vnn}: "));
                         streams = Streams::start(&request.stdio, label.as_deref(), &line)?;

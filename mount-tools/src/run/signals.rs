@@ -1,8 +1,8 @@
 //! Signals of this process, sent on to its jobs.
 //!
 //! A signal from the terminal goes to the job's whole process group, as a terminal would send it; one from kill(2)
-//! goes to the program. Before the first job runs a signal does what it always does; the end of this process is
-//! then the end of what it was about to start.
+//! goes to the program. Before there is a job a signal does what it always does; so does the second one while the
+//! first job has not started, as its node may hang. The end of this process is the end of what it was about to start.
 
 use super::owner::Line;
 use super::sys;
@@ -10,6 +10,7 @@ use gproc::job::protocol::ToJob;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Signals that are sent on.
@@ -32,6 +33,7 @@ const SI_KERNEL: i32 = 0x80;
 #[derive(Clone, Default)]
 pub(super) struct Signals {
     lines: Arc<Mutex<Vec<Line>>>,
+    started: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -46,46 +48,61 @@ impl Signals {
         }
         mask.thread_block()?;
         let queue = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
-        let lines = Arc::clone(&signals.lines);
+        let jobs = signals.clone();
         std::thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
+                let mut waiting = false;
                 while let Ok(Some(info)) = queue.read_signal() {
                     let number = i32::try_from(info.ssi_signo).expect("signals are small numbers");
-                    forward(&lines, number, info.ssi_code == SI_KERNEL);
+                    if waiting && !jobs.started.load(Ordering::Relaxed) {
+                        act_here(number);
+                    } else {
+                        waiting = true;
+                        jobs.forward(number, info.ssi_code == SI_KERNEL);
+                    }
                 }
             })?;
         Ok(signals)
     }
 
-    /// Adds a job that runs.
+    /// Adds a job that was asked for.
     pub(super) fn add(&self, line: Line) {
         self.lines.lock().expect("no holder panics").push(line);
     }
+
+    /// Tells that a job runs.
+    pub(super) fn job_runs(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
+    fn forward(&self, number: i32, from_terminal: bool) {
+        let jobs = self.lines.lock().expect("no holder panics").clone();
+        if jobs.is_empty() {
+            return act_here(number);
+        }
+        // The kernel drops SIGTSTP for a process group without a parent in its session, as a job's is.
+        let stop = number == Signal::SIGTSTP as i32;
+        let frame = ToJob::Signal {
+            number: if stop { Signal::SIGSTOP as i32 } else { number },
+            group: from_terminal || stop || number == Signal::SIGCONT as i32,
+        };
+        for job in jobs {
+            // A job that has ended needs no signal.
+            job.send(&frame).ok();
+        }
+        if stop {
+            raise(Signal::SIGSTOP).ok();
+        }
+    }
 }
 
-fn forward(lines: &Mutex<Vec<Line>>, number: i32, from_terminal: bool) {
-    let running = lines.lock().expect("no holder panics").clone();
+/// Does by a signal what it does to a process that has not taken it over.
+fn act_here(number: i32) {
     let is = |signal: Signal| number == signal as i32;
-    if running.is_empty() {
-        if is(Signal::SIGTSTP) {
-            raise(Signal::SIGSTOP).ok();
-        } else if !is(Signal::SIGCONT) && !is(Signal::SIGWINCH) {
-            sys::die_by(number);
-        }
-        return;
-    }
-    // The kernel drops SIGTSTP for a process group without a parent in its session, as a job's is.
-    let stop = is(Signal::SIGTSTP);
-    let frame = ToJob::Signal {
-        number: if stop { Signal::SIGSTOP as i32 } else { number },
-        group: from_terminal || stop || is(Signal::SIGCONT),
-    };
-    for line in running {
-        // A job that has ended needs no signal.
-        line.send(&frame).ok();
-    }
-    if stop {
+    if is(Signal::SIGTSTP) {
         raise(Signal::SIGSTOP).ok();
+    } else if !is(Signal::SIGCONT) && !is(Signal::SIGWINCH) {
+        sys::die_by(number);
     }
 }
