@@ -6,4 +6,5 @@ pub mod config;
 pub mod dev;
 pub mod identity;
 pub mod node;
+pub mod run;
 pub mod transport;

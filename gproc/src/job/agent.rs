@@ -32,6 +32,9 @@ pub(super) const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 /// How long a killed program gets to disappear.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
+/// Signals that may come before the program runs.
+const EARLY_SIGNALS_MAX: usize = 64;
+
 /// Runs jobs on this node.
 pub struct Agent {
     node: NodeId,
@@ -169,7 +172,8 @@ impl Agent {
         }
     }
 
-    /// Starts the program; an owner that goes meanwhile ends it, even on its way into exec.
+    /// Starts the program and sends it what signals have come meanwhile. An owner that goes meanwhile ends it, even on
+    /// its way into exec.
     async fn spawn(
         &self,
         start: Box<Start>,
@@ -178,20 +182,33 @@ impl Agent {
         owner: &mut Owner<impl AsyncRead + Unpin>,
     ) -> Result<Result<Process, SpawnError>, OwnerLost> {
         let mut spawned = pin!(self.spawner.spawn(start, stdio, Arc::clone(group)));
-        loop {
+        let mut signals = Vec::new();
+        let result = loop {
             tokio::select! {
                 biased;
-                result = &mut spawned => return Ok(result),
-                frame = owner.next() => if !matches!(frame, Ok(ToJob::Ping)) {
-                    end_group(group).await;
-                    if let Ok(process) = spawned.await {
-                        end_group(group).await;
-                        reap(&process).await;
+                result = &mut spawned => break result,
+                frame = owner.next() => match frame {
+                    Ok(ToJob::Ping) => {}
+                    Ok(ToJob::Signal { number, group }) if signals.len() < EARLY_SIGNALS_MAX => {
+                        signals.push((number, group));
                     }
-                    return Err(OwnerLost);
+                    _ => {
+                        end_group(group).await;
+                        if let Ok(process) = spawned.await {
+                            end_group(group).await;
+                            reap(&process).await;
+                        }
+                        return Err(OwnerLost);
+                    }
                 },
             }
+        };
+        if let Ok(process) = &result {
+            for (number, to_group) in signals {
+                process.signal(number, to_group);
+            }
         }
+        Ok(result)
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | who | may send | until |
 //! | --- | --- | --- |
-//! | owner | after `Started`: `Signal`; if it is relayed also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
+//! | owner | `Signal`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
 //! | host | `Started` first, then the rest up to the credit, `Ended` last | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 

@@ -1,0 +1,5 @@
+//! The shell that `glumake` names to make.
+
+fn main() {
+    mount_tools::run::shell::main()
+}

@@ -1,0 +1,5 @@
+//! Runs a program on the best node of the cluster.
+
+fn main() {
+    mount_tools::run::command::main()
+}

@@ -1,0 +1,237 @@
+//! Carries a job's input and output, each stream by a thread of its own: one that blocks holds up no other.
+
+use super::owner::Line;
+use bytes::Bytes;
+use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, Stream, ToJob};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// Longest line that is kept together under a label.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Pieces of one output that may wait: the credit allows no more even if each has one byte.
+const PIECES_MAX: usize = OUTPUT_WINDOW as usize;
+
+/// Held while bytes go to descriptor 1 or 2, so that lines of several jobs do not mix.
+static WHOLE: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
+
+/// Reads this process's input for a job, as the job gives credit.
+pub(super) struct Input {
+    state: Arc<(Mutex<Credit>, Condvar)>,
+}
+
+enum Credit {
+    Bytes(usize),
+    /// The job reads no more.
+    Closed,
+}
+
+impl Input {
+    pub(super) fn start(line: Line) -> io::Result<Self> {
+        let credit = Mutex::new(Credit::Bytes(INPUT_WINDOW as usize));
+        let state = Arc::new((credit, Condvar::new()));
+        let input = Self {
+            state: Arc::clone(&state),
+        };
+        std::thread::Builder::new()
+            .name("stdin".into())
+            .spawn(move || {
+                let mut buffer = vec![0; DATA_BYTES_MAX];
+                while let Some(allowed) = allowed(&state) {
+                    let room = &mut buffer[..allowed.min(DATA_BYTES_MAX)];
+                    let len = read_input(room).unwrap_or(0);
+                    let frame = match len {
+                        0 => ToJob::InputEnd,
+                        _ => ToJob::Input(Bytes::copy_from_slice(&room[..len])),
+                    };
+                    spend(&state, len);
+                    if line.send(&frame).is_err() || len == 0 {
+                        return;
+                    }
+                }
+            })?;
+        Ok(input)
+    }
+
+    pub(super) fn add_credit(&self, bytes: u32) {
+        if let Credit::Bytes(credit) = &mut *self.lock() {
+            *credit += bytes as usize;
+        }
+        self.state.1.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        *self.lock() = Credit::Closed;
+        self.state.1.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Credit> {
+        self.state.0.lock().expect("no holder panics")
+    }
+}
+
+/// Waits for credit; `None`: the job reads no more. Waits as long as the job does not read: that is what it is for.
+fn allowed(state: &(Mutex<Credit>, Condvar)) -> Option<usize> {
+    let mut credit = state.0.lock().expect("no holder panics");
+    loop {
+        match *credit {
+            Credit::Bytes(0) => credit = state.1.wait(credit).expect("no holder panics"),
+            Credit::Bytes(bytes) => return Some(bytes),
+            Credit::Closed => return None,
+        }
+    }
+}
+
+fn spend(state: &(Mutex<Credit>, Condvar), len: usize) {
+    if let Credit::Bytes(credit) = &mut *state.0.lock().expect("no holder panics") {
+        *credit -= len;
+    }
+}
+
+/// Reads straight from descriptor 0, without a buffer that could hold bytes back; waits also where somebody has made
+/// it non-blocking.
+fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
+    let stdin = io::stdin();
+    loop {
+        match nix::unistd::read(stdin.as_fd(), buffer) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN)?,
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn wait_for(fd: std::os::fd::BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(fd, what)], PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes one output of a job.
+pub(super) struct Output {
+    pieces: mpsc::SyncSender<Bytes>,
+    thread: JoinHandle<()>,
+}
+
+impl Output {
+    /// Starts writing to descriptor 1 or 2; with a label in front of each line.
+    pub(super) fn start(stream: Stream, label: Option<String>, line: Line) -> io::Result<Self> {
+        let (pieces, queue) = mpsc::sync_channel::<Bytes>(PIECES_MAX);
+        let mut writer = Writer {
+            stream,
+            label,
+            partial: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("output".into())
+            .spawn(move || {
+                let mut result = Ok(());
+                for bytes in queue {
+                    result = result.and_then(|()| writer.write(&bytes));
+                    let frame = match &result {
+                        Ok(()) => ToJob::Credit {
+                            stream,
+                            bytes: u32::try_from(bytes.len()).expect("pieces are small"),
+                        },
+                        Err(error) => {
+                            tell_unless_closed(stream, error);
+                            ToJob::Closed(stream)
+                        }
+                    };
+                    // Where the job is gone there is only the rest to write.
+                    line.send(&frame).ok();
+                    if result.is_err() {
+                        return;
+                    }
+                }
+                writer.finish().ok();
+            })?;
+        Ok(Self { pieces, thread })
+    }
+
+    pub(super) fn push(&self, bytes: Bytes) {
+        // Where nobody can be written to any more the job will hear of it.
+        self.pieces.send(bytes).ok();
+    }
+
+    /// Waits until all is written.
+    pub(super) fn finish(self) {
+        drop(self.pieces);
+        self.thread.join().ok();
+    }
+}
+
+fn tell_unless_closed(stream: Stream, error: &io::Error) {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        let stream = match stream {
+            Stream::Out => "standard output",
+            Stream::Err => "standard error",
+        };
+        eprintln!("glurun: cannot write to {stream}: {error}");
+    }
+}
+
+struct Writer {
+    stream: Stream,
+    label: Option<String>,
+    /// The beginning of a line whose end has not come.
+    partial: Vec<u8>,
+}
+
+impl Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.label.is_none() {
+            return self.put(bytes);
+        }
+        let mut lines = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.partial.len() >= LINE_BYTES_MAX {
+                self.take_line(&mut lines);
+            }
+        }
+        self.put(&lines)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let mut last = Vec::new();
+        if !self.partial.is_empty() {
+            self.take_line(&mut last);
+        }
+        self.put(&last)
+    }
+
+    fn take_line(&mut self, lines: &mut Vec<u8>) {
+        let label = self.label.as_deref().unwrap_or_default();
+        lines.extend_from_slice(label.as_bytes());
+        lines.append(&mut self.partial);
+        if !lines.ends_with(b"\n") {
+            lines.push(b'\n');
+        }
+    }
+
+    /// Writes all, waiting also where somebody has made the descriptor non-blocking.
+    fn put(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let (fd, whole) = match self.stream {
+            Stream::Out => (stdout.as_fd(), &WHOLE[0]),
+            Stream::Err => (stderr.as_fd(), &WHOLE[1]),
+        };
+        let _whole = whole.lock().expect("no holder panics");
+        while !bytes.is_empty() {
+            match nix::unistd::write(fd, bytes) {
+                Ok(len) => bytes = &bytes[len..],
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => wait_for(fd, PollFlags::POLLOUT)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

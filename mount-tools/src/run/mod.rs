@@ -1,0 +1,45 @@
+//! `glurun` and `glumake`: the owner's end of remote execution (`gproc::job`).
+//!
+//! Plain threads and blocking calls: these programs live for milliseconds, their input and output may be anything,
+//! and a blocked read or write must cost nobody but its own stream.
+//!
+//! - [`command`]: what `glurun` was asked to do. [`nodes`]: sets of nodes.
+//! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
+//! - [`signals`]: signals of this process, sent on to its jobs.
+//! - [`make`], [`shell`]: GNU make whose recipes are jobs.
+
+pub mod command;
+mod copy;
+pub mod make;
+mod nodes;
+mod owner;
+pub mod shell;
+mod signals;
+mod sys;
+
+use gproc::job::protocol::{End, Failure};
+use gproc::job::{SOCKET_ENV, SOCKET_PATH};
+use std::path::PathBuf;
+
+/// Added to a signal's number: the exit status that tells of it where only a number can be told.
+const SIGNAL_STATUS: u8 = 128;
+
+/// Returns the path of this node's socket for jobs.
+fn socket() -> PathBuf {
+    std::env::var_os(SOCKET_ENV).map_or_else(|| SOCKET_PATH.into(), PathBuf::from)
+}
+
+/// Says why something failed, and ends this process as the rules for `Failure` want it.
+fn give_up(name: &str, kind: Failure, message: &str) -> ! {
+    eprintln!("{name}: {message}");
+    std::process::exit(kind.status().into())
+}
+
+/// Ends this process as a job ended.
+fn end_as(name: &str, end: End) -> ! {
+    match end {
+        End::Exited(status) => std::process::exit(status),
+        End::Killed(signal) => sys::die_by(signal),
+        End::Failed { kind, message } => give_up(name, kind, &message),
+    }
+}

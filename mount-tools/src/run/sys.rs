@@ -1,0 +1,48 @@
+//! System calls behind safe functions.
+#![allow(unsafe_code)]
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::SigSet;
+use std::os::fd::RawFd;
+
+/// Returns the signals that this process ignores: bit `n - 1` for signal `n`. SIGPIPE is left out, which the
+/// runtime of every Rust program ignores.
+pub(super) fn ignored_signals() -> u64 {
+    let ignored = |number: &i32| {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: no new action is given, and `action` has room for the present one.
+        let result = unsafe { libc::sigaction(*number, std::ptr::null(), action.as_mut_ptr()) };
+        if result != 0 {
+            return false;
+        }
+        // SAFETY: the call has succeeded, so it has filled `action`.
+        let action = unsafe { action.assume_init() };
+        action.sa_sigaction == libc::SIG_IGN
+    };
+    (1..=64)
+        .filter(|number| *number != libc::SIGPIPE)
+        .filter(ignored)
+        .fold(0, |mask, number| mask | 1 << (number - 1))
+}
+
+/// Returns whether two of our descriptors are the same open file.
+pub(super) fn same_open_file(a: RawFd, b: RawFd) -> bool {
+    const KCMP_FILE: i32 = 0;
+    let own = std::process::id();
+    // SAFETY: takes numbers and returns one; without the call in the kernel it fails, and the answer is no.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, own, own, KCMP_FILE, a, b) };
+    order == 0
+}
+
+/// Ends this process by a signal, as a job was ended by it.
+pub(super) fn die_by(number: i32) -> ! {
+    // The program that crashed was not this one.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).ok();
+    // SAFETY: the default action runs no code of ours.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+    SigSet::all().thread_unblock().ok();
+    // SAFETY: takes a number.
+    unsafe { libc::raise(number) };
+    // A signal whose default is to do nothing, or that does not exist here.
+    std::process::exit(128 + number)
+}
