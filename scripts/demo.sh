@@ -10,6 +10,7 @@ cycles=${CYCLES:-20}
 tree=/cluster/lua
 began=$(date +%s.%N)
 step=0
+log=$(mktemp)
 
 say() { step=$((step + 1)); printf '\n[%d/8] %s\n' "$step" "$*"; }
 fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
@@ -19,6 +20,7 @@ since() { awk -v a="$1" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f s", b - a }'
 
 finish() {
 	status=$?
+	rm -f "$log"
 	if [ "${KEEP:-}" = 1 ] && [ "$status" = 0 ]; then
 		printf '\nThe cluster stays up. Step into a node:\n  %s dev shell --state %s 2\nTake it down:\n  %s dev down --state %s\n' \
 			"$glu" "$state" "$glu" "$state"
@@ -57,11 +59,11 @@ printf 'node 3 sees %s files\n' "$(on 3 sh -c "find $tree -type f | wc -l")"
 
 say "glumake on node 1"
 t=$(date +%s.%N)
-on 1 sh -c "cd $tree && glumake -j6 lua" | tee "$state/build.log"
+on 1 sh -c "cd $tree && glumake -j6 lua" | tee "$log"
 build_time=$(since "$t")
-awk '/^(compile|link)/ { n[$NF]++ } END { for (node in n) printf "  %s ran %d recipes\n", node, n[node] }' "$state/build.log" | sort
+awk '/^(compile|link)/ { n[$NF]++ } END { for (node in n) printf "  %s ran %d recipes\n", node, n[node] }' "$log" | sort
 for node in node1 node2 node3; do
-	grep -q "^compile .* on $node\$" "$state/build.log" || fail "no compile ran on $node"
+	grep -q "^compile .* on $node\$" "$log" || fail "no compile ran on $node"
 done
 
 say "$cycles cycles: edit on one node, compile on the next, relink on the third"

@@ -5,11 +5,11 @@ SRC = $(wildcard src/*.c)
 OBJ = $(SRC:src/%.c=obj/%.o)
 
 lua: $(OBJ)
-	@echo "link $@ on $$GLU_NODE"
+	@echo "link $@ on $$(uname -n)"
 	@$(CC) -o $@ $(OBJ) -lm
 
 obj/%.o: src/%.c
-	@echo "compile $< on $$GLU_NODE"
+	@echo "compile $< on $$(uname -n)"
 	@$(CC) $(CFLAGS) -c -o $@ $<
 
 -include $(OBJ:.o=.d)
