@@ -62,6 +62,11 @@ impl Service for Callbacks {
         let ack = tokio::spawn(async move { core.handle_break(request).await });
         Some(encode(&ack.await.ok()?).into())
     }
+
+    /// The break itself runs in its own task.
+    fn is_prompt(&self) -> bool {
+        true
+    }
 }
 
 impl Core {

@@ -464,6 +464,11 @@ impl Service for Handle {
         let request = decode(&body).ok()?;
         Some(encode(&self.0.handle(from, request).await).into())
     }
+
+    /// Until its first wait a request takes microseconds: a look that conflicts with nothing is answered at once.
+    fn is_prompt(&self) -> bool {
+        true
+    }
 }
 
 /// Why an operation has no outcome.

@@ -39,7 +39,7 @@ fn main() {
         .collect();
     let sources = sources();
     let cluster = Cluster::up(3);
-    let local = cluster.state().join("local");
+    let local = tests::scratch_dir().join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&local).expect("mkdir");
     let mut bench = Bench {
         cluster,
@@ -54,6 +54,7 @@ fn main() {
     bench.hand_off();
     bench.jobs();
     bench.print();
+    fs::remove_dir_all(&bench.local).expect("clean up");
 }
 
 impl Bench {

@@ -130,6 +130,9 @@ fn list_entry(
     kind: FileKind,
     child: Option<&(Pin, Attr)>,
 ) -> ListEntry {
+    // The kernel keeps what it has of inodes that it knows: an entry would replace attributes that are cached by ones
+    // that are not (policy A), and every later stat would have to ask.
+    let child = child.filter(|(pin, _)| pin.state().lookups == 0);
     let entry = child.map(|(pin, attr)| core.entry(dir, &name, Some((pin, attr.clone()))));
     ListEntry {
         name,
