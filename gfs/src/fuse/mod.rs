@@ -32,7 +32,7 @@ mod sys;
 mod waits;
 
 pub use abi::Opcode;
-pub use mount::{MountError, MountOptions};
+pub use mount::{MountError, MountOptions, abort_files_below};
 pub use notify::{Notifier, STORE_BYTES_MAX};
 pub use session::{Connection, Mounted};
 pub use waits::Waiting;

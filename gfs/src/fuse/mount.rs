@@ -244,6 +244,11 @@ impl Mount {
     }
 
     /// Ends the connection: every request gets an error, every later one too, in every namespace.
+    /// Returns the file that ends the connection when a byte is written to it.
+    pub(super) fn abort_file(&self) -> io::Result<File> {
+        self.abort.try_clone()
+    }
+
     pub(super) fn abort(&self) -> io::Result<()> {
         (&self.abort).write_all(b"1")
     }
@@ -309,6 +314,30 @@ fn refuse_taken(point: &Path, kind: &str) -> Result<(), MountError> {
             source,
         }),
     }
+}
+
+/// Opens the files that abort the connections of all Glu mounts at or below `dir`: writing a byte ends one.
+///
+/// For who ends a daemon from outside. A daemon that is killed while it tells its kernel to forget cannot die before
+/// its connection is aborted: the kernel waits in it for a request that it cannot answer any more.
+///
+/// # Errors
+/// The mount table or the control file system cannot be read.
+pub fn abort_files_below(dir: &Path) -> io::Result<Vec<File>> {
+    let table = fs::read("/proc/thread-self/mountinfo")?;
+    let lines = table.split(|byte| *byte == b'\n').filter_map(mount_line);
+    let ours = lines
+        .filter(|line| line.kind == MountOptions::default().kind() && line.point.starts_with(dir));
+    let mut files = Vec::new();
+    for line in ours {
+        match abort_file(&line.device) {
+            Ok(file) => files.push(file),
+            // The connection is over.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(files)
 }
 
 /// Opens the control file that aborts the connection of the FUSE mount with this device number. The control file

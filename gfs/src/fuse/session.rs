@@ -204,6 +204,14 @@ impl Mounted {
             .map_err(|source| self.unmount_error(source))
     }
 
+    /// Returns the file that ends the connection when a byte is written to it, for somebody who outlives this process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn abort_file(&self) -> io::Result<std::fs::File> {
+        self.mount.abort_file()
+    }
+
     fn unmount_error(&self, source: io::Error) -> MountError {
         MountError::Unmount {
             point: self.point().to_owned(),

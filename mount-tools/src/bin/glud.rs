@@ -1,6 +1,7 @@
 //! `glud`: the daemon of one node.
 
 use clap::Parser;
+use mount_tools::node::watcher;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,11 +15,20 @@ struct Glud {
 }
 
 fn main() -> ExitCode {
+    let mut args = std::env::args();
+    if args.nth(1).as_deref() == Some(watcher::ARGUMENT) {
+        let daemon = args.next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+        return outcome(watcher::main(daemon));
+    }
     let glud = match Glud::try_parse() {
         Ok(glud) => glud,
         Err(error) => return mount_tools::cli::refuse("glud", &error),
     };
-    match mount_tools::node::main(&glud.config) {
+    outcome(mount_tools::node::main(&glud.config))
+}
+
+fn outcome(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("glud: {error:#}");

@@ -7,6 +7,7 @@ use super::{init, mounts};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -60,7 +61,7 @@ pub(super) fn kill(dir: &StateDir, number: u16, init: Option<ProcessId>) -> Resu
         if let Some(init) = init.filter(ProcessId::is_alive) {
             // Else the dying sockets would tell the peers. Not being able to is no reason to let it live.
             let silenced = network::set_cut(&dir.hub(), number, true);
-            init.kill(KILL_WAIT)?;
+            kill_init(&init, &node.cluster())?;
             silenced?;
         }
         mounts::detach_below(&node.cluster())?;
@@ -80,9 +81,26 @@ pub(super) fn kill_all(dir: &StateDir) -> Result<()> {
     })
     .context("look for the nodes' inits in /proc")?;
     for init in inits {
-        init.kill(KILL_WAIT)?;
+        kill_init(&init, dir.path())?;
     }
     Ok(())
+}
+
+/// Kills an init and with it its node. The connections of the trees mounted below `mounts` are aborted: a daemon that
+/// was killed while its kernel waits in it for one of its own requests could not die otherwise.
+fn kill_init(init: &ProcessId, mounts: &Path) -> Result<()> {
+    let connections = gfs::fuse::abort_files_below(mounts).with_context(|| {
+        format!(
+            "find the connections of the mounts below {}",
+            mounts.display()
+        )
+    })?;
+    init.kill_then(KILL_WAIT, || {
+        for mut connection in connections {
+            // Harmless if it is over already.
+            drop(connection.write_all(b"1"));
+        }
+    })
 }
 
 /// `/run` is empty after a boot; with it goes what says that the last life was ready.

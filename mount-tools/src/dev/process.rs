@@ -42,11 +42,11 @@ impl ProcessId {
         Ok(self.is_alive().then_some(pidfd))
     }
 
-    /// Kills it and waits for its end.
+    /// Kills it, does what it needs to be able to die, and waits for its end.
     ///
     /// # Errors
     /// It is still there at the deadline.
-    pub(super) fn kill(&self, deadline: Duration) -> Result<()> {
+    pub(super) fn kill_then(&self, deadline: Duration, then: impl FnOnce()) -> Result<()> {
         let Some(pidfd) = self.open()? else {
             return Ok(());
         };
@@ -55,6 +55,7 @@ impl ProcessId {
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
             Err(e) => return Err(e).with_context(|| format!("kill process {}", self.pid)),
         }
+        then();
         if !wait_end(&pidfd, deadline)? {
             bail!(
                 "process {} did not end within {deadline:?} of SIGKILL: see /proc/{}/stack, \

@@ -1,4 +1,4 @@
-//! Asks the metadata leader for the nodes and their load.
+//! The nodes as the metadata leader sees them: asked for by the placement of jobs, watched for that of chunks.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -7,10 +7,13 @@ use consistency::wire::meta::{MetaReply, MetaRequest, NodeStatus};
 use consistency::wire::{decode, encode};
 use gfs::net::{NetError, ServiceId, Transport};
 use gproc::job;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+/// How often the nodes are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one voter may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -21,15 +24,41 @@ pub(super) struct Members {
     voters: Vec<NodeId>,
     /// Who led when last asked.
     leader: AtomicU16,
+    /// Which nodes had a live session when last asked; all of them until the first answer.
+    up: RwLock<BTreeSet<NodeId>>,
 }
 
 impl Members {
     pub(super) fn new(transport: Arc<dyn Transport>, voters: &[NodeId]) -> Self {
         let first = voters.first().expect("checked by the configuration");
+        let all = transport.nodes().into_iter().collect();
         Self {
             transport,
             voters: voters.to_vec(),
             leader: AtomicU16::new(first.0),
+            up: RwLock::new(all),
+        }
+    }
+
+    /// Returns the other nodes that are up, as far as is known.
+    pub(super) fn others_up(&self) -> Vec<NodeId> {
+        let local = self.transport.local();
+        let up = self.up.read().expect("no holder panics");
+        up.iter().copied().filter(|node| *node != local).collect()
+    }
+
+    /// Keeps [`others_up`](Self::others_up) fresh: a chunk sent to a node that is down waits for it.
+    pub(super) async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            // Without a leader what was known stays the best guess.
+            if let Ok(nodes) = job::Nodes::nodes(&*self).await {
+                let up = nodes
+                    .iter()
+                    .filter(|status| status.up)
+                    .map(|status| status.node);
+                *self.up.write().expect("no holder panics") = up.collect();
+            }
         }
     }
 }

@@ -13,13 +13,14 @@
 mod control;
 mod incarnation;
 mod members;
+pub mod watcher;
 
 use crate::config::GludConfig;
 use crate::identity::NodeIdentity;
 use crate::transport::QuicTransport;
 use anyhow::{Context, Result};
+use consistency::Duration as Micros;
 use consistency::wire::meta::{Name, NodeReport};
-use consistency::{Duration as Micros, NodeId};
 use gdev::{DevAgent, DevTree};
 use gfs::client::Client;
 use gfs::data::disk::Disk;
@@ -35,6 +36,7 @@ use gproc::keeper::PidKeeper;
 use gproc::{ProcAgent, ProcTree, job};
 use members::Members;
 use std::path::Path;
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -64,8 +66,11 @@ pub struct Node {
     meta: Option<Arc<MetaServer>>,
     log: Option<Replicated<server::state::MetaState>>,
     client: Arc<Client>,
+    members: Arc<Members>,
     mount: Arc<fuse::Mounted>,
     jobs: Arc<job::Agent>,
+    /// Ends the connection if the daemon is killed.
+    _watcher: Child,
     /// Keeps new pids in this node's range for as long as the node runs.
     _pids: PidKeeper,
 }
@@ -84,6 +89,8 @@ impl Node {
                 config.state_dir.display()
             )
         })?;
+        // First of all: its lock keeps a second daemon out.
+        let disk = Disk::new(DirStore::open(config.state_dir.join("chunks"))?);
         let router = Arc::new(Router::default());
         let peers = config.peers.iter().map(|peer| (peer.id, peer.addr));
         let transport = QuicTransport::start(
@@ -96,7 +103,6 @@ impl Node {
         let transport = Arc::new(transport);
         let network: Arc<dyn Transport> = Arc::clone(&transport) as _;
 
-        let disk = Disk::new(DirStore::open(config.state_dir.join("chunks"))?);
         router.register(ServiceId::Chunk, Arc::new(ChunkService::new(disk.clone())));
         let (meta, log) = Self::start_meta(&config, &network, &router).await?;
 
@@ -105,14 +111,11 @@ impl Node {
         *report.lock().expect("no holder panics") = first;
         tokio::spawn(keep_measuring(disk.clone(), Arc::clone(&report)));
 
-        let nodes = config.nodes();
-        let local = config.node;
-        let others = move || {
-            nodes
-                .iter()
-                .copied()
-                .filter(|node| *node != local)
-                .collect::<Vec<NodeId>>()
+        let members = Arc::new(Members::new(Arc::clone(&network), &config.voters));
+        tokio::spawn(Arc::clone(&members).watch());
+        let others = {
+            let members = Arc::clone(&members);
+            move || members.others_up()
         };
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
@@ -154,14 +157,17 @@ impl Node {
         let connection = fuse::Connection::open(&config.mount_point, &fuse::Config::default())?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
+        let watcher = watcher::start(mount.abort_file().context("the FUSE connection")?)?;
         Ok(Self {
             config,
             transport,
             meta,
             log,
             client,
+            members,
             mount,
             jobs: job_agent,
+            _watcher: watcher,
             _pids: pids,
         })
     }
@@ -211,8 +217,8 @@ impl Node {
         let listener =
             job::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
         let network: Arc<dyn Transport> = Arc::clone(&self.transport) as _;
-        let members = Members::new(Arc::clone(&network), &self.config.voters);
-        let server = job::JobServer::new(Arc::clone(&self.jobs), network, Arc::new(members));
+        let members = Arc::clone(&self.members);
+        let server = job::JobServer::new(Arc::clone(&self.jobs), network, members);
         Ok(tokio::spawn(Arc::new(server).serve(listener)))
     }
 

@@ -1,0 +1,186 @@
+//! What can go wrong outside of us costs one clear line with the cause and the cure, never a panic or a hang.
+//!
+//! Needs root and /dev/fuse.
+
+use std::fs;
+use std::time::Duration;
+use tests::{Cluster, binary, wait_until, with_deadline};
+
+/// Runs `script` in node 1 and checks that it fails with one line that has all of `words`.
+#[track_caller]
+fn check(cluster: &Cluster, script: &str, words: &[&str]) {
+    let output = cluster.sh(1, script);
+    assert!(!output.status.success(), "{script}: {output:?}");
+    let lines: Vec<&str> = output
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("glu"))
+        .collect();
+    assert_eq!(lines.len(), 1, "one line: {output:?}");
+    for word in words {
+        assert!(lines[0].contains(word), "{word:?} is not in: {}", lines[0]);
+    }
+    assert!(!output.stderr.contains("panicked"), "{output:?}");
+}
+
+#[test]
+fn mistakes_of_the_administrator() {
+    let cluster = Cluster::up(1);
+    let glud = binary("glud");
+    let glud = glud.display();
+    let state = cluster.state().join("node1");
+    let config = state.join("glud.toml");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let with = |name: &str, from: &str, to: &str| {
+        let path = state.join(name);
+        assert!(text.contains(from), "{from:?} is not in the configuration");
+        fs::write(&path, text.replace(from, to)).expect("write");
+        path.display().to_string()
+    };
+    check(
+        &cluster,
+        &format!("{glud} --config /nowhere/glud.toml"),
+        &["/nowhere/glud.toml", "No such file"],
+    );
+    check(
+        &cluster,
+        &format!("{glud} --no-such-option"),
+        &["--no-such-option"],
+    );
+    check(
+        &cluster,
+        &format!("{glud} --config {}", config.display()),
+        &["in use"],
+    );
+    let unknown = with("unknown.toml", "replicas", "replikas");
+    check(
+        &cluster,
+        &format!("{glud} --config {unknown}"),
+        &["unknown.toml:", "replikas"],
+    );
+
+    // A second node of its own, as far as it gets.
+    let spare = "/tmp/glu-spare-$$";
+    let other = with(
+        "other.toml",
+        &format!("{}/state", state.display()),
+        "/tmp/glu-spare/state",
+    );
+    let elsewhere = |command: &str| {
+        format!(
+            "rm -rf /tmp/glu-spare {spare}; mkdir -p /tmp/glu-spare; {command}; s=$?; rm -rf /tmp/glu-spare; exit $s"
+        )
+    };
+    let port = fs::read_to_string(&other)
+        .expect("read")
+        .replace(":7177\"\nstate", ":7178\"\nstate");
+    fs::write(&other, &port).expect("write");
+    check(
+        &cluster,
+        &elsewhere(&format!("{glud} --config {other}")),
+        &["mount"],
+    );
+    let no_fuse =
+        format!("unshare -m sh -c 'mount -t tmpfs none /dev && exec {glud} --config {other}'");
+    check(
+        &cluster,
+        &elsewhere(&no_fuse),
+        &["/dev/fuse", "modprobe fuse"],
+    );
+    // The node itself was not disturbed.
+    fs::write(cluster.path(1).join("alive"), "yes").expect("the tree works");
+}
+
+/// A damaged log is refused with its name; nothing is made up, and repairing it brings everything back.
+#[test]
+fn a_damaged_store_is_refused() {
+    let cluster = Cluster::up(1);
+    fs::write(cluster.path(1).join("kept"), "kept").expect("write");
+    fs::File::open(cluster.path(1).join("kept"))
+        .and_then(|file| file.sync_all())
+        .expect("fsync");
+    cluster.kill(1);
+    let meta = cluster.state().join("node1/state/meta");
+    let log = meta.join("log");
+    let aside = meta.join("aside");
+    fs::rename(&log, &aside).expect("take the log away");
+    let output = cluster.dev(&["start", "1"]);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(
+        output.stderr.contains("meta"),
+        "the store is named: {output:?}"
+    );
+    cluster.kill(1);
+    if log.exists() {
+        fs::remove_dir_all(&log).expect("remove");
+    }
+    fs::rename(&aside, &log).expect("put it back");
+    cluster.start(1);
+    let path = cluster.path(1).join("kept");
+    wait_until("the file to be back", Duration::from_secs(20), || {
+        fs::read(&path).is_ok_and(|bytes| bytes == b"kept")
+    });
+}
+
+/// A full disk is ENOSPC for the writer and nothing else: what was synced stays, and room made is room used.
+#[test]
+fn a_full_disk() {
+    let cluster = Cluster::up(1);
+    cluster.kill(1);
+    // Outside the cluster's directory, where a kill unmounts everything.
+    let small = tests::scratch_dir().join(format!("full-disk-{}", std::process::id()));
+    fs::create_dir_all(&small).expect("mkdir");
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64m", "none"])
+        .arg(&small)
+        .status()
+        .expect("mount runs");
+    assert!(mounted.success());
+    let unmount = Unmount(small.clone());
+    let state = cluster.state().join("node1/state");
+    fs::remove_dir_all(&state).expect("remove");
+    std::os::unix::fs::symlink(&small, &state).expect("symlink");
+    cluster.start(1);
+    let dir = cluster.path(1);
+    fs::write(dir.join("first"), "kept").expect("write");
+    fs::File::open(dir.join("first"))
+        .and_then(|file| file.sync_all())
+        .expect("fsync");
+    let big = dir.join("big");
+    let failed = with_deadline(
+        "writing more than fits",
+        Duration::from_secs(120),
+        move || {
+            use std::io::Write;
+            let mut file = fs::File::create(big)?;
+            for _ in 0..96 {
+                file.write_all(&vec![1; 1 << 20])?;
+                file.sync_all()?;
+            }
+            Ok::<(), std::io::Error>(())
+        },
+    );
+    let error = failed.expect_err("96 MiB do not fit on 64 MiB");
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert_eq!(fs::read(dir.join("first")).expect("read"), b"kept");
+    cluster.kill(1);
+    drop(unmount);
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let status = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        let unmounted =
+            status.is_ok_and(|status| status.success()) && fs::remove_dir(&self.0).is_ok();
+        assert!(
+            unmounted || std::thread::panicking(),
+            "cannot unmount {}",
+            self.0.display()
+        );
+    }
+}
