@@ -209,11 +209,12 @@ impl Mount {
         }
     }
 
-    /// Puts a name into the dentry cache as the reply allows.
+    /// Puts a name into the dentry cache as the reply allows, in place of what was there.
     fn keep_entry(&self, dir: InodeNo, name: &Name, epoch: u64, reply: &EntryReply) {
+        let mut cache = self.kernel.cache();
+        cache.dentries.remove(&(dir, name.clone()));
         if !reply.ttl.is_zero() {
             let child = reply.attr.as_ref().map(|attr| attr.ino);
-            let mut cache = self.kernel.cache();
             cache.dentries.insert((dir, name.clone()), (child, epoch));
         }
     }
