@@ -122,14 +122,20 @@ impl Client {
         if stamp.life != self.life {
             return;
         }
-        // L9: a reply from before the change may still come, and no younger name tells.
         for (ino, told) in self.changes.remove(&stamp.mark).unwrap_or_default() {
             if !told {
-                let before = self.crossings.latest(ino).copied();
-                self.crossings.note(ino, before.unwrap_or(LeaseId(0)));
+                self.changed_untold(ino);
             }
         }
         self.crossings.close(stamp.mark);
+    }
+
+    /// Notes that an own change of an inode has ended whose reply told nothing of it: a reply from before the change
+    /// may still come, and no younger name tells (L9). For a driver that does not serve what it changes by itself
+    /// and so does without [`begin_change`](Self::begin_change).
+    pub fn changed_untold(&mut self, ino: InodeNo) {
+        let before = self.crossings.latest(ino).copied();
+        self.crossings.note(ino, before.unwrap_or(LeaseId(0)));
     }
 
     /// Takes a grant of a reply; returns whether the facts under it may be cached.

@@ -8,7 +8,7 @@ use crate::tree::{AttrReply, CACHE, EntryReply, Hold, NO_CACHE};
 use consistency::InodeNo;
 use consistency::wire::lease::{Grant, Mode};
 use consistency::wire::meta::{Attr, Fact, Name};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How the attributes of a node may be used.
@@ -215,6 +215,8 @@ pub(super) struct Change {
     attrs: Vec<Pin>,
     /// Inodes whose new facts are covered, and the breaks answered before.
     covered: BTreeMap<InodeNo, u64>,
+    /// Inodes that the reply has named a grant of: what older replies tell of them is refused by that name (L2).
+    told: BTreeSet<InodeNo>,
 }
 
 impl Change {
@@ -234,6 +236,7 @@ impl Change {
                 .collect(),
             attrs: attrs.iter().map(|&node| node.clone()).collect(),
             covered: BTreeMap::new(),
+            told: BTreeSet::new(),
         }
     }
 
@@ -262,6 +265,15 @@ impl Change {
             if let Some(breaks) = self.core.learn_changed(&node, ticket, fact) {
                 self.covered.insert(node.ino, breaks);
             }
+            let lapsed = || {
+                self.core
+                    .leases()
+                    .mode(self.core.clock.now(), node.ino)
+                    .is_none()
+            };
+            if fact.grant.is_some() && !lapsed() {
+                self.told.insert(node.ino);
+            }
         }
     }
 }
@@ -274,9 +286,27 @@ impl Drop for Change {
             let whole = self.covered.get(&dir.ino) == Some(&state.breaks_done);
             let known = known.filter(|_| whole && self.core.covered(&state, dir.ino));
             state.names.end_change(name, known);
+            self.untold(&state, dir.ino);
         }
         for node in &self.attrs {
-            node.state().attr_pending -= 1;
+            let mut state = node.state();
+            if self.untold(&state, node.ino) && !state.is_dirty() {
+                // Learned meanwhile from a reply that may be from before the change.
+                state.attr = None;
+            }
+            state.attr_pending -= 1;
         }
+    }
+}
+
+impl Change {
+    /// L9: the change may have been made, and its reply was lost, or was a record without grants. Returns whether it
+    /// was so; replies from before it are not cached from here on.
+    fn untold(&self, _locked: &State, ino: InodeNo) -> bool {
+        let untold = !self.told.contains(&ino);
+        if untold {
+            self.core.leases().changed_untold(ino);
+        }
+        untold
     }
 }

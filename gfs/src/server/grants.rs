@@ -138,6 +138,18 @@ pub(super) fn change(
     }
 }
 
+/// Completes the recorded reply to a change that was made before. Of a flush of so many `files` it tells what became of
+/// those that were not refused then; `stale` are those that would be now.
+pub(super) fn again(reply: OpReply, files: usize, stale: &[usize]) -> OpReply {
+    match reply {
+        OpReply::Flushed(done) if done.len() + stale.len() == files => {
+            OpReply::Flushed(with_stale(done, stale))
+        }
+        // Else what was refused has changed; a reply of another length tells the client that it cannot know.
+        reply => reply,
+    }
+}
+
 fn finish_one(
     core: &mut Core,
     barrier: &mut Barrier<'_>,

@@ -248,9 +248,9 @@ impl MetaServer {
         mut op: Op,
     ) -> Result<OpReply, Refusal> {
         let mut barrier = self.barrier(session, seq, &op).await?;
-        let stale = match &mut op {
-            Op::Flush(files) => self.barriers.refuse_stale(session, files),
-            _ => Vec::new(),
+        let (files, stale) = match &mut op {
+            Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
+            _ => (0, Vec::new()),
         };
         let body = Body::Change {
             session,
@@ -258,11 +258,15 @@ impl MetaServer {
             done_below,
             op,
         };
-        let reply = match self.commit(body).await.map_err(Refusal::Log)? {
-            Reply::Op { result, .. } => result.map_err(Refusal::Error)?,
+        let (reply, again) = match self.commit(body).await.map_err(Refusal::Log)? {
+            Reply::Op { result, again, .. } => (result.map_err(Refusal::Error)?, again),
             Reply::SessionEnded => return Err(Refusal::Ended(Ended::Session)),
             other => unreachable!("a change is answered by its outcome, not {other:?}"),
         };
+        if again {
+            // Others may have undone it since. Nothing is granted: the barrier ends the operation as it goes.
+            return Ok(super::grants::again(reply, files, &stale));
+        }
         let granted = self.barriers.with_core(|core| {
             Ok(self
                 .log

@@ -222,6 +222,11 @@ impl Transport for Faulty {
             .expect("no holder panics")
             .push(request.clone());
         if let MetaRequest::Op { op, .. } = &request {
+            let holds = *faults.holds.lock().expect("no holder panics");
+            if holds.is_some_and(|holds| holds(op)) {
+                faults.held.fetch_add(1, Ordering::SeqCst);
+                let _passed = faults.gate.acquire().await;
+            }
             let less = |lose: u64| lose.checked_sub(1);
             let lost = faults
                 .lose
@@ -229,11 +234,6 @@ impl Transport for Faulty {
             if lost.is_ok() {
                 let after = Duration::ZERO;
                 return Err(NetError::Deadline { to, service, after });
-            }
-            let holds = *faults.holds.lock().expect("no holder panics");
-            if holds.is_some_and(|holds| holds(op)) {
-                faults.held.fetch_add(1, Ordering::SeqCst);
-                let _passed = faults.gate.acquire().await;
             }
         }
         reply

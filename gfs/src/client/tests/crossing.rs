@@ -5,7 +5,7 @@ use super::mount::{ROOT, name};
 use super::{wait, within};
 use crate::tree::{OpenFlags, Tree};
 use consistency::InodeNo;
-use consistency::wire::meta::Op;
+use consistency::wire::meta::{FileKind, NewNode, Op};
 use std::sync::atomic::Ordering;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,4 +254,72 @@ async fn own_changes_in_flight_are_not_served_from_before() {
         .await
         .expect("no panic")
         .expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_record_of_a_change_is_not_cached() {
+    // The reply is lost, another node undoes the change, the change is asked for again.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.create("f").await.expect("created");
+    one.faults.hold(|op| matches!(op, Op::Unlink { .. }));
+    one.faults.lose.store(1, Ordering::SeqCst);
+    let removing = tokio::spawn({
+        let one = one.clone();
+        async move { one.unlink("f").await }
+    });
+    one.faults.holding().await;
+    two.create("f").await.expect("created anew");
+    one.faults.let_go();
+    let removed = within("the reply", removing).await.expect("no panic");
+    removed.expect("it was removed");
+    assert_eq!(one.exists("f").await, Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_from_before_an_own_change_that_told_nothing_are_not_cached() {
+    // L9: the change's first reply is lost, the second is the stored result without a grant, and a reply from before
+    // the change comes last.
+    let cluster = Cluster::start().await;
+    let one = cluster.node(2).await;
+    let ino = one.create("f").await.expect("created");
+    one.fsync("f").await.expect("synced");
+    one.client.core.pin(ino).state().drop_data();
+    one.faults.hold(|op| matches!(op, Op::GetAttr { .. }));
+    let stat = tokio::spawn({
+        let client = one.client.clone();
+        async move { client.getattr(ROOT, ino, None).await }
+    });
+    one.faults.holding().await;
+    one.faults.lose.store(1, Ordering::SeqCst);
+    one.chown("f", 7).await.expect("changed");
+    one.faults.let_go();
+    let reply = within("the reply", stat).await.expect("no panic");
+    assert!(reply.expect("there").ttl.is_zero(), "it may be old");
+    assert_eq!(one.fstat(ino).await.expect("there").uid, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absence_from_before_an_own_change_that_told_nothing_is_not_cached() {
+    // L9. Interrupted, a LOOKUP does not hold its directory any more.
+    let cluster = Cluster::start().await;
+    let one = cluster.node(2).await;
+    let (root, f) = (InodeNo::ROOT, name("f"));
+    one.faults.hold(|op| matches!(op, Op::Lookup { .. }));
+    let looking = tokio::spawn({
+        let (client, f) = (one.client.clone(), f.clone());
+        async move { client.lookup(ROOT, root, &f).await }
+    });
+    one.faults.holding().await;
+    one.faults.lose.store(1, Ordering::SeqCst);
+    let how = NewNode::Special {
+        kind: FileKind::Fifo,
+        rdev: 0,
+    };
+    let made = one.client.make(ROOT, root, &f, how, 0o600).await;
+    drop(made.expect("made"));
+    one.faults.let_go();
+    drop(within("the reply", looking).await.expect("no panic"));
+    let found = one.client.lookup(ROOT, root, &f).await.expect("asked");
+    assert!(found.attr.is_some(), "absence was cached");
 }

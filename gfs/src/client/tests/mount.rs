@@ -1,5 +1,7 @@
 //! A model of the kernel's side of a mount: dentries, attributes and pages, cached as the time-outs allow and
-//! forgotten when told. A READ holds its page's lock, which a `forget_data` waits for.
+//! forgotten when told. A READ holds its page's lock, which a `forget_data` waits for. Looking into a directory holds
+//! its lock shared, changing its names and `forget_name` hold it alone: so a LOOKUP's reply never crosses a change of
+//! the same mount on its way into the cache.
 
 use super::cluster::Faults;
 use crate::client::Client;
@@ -12,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 pub(super) const ROOT: Caller = Caller {
     uid: 0,
@@ -35,6 +37,8 @@ pub(super) struct Model {
     page_free_async: Notify,
     /// Pages stored into through a mapping, and how they are written back.
     dirty: Mutex<HashMap<InodeNo, (Mount, Bytes)>>,
+    /// Of the directories. Two are locked in the order of their inodes.
+    dir_locks: Mutex<HashMap<InodeNo, Arc<RwLock<()>>>>,
     /// `forget_name` waits as long as this is set.
     pub(super) stuck_names: AtomicBool,
 }
@@ -68,6 +72,19 @@ impl Model {
     /// Returns what the kernel was told since the last call.
     pub(super) fn told(&self) -> Vec<String> {
         std::mem::take(&mut self.cache().told)
+    }
+
+    fn dir_lock(&self, dir: InodeNo) -> Arc<RwLock<()>> {
+        let mut locks = self.dir_locks.lock().expect("no holder panics");
+        Arc::clone(locks.entry(dir).or_default())
+    }
+
+    async fn look_into(&self, dir: InodeNo) -> OwnedRwLockReadGuard<()> {
+        self.dir_lock(dir).read_owned().await
+    }
+
+    async fn change_names(&self, dir: InodeNo) -> OwnedRwLockWriteGuard<()> {
+        self.dir_lock(dir).write_owned().await
     }
 
     async fn lock_page(&self, ino: InodeNo) -> Option<Bytes> {
@@ -157,6 +174,8 @@ impl Kernel for Model {
         while self.stuck_names.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
+        let lock = self.dir_lock(parent);
+        let _alone = lock.blocking_write();
         let mut cache = self.cache();
         cache.told.push(format!("name {parent} {name:?}"));
         cache.dentries.remove(&(parent, name.clone()));
@@ -190,11 +209,12 @@ impl Mount {
         }
     }
 
-    /// Puts a name into the dentry cache as the reply allows.
+    /// Puts a name into the dentry cache as the reply allows, in place of what was there.
     fn keep_entry(&self, dir: InodeNo, name: &Name, epoch: u64, reply: &EntryReply) {
+        let mut cache = self.kernel.cache();
+        cache.dentries.remove(&(dir, name.clone()));
         if !reply.ttl.is_zero() {
             let child = reply.attr.as_ref().map(|attr| attr.ino);
-            let mut cache = self.kernel.cache();
             cache.dentries.insert((dir, name.clone()), (child, epoch));
         }
     }
@@ -203,16 +223,25 @@ impl Mount {
         self.kernel.cache().epoch
     }
 
+    /// Returns what the dentry cache says.
+    fn dentry(&self, dir: InodeNo, name: &Name) -> Option<Option<InodeNo>> {
+        let cache = self.kernel.cache();
+        let &(child, epoch) = cache.dentries.get(&(dir, name.clone()))?;
+        (epoch == cache.epoch).then_some(child)
+    }
+
     async fn lookup(&self, dir: InodeNo, name: &Name) -> Result<Option<InodeNo>, Errno> {
-        let epoch = {
-            let cache = self.kernel.cache();
-            let known = cache.dentries.get(&(dir, name.clone()));
-            if let Some(&(child, _)) = known.filter(|(_, epoch)| *epoch == cache.epoch) {
-                return Ok(child);
-            }
-            cache.epoch
-        };
+        if let Some(child) = self.dentry(dir, name) {
+            return Ok(child);
+        }
+        let _looking = self.kernel.look_into(dir).await;
+        if let Some(child) = self.dentry(dir, name) {
+            return Ok(child);
+        }
+        let epoch = self.epoch();
         let reply = self.client.lookup(ROOT, dir, name).await?;
+        // The way to the kernel takes time, in which others run.
+        tokio::task::yield_now().await;
         self.keep_entry(dir, name, epoch, &reply);
         let child = reply.attr.as_ref().map(|attr| attr.ino);
         drop(reply.hold);
@@ -350,6 +379,7 @@ impl Mount {
 
     pub(super) async fn create(&self, path: &str) -> Result<InodeNo, Errno> {
         let (dir, name) = self.parent(path).await?;
+        let _alone = self.kernel.change_names(dir).await;
         let epoch = self.epoch();
         let how = flags(libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
         let (reply, opened) = self.client.create(ROOT, dir, &name, 0o644, how).await?;
@@ -363,6 +393,7 @@ impl Mount {
 
     pub(super) async fn mkdir(&self, path: &str) -> Result<InodeNo, Errno> {
         let (dir, name) = self.parent(path).await?;
+        let _alone = self.kernel.change_names(dir).await;
         let epoch = self.epoch();
         let made = self.client.make(ROOT, dir, &name, NewNode::Dir, 0o755);
         let reply = made.await?;
@@ -375,6 +406,7 @@ impl Mount {
     pub(super) async fn link(&self, path: &str, new: &str) -> Result<(), Errno> {
         let ino = self.walk(path).await?;
         let (dir, name) = self.parent(new).await?;
+        let _alone = self.kernel.change_names(dir).await;
         let epoch = self.epoch();
         let reply = self.client.link(ROOT, ino, dir, &name).await?;
         self.keep_entry(dir, &name, epoch, &reply);
@@ -386,6 +418,7 @@ impl Mount {
     pub(super) async fn unlink(&self, path: &str) -> Result<(), Errno> {
         let ino = self.walk(path).await?;
         let (dir, name) = self.parent(path).await?;
+        let _alone = self.kernel.change_names(dir).await;
         self.client.unlink(ROOT, dir, &name, false).await?;
         let mut cache = self.kernel.cache();
         cache.dentries.remove(&(dir, name));
@@ -398,6 +431,11 @@ impl Mount {
         let ino = self.walk(path).await?;
         let (from, old_name) = self.parent(path).await?;
         let (to, new_name) = self.parent(new).await?;
+        let _alone = self.kernel.change_names(from.min(to)).await;
+        let _other = match from == to {
+            true => None,
+            false => Some(self.kernel.change_names(from.max(to)).await),
+        };
         let how = RenameMode::Replace;
         self.client
             .rename(ROOT, from, &old_name, to, &new_name, how)
@@ -451,6 +489,7 @@ impl Mount {
         let mut names = Vec::new();
         let mut after = 0;
         loop {
+            let _looking = self.kernel.look_into(dir).await;
             let reply = self.client.readdir(ROOT, dir, after, 7, plus).await?;
             let Some(last) = reply.entries.last() else {
                 return Ok(names);

@@ -90,7 +90,7 @@ impl World {
             done_below: self.seq,
             op: op.clone(),
         });
-        let Reply::Op { now, result } = reply else {
+        let Reply::Op { now, result, .. } = reply else {
             panic!("{op:?} answered with {reply:?}");
         };
         assert!(now > before.now, "{op:?} at {now:?}");

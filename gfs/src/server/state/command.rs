@@ -66,6 +66,8 @@ pub enum Reply {
         now: Timestamp,
         /// Its outcome.
         result: Result<OpReply, FsError>,
+        /// It was done earlier and this is the record of it: what it tells may have changed since.
+        again: bool,
     },
     /// Change: the session has ended, nothing was done.
     SessionEnded,

@@ -127,6 +127,7 @@ impl StateMachine for MetaState {
                     return Reply::Op {
                         now,
                         result: Err(FsError::Busy),
+                        again: false,
                     };
                 }
                 let result = ops::apply(self, now, *session, op);
@@ -135,7 +136,11 @@ impl StateMachine for MetaState {
                 if let Some(record) = self.sessions.record_mut(*session) {
                     record.keep(*seq, now, result.clone());
                 }
-                Reply::Op { now, result }
+                Reply::Op {
+                    now,
+                    result,
+                    again: false,
+                }
             }
             Body::Reap(inodes) => Reply::Dead(self.reap(inodes)),
             Body::ForgetDead(chunks) => {

@@ -145,11 +145,13 @@ impl Session {
             return Some(Reply::Op {
                 now,
                 result: Err(FsError::Stale),
+                again: true,
             });
         }
         self.results.get(&seq).map(|outcome| Reply::Op {
             now: outcome.now,
             result: outcome.result.clone(),
+            again: true,
         })
     }
 
