@@ -47,6 +47,8 @@ impl Signals {
             }
         }
         mask.thread_block()?;
+        // A read of the terminal from the background then fails, rather than stop this process with its jobs.
+        SigSet::from(Signal::SIGTTIN).thread_block()?;
         let queue = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
         let jobs = signals.clone();
         std::thread::Builder::new()
