@@ -91,7 +91,7 @@ impl Service for Mute {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_host_is_told() {
-    let cluster = Cluster::new();
+    let cluster = Cluster::with_silence(PING_EVERY + Duration::from_millis(500));
     for (keep, why) in [
         (true, "nothing came from it"),
         (false, "its daemon has ended"),

@@ -69,6 +69,10 @@ impl Nodes for FixedNodes {
 
 impl Cluster {
     fn new() -> Self {
+        Self::with_silence(SILENCE_MAX)
+    }
+
+    fn with_silence(silence: Duration) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let net = MemNet::default();
@@ -86,7 +90,7 @@ impl Cluster {
             Arc::clone(&transport) as Arc<dyn Transport>,
             Arc::new(FixedNodes),
         )
-        .with_silence(Duration::from_millis(500));
+        .with_silence(silence);
         tokio::spawn(Arc::new(server).serve(listener));
         Self {
             dir,
