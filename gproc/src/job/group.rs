@@ -2,7 +2,7 @@
 //!
 //! A job has a cgroup (v2) of its own: `<glu.instance>/j<number>`. Where there is no writable cgroup tree its
 //! processes are known by a variable in their environment instead; one that clears its environment escapes then.
-//! A guardian process kills the instance's whole cgroup when the daemon is gone, however it went.
+//! A guardian process kills and removes the instance's whole cgroup when the daemon is gone, however it went.
 
 use super::sys;
 use nix::sys::signal::{Signal, kill};
@@ -35,6 +35,7 @@ pub(super) struct Groups {
 #[derive(Debug)]
 struct Cgroup {
     dir: PathBuf,
+    /// Ends and removes all when it is dropped, or when the daemon is gone.
     _guardian: sys::Guardian,
 }
 
@@ -82,7 +83,7 @@ impl Cgroup {
             }
             match fs::create_dir(&dir) {
                 Ok(()) => {
-                    let guardian = sys::Guardian::new(&dir.join("cgroup.kill"))?;
+                    let guardian = sys::Guardian::new(&dir)?;
                     return Ok(Self {
                         dir,
                         _guardian: guardian,
@@ -92,14 +93,6 @@ impl Cgroup {
             }
         }
         Err(last)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.dir) {
-            tracing::warn!(%error, dir = %self.dir.display(), "left a cgroup behind");
-        }
     }
 }
 
@@ -271,9 +264,27 @@ fn marked(mark: &str) -> Vec<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Child, Command, Stdio};
 
-    /// Kills a process group known by its mark alone, and one in a cgroup when the machine has them.
+    /// Starts two processes that only the mark, or the cgroup, connects with the test.
+    fn sleepers(mark: &str) -> Command {
+        let (name, value) = mark.split_once('=').expect("NAME=value");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "setsid sleep 600 & exec sleep 600"])
+            .env(name, value);
+        shell
+    }
+
+    #[track_caller]
+    fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited until {what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     #[test]
     fn the_mark_finds_a_daemonised_grandchild() {
         let group = Group {
@@ -281,23 +292,64 @@ mod tests {
             cgroup: None,
         };
         assert!(group.is_empty());
-        let (name, value) = group.mark().split_once('=').expect("NAME=value");
-        let mut shell = Command::new("sh")
-            .args(["-c", "setsid sleep 600 & exec sleep 600"])
-            .env(name, value)
-            .spawn()
-            .expect("sh starts");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while marked(group.mark()).len() < 2 {
-            assert!(
-                Instant::now() < deadline,
-                "waited for two marked processes, see {:?}",
-                marked(group.mark())
-            );
-            std::thread::yield_now();
-        }
+        let mut shell = sleepers(group.mark()).spawn().expect("sh starts");
+        wait_until("two marked processes run", || {
+            marked(group.mark()).len() == 2
+        });
         group.end();
         assert!(group.is_empty());
         shell.wait().expect("killed");
+    }
+
+    /// Starts sleepers in the cgroup of a job.
+    fn sleepers_in(group: &Group) -> Child {
+        let (dir, _) = group.cgroup.as_ref().expect("checked by the caller");
+        let mut shell = Command::new("sh")
+            .args(["-c", "read x; setsid sleep 600 & exec sleep 600"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh starts");
+        fs::write(dir.join("cgroup.procs"), shell.id().to_string()).expect("moves it");
+        // Only now it starts others.
+        drop(shell.stdin.take());
+        shell
+    }
+
+    #[test]
+    fn the_guardian_ends_jobs_when_the_daemon_is_gone() {
+        let groups = Groups::new(&format!("guardian-test-{}", std::process::id()));
+        let Some(all) = groups.cgroup.as_ref().map(|all| all.dir.clone()) else {
+            eprintln!("no cgroups here: nothing to guard");
+            return;
+        };
+        let group = groups.group().expect("a group");
+        let mut shell = sleepers_in(&group);
+        assert!(!group.is_empty());
+        // The kernel closes the guardian's pipe as this does, however the daemon ends.
+        drop(groups);
+        assert!(!all.exists(), "the guardian ends all and removes it");
+        shell.wait().expect("killed");
+        // Its cgroup is gone, and so need not be removed.
+        std::mem::forget(group);
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_left_is_ended() {
+        let instance = format!("stale-test-{}", std::process::id());
+        let earlier = Groups::new(&instance);
+        if earlier.cgroup.is_none() {
+            eprintln!("no cgroups here: nothing can be left");
+            return;
+        }
+        let group = earlier.group().expect("a group");
+        let mut shell = sleepers_in(&group);
+        let later = Groups::new(&instance);
+        assert!(group.is_empty());
+        shell.wait().expect("killed");
+        // However late the earlier daemon's guardian comes, it leaves the later one's alone.
+        drop(earlier);
+        later.group().expect("the later daemon makes groups");
+        // Its cgroup is gone, and so need not be removed.
+        std::mem::forget(group);
     }
 }

@@ -5,8 +5,8 @@ use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::peer::Peer;
 use super::place::Placer;
 use super::protocol::{
-    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, Request, SILENCE_MAX, Start, checked_len,
-    malformed,
+    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
+    checked_len, malformed,
 };
 use super::relay::relay;
 use super::sys;
@@ -75,8 +75,12 @@ impl JobServer {
     }
 
     /// Takes a host for lost after another time than [`SILENCE_MAX`].
+    ///
+    /// # Panics
+    /// If that is no longer than [`PING_EVERY`]: a host with a quiet job would count as lost.
     #[must_use]
-    pub const fn with_silence(mut self, silence: Duration) -> Self {
+    pub fn with_silence(mut self, silence: Duration) -> Self {
+        assert!(silence > PING_EVERY, "an idle host is silent that long");
         self.silence = silence;
         self
     }

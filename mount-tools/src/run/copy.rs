@@ -2,20 +2,21 @@
 
 use super::owner::Line;
 use bytes::Bytes;
-use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, Stream, ToJob};
+use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, Stream, ToJob};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Longest line that is kept together under a label.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// Pieces of one output that may wait: the credit allows no more even if each has one byte.
-const PIECES_MAX: usize = OUTPUT_WINDOW as usize;
+/// How often a process in the background looks whether the terminal's input is its own again; nothing tells it.
+const FOREGROUND_EVERY: Duration = Duration::from_millis(200);
 
 /// Held while bytes go to descriptor 1 or 2, so that lines of several jobs do not mix.
 static WHOLE: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
@@ -101,12 +102,18 @@ fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
         match nix::unistd::read(stdin.as_fd(), buffer) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => wait_for(stdin.as_fd(), PollFlags::POLLIN)?,
+            Err(Errno::EIO) if in_background(stdin.as_fd()) => std::thread::sleep(FOREGROUND_EVERY),
             other => return Ok(other?),
         }
     }
 }
 
-fn wait_for(fd: std::os::fd::BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
+/// Returns whether the terminal belongs to another process group for now.
+fn in_background(terminal: BorrowedFd<'_>) -> bool {
+    nix::unistd::tcgetpgrp(terminal).is_ok_and(|foreground| foreground != nix::unistd::getpgrp())
+}
+
+fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
     match poll(&mut [PollFd::new(fd, what)], PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
@@ -115,14 +122,15 @@ fn wait_for(fd: std::os::fd::BorrowedFd<'_>, what: PollFlags) -> io::Result<()> 
 
 /// Writes one output of a job.
 pub(super) struct Output {
-    pieces: mpsc::SyncSender<Bytes>,
+    /// Bounded by the credit that the host has: `OUTPUT_WINDOW` bytes.
+    pieces: mpsc::Sender<Bytes>,
     thread: JoinHandle<()>,
 }
 
 impl Output {
     /// Starts writing to descriptor 1 or 2; with a label in front of each line.
     pub(super) fn start(stream: Stream, label: Option<String>, line: Line) -> io::Result<Self> {
-        let (pieces, queue) = mpsc::sync_channel::<Bytes>(PIECES_MAX);
+        let (pieces, queue) = mpsc::channel::<Bytes>();
         let mut writer = Writer {
             stream,
             label,

@@ -1,8 +1,9 @@
 //! Signals of this process, sent on to its jobs.
 //!
 //! A signal from the terminal goes to the job's whole process group, as a terminal would send it; one from kill(2)
-//! goes to the program. Before there is a job a signal does what it always does; so does the second one while the
-//! first job has not started, as its node may hang. The end of this process is the end of what it was about to start.
+//! goes to the program. Before there is a job a signal does what it always does; so does a second one that ends
+//! programs while the first job has not started, as its node may hang. The end of this process is the end of what it
+//! was about to start.
 
 use super::owner::Line;
 use super::sys;
@@ -47,18 +48,20 @@ impl Signals {
             }
         }
         mask.thread_block()?;
+        // A read of the terminal from the background then fails, rather than stop this process with its jobs.
+        SigSet::from(Signal::SIGTTIN).thread_block()?;
         let queue = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
         let jobs = signals.clone();
         std::thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
-                let mut waiting = false;
+                let mut end_waits = false;
                 while let Ok(Some(info)) = queue.read_signal() {
                     let number = i32::try_from(info.ssi_signo).expect("signals are small numbers");
-                    if waiting && !jobs.started.load(Ordering::Relaxed) {
+                    if end_waits && ends(number) && !jobs.started.load(Ordering::Relaxed) {
                         act_here(number);
                     } else {
-                        waiting = true;
+                        end_waits |= ends(number);
                         jobs.forward(number, info.ssi_code == SI_KERNEL);
                     }
                 }
@@ -97,12 +100,17 @@ impl Signals {
     }
 }
 
+/// Returns whether a signal ends a process that has not taken it over.
+fn ends(number: i32) -> bool {
+    let others = [Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH];
+    !others.iter().any(|other| *other as i32 == number)
+}
+
 /// Does by a signal what it does to a process that has not taken it over.
 fn act_here(number: i32) {
-    let is = |signal: Signal| number == signal as i32;
-    if is(Signal::SIGTSTP) {
+    if number == Signal::SIGTSTP as i32 {
         raise(Signal::SIGSTOP).ok();
-    } else if !is(Signal::SIGCONT) && !is(Signal::SIGWINCH) {
+    } else if ends(number) {
         sys::die_by(number);
     }
 }

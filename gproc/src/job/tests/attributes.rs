@@ -1,0 +1,100 @@
+//! As whom, where and in what a program runs, and how it is found.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_has_its_owners_attributes() {
+    let cluster = Cluster::new();
+    let text = "pwd; umask; id -u; id -g; id -G; ulimit -Sn; ulimit -Hn; nice; echo $A";
+    let mut request = script(THERE, text);
+    request.cwd = Bytes::from_static(b"/usr/bin");
+    request.umask = 0o27;
+    request.env.push(Bytes::from_static(b"A=some thing"));
+    let mut job = cluster.start_vouched(vouched(request)).await;
+    assert_eq!(job.end().await, End::Exited(0));
+    assert_eq!(
+        job.text(),
+        "/usr/bin\n0027\n12345\n23456\n23456 34567 45678\n100\n200\n5\nsome thing\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_may_do_what_its_user_may() {
+    let cluster = Cluster::new();
+    let mut job = cluster
+        .start_vouched(vouched(script(THERE, "cat /etc/shadow")))
+        .await;
+    assert_eq!(job.end().await, End::Exited(1));
+    let dir = cluster.dir.path().join("private");
+    std::fs::create_dir(&dir).expect("makes a directory");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&dir, private).expect("closes it");
+    let mut request = script(THERE, "true");
+    request.cwd = Bytes::from(dir.display().to_string());
+    let mut job = cluster.start_vouched(vouched(request)).await;
+    let (kind, message) = failed(job.end().await);
+    assert_eq!(kind, Failure::Cluster);
+    assert!(message.contains("Permission denied"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_tells_who_asks() {
+    let cluster = Cluster::new();
+    let own = std::process::Command::new("id").arg("-G").output();
+    let own = String::from_utf8(own.expect("id runs").stdout).expect("numbers");
+    let mut job = cluster.start(script(THERE, "id -G; ulimit -Hn")).await;
+    assert_eq!(job.end().await, End::Exited(0));
+    let (_, files) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .expect("own limit");
+    assert_eq!(job.text(), format!("{own}{files}\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_run_is_told() {
+    let cluster = Cluster::new();
+    let dir = cluster.dir.path().to_owned();
+    std::fs::write(dir.join("data"), "no program").expect("writes");
+    let at = |name: &str| dir.join(name).display().to_string();
+    for node in [HERE, THERE] {
+        for (argv0, expected, message) in [
+            ("no-such-program", Failure::NotFound, "No such file"),
+            ("/no/such/program", Failure::NotFound, "No such file"),
+            ("", Failure::NotFound, "no program"),
+            (&*at("data"), Failure::NotExecutable, "Permission denied"),
+            ("/etc", Failure::NotExecutable, "Permission denied"),
+        ] {
+            let mut job = cluster.start(program(node, &[argv0])).await;
+            let (kind, text) = failed(job.end().await);
+            assert_eq!(kind, expected, "{argv0}");
+            assert!(text.contains(message), "{text}");
+        }
+    }
+    let mut request = script(THERE, "true");
+    request.cwd = Bytes::from_static(b"/no/such/directory");
+    let (kind, text) = failed(cluster.start(request).await.end().await);
+    assert_eq!(kind, Failure::Cluster);
+    assert!(
+        text.starts_with("cannot enter /no/such/directory on node 2: No such"),
+        "{text}"
+    );
+    let mut job = cluster.start(script(NodeId(9), "true")).await;
+    let (kind, text) = failed(job.end().await);
+    assert_eq!(kind, Failure::Cluster);
+    assert!(text.contains("node 9 is not in the cluster"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_are_found_in_the_jobs_own_path() {
+    let cluster = Cluster::new();
+    let tool = cluster.dir.path().join("tool");
+    // Without an interpreter: the shell runs it, as it would here.
+    std::fs::write(&tool, "echo tool $1; exit 6").expect("writes");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&tool, executable).expect("makes it executable");
+    let mut request = program(THERE, &["tool", "arg"]);
+    request.env = vec![Bytes::from_static(b"PATH=/no/such:")];
+    request.cwd = Bytes::from(cluster.dir.path().display().to_string());
+    let mut job = cluster.start(request).await;
+    assert_eq!(job.end().await, End::Exited(6));
+    assert_eq!(job.text(), "tool arg\n");
+}
