@@ -75,8 +75,12 @@ pub(super) fn new_pieces(base: &Base, dirty: &Dirty, size: u64) -> BTreeMap<u64,
 
 /// Adds zeros where the base has bytes.
 fn zeros_over(base: &Base, from: u64, to: u64, pieces: &mut BTreeMap<u64, Piece>) {
+    if from >= to {
+        // Behind the cut: zero already.
+        return;
+    }
     let mut below = Vec::new();
-    base.segments(from, to.saturating_sub(from), &mut below);
+    base.segments(from, to - from, &mut below);
     let mut at = from;
     for segment in below {
         let len = segment.len();
@@ -208,6 +212,7 @@ impl Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consistency::wire::meta::Content;
 
     #[track_caller]
     fn check(pieces: &[(u64, Piece)], chunk_lens: &[usize], extents: &[(u64, u32, usize, u32)]) {
@@ -215,6 +220,37 @@ mod tests {
         let lens = packed.chunks.iter().map(|c| c.iter().map(Bytes::len).sum());
         assert_eq!(lens.collect::<Vec<usize>>(), chunk_lens);
         assert_eq!(packed.extents, extents);
+    }
+
+    #[test]
+    fn zeros_are_written_where_the_base_shows_through() {
+        #[track_caller]
+        fn check(change: impl FnOnce(&mut Dirty), expected: &[(u64, Piece)]) {
+            let extent = Extent {
+                offset: 0,
+                len: 100,
+                chunk: ChunkId(1),
+                chunk_offset: 0,
+                replicas: Vec::new(),
+            };
+            let base = Base::new(Content::Extents(vec![extent]));
+            let mut dirty = Dirty::default();
+            change(&mut dirty);
+            let pieces = new_pieces(&base, &dirty, 200);
+            assert_eq!(pieces.into_iter().collect::<Vec<_>>(), expected);
+        }
+        check(|dirty| dirty.zero(60, 10), &[(60, Piece::Zero(10))]);
+        check(|dirty| dirty.zero(60, 80), &[(60, Piece::Zero(40))]);
+        check(|dirty| dirty.zero(100, 80), &[]);
+        let cut_then_zero = |from, len| {
+            move |dirty: &mut Dirty| {
+                dirty.truncate(65);
+                dirty.zero(from, len);
+            }
+        };
+        check(cut_then_zero(60, 10), &[(60, Piece::Zero(5))]);
+        check(cut_then_zero(65, 5), &[]);
+        check(cut_then_zero(70, 10), &[]);
     }
 
     fn bytes(len: usize) -> Piece {
