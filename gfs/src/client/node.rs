@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) rw_opens: u32,
     /// The kernel may have pages.
     pub(super) pages: bool,
+    /// Counts the READs answered.
+    pub(super) page_reads: u64,
     /// Replies under the lease that have not reached the kernel yet (K1).
     pub(super) holds: u32,
     /// Replies outside a lease that have not reached the kernel yet (R1).

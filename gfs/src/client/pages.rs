@@ -113,6 +113,7 @@ impl Core {
             return Step::Load(need);
         }
         state.pages = true;
+        state.page_reads += 1;
         state.unused = false;
         let segments = plan(&state, offset, size);
         Step::Deliver {
@@ -326,6 +327,7 @@ fn unleased(node: &Pin, state: &mut State) -> Delivery {
         breaking.served_unleased = true;
     }
     state.pages = true;
+    state.page_reads += 1;
     Delivery::unleased(node, state)
 }
 

@@ -32,6 +32,9 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
         core.change_owned(&node, false, |state| apply(core, state, &write))
             .await?
     };
+    if !write.from_cache {
+        forget_read_pages(core, &node).await;
+    }
     if write.append && at != write.offset {
         kernel_was_wrong(core, node);
     }
@@ -74,6 +77,25 @@ fn apply(core: &Core, state: &mut State, write: &Write) -> Result<u64, Errno> {
     }
     changed(state, now);
     Ok(at)
+}
+
+/// W2: a direct write drops the pages of its range *before* it is sent. A READ that was answered from before the write
+/// may fill such a page afterwards: with the old bytes, or with zeros behind the old end of the file, which the write
+/// has moved. So the kernel is told to forget once the write is done, if anything was read since the last time.
+async fn forget_read_pages(core: &Arc<Core>, node: &Pin) {
+    let read = {
+        let state = node.state();
+        if !state.pages {
+            return;
+        }
+        state.page_reads
+    };
+    core.kernel.forget_data(node.ino).await;
+    let mut state = node.state();
+    // A READ in the meantime, or a break that counts on `pages`, leaves it as it is.
+    if state.page_reads == read && state.breaking.is_none() && state.rw_opens == 0 {
+        state.pages = false;
+    }
 }
 
 /// The kernel takes the offset it sent plus the length for the size: it must ask again, after this reply.

@@ -10,7 +10,17 @@ use consistency::wire::meta::{Name, Op, OpReply, XattrMode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Access lists are kept by the leader but not obeyed by the kernel of this mount: storing one would promise what
+/// nobody does.
+fn refuse_acl(name: &Name) -> Result<(), Errno> {
+    if name.as_bytes().starts_with(b"system.posix_acl_") {
+        return Err(Errno::ENOTSUP);
+    }
+    Ok(())
+}
+
 pub(super) async fn get(core: &Arc<Core>, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
+    refuse_acl(name)?;
     let absent = Errno(libc::ENODATA);
     with_all(core, ino, |xattrs| xattrs.get(name).cloned().ok_or(absent)).await?
 }
@@ -57,6 +67,7 @@ pub(super) async fn set(
     value: Bytes,
     mode: XattrMode,
 ) -> Result<(), Errno> {
+    refuse_acl(name)?;
     let name = name.clone();
     let op = Op::SetXattr {
         ino,
@@ -68,6 +79,7 @@ pub(super) async fn set(
 }
 
 pub(super) async fn remove(core: &Arc<Core>, ino: InodeNo, name: &Name) -> Result<(), Errno> {
+    refuse_acl(name)?;
     let name = name.clone();
     change(core, core.pin(ino), Op::RemoveXattr { ino, name }).await
 }
