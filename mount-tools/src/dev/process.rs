@@ -150,12 +150,12 @@ mod tests {
         let process = ProcessId::of(child.id().cast_signed()).expect("sleep runs");
         assert!(process.is_alive());
         process
-            .kill(Duration::from_secs(10))
+            .kill_then(Duration::from_secs(10), || {})
             .expect("sleep dies of SIGKILL");
         assert!(!process.is_alive(), "a zombie counts as ended");
         child.wait().expect("reap sleep");
         process
-            .kill(Duration::from_secs(10))
+            .kill_then(Duration::from_secs(10), || {})
             .expect("killing it again does nothing");
     }
 
@@ -169,7 +169,7 @@ mod tests {
         assert!(!earlier.is_alive());
         assert!(earlier.open().expect("look at it").is_none());
         earlier
-            .kill(Duration::from_secs(1))
+            .kill_then(Duration::from_secs(1), || {})
             .expect("nothing to kill, and we live on");
     }
 }
