@@ -1,9 +1,12 @@
 //! S1 in its strong form, on real mounts: threads on several nodes do random things to the same few files, and one
-//! order of all of it must explain what each of them saw. `LINEAR_OPS` sets the operations of each workload, `SEED`
-//! the dice.
+//! order of all of it must explain what each of them saw. `LINEAR_OPS` sets the operations of each workload,
+//! `LINEAR_ONLY` names the only one to run, `SEED` sets the dice.
 //!
 //! Needs root and /dev/fuse.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -13,16 +16,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tests::linear::models::{
     AppendLog, AppendOp, AppendRet, Attributes, AttributesOp, AttributesRet, Names, NamesOp,
-    NamesRet, Register, RegisterOp, Stat,
+    NamesRet, Records, Register, RegisterOp, Stat,
 };
-use tests::linear::{Clock, History, Model, Verdict, check, check_each};
+use tests::linear::{Clock, History, Log, Model, Verdict, check, check_each};
 use tests::{Cluster, with_deadline};
 
 const NODES: u32 = 3;
 const THREADS_PER_NODE: u32 = 2;
 /// Few, so that they are fought over.
 const FILES: u32 = 3;
-const NAMES: u32 = 5;
+const NAMES: u8 = 5;
 
 /// Random numbers that a seed repeats (splitmix64).
 struct Dice(u64);
@@ -64,6 +67,17 @@ impl Actor {
     }
 }
 
+/// One step of an actor with what it keeps open: rolls an operation, carries it out, writes it down.
+type Step<M, Kept> = fn(&mut Actor, &mut Kept, &mut LogOf<M>);
+
+type LogOf<M> = Log<<M as Model>::Op, <M as Model>::Ret>;
+
+/// Nothing is broken here, so nothing may fail, and every outcome is known.
+#[track_caller]
+fn sure<T>(op: impl Debug, ret: io::Result<T>) -> Option<T> {
+    Some(ret.unwrap_or_else(|e| panic!("{op:?}: {e}")))
+}
+
 struct Run {
     cluster: Cluster,
     seed: u64,
@@ -87,19 +101,16 @@ impl Run {
         }
     }
 
-    /// Lets every actor roll `op` and carry it out, again and again; returns what happened.
-    ///
-    /// `set_up` prepares the directory, and makes what an actor keeps open.
+    /// Lets every actor take its steps in a directory of its own node, which `set_up` prepared; returns what happened.
     fn history<M, Kept: 'static>(
         &self,
         name: &'static str,
         set_up: fn(&Path),
         keep: fn(&Path) -> Kept,
-        op: fn(&mut Actor) -> M::Op,
-        carry_out: fn(&mut Actor, &mut Kept, &M::Op) -> io::Result<M::Ret>,
+        step: Step<M, Kept>,
     ) -> History<M>
     where
-        M: Model,
+        M: Model + 'static,
         M::Op: Send + 'static,
         M::Ret: Send + 'static,
     {
@@ -119,17 +130,12 @@ impl Run {
                     dice: Dice(self.seed ^ (u64::from(number) << 32)),
                 };
                 let mut log = clock.log(format!("node{node}.{}", number / NODES));
-                let (together, ops) = (Arc::clone(&together), self.ops / actors);
+                let (together, steps) = (Arc::clone(&together), self.ops / actors);
                 thread::spawn(move || {
                     let mut kept = keep(&actor.dir);
                     together.wait();
-                    for _ in 0..ops {
-                        let op = op(&mut actor);
-                        log.run(op.clone(), || {
-                            let ret = carry_out(&mut actor, &mut kept, &op);
-                            // Nothing is broken here, so nothing may fail.
-                            Some(ret.unwrap_or_else(|e| panic!("{op:?}: {e}")))
-                        });
+                    for _ in 0..steps {
+                        step(&mut actor, &mut kept, &mut log);
                     }
                     log.into_operations()
                 })
@@ -162,20 +168,32 @@ impl Run {
     }
 }
 
+type Workload = fn(&Run) -> Result<(), String>;
+
+const WORKLOADS: &[(&str, Workload)] = &[
+    ("renamed", rewritten_by_rename),
+    ("in place", rewritten_in_place),
+    ("appended", appended),
+    ("names", names),
+    ("attributes", attributes),
+];
+
 #[test]
 fn everything_is_linearizable() {
+    let only = std::env::var("LINEAR_ONLY").ok();
     let run = Run::start();
-    let found: Vec<String> = [
-        rewritten_by_rename(&run),
-        rewritten_in_place(&run),
-        appended(&run),
-        names(&run),
-        attributes(&run),
-    ]
-    .into_iter()
-    .filter_map(Result::err)
-    .collect();
+    let found: Vec<String> = WORKLOADS
+        .iter()
+        .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
+        .filter_map(|(_, workload)| workload(&run).err())
+        .collect();
     assert!(found.is_empty(), "{}", found.join("\n\n"));
+}
+
+/// Opens the files of a workload.
+fn open_all(dir: &Path, options: &OpenOptions) -> Vec<File> {
+    let open = |file| options.open(dir.join(format!("f{file}"))).expect("open");
+    (0..FILES).map(open).collect()
 }
 
 fn register(actor: &mut Actor) -> RegisterOp {
@@ -188,130 +206,119 @@ fn register(actor: &mut Actor) -> RegisterOp {
 
 /// Files that are replaced by new ones (rename over), as editors and compilers do.
 fn rewritten_by_rename(run: &Run) -> Result<(), String> {
-    let history = run.history::<Register, ()>(
-        "renamed",
-        |dir| {
-            for file in 0..FILES {
-                fs::write(dir.join(format!("f{file}")), "0").expect("write");
-            }
-        },
-        |_| (),
-        register,
-        |actor, (), op| match op {
-            RegisterOp::Read(file) => {
-                let text = fs::read_to_string(actor.file(*file))?;
-                text.parse().map_err(io::Error::other)
-            }
-            RegisterOp::Write(file, value) => {
+    let set_up = |dir: &Path| {
+        for file in 0..FILES {
+            fs::write(dir.join(format!("f{file}")), "0").expect("write");
+        }
+    };
+    let step = |actor: &mut Actor, (): &mut (), log: &mut LogOf<Register>| {
+        let op = register(actor);
+        let file = actor.file(op.file());
+        match op {
+            RegisterOp::Read(_) => log.run(op, || {
+                let text = fs::read_to_string(file);
+                sure(
+                    op,
+                    text.and_then(|text| text.parse().map_err(io::Error::other)),
+                )
+            }),
+            RegisterOp::Write(_, value) => {
                 let new = actor.dir.join(format!("new{}", actor.number));
-                fs::write(&new, value.to_string())?;
-                fs::rename(&new, actor.file(*file))?;
-                Ok(*value)
+                fs::write(&new, value.to_string()).expect("write a file that nobody else knows");
+                log.run(op, || sure(op, fs::rename(&new, file).map(|()| value)));
             }
-        },
-    );
+        }
+    };
+    let history = run.history::<Register, _>("renamed", set_up, |_| (), step);
     run.judge("renamed", check_each(&Register, history, RegisterOp::file))
 }
 
 /// Files that are open everywhere, with one number that is written and read in place.
 fn rewritten_in_place(run: &Run) -> Result<(), String> {
-    let history = run.history::<Register, Vec<File>>(
-        "in place",
-        |dir| {
-            for file in 0..FILES {
-                fs::write(dir.join(format!("f{file}")), 0_u64.to_le_bytes()).expect("write");
-            }
-        },
-        |dir| {
-            let open = |file| {
-                let path = dir.join(format!("f{file}"));
-                OpenOptions::new().read(true).write(true).open(path)
-            };
-            (0..FILES).map(|file| open(file).expect("open")).collect()
-        },
-        register,
-        |_, files, op| match op {
-            RegisterOp::Read(file) => {
+    let set_up = |dir: &Path| {
+        for file in 0..FILES {
+            fs::write(dir.join(format!("f{file}")), 0_u64.to_le_bytes()).expect("write");
+        }
+    };
+    let keep = |dir: &Path| open_all(dir, OpenOptions::new().read(true).write(true));
+    let step = |actor: &mut Actor, files: &mut Vec<File>, log: &mut LogOf<Register>| {
+        let op = register(actor);
+        let file = &files[op.file() as usize];
+        log.run(op, || match op {
+            RegisterOp::Read(_) => {
                 let mut bytes = [0; 8];
-                files[*file as usize].read_exact_at(&mut bytes, 0)?;
-                Ok(u64::from_le_bytes(bytes))
+                let read = file.read_exact_at(&mut bytes, 0);
+                sure(op, read.map(|()| u64::from_le_bytes(bytes)))
             }
-            RegisterOp::Write(file, value) => {
-                files[*file as usize].write_all_at(&value.to_le_bytes(), 0)?;
-                Ok(*value)
+            RegisterOp::Write(_, value) => {
+                let written = file.write_all_at(&value.to_le_bytes(), 0);
+                sure(op, written.map(|()| value))
             }
-        },
-    );
+        });
+    };
+    let history = run.history::<Register, _>("in place", set_up, keep, step);
     run.judge("in place", check_each(&Register, history, RegisterOp::file))
 }
 
-/// One file that records are appended to.
+/// Files that records are appended to.
 fn appended(run: &Run) -> Result<(), String> {
     const RECORD_BYTES: usize = 4;
-    let history = run.history::<AppendLog, File>(
-        "appended",
-        |dir| drop(File::create(dir.join("log")).expect("create")),
-        |dir| {
-            let mut options = OpenOptions::new();
-            options.append(true).open(dir.join("log")).expect("open")
-        },
-        |actor| match actor.dice.below(4) {
-            0 => AppendOp::Append(actor.value()),
-            1 => AppendOp::Size,
-            _ => AppendOp::Read,
-        },
-        |actor, file, op| match op {
-            AppendOp::Append(record) => {
-                file.write_all(&record.to_le_bytes())?;
-                Ok(AppendRet::Done)
+    let set_up = |dir: &Path| {
+        for file in 0..FILES {
+            drop(File::create(dir.join(format!("f{file}"))).expect("create"));
+        }
+    };
+    let keep = |dir: &Path| open_all(dir, OpenOptions::new().append(true));
+    let step = |actor: &mut Actor, files: &mut Vec<File>, log: &mut LogOf<AppendLog>| {
+        let file = actor.dice.below(FILES);
+        let op = match actor.dice.below(4) {
+            0 => AppendOp::Append(file, actor.value()),
+            1 => AppendOp::Size(file),
+            _ => AppendOp::Read(file),
+        };
+        log.run(op, || match op {
+            AppendOp::Append(_, record) => {
+                let appended = (&files[file as usize]).write_all(&record.to_le_bytes());
+                sure(op, appended.map(|()| AppendRet::Done))
             }
-            AppendOp::Size => {
-                let size = fs::metadata(actor.dir.join("log"))?.len();
+            AppendOp::Size(_) => {
+                let size = sure(op, fs::metadata(actor.file(file)))?.len();
                 let size = usize::try_from(size).expect("a short file");
                 assert_eq!(size % RECORD_BYTES, 0, "a torn record");
-                Ok(AppendRet::Size(size / RECORD_BYTES))
+                Some(AppendRet::Size(size / RECORD_BYTES))
             }
-            AppendOp::Read => {
-                let bytes = fs::read(actor.dir.join("log"))?;
+            AppendOp::Read(_) => {
+                let bytes = sure(op, fs::read(actor.file(file)))?;
                 let (records, rest) = bytes.as_chunks::<RECORD_BYTES>();
                 assert!(rest.is_empty(), "a torn record");
                 let records = records.iter().map(|bytes| u32::from_le_bytes(*bytes));
-                Ok(AppendRet::Records(records.collect()))
+                Some(AppendRet::Records(Records(records.collect())))
             }
-        },
-    );
-    run.judge("appended", check(&AppendLog, &history))
+        });
+    };
+    let history = run.history::<AppendLog, _>("appended", set_up, keep, step);
+    run.judge("appended", check_each(&AppendLog, history, AppendOp::file))
 }
 
 /// Names that come, go and move; each is looked at by itself and in listings.
 fn names(run: &Run) -> Result<(), String> {
-    let history = run.history::<Names, ()>(
-        "names",
-        |_| (),
-        |_| (),
-        |actor| {
-            let roll = actor.dice.below(9);
-            let mut name = || u8::try_from(actor.dice.below(NAMES)).expect("few names");
-            match roll {
-                0 | 1 => NamesOp::Create(name()),
-                2 => NamesOp::Unlink(name()),
-                3 | 4 => {
-                    let from = name();
-                    let to = (from + 1) % u8::try_from(NAMES).expect("few names");
-                    NamesOp::Rename(from, to)
-                }
-                5 | 6 => NamesOp::Lookup(name()),
-                _ => NamesOp::List,
+    let step = |actor: &mut Actor, (): &mut (), log: &mut LogOf<Names>| {
+        let roll = actor.dice.below(9);
+        let name = u8::try_from(actor.dice.below(NAMES.into())).expect("few names");
+        let op = match roll {
+            0 | 1 => NamesOp::Create(name),
+            2 => NamesOp::Unlink(name),
+            3 | 4 => NamesOp::Rename(name, (name + 1) % NAMES),
+            5 | 6 => NamesOp::Lookup(name),
+            _ => {
+                let dir = &actor.dir;
+                log.run_all(|| list(dir));
+                return;
             }
-        },
-        |actor, (), op| {
-            let path = |name: &u8| actor.dir.join(name.to_string());
-            let done = |done: io::Result<NamesRet>| match done {
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(NamesRet::NotFound),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(NamesRet::Exists),
-                done => done,
-            };
-            done(match op {
+        };
+        let path = |name: u8| actor.dir.join(name.to_string());
+        log.run(op, || {
+            let ret = match op {
                 NamesOp::Create(name) => OpenOptions::new()
                     .write(true)
                     .create_new(true)
@@ -321,64 +328,70 @@ fn names(run: &Run) -> Result<(), String> {
                 NamesOp::Rename(from, to) => {
                     fs::rename(path(from), path(to)).map(|()| NamesRet::Done)
                 }
-                NamesOp::Lookup(name) => {
+                NamesOp::Lookup(name) | NamesOp::Listed(name) => {
                     fs::symlink_metadata(path(name)).map(|found| NamesRet::Inode(found.ino()))
                 }
-                NamesOp::List => list(&actor.dir),
-            })
-        },
-    );
+            };
+            match ret {
+                Err(e) if e.kind() == ErrorKind::NotFound => Some(NamesRet::NotFound),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => Some(NamesRet::Exists),
+                ret => sure(op, ret),
+            }
+        });
+    };
+    let history = run.history::<Names, _>("names", |_| (), |_| (), step);
     run.judge("names", check(&Names, &history))
 }
 
-fn list(dir: &Path) -> io::Result<NamesRet> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let name = name.to_str().and_then(|name| name.parse().ok());
-        names.push(name.ok_or_else(|| io::Error::other("a name that nobody made"))?);
-    }
-    names.sort_unstable();
-    Ok(NamesRet::Listing(names))
+/// Lists a directory: says of each name whether it is there. A name that was removed and made anew while the listing
+/// was read may be in it twice.
+fn list(dir: &Path) -> Vec<(NamesOp, NamesRet)> {
+    let entries = fs::read_dir(dir).expect("open a directory");
+    let listed: BTreeSet<_> = entries
+        .map(|entry| entry.expect("read a directory").file_name())
+        .collect();
+    let there = |name: u8| listed.contains(OsStr::new(&name.to_string()));
+    let look = |name| (NamesOp::Listed(name), NamesRet::Listed(there(name)));
+    (0..NAMES).map(look).collect()
 }
 
 /// Attributes that are set one by one and seen together.
 fn attributes(run: &Run) -> Result<(), String> {
-    let history = run.history::<Attributes, ()>(
-        "attributes",
-        |dir| {
-            let path = dir.join("f0");
-            drop(File::create(&path).expect("create"));
-            fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("chmod");
-        },
-        |_| (),
-        |actor| match actor.dice.below(8) {
+    let set_up = |dir: &Path| {
+        let path = dir.join("f0");
+        drop(File::create(&path).expect("create"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("chmod");
+    };
+    let step = |actor: &mut Actor, (): &mut (), log: &mut LogOf<Attributes>| {
+        let op = match actor.dice.below(8) {
             0 => AttributesOp::Mode(actor.dice.below(0o1000)),
             1 => AttributesOp::Owner(actor.value()),
             2 => AttributesOp::Size(actor.value().into()),
             _ => AttributesOp::Stat,
-        },
-        |actor, (), op| {
-            let path = actor.file(0);
-            match op {
+        };
+        let path = actor.file(0);
+        log.run(op, || {
+            let done = match op {
                 AttributesOp::Mode(mode) => {
-                    fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+                    fs::set_permissions(path, fs::Permissions::from_mode(mode))
                 }
-                AttributesOp::Owner(uid) => chown(path, Some(*uid), None)?,
+                AttributesOp::Owner(uid) => chown(path, Some(uid), None),
                 AttributesOp::Size(size) => {
-                    nix::unistd::truncate(&path, i64::try_from(*size).expect("small"))?;
+                    let size = i64::try_from(size).expect("small");
+                    nix::unistd::truncate(&path, size).map_err(io::Error::from)
                 }
                 AttributesOp::Stat => {
-                    let found = fs::metadata(path)?;
-                    return Ok(AttributesRet::Stat(Stat {
+                    let found = sure(op, fs::metadata(path))?;
+                    return Some(AttributesRet::Stat(Stat {
                         mode: found.mode() & 0o7777,
                         uid: found.uid(),
                         size: found.size(),
                     }));
                 }
-            }
-            Ok(AttributesRet::Done)
-        },
-    );
+            };
+            sure(op, done.map(|()| AttributesRet::Done))
+        });
+    };
+    let history = run.history::<Attributes, _>("attributes", set_up, |_| (), step);
     run.judge("attributes", check(&Attributes, &history))
 }

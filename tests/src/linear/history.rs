@@ -53,6 +53,21 @@ impl<O, R> Log<O, R> {
         });
     }
 
+    /// Carries out what counts as several operations at the same time.
+    pub fn run_all(&mut self, carry_out: impl FnOnce() -> Vec<(O, R)>) {
+        let called = self.clock.now();
+        let done = carry_out();
+        let returned = Some(self.clock.now());
+        let operation = |(op, ret)| Operation {
+            actor: self.actor.clone(),
+            called,
+            returned,
+            op,
+            ret: Some(ret),
+        };
+        self.operations.extend(done.into_iter().map(operation));
+    }
+
     /// Returns what was written down.
     #[must_use]
     pub fn into_operations(self) -> Vec<Operation<O, R>> {

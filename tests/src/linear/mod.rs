@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::hash::Hash;
 
-/// How many of the last operations a counterexample shows.
-const SHOWN_MAX: usize = 40;
+/// How many of the last operations of the longest order a counterexample shows.
+const SHOWN_MAX: usize = 24;
 
 /// A machine that does one thing after the other.
 pub trait Model {
@@ -116,21 +116,30 @@ pub fn check_each<M: Model, K: Ord>(
 
 impl<M: Model> fmt::Display for Counterexample<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = self.history.first().map_or(0, |first| first.called);
+        let mut places = vec![None; self.history.len()];
+        for (place, at) in self.order.iter().enumerate() {
+            places[*at] = Some(place);
+        }
+        let shown_from = self.order.len().saturating_sub(SHOWN_MAX);
+        let shown = |at: usize| places[at].is_none_or(|place| place >= shown_from);
+        let start = (0..places.len()).find(|at| shown(*at));
+        let start = start.map_or(0, |at| self.history[at].called);
         let us = |at: u64| at.saturating_sub(start) / 1_000;
-        let skipped = self.history.len().saturating_sub(SHOWN_MAX);
         writeln!(
             f,
-            "no order explains these {} operations ({skipped} earlier ones left out):",
+            "no order explains {} operations (the first {shown_from} of the longest order left out):",
             self.history.len()
         )?;
         writeln!(
             f,
-            "  place in the longest order | us | who | what -> result"
+            "    place | microseconds       | who      | what -> result"
         )?;
-        for (at, operation) in self.history.iter().enumerate().skip(skipped) {
-            let place = match self.order.iter().position(|placed| *placed == at) {
-                Some(place) => format!("{place:5}"),
+        for (at, operation) in self.history.iter().enumerate() {
+            if !shown(at) {
+                continue;
+            }
+            let place = match places[at] {
+                Some(place) => place.to_string(),
                 None if self.blocked.contains(&at) => "BLOCKED".to_owned(),
                 None => "-".to_owned(),
             };

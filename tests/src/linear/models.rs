@@ -2,6 +2,7 @@
 
 use super::Model;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A file that is read and written as a whole.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,61 +53,83 @@ impl Model for Register {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AppendLog;
 
+/// The content of an [`AppendLog`].
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Records(pub Vec<u32>);
+
 /// An operation on an [`AppendLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendOp {
-    /// Returns all records.
-    Read,
-    /// Returns the number of records, from the size of the file.
-    Size,
-    /// Adds this record.
-    Append(u32),
+    /// Returns all records of this file.
+    Read(u32),
+    /// Returns the number of records, from the size of this file.
+    Size(u32),
+    /// Adds a record to this file.
+    Append(u32, u32),
 }
 
 /// What an [`AppendOp`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendRet {
     /// Read.
-    Records(Vec<u32>),
+    Records(Records),
     /// Size.
     Size(usize),
     /// Append.
     Done,
 }
 
+/// The number of records and the last ones: they are long, and differ at the end.
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = &self.0[self.0.len().saturating_sub(3)..];
+        write!(f, "{} to {last:?}", self.0.len())
+    }
+}
+
+impl AppendOp {
+    /// Returns which file it is about: files are independent.
+    #[must_use]
+    pub const fn file(&self) -> u32 {
+        match self {
+            Self::Read(file) | Self::Size(file) | Self::Append(file, _) => *file,
+        }
+    }
+}
+
 impl Model for AppendLog {
-    type State = Vec<u32>;
+    type State = Records;
     type Op = AppendOp;
     type Ret = AppendRet;
 
-    fn start(&self) -> Vec<u32> {
-        Vec::new()
+    fn start(&self) -> Records {
+        Records::default()
     }
 
-    fn step(&self, state: &Vec<u32>, op: &AppendOp, ret: Option<&AppendRet>) -> Option<Vec<u32>> {
-        match (op, ret) {
-            (AppendOp::Append(record), None | Some(AppendRet::Done)) => {
-                let mut after = state.clone();
-                after.push(*record);
-                Some(after)
+    fn step(&self, state: &Records, op: &AppendOp, ret: Option<&AppendRet>) -> Option<Records> {
+        let mut after = state.clone();
+        let fits = match (op, ret) {
+            (AppendOp::Append(_, record), None | Some(AppendRet::Done)) => {
+                after.0.push(*record);
+                true
             }
-            (AppendOp::Read | AppendOp::Size, None) => Some(state.clone()),
-            (AppendOp::Read, Some(AppendRet::Records(records))) => {
-                (records == state).then(|| state.clone())
-            }
-            (AppendOp::Size, Some(AppendRet::Size(size))) => {
-                (*size == state.len()).then(|| state.clone())
-            }
-            (AppendOp::Append(_) | AppendOp::Read | AppendOp::Size, Some(_)) => None,
-        }
+            (AppendOp::Read(_), Some(AppendRet::Records(records))) => records == state,
+            (AppendOp::Size(_), Some(AppendRet::Size(size))) => *size == state.0.len(),
+            (_, ret) => ret.is_none(),
+        };
+        fits.then_some(after)
     }
 
     fn is_read(op: &AppendOp) -> bool {
-        matches!(op, AppendOp::Read | AppendOp::Size)
+        matches!(op, AppendOp::Read(_) | AppendOp::Size(_))
     }
 }
 
 /// A directory of files, each known by its inode number.
+///
+/// POSIX does not promise that a listing is of one moment: names that come or go meanwhile may be in it or not, so a
+/// file that is moved may be seen under both names, or none. It is promised for each name by itself, so a listing is
+/// one [`NamesOp::Listed`] for each name there can be, all at the same time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names;
 
@@ -121,8 +144,8 @@ pub enum NamesOp {
     Rename(u8, u8),
     /// Finds a name.
     Lookup(u8),
-    /// Returns all names.
-    List,
+    /// Looks for a name in a listing.
+    Listed(u8),
 }
 
 /// What a [`NamesOp`] returns.
@@ -130,8 +153,8 @@ pub enum NamesOp {
 pub enum NamesRet {
     /// Create and Lookup: this inode.
     Inode(u64),
-    /// List.
-    Listing(Vec<u8>),
+    /// Listed.
+    Listed(bool),
     /// Unlink and Rename.
     Done,
     /// Create.
@@ -191,13 +214,13 @@ impl Model for Names {
                 (Some(None), Some(_)) => return None,
                 (None, _) => NamesRet::NotFound,
             },
-            NamesOp::List => NamesRet::Listing(state.keys().copied().collect()),
+            NamesOp::Listed(name) => NamesRet::Listed(state.contains_key(name)),
         };
         ret.is_none_or(|ret| *ret == expected).then_some(after)
     }
 
     fn is_read(op: &NamesOp) -> bool {
-        matches!(op, NamesOp::Lookup(_) | NamesOp::List)
+        matches!(op, NamesOp::Lookup(_) | NamesOp::Listed(_))
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Calls and returns stand in a list by their times. Any call before the first return may be next: it is tried, and
 //! taken out of the list with its return. When the first return is reached with none of them possible, the last one
-//! is put back and the next is tried. A set of operations done, with the state they led to, need not be tried twice.
+//! is put back and the next is tried. A set of operations done, with the state they led to, need not be tried twice; and
+//! what changes nothing is placed as soon as it fits, without a second try: any order that has it later is as good with
+//! it here.
 
 use super::{Counterexample, History, Model, Verdict};
 use std::collections::HashSet;
 
 /// Bound of the memory of one search: some hundred MiB.
-pub const CONFIGURATIONS_MAX: usize = 1_000_000;
+pub const CONFIGURATIONS_MAX: usize = 300_000;
 
 /// Bounds of the searches that shorten one counterexample: how many, and in how many configurations each. With fewer
 /// reads less is known of the order of the changes, so the search can become far longer.
@@ -73,6 +75,7 @@ struct Timeline {
     previous: Vec<usize>,
     /// Where each operation returns; `None`: pending.
     returns: Vec<Option<usize>>,
+    returns_left: usize,
 }
 
 impl Timeline {
@@ -97,6 +100,7 @@ impl Timeline {
             events: events.into_iter().map(|(_, _, event)| event).collect(),
             next: (1..=end + 1).collect(),
             previous: (0..=end).map(|place| place.saturating_sub(1)).collect(),
+            returns_left: returns.iter().flatten().count(),
             returns,
         }
     }
@@ -108,6 +112,24 @@ impl Timeline {
     /// Returns what is at a place, `None` at the end.
     fn event(&self, place: usize) -> Option<Event> {
         self.events.get(place - 1).copied()
+    }
+
+    /// Takes a call out, with its return.
+    fn take_out_both(&mut self, call: usize, at: usize) {
+        self.take_out(call);
+        if let Some(returns) = self.returns[at] {
+            self.take_out(returns);
+            self.returns_left -= 1;
+        }
+    }
+
+    /// Undoes the last [`Self::take_out_both`] that was not undone.
+    fn put_back_both(&mut self, call: usize, at: usize) {
+        if let Some(returns) = self.returns[at] {
+            self.put_back(returns);
+            self.returns_left += 1;
+        }
+        self.put_back(call);
     }
 
     fn take_out(&mut self, place: usize) {
@@ -122,14 +144,17 @@ impl Timeline {
         self.previous[next] = place;
     }
 
-    fn calls_before_return(&self) -> Vec<usize> {
-        let mut calls = Vec::new();
+    /// Returns what may be next: the places of the calls, and the operations.
+    fn calls_before_return(&self) -> impl Iterator<Item = (usize, usize)> {
         let mut place = self.first();
-        while let Some(Event::Call(at)) = self.event(place) {
-            calls.push(at);
-            place = self.next[place];
-        }
-        calls
+        std::iter::from_fn(move || match self.event(place) {
+            Some(Event::Call(at)) => {
+                let call = place;
+                place = self.next[call];
+                Some((call, at))
+            }
+            Some(Event::Return(_)) | None => None,
+        })
     }
 }
 
@@ -143,67 +168,103 @@ impl Placed {
     }
 }
 
+/// One operation placed.
+struct Step<S> {
+    /// The place of its call in the timeline.
+    call: usize,
+    at: usize,
+    before: S,
+    /// It changed nothing, so nothing is gained by placing it later.
+    free: bool,
+}
+
 fn search<M: Model>(model: &M, history: &History<M>, configurations_max: usize) -> Outcome<M> {
     let mut timeline = Timeline::new::<M>(history);
-    let mut returns_left = timeline.returns.iter().flatten().count();
     let mut placed = Placed(vec![0; history.len().div_ceil(64)]);
     let mut state = model.start();
     let mut tried: HashSet<(Placed, M::State)> = HashSet::new();
-    // Place of the call, operation, state before it.
-    let mut order: Vec<(usize, usize, M::State)> = Vec::new();
+    let mut order: Vec<Step<M::State>> = Vec::new();
     let mut dead_end: Option<DeadEnd<M>> = None;
-    let mut place = timeline.first();
-    while returns_left > 0 {
+    let step = |state: &M::State, at: usize| {
+        let operation = &history[at];
+        model.step(state, &operation.op, operation.ret.as_ref())
+    };
+    // Where to go on among the calls of this configuration; `None`: it is new.
+    let mut next: Option<usize> = None;
+    loop {
+        let Some(place) = next else {
+            loop {
+                let free = timeline
+                    .calls_before_return()
+                    .find(|(_, at)| step(&state, *at).as_ref() == Some(&state));
+                let Some((call, at)) = free else { break };
+                timeline.take_out_both(call, at);
+                placed.flip(at);
+                let before = state.clone();
+                order.push(Step {
+                    call,
+                    at,
+                    before,
+                    free: true,
+                });
+            }
+            if timeline.returns_left == 0 {
+                return Outcome::Found;
+            }
+            next = Some(timeline.first());
+            continue;
+        };
         match timeline.event(place) {
             Some(Event::Call(at)) => {
-                let operation = &history[at];
-                let after = model.step(&state, &operation.op, operation.ret.as_ref());
+                let after = step(&state, at);
                 placed.flip(at);
                 match after {
                     Some(after) if tried.insert((placed.clone(), after.clone())) => {
                         if tried.len() > configurations_max {
                             return Outcome::GivenUp;
                         }
-                        order.push((place, at, std::mem::replace(&mut state, after)));
-                        timeline.take_out(place);
-                        if let Some(returns) = timeline.returns[at] {
-                            timeline.take_out(returns);
-                            returns_left -= 1;
-                        }
-                        place = timeline.first();
+                        timeline.take_out_both(place, at);
+                        let before = std::mem::replace(&mut state, after);
+                        order.push(Step {
+                            call: place,
+                            at,
+                            before,
+                            free: false,
+                        });
+                        next = None;
                     }
                     Some(_) | None => {
                         placed.flip(at);
-                        place = timeline.next[place];
+                        next = Some(timeline.next[place]);
                     }
                 }
             }
             Some(Event::Return(at)) => {
                 let wall = history[at].returned.expect("it has a return");
                 note(&mut dead_end, wall, &order, &state, &timeline);
-                let Some((call, at, before)) = order.pop() else {
-                    return Outcome::None(dead_end.expect("just noted"));
-                };
-                if let Some(returns) = timeline.returns[at] {
-                    timeline.put_back(returns);
-                    returns_left += 1;
+                loop {
+                    let Some(undone) = order.pop() else {
+                        return Outcome::None(dead_end.expect("just noted"));
+                    };
+                    timeline.put_back_both(undone.call, undone.at);
+                    placed.flip(undone.at);
+                    state = undone.before;
+                    if !undone.free {
+                        next = Some(timeline.next[undone.call]);
+                        break;
+                    }
                 }
-                timeline.put_back(call);
-                placed.flip(at);
-                state = before;
-                place = timeline.next[call];
             }
             None => unreachable!("the list ends with the last return, and one is left"),
         }
     }
-    Outcome::Found
 }
 
 /// Keeps the longest order.
 fn note<M: Model>(
     dead_end: &mut Option<DeadEnd<M>>,
     wall: u64,
-    order: &[(usize, usize, M::State)],
+    order: &[Step<M::State>],
     state: &M::State,
     timeline: &Timeline,
 ) {
@@ -215,9 +276,9 @@ fn note<M: Model>(
     }
     let wall = dead_end.as_ref().map_or(wall, |known| known.wall);
     *dead_end = Some(DeadEnd {
-        order: order.iter().map(|(_, at, _)| *at).collect(),
+        order: order.iter().map(|step| step.at).collect(),
         state: state.clone(),
-        blocked: timeline.calls_before_return(),
+        blocked: timeline.calls_before_return().map(|(_, at)| at).collect(),
         wall,
     });
 }

@@ -133,12 +133,15 @@ fn independent_files_are_checked_one_by_one() {
 
 #[test]
 fn appends() {
-    let append = |from, to, record| (from, to, AppendOp::Append(record), Some(AppendRet::Done));
-    let read = |from, to, records: &[u32]| {
-        let records = AppendRet::Records(records.to_vec());
-        (from, to, AppendOp::Read, Some(records))
+    let append = |from, to, record| {
+        let op = AppendOp::Append(0, record);
+        (from, to, op, Some(AppendRet::Done))
     };
-    let size = |from, to, size| (from, to, AppendOp::Size, Some(AppendRet::Size(size)));
+    let read = |from, to, records: &[u32]| {
+        let records = AppendRet::Records(Records(records.to_vec()));
+        (from, to, AppendOp::Read(0), Some(records))
+    };
+    let size = |from, to, size| (from, to, AppendOp::Size(0), Some(AppendRet::Size(size)));
     let two = [append(1, 5, 1), append(2, 6, 2)];
     good(AppendLog, [&two[..], &[read(7, 8, &[2, 1])]].concat());
     good(
@@ -157,10 +160,11 @@ fn appends() {
 
 #[test]
 fn names() {
-    use NamesOp::{Create, List, Lookup, Rename, Unlink};
-    use NamesRet::{Done, Exists, Inode, Listing, NotFound};
+    use NamesOp::{Create, Listed, Lookup, Rename, Unlink};
+    use NamesRet::{Done, Exists, Inode, NotFound};
     let made = (1, 2, Create(1), Some(Inode(10)));
     let then = |lines: &[Line<Names>]| [&[made.clone()][..], lines].concat();
+    let listed = |from, to, name, there| (from, to, Listed(name), Some(NamesRet::Listed(there)));
     good(
         Names,
         then(&[
@@ -168,10 +172,11 @@ fn names() {
             (5, 6, Rename(1, 2), Some(Done)),
             (7, 8, Lookup(1), Some(NotFound)),
             (7, 8, Lookup(2), Some(Inode(10))),
-            (9, 10, List, Some(Listing(vec![2]))),
+            listed(9, 10, 1, false),
+            listed(9, 10, 2, true),
             (11, 12, Unlink(2), Some(Done)),
             (13, 14, Unlink(2), Some(NotFound)),
-            (15, 16, List, Some(Listing(vec![]))),
+            listed(15, 16, 2, false),
         ]),
     );
     // Two winners of O_EXCL; the loser found a name that was gone; a name that stays after it was moved.
@@ -190,16 +195,21 @@ fn names() {
             (5, 6, Lookup(1), Some(Inode(10))),
         ]),
     );
-    // A listing in which a moved name is at neither place, or at both.
-    for listing in [vec![], vec![1, 2]] {
-        bad(
-            Names,
-            then(&[
-                (3, 9, Rename(1, 2), Some(Done)),
-                (4, 8, List, Some(Listing(listing))),
-            ]),
-        );
-    }
+    // A listing that lacks a name that was there all the time, or has one that was gone before.
+    bad(Names, then(&[listed(3, 4, 1, false)]));
+    bad(
+        Names,
+        then(&[(3, 4, Rename(1, 2), Some(Done)), listed(5, 6, 1, true)]),
+    );
+    // A rename over a name leaves that name there at all times.
+    bad(
+        Names,
+        then(&[
+            (1, 2, Create(2), Some(Inode(11))),
+            (3, 9, Rename(1, 2), Some(Done)),
+            listed(4, 8, 2, false),
+        ]),
+    );
     // One who made a file and did not hear of it: the first who sees it tells which it is.
     let unheard = (1, 0, Create(1), None);
     let look = |from, to, ino| (from, to, Lookup(1), Some(Inode(ino)));
@@ -240,9 +250,10 @@ fn attributes() {
 /// Where much goes on at once the search says that it does not know, after a bounded time.
 #[test]
 fn too_much_at_once_is_given_up() {
-    let append = |record| (1, 100, AppendOp::Append(record), Some(AppendRet::Done));
+    let append = |record| (1, 100, AppendOp::Append(0, record), Some(AppendRet::Done));
     let mut lines: Vec<Line<AppendLog>> = (1..=30).map(append).collect();
-    lines.push((101, 102, AppendOp::Read, Some(AppendRet::Records(vec![99]))));
+    let seen = AppendRet::Records(Records(vec![99]));
+    lines.push((101, 102, AppendOp::Read(0), Some(seen)));
     let verdict = |lines: &[Line<AppendLog>]| {
         let history = history::<AppendLog>(lines.to_vec());
         search::check_within(&AppendLog, &history, 1_000)
