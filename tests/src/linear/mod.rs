@@ -50,8 +50,9 @@ pub trait Model {
         ret: Option<&Self::Ret>,
     ) -> Option<Self::State>;
 
-    /// Returns whether `op` never changes anything: a counterexample can do without it.
-    fn is_read(op: &Self::Op) -> bool;
+    /// Returns whether `op` changes nothing, in whatever state it returns `ret`. A write of what is there already is
+    /// no look: later it would change something.
+    fn is_look(op: &Self::Op, ret: Option<&Self::Ret>) -> bool;
 }
 
 /// One operation of a history. Times are in nanoseconds on the history's clock.

@@ -44,7 +44,7 @@ impl Model for Register {
         ret.is_none_or(|ret| *ret == after).then_some(after)
     }
 
-    fn is_read(op: &RegisterOp) -> bool {
+    fn is_look(op: &RegisterOp, _: Option<&u64>) -> bool {
         matches!(op, RegisterOp::Read(_))
     }
 }
@@ -120,7 +120,7 @@ impl Model for AppendLog {
         fits.then_some(after)
     }
 
-    fn is_read(op: &AppendOp) -> bool {
+    fn is_look(op: &AppendOp, _: Option<&AppendRet>) -> bool {
         matches!(op, AppendOp::Read(_) | AppendOp::Size(_))
     }
 }
@@ -163,9 +163,17 @@ pub enum NamesRet {
     NotFound,
 }
 
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// `None` while only the one that made the file could tell, and did not return.
+    pub ino: Option<u64>,
+    /// The name that the file was moved from.
+    pub from: Option<u8>,
+}
+
 impl Model for Names {
-    /// The inode of each name; `None` while only the one that made it could tell, and did not return.
-    type State = BTreeMap<u8, Option<u64>>;
+    type State = BTreeMap<u8, Named>;
     type Op = NamesOp;
     type Ret = NamesRet;
 
@@ -180,15 +188,16 @@ impl Model for Names {
         ret: Option<&NamesRet>,
     ) -> Option<Self::State> {
         let mut after = state.clone();
+        let named = |ino| Named { ino, from: None };
         let expected = match op {
             NamesOp::Create(name) => match (state.contains_key(name), ret) {
                 (true, _) => NamesRet::Exists,
                 (false, Some(NamesRet::Inode(ino))) => {
-                    after.insert(*name, Some(*ino));
+                    after.insert(*name, named(Some(*ino)));
                     NamesRet::Inode(*ino)
                 }
                 (false, None) => {
-                    after.insert(*name, None);
+                    after.insert(*name, named(None));
                     return Some(after);
                 }
                 (false, Some(_)) => return None,
@@ -198,20 +207,25 @@ impl Model for Names {
                 None => NamesRet::NotFound,
             },
             NamesOp::Rename(from, to) => match after.remove(from) {
-                Some(ino) => {
-                    after.insert(*to, ino);
+                Some(moved) => {
+                    let from = Some(*from);
+                    after.insert(*to, Named { from, ..moved });
+                    NamesRet::Done
+                }
+                None if ret == Some(&NamesRet::Done) && moved_already(state, *from, *to) => {
                     NamesRet::Done
                 }
                 None => NamesRet::NotFound,
             },
             NamesOp::Lookup(name) => match (state.get(name), ret) {
-                (Some(Some(ino)), _) => NamesRet::Inode(*ino),
-                (Some(None), Some(NamesRet::Inode(ino))) => {
-                    after.insert(*name, Some(*ino));
-                    NamesRet::Inode(*ino)
+                (Some(Named { ino: Some(ino), .. }), _) => NamesRet::Inode(*ino),
+                (Some(Named { ino: None, from }), Some(NamesRet::Inode(ino))) => {
+                    let (ino, from) = (Some(*ino), *from);
+                    after.insert(*name, Named { ino, from });
+                    return Some(after);
                 }
-                (Some(None), None) => return Some(after),
-                (Some(None), Some(_)) => return None,
+                (Some(Named { ino: None, .. }), None) => return Some(after),
+                (Some(Named { ino: None, .. }), Some(_)) => return None,
                 (None, _) => NamesRet::NotFound,
             },
             NamesOp::Listed(name) => NamesRet::Listed(state.contains_key(name)),
@@ -219,9 +233,17 @@ impl Model for Names {
         ret.is_none_or(|ret| *ret == expected).then_some(after)
     }
 
-    fn is_read(op: &NamesOp) -> bool {
+    fn is_look(op: &NamesOp, ret: Option<&NamesRet>) -> bool {
         matches!(op, NamesOp::Lookup(_) | NamesOp::Listed(_))
+            || matches!(ret, Some(NamesRet::Exists | NamesRet::NotFound))
     }
+}
+
+/// The kernel looks up the two names of a rename one after the other, and does nothing, successfully, if they stand for
+/// one file (as POSIX wants it for hard links). If another node makes the same move in between, that is what it sees:
+/// both are told that they moved the file, which is then where both wanted it.
+fn moved_already(state: &BTreeMap<u8, Named>, from: u8, to: u8) -> bool {
+    state.get(&to).is_some_and(|named| named.from == Some(from))
 }
 
 /// The attributes of one file.
@@ -291,7 +313,7 @@ impl Model for Attributes {
         ret.is_none_or(|ret| *ret == expected).then_some(after)
     }
 
-    fn is_read(op: &AttributesOp) -> bool {
+    fn is_look(op: &AttributesOp, _: Option<&AttributesRet>) -> bool {
         matches!(op, AttributesOp::Stat)
     }
 }

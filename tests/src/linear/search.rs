@@ -3,7 +3,7 @@
 //! Calls and returns stand in a list by their times. Any call before the first return may be next: it is tried, and
 //! taken out of the list with its return. When the first return is reached with none of them possible, the last one
 //! is put back and the next is tried. A set of operations done, with the state they led to, need not be tried twice; and
-//! what changes nothing is placed as soon as it fits, without a second try: any order that has it later is as good with
+//! a look is placed as soon as it fits, without a second try: any order that has it later is as good with
 //! it here.
 
 use super::{Counterexample, History, Model, Verdict};
@@ -174,7 +174,7 @@ struct Step<S> {
     call: usize,
     at: usize,
     before: S,
-    /// It changed nothing, so nothing is gained by placing it later.
+    /// A look that fits, so nothing is gained by placing it later.
     free: bool,
 }
 
@@ -189,6 +189,7 @@ fn search<M: Model>(model: &M, history: &History<M>, configurations_max: usize) 
         let operation = &history[at];
         model.step(state, &operation.op, operation.ret.as_ref())
     };
+    let is_look = |at: usize| M::is_look(&history[at].op, history[at].ret.as_ref());
     // Where to go on among the calls of this configuration; `None`: it is new.
     let mut next: Option<usize> = None;
     loop {
@@ -196,7 +197,7 @@ fn search<M: Model>(model: &M, history: &History<M>, configurations_max: usize) 
             loop {
                 let free = timeline
                     .calls_before_return()
-                    .find(|(_, at)| step(&state, *at).as_ref() == Some(&state));
+                    .find(|(_, at)| is_look(*at) && step(&state, *at).as_ref() == Some(&state));
                 let Some((call, at)) = free else { break };
                 timeline.take_out_both(call, at);
                 placed.flip(at);
@@ -306,7 +307,9 @@ fn shorten<M: Model>(
     while size > 0 && searches < SHORTENINGS_MAX {
         let mut from = 0;
         while from < cut.len() && searches < SHORTENINGS_MAX {
-            let stays = |at: usize| !(from..from + size).contains(&at) || !M::is_read(&cut[at].op);
+            let stays = |at: usize| {
+                !(from..from + size).contains(&at) || !M::is_look(&cut[at].op, cut[at].ret.as_ref())
+            };
             let less: History<M> = (0..cut.len())
                 .filter(|at| stays(*at))
                 .map(|at| cut[at].clone())

@@ -59,6 +59,17 @@ fn registers_that_work() {
     let writes = [write(1, 5, 7), write(2, 6, 8)];
     good(Register, [&writes[..], &[read(7, 8, 7)]].concat());
     good(Register, [&writes[..], &[read(7, 8, 8)]].concat());
+    // A write of what is there already may be needed later.
+    good(
+        Register,
+        vec![
+            write(1, 2, 7),
+            write(3, 9, 7),
+            write(3, 9, 8),
+            read(4, 5, 8),
+            read(6, 7, 7),
+        ],
+    );
     // What touches may overlap.
     good(Register, vec![write(1, 2, 7), read(2, 3, 0)]);
 }
@@ -103,7 +114,7 @@ fn a_counterexample_is_short() {
     let reads: Vec<_> = why
         .history
         .iter()
-        .filter(|operation| Register::is_read(&operation.op))
+        .filter(|operation| Register::is_look(&operation.op, operation.ret.as_ref()))
         .collect();
     assert_eq!(reads.len(), 1, "{why}");
     assert_eq!(reads[0].ret, Some(150), "{why}");
@@ -210,6 +221,13 @@ fn names() {
             listed(4, 8, 2, false),
         ]),
     );
+    // Two who make the same move may both succeed; who wants another one does not.
+    let moved = (3, 6, Rename(1, 2), Some(Done));
+    good(
+        Names,
+        then(&[moved.clone(), (4, 7, Rename(1, 2), Some(Done))]),
+    );
+    bad(Names, then(&[moved, (4, 7, Rename(1, 3), Some(Done))]));
     // One who made a file and did not hear of it: the first who sees it tells which it is.
     let unheard = (1, 0, Create(1), None);
     let look = |from, to, ino| (from, to, Lookup(1), Some(Inode(ino)));
