@@ -35,8 +35,6 @@ async fn send(
     new_name: &Name,
     mode: RenameMode,
 ) -> Result<(), Errno> {
-    let breaks = || [from, to].map(|dir| dir.state().breaks_done);
-    let breaks_before = breaks();
     let known = |dir: &Pin, name: &Name| dir.state().names.find(name);
     let (moved_known, other_known) = (known(from, name), known(to, new_name));
     let (moved, other) = (child(core, from, name), child(core, to, new_name));
@@ -73,11 +71,8 @@ async fn send(
         (Known::Present(a, _), Known::Present(b, _)) => a == b && mode == RenameMode::Replace,
         _ => false,
     };
-    // L2: what was known before the change still held when the leader made it, or a break has come since. Also one
-    // that was answered while our request waited behind the change it was for: the reply is younger than that break,
-    // what we knew is not.
-    let crossed = breaks() != breaks_before;
-    if !crossed && !one_inode && !same {
+    // What was known before the change still held when the leader made it, or a break has come since.
+    if !one_inode && !same {
         match mode {
             RenameMode::Replace | RenameMode::NoReplace => {
                 change.outcome(from.ino, name, Known::Absent);

@@ -3,10 +3,9 @@
 use super::cluster::Cluster;
 use super::mount::{ROOT, name};
 use super::{wait, within};
-use crate::client::names::Known;
 use crate::tree::{OpenFlags, Tree};
 use consistency::InodeNo;
-use consistency::wire::meta::{Op, RenameMode};
+use consistency::wire::meta::Op;
 use std::sync::atomic::Ordering;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,51 +254,4 @@ async fn own_changes_in_flight_are_not_served_from_before() {
         .await
         .expect("no panic")
         .expect("removed");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rename_does_not_remember_what_a_break_took_away() {
-    // L2: the reply to the rename is younger than the break that its request waited behind; what this node thought
-    // the old name stood for is older.
-    let cluster = Cluster::start().await;
-    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
-    let root = InodeNo::ROOT;
-    let old = one.create("f").await.expect("created");
-    let new = two.create("x").await.expect("created");
-    assert_eq!(two.walk("f").await, Ok(old));
-    // A reply on its way to the kernel holds the break up.
-    let reply = one.client.lookup(ROOT, root, &name("f")).await;
-    let reply = reply.expect("there");
-    let replacing = tokio::spawn({
-        let two = two.clone();
-        async move { two.rename("x", "f").await }
-    });
-    wait("the break has come", || {
-        one.client.core.pin(root).state().breaking.is_some()
-    })
-    .await;
-    let moving = tokio::spawn({
-        let one = one.clone();
-        async move {
-            let (f, g) = (name("f"), name("g"));
-            let how = RenameMode::Replace;
-            one.client.rename(ROOT, root, &f, root, &g, how).await
-        }
-    });
-    wait("the rename has begun", || {
-        one.client.core.pin(root).state().names.find(&name("f")) == Known::Unknown
-    })
-    .await;
-    drop(reply);
-    within("the other's rename", replacing)
-        .await
-        .expect("no panic")
-        .expect("renamed");
-    within("the rename", moving)
-        .await
-        .expect("no panic")
-        .expect("renamed");
-    let found = one.client.lookup(ROOT, root, &name("g")).await;
-    let found = found.expect("asked").attr.map(|attr| attr.ino);
-    assert_eq!(found, Some(new), "inode {old} was replaced before");
 }
