@@ -15,6 +15,7 @@
 mod binaries;
 mod cluster;
 mod command;
+pub mod linear;
 
 pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};

@@ -206,3 +206,43 @@ fn setattr_sets_what_is_valid() {
         Err(Malformed::Value("nanoseconds"))
     );
 }
+
+/// No bytes make the decoder panic, or take what is not there for arguments. `FUZZ_CASES` sets how many are tried.
+#[test]
+fn any_bytes_are_decoded_or_refused() {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let time = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let seed = number("SEED").unwrap_or_else(|| u64::from(time.subsec_nanos()));
+    println!("SEED={seed}");
+    let mut dice = seed;
+    let mut roll = move || {
+        dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^ (z >> 27)
+    };
+    for _ in 0..number("FUZZ_CASES").unwrap_or(200_000) {
+        let opcode = Opcode(u32::try_from(roll() % 60).expect("small"));
+        let fields: Vec<[u8; 8]> = (0..roll() % 16)
+            .map(|_| match roll() % 5 {
+                0 => [0; 8],
+                1 => *b"name\0sub",
+                2 => eight(u64::MAX),
+                3 => eight(roll() % 8),
+                _ => eight(roll()),
+            })
+            .collect();
+        let fields: Vec<&[u8]> = fields.iter().map(<[u8; 8]>::as_slice).collect();
+        let mut bytes = message(opcode, &fields);
+        for _ in 0..roll() % 3 {
+            let at = usize::try_from(roll()).unwrap_or(0) % bytes.len();
+            bytes[at] = roll().to_le_bytes()[0];
+        }
+        let end = bytes.len() - usize::try_from(roll() % 9).expect("small");
+        let bytes = &bytes[..if roll() % 4 == 0 { end } else { bytes.len() }];
+        match decoded(bytes) {
+            Ok(Operation::Write { data, .. }) => assert!(data.len() < bytes.len()),
+            Ok(Operation::Forget(forgotten)) => assert!(forgotten.len() * 8 <= bytes.len()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
