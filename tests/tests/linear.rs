@@ -360,7 +360,7 @@ fn attributes(run: &Run) -> Result<(), String> {
     let set_up = |dir: &Path| {
         let path = dir.join("f0");
         drop(File::create(&path).expect("create"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("chmod");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).expect("chmod");
     };
     let step = |actor: &mut Actor, (): &mut (), log: &mut LogOf<Attributes>| {
         let op = match actor.dice.below(8) {
