@@ -80,8 +80,9 @@ fn mistakes_of_the_administrator() {
         &elsewhere(&format!("{glud} --config {other}")),
         &["mount"],
     );
-    let no_fuse =
-        format!("unshare -m sh -c 'mount -t tmpfs none /dev && exec {glud} --config {other}'");
+    let no_fuse = format!(
+        "unshare -m sh -c 'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec {glud} --config {other}'"
+    );
     check(
         &cluster,
         &elsewhere(&no_fuse),

@@ -144,7 +144,8 @@ impl Node {
         let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
-        let job_agent = job::Agent::new(config.node, &instance(&config))?;
+        let job_agent = job::Agent::new(config.node, &instance(&config))
+            .context("prepare to run jobs (/dev/null, threads)")?;
         router.register(ServiceId::Job, job_agent.service());
         let pids = PidKeeper::start(config.node, Path::new(PROC))?;
 
