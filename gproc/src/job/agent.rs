@@ -2,7 +2,7 @@
 //! left when its owner or the program itself has ended (rule J2).
 
 use super::frame::{FrameReader, FrameSender, FrameWriter};
-use super::group::Groups;
+use super::group::{Group, Groups};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
@@ -223,7 +223,7 @@ impl std::fmt::Debug for Agent {
 
 /// Ends all processes of a job. The common case, that none is left, is answered at once.
 async fn end_group(group: &GroupSlot) {
-    if group.get().is_none_or(super::group::Group::is_empty) {
+    if group.get().is_none_or(Group::is_surely_empty) {
         return;
     }
     let group = Arc::clone(group);

@@ -4,18 +4,14 @@
 //! processes are known by a variable in their environment instead; one that clears its environment escapes then.
 //! A guardian process kills and removes the instance's whole cgroup when the daemon is gone, however it went.
 
+use super::mark::Mark;
 use super::sys;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Marks the processes of a job where there are no cgroups; `name=instance/number`.
-pub(super) const MARK: &str = "GLU_JOB";
 
 /// How long killed processes get to disappear. One in an uninterruptible wait may take longer; its cgroup then stays
 /// until the daemon starts again.
@@ -57,7 +53,7 @@ impl Groups {
     /// Makes the group of a new job.
     pub(super) fn group(&self) -> io::Result<Group> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("{MARK}={}/{number}", self.instance);
+        let mark = Mark::new(&format!("{}/{number}", self.instance))?;
         let cgroup = self.cgroup.as_ref().map(|all| {
             let dir = all.dir.join(format!("j{number}"));
             fs::create_dir(&dir)?;
@@ -160,7 +156,7 @@ fn is_empty(events: &File) -> io::Result<bool> {
 /// The processes of one job.
 #[derive(Debug)]
 pub(super) struct Group {
-    mark: String,
+    mark: Mark,
     cgroup: Option<(PathBuf, File)>,
 }
 
@@ -172,34 +168,35 @@ impl Group {
 
     /// Returns what must be in the job's environment.
     pub(super) fn mark(&self) -> &str {
-        &self.mark
+        self.mark.variable()
     }
 
-    /// Kills all processes of the job. Blocks shortly.
-    pub(super) fn kill(&self) {
+    /// Kills all processes of the job. Blocks.
+    fn kill(&self) {
         match &self.cgroup {
             Some((dir, _)) => {
                 if let Err(error) = fs::write(dir.join("cgroup.kill"), "1") {
                     tracing::warn!(%error, dir = %dir.display(), "cannot kill a job");
                 }
             }
-            None => kill_marked(&self.mark),
+            None => self.mark.kill_all(GONE_WITHIN),
         }
     }
 
-    /// Returns whether a process of the job is left. Blocks shortly.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Returns whether it is plain that no process of the job is left. Blocks for microseconds only; without a cgroup
+    /// it would take longer to know.
+    pub(super) fn is_surely_empty(&self) -> bool {
         match &self.cgroup {
             Some((dir, _)) => File::open(dir.join("cgroup.events"))
                 .and_then(|events| is_empty(&events))
                 .unwrap_or(true),
-            None => marked(&self.mark).is_empty(),
+            None => false,
         }
     }
 
     /// Kills what is left of the job and waits until it is gone. Blocks.
     pub(super) fn end(&self) {
-        if self.is_empty() {
+        if self.is_surely_empty() {
             return;
         }
         self.kill();
@@ -222,84 +219,10 @@ impl Drop for Group {
     }
 }
 
-/// Kills all processes that carry a mark, until none is left: they may fork meanwhile.
-fn kill_marked(mark: &str) {
-    let deadline = Instant::now() + GONE_WITHIN;
-    loop {
-        let left = marked(mark);
-        if left.is_empty() {
-            return;
-        }
-        if Instant::now() > deadline {
-            tracing::warn!(mark, ?left, "processes of a job do not die");
-            return;
-        }
-        for pid in left {
-            // Gone already is as good.
-            kill(pid, Signal::SIGKILL).ok();
-        }
-        std::thread::yield_now();
-    }
-}
-
-/// Returns the processes that carry a mark. A zombie has no environment and so is none of them.
-fn marked(mark: &str) -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
-                environ
-                    .split(|byte| *byte == 0)
-                    .any(|variable| variable == mark.as_bytes())
-            })
-        })
-        .map(Pid::from_raw)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::{Child, Command, Stdio};
-
-    /// Starts two processes that only the mark, or the cgroup, connects with the test.
-    fn sleepers(mark: &str) -> Command {
-        let (name, value) = mark.split_once('=').expect("NAME=value");
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", "setsid sleep 600 & exec sleep 600"])
-            .env(name, value);
-        shell
-    }
-
-    #[track_caller]
-    fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !condition() {
-            assert!(Instant::now() < deadline, "waited until {what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    #[test]
-    fn the_mark_finds_a_daemonised_grandchild() {
-        let group = Group {
-            mark: format!("{MARK}=mark-test-{}/0", std::process::id()),
-            cgroup: None,
-        };
-        assert!(group.is_empty());
-        let mut shell = sleepers(group.mark()).spawn().expect("sh starts");
-        wait_until("two marked processes run", || {
-            marked(group.mark()).len() == 2
-        });
-        group.end();
-        assert!(group.is_empty());
-        shell.wait().expect("killed");
-    }
 
     /// Starts sleepers in the cgroup of a job.
     fn sleepers_in(group: &Group) -> Child {
@@ -324,7 +247,7 @@ mod tests {
         };
         let group = groups.group().expect("a group");
         let mut shell = sleepers_in(&group);
-        assert!(!group.is_empty());
+        assert!(!group.is_surely_empty());
         // The kernel closes the guardian's pipe as this does, however the daemon ends.
         drop(groups);
         assert!(!all.exists(), "the guardian ends all and removes it");
@@ -344,7 +267,7 @@ mod tests {
         let group = earlier.group().expect("a group");
         let mut shell = sleepers_in(&group);
         let later = Groups::new(&instance);
-        assert!(group.is_empty());
+        assert!(group.is_surely_empty());
         shell.wait().expect("killed");
         // However late the earlier daemon's guardian comes, it leaves the later one's alone.
         drop(earlier);

@@ -12,7 +12,7 @@
 //! - [`protocol`]: the frames of both hops; the second hop carries the first one's frames unchanged.
 //! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
-//! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`sys`] are its parts.
+//! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //!
 //! Rules:
 //! - J1 **Nobody is somebody else.** The socket's peer credentials say who asks; the request cannot.
@@ -28,6 +28,7 @@
 pub mod agent;
 mod frame;
 mod group;
+mod mark;
 mod peer;
 pub mod place;
 pub mod protocol;

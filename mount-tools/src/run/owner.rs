@@ -95,19 +95,13 @@ impl Command {
         if hello.len() > FIRST_BYTES_MAX {
             return Ok(End::lost("arguments and environment are too long"));
         }
-        if self.label {
-            (&stream).write_all(&hello)?;
-        } else {
-            let null = File::open("/dev/null")?;
-            let input = match request.stdio[0] {
-                Stdio::Null => null.as_raw_fd(),
-                _ => 0,
-            };
-            send_with_descriptors(&stream, &hello, [input, 1, 2])?;
-        }
-
         let line = Line(Arc::new(Mutex::new(stream.try_clone()?)));
-        signals.add(line.clone());
+        {
+            // The job may run before this thread goes on: a signal is to find it, but to wait for the request.
+            let first = line.0.lock().expect("no holder panics");
+            signals.add(line.clone());
+            self.send_hello(&first, &hello, request.stdio[0])?;
+        }
         let mut reader = BufReader::with_capacity(FRAME_BYTES_MAX, stream);
         let mut streams = Streams::default();
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
@@ -129,6 +123,19 @@ impl Command {
         Ok(End::lost(
             "the daemon of this node has ended, and the job with it",
         ))
+    }
+
+    /// Sends the request, with this process's descriptors unless the output is to come through it.
+    fn send_hello(&self, mut stream: &UnixStream, hello: &[u8], input: Stdio) -> io::Result<()> {
+        if self.label {
+            return stream.write_all(hello);
+        }
+        let null = File::open("/dev/null")?;
+        let input = match input {
+            Stdio::Null => null.as_raw_fd(),
+            Stdio::Pipe | Stdio::SameAsOut => 0,
+        };
+        send_with_descriptors(stream, hello, [input, 1, 2])
     }
 }
 
