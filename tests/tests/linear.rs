@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
@@ -179,6 +180,7 @@ const WORKLOADS: &[(&str, Workload)] = &[
 ];
 
 #[test]
+#[ignore = "histories of three busy nodes: in make test-long"]
 fn everything_is_linearizable() {
     let only = std::env::var("LINEAR_ONLY").ok();
     let run = Run::start();
@@ -288,7 +290,7 @@ fn appended(run: &Run) -> Result<(), String> {
                 Some(AppendRet::Size(size / RECORD_BYTES))
             }
             AppendOp::Read(_) => {
-                let bytes = sure(op, fs::read(actor.file(file)))?;
+                let bytes = sure(op, read_directly(&actor.file(file)))?;
                 let (records, rest) = bytes.as_chunks::<RECORD_BYTES>();
                 assert!(rest.is_empty(), "a torn record");
                 let records = records.iter().map(|bytes| u32::from_le_bytes(*bytes));
@@ -394,4 +396,16 @@ fn attributes(run: &Run) -> Result<(), String> {
     };
     let history = run.history::<Attributes, _>("attributes", set_up, |_| (), step);
     run.judge("attributes", check(&Attributes, &history))
+}
+
+/// Reads a file past the kernel's page cache. A buffered read takes its page before it looks at the size; one that
+/// overlaps an append sees zeros where the record is if the size grows in between (docs/semantics.md, S1).
+fn read_directly(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)?;
+    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(bytes)
 }
