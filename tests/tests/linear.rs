@@ -400,12 +400,12 @@ fn attributes(run: &Run) -> Result<(), String> {
 
 /// Reads a file past the kernel's page cache. A buffered read takes its page before it looks at the size; one that
 /// overlaps an append sees zeros where the record is if the size grows in between (docs/semantics.md, S1).
-fn read_directly(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_directly(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut file = fs::OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECT)
         .open(path)?;
-    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    io::Read::read_to_end(&mut file, &mut bytes)?;
     Ok(bytes)
 }
