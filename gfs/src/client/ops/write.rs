@@ -19,12 +19,6 @@ pub(super) struct Write {
     pub(super) kill_suidgid: bool,
 }
 
-/// Writes.
-///
-/// W2: no page that was read before a direct write survives it. The kernel drops the pages of the range before it sends
-/// the write, but a READ on its way may fill one afterwards: with the old bytes, or with zeros behind the old end of the
-/// file, which then show as soon as the kernel learns of the new one. So the kernel is told to forget first, and the
-/// write is made once no READ was answered since.
 pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Result<u32, Errno> {
     let len = u32::try_from(write.data.len()).map_err(|_| Errno::EINVAL)?;
     let node = core.pin(ino);
@@ -35,24 +29,12 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
         taken.unwrap_or(Err(Errno::EIO))?
     } else {
         core.wait_for_room().await?;
-        let mut forgotten = None;
-        loop {
-            let step = |state: &mut State| {
-                // W2
-                if state.pages && forgotten != Some(state.page_reads) {
-                    return Ok(Step::Forget(state.page_reads));
-                }
-                apply(core, state, &write).map(Step::Done)
-            };
-            match core.change_owned(&node, false, step).await? {
-                Step::Done(at) => break at,
-                Step::Forget(reads) => {
-                    core.kernel.forget_data(ino).await;
-                    forgotten = Some(reads);
-                }
-            }
-        }
+        core.change_owned(&node, false, |state| apply(core, state, &write))
+            .await?
     };
+    if !write.from_cache {
+        forget_read_pages(core, &node).await;
+    }
     if write.append && at != write.offset {
         kernel_was_wrong(core, node);
     }
@@ -97,12 +79,23 @@ fn apply(core: &Core, state: &mut State, write: &Write) -> Result<u64, Errno> {
     Ok(at)
 }
 
-/// What became of an attempt to write.
-enum Step {
-    /// Done, at this offset.
-    Done(u64),
-    /// The kernel may have pages; so many READs were answered.
-    Forget(u64),
+/// W2: a direct write drops the pages of its range *before* it is sent. A READ that was answered from before the write
+/// may fill such a page afterwards: with the old bytes, or with zeros behind the old end of the file, which the write
+/// has moved. So the kernel is told to forget once the write is done, if anything was read since the last time.
+async fn forget_read_pages(core: &Arc<Core>, node: &Pin) {
+    let read = {
+        let state = node.state();
+        if !state.pages {
+            return;
+        }
+        state.page_reads
+    };
+    core.kernel.forget_data(node.ino).await;
+    let mut state = node.state();
+    // A READ in the meantime, or a break that counts on `pages`, leaves it as it is.
+    if state.page_reads == read && state.breaking.is_none() && state.rw_opens == 0 {
+        state.pages = false;
+    }
 }
 
 /// The kernel takes the offset it sent plus the length for the size: it must ask again, after this reply.
