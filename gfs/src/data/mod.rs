@@ -1,6 +1,5 @@
 //! The data of files: which bytes are where, the chunks on a node's disk, and the way between nodes.
 //!
-//! - [`extents`]: a file as a map of ranges of chunks (pure).
 //! - [`store`]: chunks in a directory of a local disk, behind the trait [`ChunkStore`].
 //! - [`disk`]: a store for asynchronous callers, with a bound on what runs at once.
 //! - [`service`]: a node's store, offered to the other nodes.
@@ -11,7 +10,6 @@
 //! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it.
 
 pub mod disk;
-pub mod extents;
 pub mod io;
 pub mod service;
 pub mod store;
