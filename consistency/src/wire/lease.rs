@@ -25,7 +25,7 @@ pub struct Grant {
     pub mode: Mode,
 }
 
-/// The part of an inode that is about to change.
+/// What a holder has to forget: the part of an inode that is about to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     /// Attributes alone (mode, owner, link count, times, xattrs).
@@ -36,6 +36,8 @@ pub enum Scope {
     Names(Vec<Name>),
     /// All names of a directory, and its attributes: the directory goes or caching stops.
     All,
+    /// Nothing: somebody only looks. The exclusive holder of a file flushes what it alone knows.
+    Flush,
 }
 
 /// Callback: a change waits until this session has forgotten `scope` of `ino`.

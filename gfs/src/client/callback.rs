@@ -6,7 +6,9 @@
 //! | Names | Shared | those names, attributes | those names, attributes | Shared |
 //! | All | Shared | names, attributes | names, attributes | Known |
 //! | Data | Shared, Exclusive | content, attributes (flushed first) | pages, attributes | Known |
+//! | Flush | Exclusive | nothing (flushed) | attributes, if the flush changed them | Shared |
 //!
+//! A file that may be mapped for writing keeps nothing after a flush either: its pages could be dirtied unseen (W1).
 //! A break that offers less than Shared takes everything, whatever its scope: what stayed would not be covered.
 //! Where everything known was dropped, nothing is kept: a lease on nothing only costs the next break.
 
@@ -91,6 +93,7 @@ impl Core {
         node.wait(|state| (state.holds == 0).then_some(())).await;
         let exclusive = self.leases().held(request.ino) == Some(Mode::Exclusive);
         match &request.scope {
+            Scope::Flush => self.break_flush(&node, &request).await,
             _ if exclusive => self.break_data(&node, &request).await,
             Scope::Data => self.break_data(&node, &request).await,
             Scope::All => self.break_names(&node, &request, None).await,
@@ -201,6 +204,30 @@ impl Core {
                 tracing::warn!(ino = %node.ino, round, "readers keep a break waiting");
             }
         }
+    }
+
+    /// Makes known what only this node knows; it stays right, and cached, under a shared lease.
+    async fn break_flush(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
+        let generation = {
+            let mut state = node.state();
+            if let Some(breaking) = &mut state.breaking {
+                breaking.closed = true;
+            }
+            state.generation
+        };
+        self.flush_for_break(node).await;
+        {
+            let mut state = node.state();
+            // W1; or the flush failed, and the kernel has what is lost.
+            let forget = state.rw_opens > 0 || state.generation != generation;
+            if !forget && !state.is_dirty() {
+                let ack = self.finish(&mut state, request, Mode::Shared);
+                drop(state);
+                node.wake();
+                return ack;
+            }
+        }
+        self.break_data(node, request).await
     }
 
     async fn flush_for_break(self: &Arc<Self>, node: &Pin) {

@@ -55,6 +55,7 @@ fn disjoint(a: &Scope, b: &Scope) -> bool {
         (Scope::Names(a), Scope::Names(b)) => a.iter().all(|name| !b.contains(name)),
         // Attributes change with every change of names, and the log orders the two.
         (Scope::Attr, Scope::Attr | Scope::Names(_)) | (Scope::Names(_), Scope::Attr) => true,
+        (Scope::Flush, _) | (_, Scope::Flush) => true,
     }
 }
 
@@ -65,17 +66,17 @@ pub(super) fn demand(need: &Need, held: Mode, contended: bool) -> Option<Demand>
         (Need::Flush, _) | (_, Mode::Known) | (Need::Peek | Need::Share, Mode::Shared) => {
             return None;
         }
-        (Need::Peek | Need::Share, Mode::Exclusive) => (Scope::Data, Mode::Shared),
+        (Need::Peek | Need::Share, Mode::Exclusive) => (Scope::Flush, Mode::Shared),
         (Need::Exclusive | Need::Change(Scope::Data), Mode::Shared | Mode::Exclusive) => {
             (Scope::Data, Mode::Known)
         }
         (Need::Change(Scope::All), Mode::Exclusive) => (Scope::Data, Mode::Known),
         (Need::Change(Scope::All), Mode::Shared) => (Scope::All, Mode::Known),
-        (Need::Change(Scope::Attr | Scope::Names(_)), Mode::Exclusive) => {
+        (Need::Change(Scope::Attr | Scope::Names(_) | Scope::Flush), Mode::Exclusive) => {
             (Scope::Data, Mode::Shared)
         }
         (Need::Change(Scope::Names(_)), Mode::Shared) if contended => (Scope::All, Mode::Known),
-        (Need::Change(scope @ (Scope::Attr | Scope::Names(_))), Mode::Shared) => {
+        (Need::Change(scope @ (Scope::Attr | Scope::Names(_) | Scope::Flush)), Mode::Shared) => {
             (scope.clone(), Mode::Shared)
         }
     };
@@ -87,10 +88,10 @@ impl Demand {
     pub(super) fn covers(&self, other: &Self) -> bool {
         let scope = match (&self.scope, &other.scope) {
             (Scope::Attr | Scope::Data | Scope::Names(_) | Scope::All, Scope::Attr) => true,
-            (Scope::Data, Scope::Data) => true,
+            (Scope::Data, Scope::Data | Scope::Flush) | (Scope::Flush, Scope::Flush) => true,
             (Scope::All, Scope::Names(_) | Scope::All) => true,
             (Scope::Names(a), Scope::Names(b)) => b.iter().all(|name| a.contains(name)),
-            (Scope::Attr | Scope::Data | Scope::Names(_) | Scope::All, _) => false,
+            (_, _) => false,
         };
         scope && self.keep <= other.keep
     }
@@ -130,7 +131,7 @@ impl Need {
             Self::Peek => 0,
             Self::Share => 1,
             Self::Flush => 2,
-            Self::Change(Scope::Attr) => 3,
+            Self::Change(Scope::Flush | Scope::Attr) => 3,
             Self::Change(Scope::Names(_)) => 4,
             Self::Change(Scope::All) => 5,
             Self::Change(Scope::Data) => 6,
@@ -191,8 +192,8 @@ mod tests {
         check(Change(Scope::All), known, true, None);
         check(Peek, shared, false, None);
         check(Share, shared, false, None);
-        check(Peek, exclusive, false, Some((Scope::Data, shared)));
-        check(Share, exclusive, false, Some((Scope::Data, shared)));
+        check(Peek, exclusive, false, Some((Scope::Flush, shared)));
+        check(Share, exclusive, false, Some((Scope::Flush, shared)));
         check(Exclusive, shared, false, Some((Scope::Data, known)));
         check(Exclusive, exclusive, false, Some((Scope::Data, known)));
         let attr = || Change(Scope::Attr);
@@ -223,6 +224,9 @@ mod tests {
         check((Scope::Data, shared), (Scope::Data, known), false);
         check((Scope::Data, known), (Scope::Data, shared), true);
         check((Scope::Data, known), (Scope::Attr, shared), true);
+        check((Scope::Data, known), (Scope::Flush, shared), true);
+        check((Scope::Flush, shared), (Scope::Data, shared), false);
+        check((Scope::Flush, shared), (Scope::Attr, shared), false);
         check((names(&["a", "b"]), shared), (names(&["b"]), shared), true);
         check((names(&["a"]), shared), (names(&["a", "b"]), shared), false);
         check((names(&["a"]), shared), (Scope::Attr, shared), true);

@@ -151,7 +151,7 @@ fn a_peek_breaks_only_an_exclusive_grant() {
     case.ready(&[load]);
     case.finish(load, FILE, Mode::Exclusive);
     let peek = case.begin(2, FILE, Need::Peek);
-    assert_eq!(case.broken(1, FILE), Some((Scope::Data, Mode::Shared)));
+    assert_eq!(case.broken(1, FILE), Some((Scope::Flush, Mode::Shared)));
     case.ready(&[]);
     case.ack(1, FILE, Mode::Shared);
     case.ready(&[peek]);
@@ -492,7 +492,7 @@ fn l6_nothing_runs_before_all_have_told_what_they_hold() {
 
     let rest = case.server.reclaim(case.now, second, reign, &[], true);
     assert_eq!(rest, Ok(vec![]));
-    assert_eq!(case.broken(11, FILE), Some((Scope::Data, Mode::Shared)));
+    assert_eq!(case.broken(11, FILE), Some((Scope::Flush, Mode::Shared)));
     case.ack(11, FILE, Mode::Shared);
     case.ready(&[peek]);
 }

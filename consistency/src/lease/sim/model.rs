@@ -37,6 +37,7 @@ pub(super) fn parts(scope: &Scope) -> Vec<Part> {
             names(list.iter().map(|n| n.as_bytes()[0] - b'a').collect()).collect()
         }
         Scope::All => names((0..NAMES).collect()).collect(),
+        Scope::Flush => Vec::new(),
     }
 }
 

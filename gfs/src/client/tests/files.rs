@@ -317,3 +317,19 @@ async fn pages_read_under_a_shared_lease_cannot_be_mapped_writable() {
     assert_eq!(&one.read("f").await.expect("readable")[..], b"bbbb");
     two.client.release(ino, opened.fh).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_leaves_the_writer_what_it_wrote() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.create("f").await.expect("created");
+    one.write("f", 0, b"new").await.expect("written");
+    assert_eq!(two.read("f").await.expect("readable"), "new");
+    one.faults.ops();
+    assert_eq!(one.read("f").await.expect("readable"), "new");
+    assert_eq!(one.stat("f").await.expect("there").size, 3);
+    assert_eq!(one.faults.ops(), 0, "the leader was asked again");
+
+    one.write("f", 3, b"er").await.expect("written");
+    assert_eq!(two.read("f").await.expect("readable"), "newer");
+}

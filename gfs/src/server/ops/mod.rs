@@ -58,7 +58,8 @@ impl Plan {
 /// Makes `held` cover `more` as well.
 fn widen(held: &mut Scope, more: Scope) {
     match (&mut *held, more) {
-        (_, Scope::Attr) | (Scope::All, Scope::Names(_)) => {}
+        (_, Scope::Flush) | (Scope::All, Scope::Names(_)) => {}
+        (Scope::Attr | Scope::Data | Scope::Names(_) | Scope::All, Scope::Attr) => {}
         (Scope::Names(names), Scope::Names(more)) => {
             for name in more {
                 if !names.contains(&name) {

@@ -363,6 +363,7 @@ pub(crate) fn check_plan(setup: &str, command: &str, expected: &str) {
             Scope::Names(list) => format!("{path}[{}]", names(list)),
             Scope::All => format!("{path}[*]"),
             Scope::Data => format!("{path}(data)"),
+            Scope::Flush => format!("{path}(flush)"),
         }
     };
     let got = match world.state.plan(&world.op(command)) {
