@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
@@ -290,7 +289,7 @@ fn appended(run: &Run) -> Result<(), String> {
                 Some(AppendRet::Size(size / RECORD_BYTES))
             }
             AppendOp::Read(_) => {
-                let bytes = sure(op, read_directly(&actor.file(file)))?;
+                let bytes = sure(op, fs::read(actor.file(file)))?;
                 let (records, rest) = bytes.as_chunks::<RECORD_BYTES>();
                 assert!(rest.is_empty(), "a torn record");
                 let records = records.iter().map(|bytes| u32::from_le_bytes(*bytes));
@@ -396,16 +395,4 @@ fn attributes(run: &Run) -> Result<(), String> {
     };
     let history = run.history::<Attributes, _>("attributes", set_up, |_| (), step);
     run.judge("attributes", check(&Attributes, &history))
-}
-
-/// Reads a file past the kernel's page cache. A buffered read takes its page before it looks at the size; one that
-/// overlaps an append sees zeros where the record is if the size grows in between (docs/semantics.md, S1).
-fn read_directly(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(path)?;
-    io::Read::read_to_end(&mut file, &mut bytes)?;
-    Ok(bytes)
 }

@@ -86,6 +86,9 @@ impl Core {
                 return self.leases().finish_break(&request, Mode::Known);
             }
             state.breaking = Some(Breaking::default());
+            if matches!(request.scope, Scope::Data | Scope::Flush) {
+                state.sharing.note_break(self.clock.now());
+            }
         }
         // READs that wait for a lease behind this break get along without (R1).
         node.wake();
@@ -167,7 +170,6 @@ impl Core {
 
     /// Breaks content and attributes.
     async fn break_data(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
-        let mut round = 0;
         loop {
             let pages = {
                 let mut state = node.state();
@@ -198,10 +200,11 @@ impl Core {
                 node.wake();
                 return ack;
             }
-            drop(state);
-            round += 1;
-            if round % ROUNDS_LOGGED == 0 {
-                tracing::warn!(ino = %node.ino, round, "readers keep a break waiting");
+            if let Some(breaking) = &mut state.breaking {
+                breaking.rounds += 1;
+                if breaking.rounds % ROUNDS_LOGGED == 0 {
+                    tracing::warn!(ino = %node.ino, rounds = breaking.rounds, "readers keep a break waiting");
+                }
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use super::content::FileContent;
 use super::names::Names;
+use super::sharing::Sharing;
 use crate::error::Errno;
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, Name};
@@ -55,6 +56,8 @@ pub(super) struct State {
     /// Times the kernel was told about the inode, less what it has forgotten.
     pub(super) lookups: u64,
     pub(super) opens: u32,
+    /// Opens that may write.
+    pub(super) writers: u32,
     /// Opens that may have a writable shared mapping (W1).
     pub(super) rw_opens: u32,
     /// The kernel may have pages.
@@ -73,6 +76,7 @@ pub(super) struct State {
     /// An exclusive lease was granted and nobody has used it yet.
     pub(super) unused: bool,
     pub(super) breaking: Option<Breaking>,
+    pub(super) sharing: Sharing,
     /// Counts the breaks answered.
     pub(super) breaks_done: u64,
     /// Changes of ours in flight that touch the attributes.
@@ -84,6 +88,8 @@ pub(super) struct State {
 pub(super) struct Breaking {
     /// The flush for the ack has begun: changes wait until it is over.
     pub(super) closed: bool,
+    /// How often the kernel was told to forget in vain, because READs were answered meanwhile (R1).
+    pub(super) rounds: u32,
     /// A READ was answered outside the lease since the kernel was last told to forget (R1).
     pub(super) served_unleased: bool,
 }

@@ -14,10 +14,14 @@ use consistency::wire::meta::{Content, Fact, Op, OpReply};
 use futures::{StreamExt, TryStreamExt};
 use lru::LruCache;
 use std::sync::{Arc, Mutex};
-use tokio::time::{Instant as Deadline, timeout_at};
+use std::time::Duration;
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
 /// Chunks that one read fetches at a time.
 const FETCH_WIDTH: usize = 4;
+/// A READ of a file whose break has been kept waiting by others lets it end first, but not longer than this: the break
+/// may be telling the kernel to forget the very page.
+const LET_BREAK_END: Duration = Duration::from_millis(2);
 
 /// Content that came without the right to keep it.
 struct Uncovered {
@@ -50,6 +54,7 @@ impl Core {
     ) -> Result<ReadReply, Errno> {
         let node = self.pin(ino);
         let until = Deadline::now() + self.config.request_deadline;
+        self.let_break_end(&node).await;
         while Deadline::now() < until {
             let step = self.next_step(&node, offset, size);
             let (segments, delivery) = match step {
@@ -85,6 +90,15 @@ impl Core {
             });
         }
         Err(Errno::EIO)
+    }
+
+    /// R1 has the kernel forget again after every READ; readers that never rest would keep a break waiting for ever.
+    async fn let_break_end(&self, node: &Pin) {
+        let kept_waiting = |state: &State| state.breaking.as_ref().is_some_and(|b| b.rounds > 0);
+        if kept_waiting(&node.state()) {
+            let over = node.wait(|state| (!kept_waiting(state)).then_some(()));
+            let _still_waiting = timeout(LET_BREAK_END, over).await;
+        }
     }
 
     fn next_step(&self, node: &Pin, offset: u64, size: u32) -> Step {

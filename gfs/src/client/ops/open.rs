@@ -7,8 +7,10 @@ use consistency::InodeNo;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Bit of a handle: opened for reading and writing.
+/// Bits of a handle: what it was opened for.
 const READS_AND_WRITES: u64 = 1;
+const WRITES: u64 = 2;
+const FLAG_BITS: u32 = 2;
 
 pub(super) async fn open(
     core: &Arc<Core>,
@@ -24,12 +26,20 @@ pub(super) async fn open_pinned(core: &Arc<Core>, node: &Pin, flags: OpenFlags) 
     if both {
         forget_shared_pages(core, node).await;
     }
-    let number = core.next_fh.fetch_add(1, Ordering::Relaxed);
-    node.state().opens += 1;
+    let mut fh = core.next_fh.fetch_add(1, Ordering::Relaxed) << FLAG_BITS;
+    let mut state = node.state();
+    state.opens += 1;
+    if both {
+        fh |= READS_AND_WRITES;
+    }
+    if flags.writes() {
+        fh |= WRITES;
+        state.writers += 1;
+    }
     Opened {
-        fh: number << 1 | if both { READS_AND_WRITES } else { 0 },
-        // W1: a WRITE never holds the lock of a page that an invalidation waits for.
-        direct_io: flags.writes(),
+        fh,
+        // W1: a WRITE never holds the lock of a page that an invalidation waits for. W3
+        direct_io: state.writers > 0 || state.sharing.is_shared(core.clock.now()),
         keep_cache: true,
         nonseekable: false,
         noflush: false,
@@ -72,6 +82,9 @@ pub(super) fn release(core: &Arc<Core>, ino: InodeNo, fh: u64) {
     if let Some(node) = core.pin_known(ino) {
         let mut state = node.state();
         state.opens = state.opens.saturating_sub(1);
+        if fh & WRITES != 0 {
+            state.writers = state.writers.saturating_sub(1);
+        }
         if fh & READS_AND_WRITES != 0 {
             state.rw_opens = state.rw_opens.saturating_sub(1);
         }
