@@ -162,7 +162,8 @@ async fn appends_from_two_nodes_do_not_overlap() {
             .await
             .expect("writes");
     }
-    for mount in nodes {
+    // By reference: a node that is dropped here has lost power, and what it alone knew.
+    for mount in &nodes {
         let read = mount.read("f").await.expect("readable");
         assert_eq!(read.len(), 1_000);
         assert!(read.chunks(10).all(|line| line == b"0123456789"));
