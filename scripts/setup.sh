@@ -7,10 +7,14 @@ needs=(
     "cc gcc"
     "ip iproute2"
     "make make"
+    "dpkg-deb dpkg"
     "fusermount3 fuse3"
+    "git git"
     "nsenter util-linux"
     "pkg-config pkg-config"
     "pgrep procps"
+    "sqlite3 sqlite3"
+    "tar tar"
     "timeout coreutils"
 )
 
