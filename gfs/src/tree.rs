@@ -275,6 +275,18 @@ pub trait Tree: Send + Sync {
         Err(Errno::EPERM)
     }
 
+    /// Makes a file without a name and opens it (O_TMPFILE); [`Tree::link`] may give it one.
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        let _ = (caller, parent, mode, flags);
+        Err(Errno::ENOTSUP)
+    }
+
     /// Adds a name to an inode.
     async fn link(
         &self,

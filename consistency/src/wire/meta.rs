@@ -388,8 +388,9 @@ pub enum Op {
     Create {
         /// Directory.
         parent: InodeNo,
-        /// New name.
-        name: Name,
+        /// New name. `None` (O_TMPFILE) makes a regular file that lives while a session knows it, unless `Link`
+        /// gives it a name.
+        name: Option<Name>,
         /// What to make.
         node: NewNode,
         /// Permission bits, umask already applied.

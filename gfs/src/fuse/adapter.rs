@@ -93,6 +93,10 @@ impl Adapter {
                 let (entry, opened) = tree.create(caller, ino, &name, mode, flags).await?;
                 Answer::created(entry, opened, self.open_flags(opened))
             }
+            Operation::Tmpfile { mode, flags } => {
+                let (entry, opened) = tree.tmpfile(caller, ino, mode, flags).await?;
+                Answer::created(entry, opened, self.open_flags(opened))
+            }
             Operation::Link { ino: inode, name } => {
                 Answer::made(tree.link(caller, inode, ino, &name).await?)
             }
@@ -226,7 +230,6 @@ impl Adapter {
                 output.truncate(out_size as usize);
                 Answer::ioctl(&output)
             }
-            Operation::Tmpfile => return Err(Errno::ENOTSUP.into()),
             Operation::Unsupported => return Err(Unanswered::Never),
             Operation::Init(_)
             | Operation::Destroy

@@ -77,7 +77,10 @@ pub(super) enum Operation {
         mode: u32,
         flags: OpenFlags,
     },
-    Tmpfile,
+    Tmpfile {
+        mode: u32,
+        flags: OpenFlags,
+    },
     Link {
         ino: InodeNo,
         name: Name,
@@ -313,7 +316,11 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
                 flags: OpenFlags(flags),
             }
         }
-        Opcode::TMPFILE => Operation::Tmpfile,
+        // A name follows that is none.
+        Opcode::TMPFILE => Operation::Tmpfile {
+            flags: OpenFlags(a.i32("flags")?),
+            mode: a.u32("mode")? & 0o7777,
+        },
         Opcode::LINK => Operation::Link {
             ino: InodeNo(a.u64("oldnodeid")?),
             name: a.name()?,

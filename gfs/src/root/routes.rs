@@ -133,6 +133,18 @@ impl Tree for Root {
             .await
     }
 
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        self.owner(parent)?
+            .tmpfile(caller, parent, mode, flags)
+            .await
+    }
+
     async fn link(
         &self,
         caller: Caller,

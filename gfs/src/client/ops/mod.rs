@@ -90,6 +90,16 @@ impl Tree for Client {
         create::create(&self.core, caller, parent, name, mode, flags).await
     }
 
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        create::tmpfile(&self.core, caller, parent, mode, flags).await
+    }
+
     async fn link(
         &self,
         _caller: Caller,

@@ -89,7 +89,7 @@ impl MetaState {
                 exclusive,
             } => create::Create {
                 parent: *parent,
-                name,
+                name: name.as_ref(),
                 node,
                 mode: *mode,
                 uid: *uid,
@@ -177,7 +177,7 @@ pub(crate) fn apply(
             exclusive,
         } => create::Create {
             parent: *parent,
-            name,
+            name: name.as_ref(),
             node,
             mode: *mode,
             uid: *uid,
