@@ -84,6 +84,7 @@ impl Adapter {
         Ok(match operation {
             Operation::Lookup { name } => Answer::looked_up(tree.lookup(caller, ino, &name).await?),
             Operation::Getattr { fh } => Answer::attr(tree.getattr(caller, ino, fh).await?),
+            Operation::Statx { fh } => Answer::statx(tree.getattr(caller, ino, fh).await?),
             Operation::Setattr(set) => Answer::attr_set(tree.setattr(caller, ino, set).await?),
             Operation::Readlink => Answer::data(tree.readlink(caller, ino).await?, Hold::none()),
             Operation::Make { name, node, mode } => {

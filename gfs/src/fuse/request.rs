@@ -65,6 +65,10 @@ pub(super) enum Operation {
     Getattr {
         fh: Option<u64>,
     },
+    /// The same with the time of birth.
+    Statx {
+        fh: Option<u64>,
+    },
     Setattr(SetAttrRequest),
     Readlink,
     Make {
@@ -261,6 +265,15 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
             a.skip(4)?;
             let fh = a.u64("fh")?;
             Operation::Getattr {
+                fh: (flags & abi::GETATTR_FH != 0).then_some(fh),
+            }
+        }
+        // What is asked for does not matter: the reply says everything there is.
+        Opcode::STATX => {
+            let flags = a.u32("getattr_flags")?;
+            a.skip(4)?;
+            let fh = a.u64("fh")?;
+            Operation::Statx {
                 fh: (flags & abi::GETATTR_FH != 0).then_some(fh),
             }
         }

@@ -103,6 +103,16 @@ fn arguments_are_read() {
         "Ok(Getattr { fh: None })",
     );
     check(
+        Opcode::STATX,
+        &[&four(1), Z4, &eight(8), Z4, &four(0xfff)],
+        "Ok(Statx { fh: Some(8) })",
+    );
+    check(
+        Opcode::TMPFILE,
+        &[&four(2), &four(0o100_640), Z4, Z4, b"/\0"],
+        "Ok(Tmpfile { mode: 416, flags: OpenFlags(2) })",
+    );
+    check(
         Opcode::MKDIR,
         &[&four(0o40755), Z4, b"d\0"],
         r#"Ok(Make { name: "d", node: Dir, mode: 493 })"#,
