@@ -393,8 +393,10 @@ pub enum Op {
         name: Option<Name>,
         /// What to make.
         node: NewNode,
-        /// Permission bits, umask already applied.
+        /// Permission bits asked for.
         mode: u32,
+        /// Permission bits to leave out, unless the directory has a default ACL: that decides then.
+        umask: u32,
         /// Owner.
         uid: u32,
         /// Group, unless the directory is setgid.

@@ -4,8 +4,8 @@ use super::abi::kind_bits;
 use crate::error::Errno;
 use crate::tree::{AttrReply, EntryReply, Hold, Lock, NO_CACHE, Opened};
 use bytes::Bytes;
-use consistency::{InodeNo, Timestamp};
 use consistency::wire::meta::{Attr, FileKind, Name, StatFs};
+use consistency::{InodeNo, Timestamp};
 use fuser::FopenFlags;
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use crate::client::facts::Change;
 use crate::client::names::Known;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, Hold, NO_CACHE, OpenFlags, Opened};
+use crate::tree::{Caller, EntryReply, Hold, NO_CACHE, NewMode, OpenFlags, Opened};
 use consistency::InodeNo;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{Attr, Content, Fact, FileKind, Name, NewNode, Op, OpReply};
@@ -18,7 +18,7 @@ pub(super) async fn make(
     parent: InodeNo,
     name: &Name,
     node: NewNode,
-    mode: u32,
+    mode: NewMode,
 ) -> Result<EntryReply, Errno> {
     let dir = core.pin(parent);
     let made = send(core, caller, &dir, Some(name), node, mode, true).await?;
@@ -30,7 +30,7 @@ pub(super) async fn create(
     caller: Caller,
     parent: InodeNo,
     name: &Name,
-    mode: u32,
+    mode: NewMode,
     flags: OpenFlags,
 ) -> Result<(EntryReply, Opened), Errno> {
     let dir = core.pin(parent);
@@ -78,7 +78,7 @@ pub(super) async fn tmpfile(
     core: &Arc<Core>,
     caller: Caller,
     parent: InodeNo,
-    mode: u32,
+    mode: NewMode,
     flags: OpenFlags,
 ) -> Result<(EntryReply, Opened), Errno> {
     let dir = core.pin(parent);
@@ -98,8 +98,8 @@ pub(super) async fn tmpfile(
     Ok((entry, opened))
 }
 
-/// Tells whether the plain mode bits allow a caller to open a file; false also where only more than these bits (an
-/// ACL, other groups) could.
+/// Tells whether the mode bits of the owner allow a caller to open a file; false also where other bits, an ACL or
+/// other groups could. The bits of group and others do not tell alone: with an ACL those of the group are its mask.
 fn may_open(caller: Caller, attr: &Attr, flags: OpenFlags) -> bool {
     if attr.kind != FileKind::File {
         return false;
@@ -108,14 +108,7 @@ fn may_open(caller: Caller, attr: &Attr, flags: OpenFlags) -> bool {
     if flags.writes() {
         need = if flags.reads_and_writes() { 0o6 } else { 0o2 };
     }
-    let shift = if caller.uid == attr.uid {
-        6
-    } else if caller.gid == attr.gid {
-        3
-    } else {
-        0
-    };
-    caller.uid == 0 || (attr.mode >> shift) & need == need
+    caller.uid == 0 || (caller.uid == attr.uid && (attr.mode >> 6) & need == need)
 }
 
 struct Made {
@@ -130,7 +123,7 @@ async fn send(
     dir: &Pin,
     name: Option<&Name>,
     node: NewNode,
-    mode: u32,
+    mode: NewMode,
     exclusive: bool,
 ) -> Result<Made, Errno> {
     let (core, dir, name) = (Arc::clone(core), dir.clone(), name.cloned());
@@ -149,7 +142,8 @@ async fn send(
                 parent: dir.ino,
                 name: name.clone(),
                 node,
-                mode: mode & 0o7777,
+                mode: mode.mode & 0o7777,
+                umask: mode.umask & 0o777,
                 uid: caller.uid,
                 gid: caller.gid,
                 exclusive,

@@ -110,17 +110,17 @@ fn arguments_are_read() {
     check(
         Opcode::TMPFILE,
         &[&four(2), &four(0o100_640), Z4, Z4, b"/\0"],
-        "Ok(Tmpfile { mode: 416, flags: OpenFlags(2) })",
+        "Ok(Tmpfile { mode: NewMode { mode: 416, umask: 0 }, flags: OpenFlags(2) })",
     );
     check(
         Opcode::MKDIR,
-        &[&four(0o40755), Z4, b"d\0"],
-        r#"Ok(Make { name: "d", node: Dir, mode: 493 })"#,
+        &[&four(0o40755), &four(0o22), b"d\0"],
+        r#"Ok(Make { name: "d", node: Dir, mode: NewMode { mode: 493, umask: 18 } })"#,
     );
     check(
         Opcode::SYMLINK,
         &[b"l\0to\0"],
-        r#"Ok(Make { name: "l", node: Symlink(b"to"), mode: 511 })"#,
+        r#"Ok(Make { name: "l", node: Symlink(b"to"), mode: NewMode { mode: 511, umask: 0 } })"#,
     );
     check(
         Opcode::RENAME2,

@@ -20,6 +20,7 @@ pub(super) struct Create<'a> {
     pub(super) name: Option<&'a Name>,
     pub(super) node: &'a NewNode,
     pub(super) mode: u32,
+    pub(super) umask: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) exclusive: bool,
@@ -51,7 +52,7 @@ impl Create<'_> {
 
     /// Returns the file that is there already, if that is no error.
     fn resolve(&self, state: &MetaState) -> Result<Option<Dirent>, FsError> {
-        check_mode(self.mode)?;
+        check_mode(self.mode | self.umask)?;
         check_owner(self.uid, self.gid)?;
         match self.node {
             NewNode::Symlink(target) => {
@@ -168,7 +169,7 @@ impl Create<'_> {
     fn inherit(&self, parent: &Inode, kind: FileKind) -> (u32, BTreeMap<Name, Bytes>) {
         let mut xattrs = BTreeMap::new();
         let Some(default) = parent.xattrs.get(&*acl::DEFAULT) else {
-            return (self.mode, xattrs);
+            return (self.mode & !self.umask, xattrs);
         };
         let mut access = Acl::decode(default).expect("only a valid ACL is ever stored");
         let mode = access.inherit(self.mode);
@@ -335,6 +336,42 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_default_acl_takes_the_place_of_the_umask() {
+        #[track_caller]
+        fn check(default: Option<&str>, node: NewNode, expected: u32) {
+            let mut world = World::new("mkdir d");
+            let parent = world.ino("d");
+            if let Some(default) = default {
+                let set = Op::SetXattr {
+                    ino: parent,
+                    name: acl::DEFAULT.clone(),
+                    value: acl(default),
+                    mode: consistency::wire::meta::XattrMode::Any,
+                };
+                world.run(&set).expect("sets");
+            }
+            let create = Op::Create {
+                parent,
+                name: Some(Name::new("f").expect("valid")),
+                node,
+                mode: 0o666,
+                umask: 0o077,
+                uid: 0,
+                gid: 0,
+                exclusive: true,
+            };
+            world.run(&create).expect("creates");
+            assert_eq!(world.attr("d/f").mode, expected);
+        }
+        let default = Some("u::rwx,g::r-x,o::r--");
+        check(None, NewNode::File, 0o600);
+        check(None, NewNode::Dir, 0o600);
+        check(default, NewNode::File, 0o644);
+        check(default, NewNode::Dir, 0o644);
+        check(default, NewNode::Symlink("x".into()), 0o777);
+    }
+
     fn show_access(world: &World) -> Bytes {
         world.state.xattrs(world.ino("d/f")).expect("there")[&*acl::ACCESS].clone()
     }
@@ -349,6 +386,7 @@ mod tests {
                 name: Some(Name::new("f").expect("valid")),
                 node,
                 mode,
+                umask: 0,
                 uid,
                 gid,
                 exclusive: true,

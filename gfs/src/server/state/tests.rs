@@ -73,6 +73,7 @@ impl Author {
                 name: None,
                 node: NewNode::File,
                 mode: 0o600,
+                umask: 0,
                 uid: 1,
                 gid: 1,
                 exclusive: true,
@@ -90,6 +91,7 @@ impl Author {
                     ])
                     .clone(),
                 mode: *self.dice.pick(&[0o644, 0o2755]),
+                umask: 0o002,
                 uid: 1,
                 gid: 1,
                 exclusive: self.dice.below(2) == 0,
@@ -410,6 +412,7 @@ mod sessions {
                 name: Some(Name::new(name).expect("valid")),
                 node: NewNode::File,
                 mode: 0,
+                umask: 0,
                 uid: 0,
                 gid: 0,
                 exclusive: true,
