@@ -15,7 +15,7 @@ LONG_TIMEOUT := 10000
 
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release demo check test test-long bench clean
+.PHONY: help setup build release demo check test test-long bench conformance clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -47,6 +47,10 @@ test-long: setup ## The tests that take minutes, too
 
 bench: setup release ## Measure against the local filesystem
 	GLU_BIN_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release $(within) $(LONG_TIMEOUT) cargo run --release --quiet -p tests --bin bench
+
+conformance: setup ## pjdfstest and fsx on two nodes; FSX_OPS=1000000 for longer
+	$(within) $(BUILD_TIMEOUT) cargo build --workspace --bins --quiet
+	$(within) $(LONG_TIMEOUT) scripts/conformance.sh
 
 clean: ## Remove what was built, and leftover test clusters
 	scripts/end-test-clusters.sh

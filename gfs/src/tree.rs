@@ -138,6 +138,29 @@ pub struct SetAttrRequest {
     pub kill_suidgid: bool,
 }
 
+/// Permission bits that a new inode is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewMode {
+    /// As asked for.
+    pub mode: u32,
+    /// Bits that the caller's umask leaves out; a default ACL of the directory takes its place.
+    pub umask: u32,
+}
+
+impl NewMode {
+    /// Returns a mode that nothing is left out of.
+    #[must_use]
+    pub const fn exactly(mode: u32) -> Self {
+        Self { mode, umask: 0 }
+    }
+
+    /// Returns the bits where there is no default ACL.
+    #[must_use]
+    pub const fn masked(self) -> u32 {
+        self.mode & !self.umask
+    }
+}
+
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeOrNow {
@@ -256,7 +279,7 @@ pub trait Tree: Send + Sync {
         parent: InodeNo,
         name: &Name,
         node: NewNode,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<EntryReply, Errno> {
         let _ = (caller, parent, name, node, mode);
         Err(Errno::EPERM)
@@ -268,11 +291,23 @@ pub trait Tree: Send + Sync {
         caller: Caller,
         parent: InodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(EntryReply, Opened), Errno> {
         let _ = (caller, parent, name, mode, flags);
         Err(Errno::EPERM)
+    }
+
+    /// Makes a file without a name and opens it (O_TMPFILE); [`Tree::link`] may give it one.
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: NewMode,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        let _ = (caller, parent, mode, flags);
+        Err(Errno::ENOTSUP)
     }
 
     /// Adds a name to an inode.

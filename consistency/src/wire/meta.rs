@@ -388,12 +388,15 @@ pub enum Op {
     Create {
         /// Directory.
         parent: InodeNo,
-        /// New name.
-        name: Name,
+        /// New name. `None` (O_TMPFILE) makes a regular file that lives while a session knows it, unless `Link`
+        /// gives it a name.
+        name: Option<Name>,
         /// What to make.
         node: NewNode,
-        /// Permission bits, umask already applied.
+        /// Permission bits asked for.
         mode: u32,
+        /// Permission bits to leave out, unless the directory has a default ACL: that decides then.
+        umask: u32,
         /// Owner.
         uid: u32,
         /// Group, unless the directory is setgid.

@@ -84,6 +84,7 @@ impl Adapter {
         Ok(match operation {
             Operation::Lookup { name } => Answer::looked_up(tree.lookup(caller, ino, &name).await?),
             Operation::Getattr { fh } => Answer::attr(tree.getattr(caller, ino, fh).await?),
+            Operation::Statx { fh } => Answer::statx(tree.getattr(caller, ino, fh).await?),
             Operation::Setattr(set) => Answer::attr_set(tree.setattr(caller, ino, set).await?),
             Operation::Readlink => Answer::data(tree.readlink(caller, ino).await?, Hold::none()),
             Operation::Make { name, node, mode } => {
@@ -91,6 +92,10 @@ impl Adapter {
             }
             Operation::Create { name, mode, flags } => {
                 let (entry, opened) = tree.create(caller, ino, &name, mode, flags).await?;
+                Answer::created(entry, opened, self.open_flags(opened))
+            }
+            Operation::Tmpfile { mode, flags } => {
+                let (entry, opened) = tree.tmpfile(caller, ino, mode, flags).await?;
                 Answer::created(entry, opened, self.open_flags(opened))
             }
             Operation::Link { ino: inode, name } => {
@@ -226,7 +231,6 @@ impl Adapter {
                 output.truncate(out_size as usize);
                 Answer::ioctl(&output)
             }
-            Operation::Tmpfile => return Err(Errno::ENOTSUP.into()),
             Operation::Unsupported => return Err(Unanswered::Never),
             Operation::Init(_)
             | Operation::Destroy

@@ -27,6 +27,8 @@ const _: () = assert!(WRITE_BYTES_MAX as usize == PAGES_MAX as usize * 4096);
 
 /// What is asked of every kernel, as far as it offers it.
 ///
+/// DONT_MASK goes with POSIX_ACL: where a directory has a default ACL it decides, and the caller's umask does not.
+///
 /// Left out on purpose: WRITEBACK_CACHE, under which the kernel ignores our sizes and times; AUTO_INVAL_DATA, which
 /// drops a node's pages after its own writes; ATOMIC_O_TRUNC, because truncation is a change like others and comes as
 /// SETATTR; ASYNC_DIO, under which a process in an O_DIRECT read or write cannot be killed; NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT: without OPEN there is no RELEASE to give locks back, and without
@@ -40,6 +42,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_DONT_MASK)
     .union(InitFlags::FUSE_INIT_EXT)
     .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
 

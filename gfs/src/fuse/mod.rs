@@ -14,7 +14,7 @@
 //!
 //! # Rules
 //! - K1: a reply's `Hold` ends after the reply is with the kernel, so that no invalidation overtakes it.
-//! - Policy A: attributes are cached from GETATTR replies alone, never from entries or SETATTR.
+//! - Policy A: attributes are cached from GETATTR and STATX replies alone, never from entries or SETATTR.
 //! - Each request is answered once, whatever happens to its task; one that cannot be answered is taken back.
 //! - A worker never waits: not for the network, not for a notification, not for a process.
 

@@ -2,7 +2,7 @@
 
 use super::abi::{self, IN_HEADER_BYTES, Malformed, Opcode, Reader, fattr};
 use crate::error::Errno;
-use crate::tree::{Caller, Lock, OpenFlags, SetAttrRequest, TimeOrNow};
+use crate::tree::{Caller, Lock, NewMode, OpenFlags, SetAttrRequest, TimeOrNow};
 use bytes::Bytes;
 use consistency::wire::meta::{
     FileKind, FsError, Name, NewNode, RenameMode, TARGET_BYTES_MAX, XattrMode,
@@ -65,19 +65,26 @@ pub(super) enum Operation {
     Getattr {
         fh: Option<u64>,
     },
+    /// The same with the time of birth.
+    Statx {
+        fh: Option<u64>,
+    },
     Setattr(SetAttrRequest),
     Readlink,
     Make {
         name: Name,
         node: NewNode,
-        mode: u32,
+        mode: NewMode,
     },
     Create {
         name: Name,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     },
-    Tmpfile,
+    Tmpfile {
+        mode: NewMode,
+        flags: OpenFlags,
+    },
     Link {
         ino: InodeNo,
         name: Name,
@@ -261,6 +268,15 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
                 fh: (flags & abi::GETATTR_FH != 0).then_some(fh),
             }
         }
+        // What is asked for does not matter: the reply says everything there is.
+        Opcode::STATX => {
+            let flags = a.u32("getattr_flags")?;
+            a.skip(4)?;
+            let fh = a.u64("fh")?;
+            Operation::Statx {
+                fh: (flags & abi::GETATTR_FH != 0).then_some(fh),
+            }
+        }
         Opcode::SETATTR => Operation::Setattr(setattr(a)?),
         Opcode::READLINK => Operation::Readlink,
         Opcode::SYMLINK => {
@@ -272,12 +288,12 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
             Operation::Make {
                 name,
                 node: NewNode::Symlink(Bytes::copy_from_slice(target)),
-                mode: 0o777,
+                mode: new_mode(0o777, 0),
             }
         }
         Opcode::MKNOD => {
-            let (mode, rdev) = (a.u32("mode")?, a.u32("rdev")?);
-            a.skip(8)?;
+            let (mode, rdev, umask) = (a.u32("mode")?, a.u32("rdev")?, a.u32("umask")?);
+            a.skip(4)?;
             let kind = match mode & libc::S_IFMT {
                 0 | libc::S_IFREG => FileKind::File,
                 libc::S_IFIFO => FileKind::Fifo,
@@ -292,12 +308,11 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
                     FileKind::File => NewNode::File,
                     kind => NewNode::Special { kind, rdev },
                 },
-                mode: mode & 0o7777,
+                mode: new_mode(mode, umask),
             }
         }
         Opcode::MKDIR => {
-            let mode = a.u32("mode")? & 0o7777;
-            a.skip(4)?;
+            let mode = new_mode(a.u32("mode")?, a.u32("umask")?);
             Operation::Make {
                 name: a.name()?,
                 node: NewNode::Dir,
@@ -305,15 +320,20 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
             }
         }
         Opcode::CREATE => {
-            let (flags, mode) = (a.i32("flags")?, a.u32("mode")?);
-            a.skip(8)?;
+            let flags = a.i32("flags")?;
+            let mode = new_mode(a.u32("mode")?, a.u32("umask")?);
+            a.skip(4)?;
             Operation::Create {
                 name: a.name()?,
-                mode: mode & 0o7777,
+                mode,
                 flags: OpenFlags(flags),
             }
         }
-        Opcode::TMPFILE => Operation::Tmpfile,
+        // A name follows that is none.
+        Opcode::TMPFILE => Operation::Tmpfile {
+            flags: OpenFlags(a.i32("flags")?),
+            mode: new_mode(a.u32("mode")?, a.u32("umask")?),
+        },
         Opcode::LINK => Operation::Link {
             ino: InodeNo(a.u64("oldnodeid")?),
             name: a.name()?,
@@ -456,6 +476,13 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
         }
         _ => Operation::Unsupported,
     })
+}
+
+const fn new_mode(mode: u32, umask: u32) -> NewMode {
+    NewMode {
+        mode: mode & 0o7777,
+        umask: umask & 0o777,
+    }
 }
 
 fn setattr(mut a: Reader<'_>) -> Result<SetAttrRequest, Malformed> {

@@ -3,8 +3,8 @@
 use super::{Place, RESERVED_COOKIE, Root, joint, listing, tree_index};
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, Hold, ListReply, Lock, NO_CACHE, OpenFlags, Opened, ReadReply,
-    SetAttrRequest, Tree,
+    AttrReply, Caller, EntryReply, Hold, ListReply, Lock, NO_CACHE, NewMode, OpenFlags, Opened,
+    ReadReply, SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -111,7 +111,7 @@ impl Tree for Root {
         parent: InodeNo,
         name: &Name,
         node: NewNode,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<EntryReply, Errno> {
         self.may_make(parent, name)?;
         self.owner(parent)?
@@ -124,12 +124,24 @@ impl Tree for Root {
         caller: Caller,
         parent: InodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(EntryReply, Opened), Errno> {
         self.may_make(parent, name)?;
         self.owner(parent)?
             .create(caller, parent, name, mode, flags)
+            .await
+    }
+
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: NewMode,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        self.owner(parent)?
+            .tmpfile(caller, parent, mode, flags)
             .await
     }
 

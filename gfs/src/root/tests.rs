@@ -1,5 +1,5 @@
 use super::*;
-use crate::tree::{Hold, NO_CACHE, OpenFlags, Opened, ReadReply};
+use crate::tree::{Hold, NO_CACHE, NewMode, OpenFlags, Opened, ReadReply};
 use async_trait::async_trait;
 use consistency::wire::meta::{NewNode, RenameMode};
 use futures::executor::block_on;
@@ -78,7 +78,7 @@ impl Tree for Fake {
         _: InodeNo,
         name: &Name,
         _: NewNode,
-        _: u32,
+        _: NewMode,
     ) -> Result<EntryReply, Errno> {
         self.asked(format!("make {name:?}"));
         Ok(Self::entry(InodeNo(200)))
@@ -255,7 +255,7 @@ fn reserved_names_can_neither_be_made_nor_taken() {
             let top = InodeNo::ROOT;
             let replace = RenameMode::Replace;
             (
-                root.make(CALLER, top, &wanted, NewNode::Dir, 0o755)
+                root.make(CALLER, top, &wanted, NewNode::Dir, NewMode::exactly(0o755))
                     .await
                     .map(drop),
                 root.unlink(CALLER, top, &wanted, true).await,
@@ -296,7 +296,7 @@ fn joints_cannot_be_changed() {
     let ((made, opened), log) = asked(async |root| {
         let joint = InodeNo(JOINT_BASE + 2);
         let x = name("x");
-        let made = root.make(CALLER, joint, &x, NewNode::Dir, 0o755);
+        let made = root.make(CALLER, joint, &x, NewNode::Dir, NewMode::exactly(0o755));
         (
             made.await.map(drop),
             root.open(CALLER, joint, OpenFlags(0)).await.map(drop),

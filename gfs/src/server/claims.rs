@@ -59,7 +59,11 @@ pub(super) fn changes(state: &MetaState, op: &Op) -> Result<Vec<Claim>, FsError>
         })
         .collect();
     // An open of what is there shows its attributes, which may have a master elsewhere.
-    if let Op::Create { parent, name, .. } = op
+    if let Op::Create {
+        parent,
+        name: Some(name),
+        ..
+    } = op
         && let Ok(Some(there)) = state.lookup(*parent, name)
     {
         claims.push(Claim {

@@ -43,7 +43,7 @@ async fn reap(server: &MetaServer) {
         let unknown = |state: &MetaState| {
             state
                 .orphans()
-                .filter(|ino| !core.known(*ino))
+                .filter(|ino| !core.known(*ino) && !state.is_being_made(*ino))
                 .take(BATCH)
                 .collect::<Vec<_>>()
         };

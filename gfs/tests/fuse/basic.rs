@@ -46,6 +46,20 @@ fn content_is_written_read_and_cut() {
 }
 
 #[test]
+fn the_time_of_birth_is_told() {
+    check(|root| {
+        let path = root.join("file");
+        fs::write(&path, b"content").unwrap();
+        let first = fs::metadata(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o4711)).unwrap();
+        let attr = fs::metadata(&path).unwrap();
+        assert_eq!(attr.created().unwrap(), first.created().unwrap());
+        assert_eq!((attr.mode(), attr.len()), (0o104_711, 7));
+        assert_eq!((attr.nlink(), attr.mtime()), (1, first.mtime()));
+    });
+}
+
+#[test]
 fn names_are_made_moved_and_removed() {
     check(|root| {
         let (a, b, dir) = (root.join("a"), root.join("b"), root.join("dir"));

@@ -335,7 +335,7 @@ impl Tree for MemTree {
         parent: InodeNo,
         name: &Name,
         new: NewNode,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<EntryReply, Errno> {
         self.run("make", |state| {
             let kind = match &new {
@@ -344,7 +344,7 @@ impl Tree for MemTree {
                 NewNode::Symlink(_) => FileKind::Symlink,
                 NewNode::Special { kind, .. } => *kind,
             };
-            let mut node = node(state.next(), parent, kind, mode, caller);
+            let mut node = node(state.next(), parent, kind, mode.masked(), caller);
             match new {
                 NewNode::Symlink(target) => {
                     node.attr.size = target.len() as u64;
@@ -364,11 +364,11 @@ impl Tree for MemTree {
         caller: Caller,
         parent: InodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         _: OpenFlags,
     ) -> Result<(EntryReply, Opened), Errno> {
         self.run("create", |state| {
-            let new = node(state.next(), parent, FileKind::File, mode, caller);
+            let new = node(state.next(), parent, FileKind::File, mode.masked(), caller);
             let ino = state.add(parent, name, new)?;
             state.open += 1;
             let opened = Opened {

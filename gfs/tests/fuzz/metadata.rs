@@ -234,9 +234,10 @@ fn op(dice: &mut Dice, world: &World) -> Op {
         },
         4..=7 => Op::Create {
             parent,
-            name: name(dice),
+            name: (!dice.one_in(8)).then(|| name(dice)),
             node: node(dice),
             mode: if dice.one_in(8) { dice.u32() } else { 0o755 },
+            umask: if dice.one_in(8) { dice.u32() } else { 0o022 },
             uid: if dice.one_in(8) { dice.u32() } else { 1 },
             gid: if dice.one_in(8) { dice.u32() } else { 1 },
             exclusive: dice.one_in(2),

@@ -1,12 +1,12 @@
-//! CREATE, MKNOD, MKDIR, SYMLINK.
+//! CREATE, TMPFILE, MKNOD, MKDIR, SYMLINK.
 
-use super::{open, setattr, unexpected};
+use super::{getattr, open, setattr, unexpected};
 use crate::client::call::Ticket;
 use crate::client::facts::Change;
 use crate::client::names::Known;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, OpenFlags, Opened};
+use crate::tree::{Caller, EntryReply, Hold, NO_CACHE, NewMode, OpenFlags, Opened};
 use consistency::InodeNo;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{Attr, Content, Fact, FileKind, Name, NewNode, Op, OpReply};
@@ -18,10 +18,10 @@ pub(super) async fn make(
     parent: InodeNo,
     name: &Name,
     node: NewNode,
-    mode: u32,
+    mode: NewMode,
 ) -> Result<EntryReply, Errno> {
     let dir = core.pin(parent);
-    let made = send(core, caller, &dir, name, node, mode, true).await?;
+    let made = send(core, caller, &dir, Some(name), node, mode, true).await?;
     Ok(core.entry(&dir, name, Some((&made.child, made.attr))))
 }
 
@@ -30,12 +30,21 @@ pub(super) async fn create(
     caller: Caller,
     parent: InodeNo,
     name: &Name,
-    mode: u32,
+    mode: NewMode,
     flags: OpenFlags,
 ) -> Result<(EntryReply, Opened), Errno> {
     let dir = core.pin(parent);
     let exclusive = flags.0 & libc::O_EXCL != 0;
-    let made = send(core, caller, &dir, name, NewNode::File, mode, exclusive).await?;
+    let made = send(
+        core,
+        caller,
+        &dir,
+        Some(name),
+        NewNode::File,
+        mode,
+        exclusive,
+    )
+    .await?;
     let Made {
         child, mut attr, ..
     } = made;
@@ -65,8 +74,32 @@ pub(super) async fn create(
     Ok((core.entry(&dir, name, Some((&child, attr))), opened))
 }
 
-/// Tells whether the plain mode bits allow a caller to open a file; false also where only more than these bits (an
-/// ACL, other groups) could.
+pub(super) async fn tmpfile(
+    core: &Arc<Core>,
+    caller: Caller,
+    parent: InodeNo,
+    mode: NewMode,
+    flags: OpenFlags,
+) -> Result<(EntryReply, Opened), Errno> {
+    let dir = core.pin(parent);
+    let Made { child, attr, .. } =
+        send(core, caller, &dir, None, NewNode::File, mode, true).await?;
+    if core.leases().held(child.ino).is_none() {
+        // The reply came from the record, without a grant. Only a grant keeps what has no name.
+        getattr::getattr(core, child.ino).await?;
+    }
+    let opened = open::open_pinned(core, &child, flags).await;
+    child.state().lookups += 1;
+    let entry = EntryReply {
+        attr: Some(attr),
+        ttl: NO_CACHE,
+        hold: Hold::none(),
+    };
+    Ok((entry, opened))
+}
+
+/// Tells whether the mode bits of the owner allow a caller to open a file; false also where other bits, an ACL or
+/// other groups could. The bits of group and others do not tell alone: with an ACL those of the group are its mask.
 fn may_open(caller: Caller, attr: &Attr, flags: OpenFlags) -> bool {
     if attr.kind != FileKind::File {
         return false;
@@ -75,14 +108,7 @@ fn may_open(caller: Caller, attr: &Attr, flags: OpenFlags) -> bool {
     if flags.writes() {
         need = if flags.reads_and_writes() { 0o6 } else { 0o2 };
     }
-    let shift = if caller.uid == attr.uid {
-        6
-    } else if caller.gid == attr.gid {
-        3
-    } else {
-        0
-    };
-    caller.uid == 0 || (attr.mode >> shift) & need == need
+    caller.uid == 0 || (caller.uid == attr.uid && (attr.mode >> 6) & need == need)
 }
 
 struct Made {
@@ -95,12 +121,12 @@ async fn send(
     core: &Arc<Core>,
     caller: Caller,
     dir: &Pin,
-    name: &Name,
+    name: Option<&Name>,
     node: NewNode,
-    mode: u32,
+    mode: NewMode,
     exclusive: bool,
 ) -> Result<Made, Errno> {
-    let (core, dir, name) = (Arc::clone(core), dir.clone(), name.clone());
+    let (core, dir, name) = (Arc::clone(core), dir.clone(), name.cloned());
     let task = {
         let core = Arc::clone(&core);
         async move {
@@ -108,12 +134,16 @@ async fn send(
                 NewNode::Symlink(target) => Some(target.clone()),
                 NewNode::File | NewNode::Dir | NewNode::Special { .. } => None,
             };
-            let mut change = Change::begin(&core, &[(&dir, &name)], &[&dir]);
+            let mut change = match &name {
+                Some(name) => Change::begin(&core, &[(&dir, name)], &[&dir]),
+                None => Change::begin(&core, &[], &[]),
+            };
             let op = Op::Create {
                 parent: dir.ino,
                 name: name.clone(),
                 node,
-                mode: mode & 0o7777,
+                mode: mode.mode & 0o7777,
+                umask: mode.umask & 0o777,
                 uid: caller.uid,
                 gid: caller.gid,
                 exclusive,
@@ -131,8 +161,10 @@ async fn send(
             change.changed(&ticket, std::slice::from_ref(&dir_fact));
             learn_made(&core, &child, &ticket, &entry, new);
             child.state().target = target;
-            let known = Known::Present(entry.attr.ino, entry.attr.kind);
-            change.outcome(dir.ino, &name, known);
+            if let Some(name) = &name {
+                let known = Known::Present(entry.attr.ino, entry.attr.kind);
+                change.outcome(dir.ino, name, known);
+            }
             Ok(Made {
                 child,
                 attr: entry.attr,

@@ -18,7 +18,8 @@ mod xattr;
 use super::Client;
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, ListReply, OpenFlags, Opened, ReadReply, SetAttrRequest, Tree,
+    AttrReply, Caller, EntryReply, ListReply, NewMode, OpenFlags, Opened, ReadReply,
+    SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -74,7 +75,7 @@ impl Tree for Client {
         parent: InodeNo,
         name: &Name,
         node: NewNode,
-        mode: u32,
+        mode: NewMode,
     ) -> Result<EntryReply, Errno> {
         create::make(&self.core, caller, parent, name, node, mode).await
     }
@@ -84,10 +85,20 @@ impl Tree for Client {
         caller: Caller,
         parent: InodeNo,
         name: &Name,
-        mode: u32,
+        mode: NewMode,
         flags: OpenFlags,
     ) -> Result<(EntryReply, Opened), Errno> {
         create::create(&self.core, caller, parent, name, mode, flags).await
+    }
+
+    async fn tmpfile(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        mode: NewMode,
+        flags: OpenFlags,
+    ) -> Result<(EntryReply, Opened), Errno> {
+        create::tmpfile(&self.core, caller, parent, mode, flags).await
     }
 
     async fn link(

@@ -81,6 +81,9 @@ async fn set_at_leader(
         core.flush_node(node).await?;
     }
     let mut change = Change::begin(&core, &[], &[node]);
+    if changes_xattrs(set) {
+        node.state().xattrs = None;
+    }
     let mode = match set.mode {
         None if set.kill_suidgid => {
             let (reply, _) = core.op(Op::GetAttr { ino }).await?;
@@ -127,6 +130,9 @@ fn apply(core: &Core, state: &mut State, set: &SetAttrRequest) -> Attr {
         // Also if the size was the same: O_TRUNC of an empty file makes it newer, build tools rely on it.
         attr.mtime = now;
     }
+    if changes_xattrs(*set) {
+        state.xattrs = None;
+    }
     if set.kill_suidgid {
         attr.mode = without_suidgid(attr.mode);
     }
@@ -138,6 +144,11 @@ fn apply(core: &Core, state: &mut State, set: &SetAttrRequest) -> Attr {
     attr.atime = set.atime.map_or(attr.atime, time);
     attr.mtime = set.mtime.map_or(attr.mtime, time);
     changed(state, now)
+}
+
+/// Tells whether the access ACL (by the mode) or the capabilities (by the owner) change as well.
+const fn changes_xattrs(set: SetAttrRequest) -> bool {
+    set.mode.is_some() || set.uid.is_some() || set.gid.is_some()
 }
 
 /// Notes that an owned file's attributes were changed.

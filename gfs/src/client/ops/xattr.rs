@@ -10,17 +10,7 @@ use consistency::wire::meta::{Name, Op, OpReply, XattrMode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Access lists are kept by the leader but not obeyed by the kernel of this mount: storing one would promise what
-/// nobody does.
-fn refuse_acl(name: &Name) -> Result<(), Errno> {
-    if name.as_bytes().starts_with(b"system.posix_acl_") {
-        return Err(Errno::ENOTSUP);
-    }
-    Ok(())
-}
-
 pub(super) async fn get(core: &Arc<Core>, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
-    refuse_acl(name)?;
     let absent = Errno(libc::ENODATA);
     with_all(core, ino, |xattrs| xattrs.get(name).cloned().ok_or(absent)).await?
 }
@@ -45,15 +35,25 @@ async fn with_all<T>(
     let task = {
         let (core, node) = (Arc::clone(core), node.clone());
         async move {
+            if node.state().attr_dirty {
+                // The access ACL follows the mode, the capabilities the owner: the leader must know of both.
+                core.flush_node(&node).await?;
+            }
             let (reply, ticket) = core.op(Op::GetXattrs { ino }).await?;
             let OpReply::Xattrs { grant, xattrs } = reply else {
                 return Err(unexpected(&reply));
             };
+            let mut covered = false;
             core.learn_page(&node, &ticket, grant, |state| {
                 if state.attr_pending == 0 {
                     state.xattrs = Some(xattrs.clone());
+                    covered = true;
                 }
             });
+            if !covered {
+                // The kernel keeps an ACL for as long as the attributes, and lets go of one that it is asking for.
+                core.kernel.forget_attr(ino).await;
+            }
             Ok(xattrs)
         }
     };
@@ -67,7 +67,6 @@ pub(super) async fn set(
     value: Bytes,
     mode: XattrMode,
 ) -> Result<(), Errno> {
-    refuse_acl(name)?;
     let name = name.clone();
     let op = Op::SetXattr {
         ino,
@@ -79,7 +78,6 @@ pub(super) async fn set(
 }
 
 pub(super) async fn remove(core: &Arc<Core>, ino: InodeNo, name: &Name) -> Result<(), Errno> {
-    refuse_acl(name)?;
     let name = name.clone();
     change(core, core.pin(ino), Op::RemoveXattr { ino, name }).await
 }

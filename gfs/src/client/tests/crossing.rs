@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::mount::{ROOT, name};
 use super::{wait, within};
-use crate::tree::{OpenFlags, Tree};
+use crate::tree::{NewMode, OpenFlags, Tree};
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, NewNode, Op};
 use std::sync::atomic::Ordering;
@@ -316,7 +316,10 @@ async fn absence_from_before_an_own_change_that_told_nothing_is_not_cached() {
         kind: FileKind::Fifo,
         rdev: 0,
     };
-    let made = one.client.make(ROOT, root, &f, how, 0o600).await;
+    let made = one
+        .client
+        .make(ROOT, root, &f, how, NewMode::exactly(0o600))
+        .await;
     drop(made.expect("made"));
     one.faults.let_go();
     drop(within("the reply", looking).await.expect("no panic"));

@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::mount::{Mount, ROOT};
 use crate::error::Errno;
-use crate::tree::{OpenFlags, SetAttrRequest, Tree};
+use crate::tree::{NewMode, OpenFlags, SetAttrRequest, Tree};
 use bytes::Bytes;
 use consistency::wire::meta::FileKind;
 use std::sync::atomic::Ordering;
@@ -254,7 +254,10 @@ async fn create_opens_what_another_node_made() {
     let name = super::mount::name("f");
     let root = consistency::InodeNo::ROOT;
     let how = OpenFlags(libc::O_RDWR | libc::O_CREAT);
-    let opened = two.client.create(ROOT, root, &name, 0o600, how).await;
+    let opened = two
+        .client
+        .create(ROOT, root, &name, NewMode::exactly(0o600), how)
+        .await;
     let (entry, _) = opened.expect("opened");
     let attr = entry.attr.expect("there");
     assert_eq!(
@@ -262,12 +265,15 @@ async fn create_opens_what_another_node_made() {
         (3, 0o644, FileKind::File)
     );
     let exclusive = OpenFlags(how.0 | libc::O_EXCL);
-    let refused = two.client.create(ROOT, root, &name, 0o600, exclusive).await;
+    let refused = two
+        .client
+        .create(ROOT, root, &name, NewMode::exactly(0o600), exclusive)
+        .await;
     assert_eq!(refused.expect_err("it exists"), Errno(libc::EEXIST));
     let truncating = OpenFlags(how.0 | libc::O_TRUNC);
     let opened = two
         .client
-        .create(ROOT, root, &name, 0o600, truncating)
+        .create(ROOT, root, &name, NewMode::exactly(0o600), truncating)
         .await;
     assert_eq!(opened.expect("opened").0.attr.expect("there").size, 0);
     assert_eq!(one.stat("f").await.expect("there").size, 0);

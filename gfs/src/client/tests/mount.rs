@@ -6,7 +6,7 @@
 use super::cluster::Faults;
 use crate::client::Client;
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, Kernel, OpenFlags, Opened, SetAttrRequest, Tree};
+use crate::tree::{Caller, EntryReply, Kernel, NewMode, OpenFlags, Opened, SetAttrRequest, Tree};
 use bytes::Bytes;
 use consistency::InodeNo;
 use consistency::wire::meta::{Attr, Name, NewNode, RenameMode};
@@ -382,7 +382,10 @@ impl Mount {
         let _alone = self.kernel.change_names(dir).await;
         let epoch = self.epoch();
         let how = flags(libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
-        let (reply, opened) = self.client.create(ROOT, dir, &name, 0o644, how).await?;
+        let (reply, opened) = self
+            .client
+            .create(ROOT, dir, &name, NewMode::exactly(0o644), how)
+            .await?;
         self.keep_entry(dir, &name, epoch, &reply);
         self.kernel.cache().changed(dir);
         drop(reply.hold);
@@ -395,7 +398,9 @@ impl Mount {
         let (dir, name) = self.parent(path).await?;
         let _alone = self.kernel.change_names(dir).await;
         let epoch = self.epoch();
-        let made = self.client.make(ROOT, dir, &name, NewNode::Dir, 0o755);
+        let made = self
+            .client
+            .make(ROOT, dir, &name, NewNode::Dir, NewMode::exactly(0o755));
         let reply = made.await?;
         self.keep_entry(dir, &name, epoch, &reply);
         self.kernel.cache().changed(dir);

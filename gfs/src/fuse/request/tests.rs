@@ -103,14 +103,24 @@ fn arguments_are_read() {
         "Ok(Getattr { fh: None })",
     );
     check(
+        Opcode::STATX,
+        &[&four(1), Z4, &eight(8), Z4, &four(0xfff)],
+        "Ok(Statx { fh: Some(8) })",
+    );
+    check(
+        Opcode::TMPFILE,
+        &[&four(2), &four(0o100_640), Z4, Z4, b"/\0"],
+        "Ok(Tmpfile { mode: NewMode { mode: 416, umask: 0 }, flags: OpenFlags(2) })",
+    );
+    check(
         Opcode::MKDIR,
-        &[&four(0o40755), Z4, b"d\0"],
-        r#"Ok(Make { name: "d", node: Dir, mode: 493 })"#,
+        &[&four(0o40755), &four(0o22), b"d\0"],
+        r#"Ok(Make { name: "d", node: Dir, mode: NewMode { mode: 493, umask: 18 } })"#,
     );
     check(
         Opcode::SYMLINK,
         &[b"l\0to\0"],
-        r#"Ok(Make { name: "l", node: Symlink(b"to"), mode: 511 })"#,
+        r#"Ok(Make { name: "l", node: Symlink(b"to"), mode: NewMode { mode: 511, umask: 0 } })"#,
     );
     check(
         Opcode::RENAME2,

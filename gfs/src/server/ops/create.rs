@@ -16,9 +16,11 @@ const S_ISGID: u32 = 0o2000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Create<'a> {
     pub(super) parent: InodeNo,
-    pub(super) name: &'a Name,
+    /// None for a file that has no name (yet).
+    pub(super) name: Option<&'a Name>,
     pub(super) node: &'a NewNode,
     pub(super) mode: u32,
+    pub(super) umask: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) exclusive: bool,
@@ -28,7 +30,10 @@ impl Create<'_> {
     pub(super) fn plan(&self, state: &MetaState) -> Result<Plan, FsError> {
         // Also of a name that is there and stays: the answer must not cross a change of it.
         self.resolve(state)?;
-        Ok(Plan::default().name(self.parent, self.name))
+        Ok(match self.name {
+            Some(name) => Plan::default().name(self.parent, name),
+            None => Plan::default(),
+        })
     }
 
     pub(super) fn apply(&self, state: &mut MetaState, now: Timestamp) -> Result<OpReply, FsError> {
@@ -47,7 +52,7 @@ impl Create<'_> {
 
     /// Returns the file that is there already, if that is no error.
     fn resolve(&self, state: &MetaState) -> Result<Option<Dirent>, FsError> {
-        check_mode(self.mode)?;
+        check_mode(self.mode | self.umask)?;
         check_owner(self.uid, self.gid)?;
         match self.node {
             NewNode::Symlink(target) => {
@@ -65,10 +70,18 @@ impl Create<'_> {
             NewNode::File | NewNode::Dir => {}
         }
         let dir = state.dir_alive(self.parent)?;
-        if is_reserved(self.parent, self.name) {
+        let Some(name) = self.name else {
+            return match self.node {
+                NewNode::File => Ok(None),
+                NewNode::Dir | NewNode::Symlink(_) | NewNode::Special { .. } => {
+                    Err(FsError::Invalid)
+                }
+            };
+        };
+        if is_reserved(self.parent, name) {
             return Err(FsError::Exists);
         }
-        let Some(entry) = dir.entry(self.name) else {
+        let Some(entry) = dir.entry(name) else {
             if *self.node == NewNode::Dir && state.inode(self.parent)?.attr.nlink == u32::MAX {
                 return Err(FsError::TooManyLinks);
             }
@@ -88,7 +101,12 @@ impl Create<'_> {
         let kind = inode.attr.kind;
         state.next_ino = InodeNo(ino.0 + 1);
         state.inodes.insert(ino, Box::new(inode));
-        state.dir_mut(self.parent).set(self.name, ino, kind);
+        let Some(name) = self.name else {
+            state.orphans.insert(ino);
+            state.unnamed.insert(ino);
+            return Ok(ino);
+        };
+        state.dir_mut(self.parent).set(name, ino, kind);
         if kind == FileKind::Dir {
             state.inode_mut(self.parent).attr.nlink += 1;
         }
@@ -125,7 +143,10 @@ impl Create<'_> {
             ino,
             kind,
             mode: if hands_on { mode | S_ISGID } else { mode },
-            nlink: if kind == FileKind::Dir { 2 } else { 1 },
+            nlink: match kind {
+                FileKind::Dir => 2,
+                _ => u32::from(self.name.is_some()),
+            },
             uid: self.uid,
             gid: if setgid { parent.attr.gid } else { self.gid },
             rdev,
@@ -148,7 +169,7 @@ impl Create<'_> {
     fn inherit(&self, parent: &Inode, kind: FileKind) -> (u32, BTreeMap<Name, Bytes>) {
         let mut xattrs = BTreeMap::new();
         let Some(default) = parent.xattrs.get(&*acl::DEFAULT) else {
-            return (self.mode, xattrs);
+            return (self.mode & !self.umask, xattrs);
         };
         let mut access = Acl::decode(default).expect("only a valid ACL is ever stored");
         let mode = access.inherit(self.mode);
@@ -212,6 +233,28 @@ mod tests {
         check_plan("mkdir d", "touch d/f", "d[f]");
         check_plan("mkdir d; touch d/f", "open d/f", "d[f]");
         check_plan("mkdir d; touch d/f", "touch d/f", "Exists");
+    }
+
+    #[test]
+    fn without_a_name() {
+        check("", "tmpfile t", "!1");
+        check_stamps("", "tmpfile t", "");
+        check_plan("", "tmpfile t", "");
+        let world = World::new("tmpfile t");
+        assert_eq!((world.attr("t").nlink, world.attr("t").mode), (0, 0o644));
+    }
+
+    #[test]
+    fn a_nameless_file_is_being_made_until_its_maker_goes_on() {
+        let mut world = World::new("tmpfile t");
+        let ino = world.ino("t");
+        assert!(world.state.is_being_made(ino));
+        world.setup("touch f");
+        assert!(!world.state.is_being_made(ino));
+        let mut world = World::new("touch f; rm f");
+        assert!(!world.state.is_being_made(world.ino("f")));
+        world.setup("tmpfile t; ln t g");
+        assert!(!world.state.is_being_made(world.ino("t")));
     }
 
     #[test]
@@ -293,6 +336,42 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_default_acl_takes_the_place_of_the_umask() {
+        #[track_caller]
+        fn check(default: Option<&str>, node: NewNode, expected: u32) {
+            let mut world = World::new("mkdir d");
+            let parent = world.ino("d");
+            if let Some(default) = default {
+                let set = Op::SetXattr {
+                    ino: parent,
+                    name: acl::DEFAULT.clone(),
+                    value: acl(default),
+                    mode: consistency::wire::meta::XattrMode::Any,
+                };
+                world.run(&set).expect("sets");
+            }
+            let create = Op::Create {
+                parent,
+                name: Some(Name::new("f").expect("valid")),
+                node,
+                mode: 0o666,
+                umask: 0o077,
+                uid: 0,
+                gid: 0,
+                exclusive: true,
+            };
+            world.run(&create).expect("creates");
+            assert_eq!(world.attr("d/f").mode, expected);
+        }
+        let default = Some("u::rwx,g::r-x,o::r--");
+        check(None, NewNode::File, 0o600);
+        check(None, NewNode::Dir, 0o600);
+        check(default, NewNode::File, 0o644);
+        check(default, NewNode::Dir, 0o644);
+        check(default, NewNode::Symlink("x".into()), 0o777);
+    }
+
     fn show_access(world: &World) -> Bytes {
         world.state.xattrs(world.ino("d/f")).expect("there")[&*acl::ACCESS].clone()
     }
@@ -304,9 +383,10 @@ mod tests {
             let mut world = World::new("");
             let result = world.run(&Op::Create {
                 parent: InodeNo::ROOT,
-                name: Name::new("f").expect("valid"),
+                name: Some(Name::new("f").expect("valid")),
                 node,
                 mode,
+                umask: 0,
                 uid,
                 gid,
                 exclusive: true,

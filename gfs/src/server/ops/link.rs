@@ -29,6 +29,9 @@ pub(super) fn apply(
     let kind = resolve(state, ino, parent, name)?;
     state.dir_mut(parent).set(name, ino, kind);
     state.inode_mut(ino).attr.nlink += 1;
+    if state.unnamed.remove(&ino) {
+        state.orphans.remove(&ino);
+    }
     Ok(state.changed(now, &[parent], &[ino]))
 }
 
@@ -46,7 +49,7 @@ fn resolve(
     if attr.kind == FileKind::Dir {
         return Err(FsError::NotPermitted);
     }
-    if attr.nlink == 0 {
+    if attr.nlink == 0 && !state.unnamed.contains(&ino) {
         // It lost its last name while the caller was on the way; a deleted file does not come back.
         return Err(FsError::NotFound);
     }
@@ -81,6 +84,18 @@ mod tests {
         check("touch f; rm f; reap f", "ln f g", "Stale");
         check("touch f", "ln f proc", "Exists");
         check("touch f", "ln f node12", "Exists");
+    }
+
+    #[test]
+    fn a_file_made_without_a_name_may_get_one() {
+        check("tmpfile t", "ln t f", "f");
+        check("tmpfile t; mkdir d; ln t d/f", "ln t g", "d/ d/f*2 g*2");
+        check_stamps("tmpfile t", "ln t f", "/:mc t:cn");
+        check_plan("tmpfile t", "ln t f", "/[f] t");
+        // It had one: then it is like any other.
+        check("tmpfile t; ln t f; rm f", "ln t g", "NotFound");
+        check("tmpfile t; reap t", "ln t g", "Stale");
+        check("tmpfile t; ln t f; reap t", "ln t g", "f*2 g*2");
     }
 
     #[test]

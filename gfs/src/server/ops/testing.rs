@@ -1,6 +1,6 @@
 //! A small shell over the state machine, so that a test of an operation is one line.
 //!
-//! Commands: `touch P`, `mkdir P`, `symlink TARGET P`, `mkfifo P`, `open P` (create unless it is there), `ln P Q`,
+//! Commands: `touch P`, `tmpfile LABEL`, `mkdir P`, `symlink TARGET P`, `mkfifo P`, `open P` (create unless it is there), `ln P Q`,
 //! `rm P`, `rmdir P`, `mv P Q`, `mv-n P Q`, `swap P Q`, `chmod OCTAL P`, `chown UID:GID P`, `chattr NAME=VALUE P`,
 //! `reap P`. A path that is gone stands for the inode it last named; `#N` is inode number N; in front of a
 //! name `./` changes nothing.
@@ -67,7 +67,13 @@ impl World {
             return Ok(OpReply::Changed(Vec::new()));
         }
         let op = self.op(command);
-        self.run(&op)
+        let reply = self.run(&op)?;
+        if let (Some(label), OpReply::Created { entry, .. }) =
+            (command.strip_prefix("tmpfile "), &reply)
+        {
+            self.paths.insert(label.to_owned(), entry.attr.ino);
+        }
+        Ok(reply)
     }
 
     /// Puts a command through the state machine.
@@ -105,9 +111,10 @@ impl World {
             let (parent, name) = self.place(path);
             Op::Create {
                 parent,
-                name,
+                name: Some(name),
                 node,
                 mode: 0o644,
+                umask: 0o022,
                 uid: 7,
                 gid: 8,
                 exclusive,
@@ -130,6 +137,16 @@ impl World {
         match words[..] {
             ["touch", path] => create(path, NewNode::File, true),
             ["open", path] => create(path, NewNode::File, false),
+            ["tmpfile", _] => Op::Create {
+                parent: InodeNo::ROOT,
+                name: None,
+                node: NewNode::File,
+                mode: 0o644,
+                umask: 0o022,
+                uid: 7,
+                gid: 8,
+                exclusive: true,
+            },
             ["mkdir", path] => create(path, NewNode::Dir, true),
             ["symlink", target, path] => {
                 create(path, NewNode::Symlink(target.to_owned().into()), true)

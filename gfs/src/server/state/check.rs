@@ -118,6 +118,9 @@ impl MetaState {
         if self.orphans.contains(&ino) != (nlink == 0) {
             return Err(format!("with {nlink} links is wrongly (no) orphan"));
         }
+        if nlink > 0 && self.unnamed.contains(&ino) {
+            return Err(format!("with {nlink} links counts as never named"));
+        }
         Ok(())
     }
 

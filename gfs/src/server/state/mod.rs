@@ -6,7 +6,7 @@
 //!
 //! # Words
 //! - *inode*: attributes, xattrs and a [`Payload`] (directory, content map, target).
-//! - *orphan*: an inode without a name. It lives on while a session knows it and goes with [`Body::Reap`].
+//! - *orphan*: an inode without a name, be it that it lost the last one or was made without. It lives on while a session knows it and goes with [`Body::Reap`].
 //! - *chunk*: live while an extent refers to it, dead from then on until the chunk stores have deleted it.
 //!
 //! # Rules
@@ -54,6 +54,8 @@ pub struct MetaState {
     pub(crate) inodes: BTreeMap<InodeNo, Box<Inode>>,
     pub(crate) next_ino: InodeNo,
     pub(crate) orphans: BTreeSet<InodeNo>,
+    /// Those of them that never had a name and may be given one (O_TMPFILE).
+    pub(crate) unnamed: BTreeSet<InodeNo>,
     pub(crate) chunks: ChunkTable,
     pub(crate) sessions: Sessions,
     /// The last one that began.
@@ -83,6 +85,7 @@ impl Default for MetaState {
             next_ino: InodeNo(root.attr.ino.0 + 1),
             inodes: BTreeMap::from([(root.attr.ino, Box::new(root))]),
             orphans: BTreeSet::new(),
+            unnamed: BTreeSet::new(),
             chunks: ChunkTable::default(),
             reign: Epoch(0),
             sessions: Sessions::default(),
@@ -183,6 +186,13 @@ impl MetaState {
         self.orphans.iter().copied()
     }
 
+    /// Returns true for a file without a name whose maker has not been told of it yet, as far as the log knows: no
+    /// lease covers it before the reply does, so nobody knowing it means nothing.
+    #[must_use]
+    pub fn is_being_made(&self, ino: InodeNo) -> bool {
+        self.unnamed.contains(&ino) && self.sessions.keeps_birth_of(ino)
+    }
+
     /// Returns the chunks that no file refers to any more, with the nodes that hold them, in ascending order.
     /// The leader has them deleted and then sends [`Body::ForgetDead`].
     pub fn dead_chunks(&self) -> impl Iterator<Item = (ChunkId, Vec<NodeId>)> {
@@ -229,6 +239,7 @@ impl MetaState {
             if !self.orphans.remove(ino) {
                 continue;
             }
+            self.unnamed.remove(ino);
             let inode = self.inodes.remove(ino).expect("an orphan has an inode");
             if let Payload::File(FileContent::Extents(mut extents)) = inode.payload {
                 extents.cut(0, &mut refs);

@@ -2,7 +2,7 @@
 
 use super::Reply;
 use consistency::wire::meta::{FsError, OpReply};
-use consistency::{ChunkId, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -90,6 +90,15 @@ impl Sessions {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, NodeId)> {
         self.live.iter().map(|(id, session)| (*id, session.node))
+    }
+
+    /// Returns true if a result that was not received, as far as is known, tells of the making of this inode.
+    pub(super) fn keeps_birth_of(&self, ino: InodeNo) -> bool {
+        let mut results = self.live.values().flat_map(|s| s.results.values());
+        results.any(|outcome| match &outcome.result {
+            Ok(OpReply::Created { entry, .. }) => entry.attr.ino == ino,
+            _ => false,
+        })
     }
 
     /// Returns true if a session that has not ended was given this chunk number.

@@ -68,9 +68,19 @@ impl Author {
         let ((parent, name), (new_parent, new_name)) = (self.place(state), self.place(state));
         // Fewer births than deaths keep the tree small.
         match self.dice.below(20) {
-            0..5 => Op::Create {
+            0 => Op::Create {
                 parent,
-                name,
+                name: None,
+                node: NewNode::File,
+                mode: 0o600,
+                umask: 0,
+                uid: 1,
+                gid: 1,
+                exclusive: true,
+            },
+            1..5 => Op::Create {
+                parent,
+                name: Some(name),
                 node: self
                     .dice
                     .pick(&[
@@ -81,6 +91,7 @@ impl Author {
                     ])
                     .clone(),
                 mode: *self.dice.pick(&[0o644, 0o2755]),
+                umask: 0o002,
                 uid: 1,
                 gid: 1,
                 exclusive: self.dice.below(2) == 0,
@@ -398,9 +409,10 @@ mod sessions {
             done_below: OpSeq(done_below),
             op: Op::Create {
                 parent: InodeNo::ROOT,
-                name: Name::new(name).expect("valid"),
+                name: Some(Name::new(name).expect("valid")),
                 node: NewNode::File,
                 mode: 0,
+                umask: 0,
                 uid: 0,
                 gid: 0,
                 exclusive: true,
@@ -638,6 +650,6 @@ mod snapshots {
     fn the_format_is_fixed() {
         let state = World::new("mkdir d; touch d/f; symlink x l; chattr user.a=x l").state;
         let bytes = state.snapshot();
-        assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (198, 1_024_151_153));
+        assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (199, 3_466_707_199));
     }
 }

@@ -1,0 +1,85 @@
+//! Large directories that change while they are listed, on real mounts of two nodes.
+//!
+//! Needs root and /dev/fuse.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use tests::Cluster;
+
+#[test]
+fn a_large_directory_is_listed_while_it_changes() {
+    listed_while_it_changes(20_000);
+}
+
+#[test]
+#[ignore = "many more names, LARGE_DIRECTORY of them: in make test-long"]
+fn a_larger_directory_is_listed_while_it_changes() {
+    let entries = std::env::var("LARGE_DIRECTORY").map(|n| n.parse().expect("a number"));
+    listed_while_it_changes(entries.unwrap_or(100_000));
+}
+
+/// Every entry that is there the whole time is seen exactly once, whatever another node makes and removes.
+fn listed_while_it_changes(entries: u32) {
+    let cluster = Cluster::up(2);
+    let (one, two) = (cluster.path(1), cluster.path(2));
+    fs::create_dir(one.join("d")).expect("mkdir");
+    File::create(one.join("f")).expect("create");
+    for i in 0..entries {
+        fs::hard_link(one.join("f"), one.join("d").join(i.to_string())).expect("link");
+    }
+    let stop = AtomicBool::new(false);
+    let listings = thread::scope(|scope| {
+        let changes = scope.spawn(|| change(&two, &stop));
+        // On the node that made the names, and on the one that is changing them.
+        let listings = [&one, &two, &one].map(|root| list(&root.join("d")));
+        stop.store(true, Ordering::Relaxed);
+        let changed = changes.join().expect("no panic");
+        assert!(changed > 0, "nothing changed beside the listings");
+        listings
+    });
+    for listing in listings {
+        let stayed = listing.iter().filter(|name| !name.starts_with("other"));
+        let stayed: BTreeSet<_> = stayed.collect();
+        for i in 0..entries {
+            assert!(stayed.contains(&i.to_string()), "{i} is missing");
+        }
+        assert_eq!(stayed.len(), entries as usize);
+    }
+    // What is left is what is there, on both.
+    let (here, there) = (list(&one.join("d")), list(&two.join("d")));
+    assert_eq!(here, there);
+    assert_eq!(here.len(), entries as usize);
+}
+
+/// Makes and removes names until told to stop; returns how many.
+fn change(root: &Path, stop: &AtomicBool) -> u32 {
+    let mut changed = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let names: Vec<_> = (0..10)
+            .map(|i| root.join(format!("d/other{changed}-{i}")))
+            .collect();
+        for name in &names {
+            fs::hard_link(root.join("f"), name).expect("link");
+        }
+        for name in &names {
+            fs::remove_file(name).expect("unlink");
+        }
+        changed += 1;
+    }
+    changed
+}
+
+/// Lists a directory; a name that comes twice is an error.
+fn list(dir: &Path) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(dir).expect("opendir") {
+        let name = entry.expect("readdir").file_name();
+        let name = name.into_string().expect("ASCII");
+        assert!(!seen.contains(&name), "{name} is listed twice");
+        seen.insert(name);
+    }
+    seen
+}
