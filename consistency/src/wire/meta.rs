@@ -4,6 +4,7 @@
 //! be cached; see `docs/protocol.md` for the rules (L1 to L6).
 
 use super::lease::{Grant, Mode};
+use super::lock::{Held, LocalOwner, LockOp, LockReply};
 use super::node::NodeLoad;
 use crate::{
     ChunkId, Duration, Epoch, InodeNo, LeaseId, NodeId, OpSeq, SessionId, Timestamp, Version,
@@ -139,6 +140,15 @@ pub enum FsError {
     /// EIO: see the log of the node that answered.
     #[error("input/output error")]
     Io,
+    /// EAGAIN: a lock is in the way.
+    #[error("locked by somebody else")]
+    Locked,
+    /// EDEADLK: the holder of the lock waits for the one who asks.
+    #[error("waiting for the lock would never end")]
+    Deadlock,
+    /// ENOLCK: a bound on locks is reached.
+    #[error("too many locks")]
+    TooManyLocks,
 }
 
 /// Type of an inode.
@@ -655,6 +665,33 @@ pub enum MetaRequest {
     },
     /// Asks for the nodes and their reports.
     Nodes,
+    /// Tests, takes or gives back a lock. Taking one may be answered by [`LockReply::Waiting`] again and again; it is
+    /// asked under one `seq` until it is answered otherwise, and abandoned by `Cancel`.
+    Lock {
+        /// Which session.
+        session: SessionId,
+        /// Number of the request; of the same counter as those of operations.
+        seq: OpSeq,
+        /// Counts the times it was sent, from 1: a late copy does nothing (LK7).
+        attempt: u32,
+        /// The reign that is meant; another one's leader refuses (LK6).
+        epoch: Epoch,
+        /// Which inode.
+        ino: InodeNo,
+        /// Who.
+        owner: LocalOwner,
+        /// What.
+        op: LockOp,
+    },
+    /// Before `Reclaim`: tells which locks the session holds, so that the new leader honours them.
+    ReclaimLocks {
+        /// Which session.
+        session: SessionId,
+        /// The reign that is meant; another one's leader refuses.
+        epoch: Epoch,
+        /// The locks; repeating the message changes nothing.
+        locks: Vec<(InodeNo, LocalOwner, Held)>,
+    },
 }
 
 /// Answer to a [`MetaRequest`].
@@ -688,7 +725,7 @@ pub enum MetaReply {
     },
     /// Reclaim: the new name of each grant, in the order of the request; `None`: it could not be honoured.
     Reclaimed(Vec<Option<LeaseId>>),
-    /// Release and Cancel.
+    /// Release, Cancel and ReclaimLocks.
     Done,
     /// Op.
     Op {
@@ -703,6 +740,8 @@ pub enum MetaReply {
     NotLeader(Option<NodeId>),
     /// The session has ended: everything it cached is void.
     SessionEnded,
+    /// Lock.
+    Lock(Result<LockReply, FsError>),
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod chunk;
 pub mod lease;
+pub mod lock;
 pub mod meta;
 pub mod node;
 
