@@ -9,7 +9,7 @@
 //!   carried out.
 
 use consistency::lock::{Acquired, Refused, Server, WaitId};
-use consistency::wire::lock::{Held, LocalOwner, LockOp, LockOwner, LockRange, LockReply};
+use consistency::wire::lock::{Held, LocalOwner, LockOp, LockOwner, LockReply};
 use consistency::wire::meta::FsError;
 use consistency::{InodeNo, OpSeq, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,7 +202,7 @@ const fn refusal(refused: Refused) -> FsError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consistency::wire::lock::{LockKind, LockMode};
+    use consistency::wire::lock::{LockKind, LockMode, LockRange};
 
     const LOCK: Held = Held {
         range: LockRange { start: 0, end: 9 },

@@ -4,6 +4,7 @@ mod content;
 mod create;
 mod getattr;
 mod link;
+mod lock;
 mod lookup;
 mod open;
 mod readdir;
@@ -18,11 +19,13 @@ mod xattr;
 use super::Client;
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, ListReply, OpenFlags, Opened, ReadReply, SetAttrRequest, Tree,
+    AttrReply, Caller, EntryReply, ListReply, Lock, OpenFlags, Opened, ReadReply, SetAttrRequest,
+    Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::InodeNo;
+use consistency::wire::lock::{LocalOwner, LockKind};
 use consistency::wire::meta::{Name, NewNode, OpReply, RenameMode, StatFs, XattrMode};
 
 /// A reply of the wrong kind: a leader of another version, or a bug there.
@@ -164,13 +167,45 @@ impl Tree for Client {
         _caller: Caller,
         ino: InodeNo,
         _fh: u64,
-        _lock_owner: u64,
+        lock_owner: u64,
     ) -> Result<(), Errno> {
+        lock::close(&self.core, ino, lock_owner).await;
         sync::close(&self.core, ino)
     }
 
     async fn release(&self, ino: InodeNo, fh: u64) {
+        lock::release(&self.core, ino, fh);
         open::release(&self.core, ino, fh);
+    }
+
+    async fn getlk(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        owner: u64,
+        lock: Lock,
+    ) -> Result<Option<Lock>, Errno> {
+        lock::getlk(&self.core, ino, owner, lock).await
+    }
+
+    async fn setlk(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        fh: u64,
+        owner: u64,
+        lock: Lock,
+        wait: bool,
+        flock: bool,
+    ) -> Result<(), Errno> {
+        let kind = if flock {
+            LockKind::Flock
+        } else {
+            LockKind::Posix
+        };
+        let owner = LocalOwner { kind, id: owner };
+        lock::setlk(&self.core, ino, fh, owner, lock, wait).await
     }
 
     async fn fsync(
