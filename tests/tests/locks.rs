@@ -12,12 +12,42 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tests::{Cluster, DEADLINE, with_deadline};
 
-/// Locks the file of its first argument, makes that of its second to tell so, and stays.
-const HOLD: &str = "import fcntl,sys,time
+/// Tells its pid, locks the file of its first argument, makes that of its second to tell so, and stays; at SIGUSR1
+/// tells whether it can write through the descriptor that it locked through.
+const HOLD: &str = "import fcntl,os,signal,sys
+signal.pthread_sigmask(signal.SIG_BLOCK,[signal.SIGUSR1])
+print(os.getpid(),flush=True)
 f=open(sys.argv[1],'r+')
 fcntl.lockf(f,fcntl.LOCK_EX)
 open(sys.argv[2],'w').close()
-time.sleep(600)";
+signal.sigwait([signal.SIGUSR1])
+try:
+    os.pwrite(f.fileno(),b'held',0)
+    print('written')
+except OSError as e:
+    print(e.errno)
+";
+
+/// Increments the number in the file of its first argument as often as its second says, each time under a fcntl lock.
+const COUNT: &str = "import fcntl,os,sys
+fd=os.open(sys.argv[1],os.O_RDWR)
+for _ in range(int(sys.argv[2])):
+    fcntl.lockf(fd,fcntl.LOCK_EX)
+    number=int(os.pread(fd,16,0))+1
+    os.pwrite(fd,str(number).encode(),0)
+    fcntl.lockf(fd,fcntl.LOCK_UN)
+";
+
+/// Shows what the daemon's requests wait for.
+const WAITS: &str = "import socket
+s=socket.socket(socket.AF_UNIX)
+s.connect('/run/glu/glud.sock')
+s.sendall(b'{\"cmd\":\"waits\"}\\n')
+print(s.makefile().readline())
+";
+
+/// The term of a session, and some time for a busy machine.
+const LOST_WITHIN: Duration = Duration::from_secs(4 + 5);
 
 fn flock_of(kind: i32, start: i64, len: i64) -> libc::flock {
     libc::flock {
@@ -61,9 +91,10 @@ fn locks() {
     let cluster = Cluster::up(3);
     let cases: &[(&str, fn(&Cluster))] = &[
         ("ranges exclude each other between nodes", ranges),
+        ("ranges as in Connectathon's tlock", tlock),
         ("the families are independent", families),
         ("close and release give locks back", close),
-        ("a counter under fcntl locks", counter_fcntl),
+        ("a counter under fcntl locks, four processes", counter_fcntl),
         ("a counter under flock", counter_flock),
         ("a waiter wakes promptly", wakes),
         ("a signal ends a wait", alarm),
@@ -71,13 +102,15 @@ fn locks() {
         ("the death of a process gives its locks back", killed_holder),
         ("deadlock", deadlock),
         ("F_GETLK", getlk),
+        ("a lock lost with its session", lost),
+        ("a new leader", leader_change),
+        ("the death of a node", node_death),
     ];
     for (what, case) in cases {
         let began = Instant::now();
         case(&cluster);
         println!("{what}: {:?}", began.elapsed());
     }
-    node_death(&cluster);
 }
 
 fn ranges(cluster: &Cluster) {
@@ -107,6 +140,104 @@ fn ranges(cluster: &Cluster) {
     assert_eq!(free(12, 1), taken);
     assert_eq!(ofd(&a, F_UNLCK, 0, 0), Ok(()));
     assert_eq!(free(0, 0), Ok(()));
+}
+
+/// What tlock does with a parent and a child, done with the open files of two nodes.
+fn tlock(cluster: &Cluster) {
+    const END: i64 = i64::MAX;
+    let files = make(cluster, "tlock").map(|path| open(&path));
+    let (parent, child) = (0, 1);
+    // Whose turn, what it does, to which bytes (length 0: to the end), and whether it can.
+    let check = |steps: &[(usize, i32, i64, i64, bool)]| {
+        for &(who, kind, start, len, free) in steps {
+            let done = ofd(&files[who], kind, start, len);
+            let expected = if free { Ok(()) } else { Err(Errno::EAGAIN) };
+            let step = (who, kind, start, len);
+            assert_eq!(done, expected, "{step:?} of {steps:?}");
+            if who == child && kind != F_UNLCK && free {
+                // The child only tests.
+                ofd(&files[who], F_UNLCK, start, len).expect("unlock");
+            }
+        }
+        for file in &files {
+            ofd(file, F_UNLCK, 0, 0).expect("unlock");
+        }
+    };
+    // 1: everything of an unlocked file is free.
+    let anything = [(0, 1), (0, 0), (1, 1), (1, 0), (END - 1, 1), (END, 0)];
+    for (start, len) in anything {
+        check(&[(parent, F_WRLCK, start, len, true)]);
+    }
+    // 2 to 6: the whole file, parts of it, its last bytes.
+    check(&[
+        (parent, F_WRLCK, 0, 0, true),
+        (child, F_WRLCK, 0, 1, false),
+        (child, F_WRLCK, 0, 0, false),
+        (child, F_WRLCK, 1, 0, false),
+        (child, F_WRLCK, END, 1, false),
+    ]);
+    check(&[
+        (parent, F_WRLCK, 0, 1, true),
+        (child, F_WRLCK, 0, 1, false),
+        (child, F_WRLCK, 0, 0, false),
+        (child, F_WRLCK, 1, 0, true),
+    ]);
+    check(&[
+        (parent, F_WRLCK, 1, 1, true),
+        (child, F_WRLCK, 0, 1, true),
+        (child, F_WRLCK, 0, 0, false),
+        (child, F_WRLCK, 1, 1, false),
+        (child, F_WRLCK, 2, 0, true),
+    ]);
+    check(&[
+        (parent, F_WRLCK, 0, 1, true),
+        (parent, F_WRLCK, 2, 1, true),
+        (child, F_WRLCK, 0, 0, false),
+        (child, F_WRLCK, 1, 1, true),
+        (child, F_WRLCK, 2, 1, false),
+        (child, F_WRLCK, 3, 0, true),
+    ]);
+    check(&[
+        (parent, F_WRLCK, END, 1, true),
+        (child, F_WRLCK, END - 1, 1, true),
+        (child, F_WRLCK, END - 1, 2, false),
+        (child, F_WRLCK, END, 0, false),
+    ]);
+    // 8, 9: what ends behind the last byte is no range.
+    for file in &files {
+        assert_eq!(ofd(file, F_WRLCK, END, 2), Err(Errno::EOVERFLOW));
+        assert_eq!(ofd(file, F_WRLCK, 0, -1), Err(Errno::EINVAL));
+    }
+    // 10: of several ranges one is given back after the other.
+    check(&[
+        (parent, F_WRLCK, 0, 3, true),
+        (parent, F_WRLCK, 5, 3, true),
+        (parent, F_UNLCK, 1, 1, true),
+        (child, F_WRLCK, 0, 1, false),
+        (child, F_WRLCK, 1, 1, true),
+        (child, F_WRLCK, 2, 1, false),
+        (child, F_WRLCK, 3, 2, true),
+        (parent, F_UNLCK, 2, 4, true),
+        (child, F_WRLCK, 1, 5, true),
+        (child, F_WRLCK, 6, 1, false),
+    ]);
+    // Readers share, and only they.
+    check(&[
+        (parent, F_RDLCK, 0, 10, true),
+        (child, F_RDLCK, 5, 10, true),
+        (child, F_WRLCK, 9, 1, false),
+        (child, F_WRLCK, 10, 1, true),
+    ]);
+    // 11: what is locked does not depend on the size of the file.
+    files[0].set_len(0).expect("truncate");
+    assert_eq!(ofd(&files[0], F_WRLCK, 3, 5), Ok(()));
+    files[1]
+        .write_all_at(b"longer than that", 0)
+        .expect("write");
+    assert_eq!(ofd(&files[1], F_WRLCK, 3, 5), Err(Errno::EAGAIN));
+    files[1].set_len(1).expect("truncate");
+    assert_eq!(ofd(&files[1], F_WRLCK, 7, 1), Err(Errno::EAGAIN));
+    check(&[(parent, F_UNLCK, 0, 0, true), (child, F_WRLCK, 0, 0, true)]);
 }
 
 fn families(cluster: &Cluster) {
@@ -156,10 +287,16 @@ fn close(cluster: &Cluster) {
 }
 
 fn counter_fcntl(cluster: &Cluster) {
-    counter(cluster, "counter-fcntl", |file, lock| {
-        let kind = if lock { F_WRLCK } else { F_UNLCK };
-        fcntl(file, libc::F_OFD_SETLKW, kind, 0, 0).expect("lock");
-    });
+    const ROUNDS: u32 = 100;
+    let paths = make(cluster, "counter-fcntl");
+    let rounds = ROUNDS.to_string();
+    let words = ["python3", "-c", COUNT, "/cluster/counter-fcntl", &rounds];
+    let workers = [1, 1, 2, 2].map(|node| cluster.node(node).spawn_command(&words));
+    for worker in workers {
+        worker.wait(DEADLINE).ok();
+    }
+    let sum = fs::read_to_string(&paths[0]).expect("read");
+    assert_eq!(sum, (4 * ROUNDS).to_string());
 }
 
 fn counter_flock(cluster: &Cluster) {
@@ -218,6 +355,10 @@ fn wakes(cluster: &Cluster) {
     for _ in 0..5 {
         ofd(&file, F_WRLCK, 0, 0).expect("lock");
         let waiter = start_wait(&paths[1]);
+        tests::wait_until("the wait to be shown", DEADLINE, || {
+            let waits = cluster.node(2).spawn_command(&["python3", "-c", WAITS]);
+            waits.wait(DEADLINE).ok().contains("SETLKW")
+        });
         let released = Instant::now();
         ofd(&file, F_UNLCK, 0, 0).expect("unlock");
         let woken = with_deadline("the waiter", DEADLINE, || waiter.join().expect("it locks"));
@@ -250,42 +391,41 @@ except Alarm:
     print('interrupted')
 ";
     let said = cluster.sh(2, &format!("python3 -c \"{script}\"")).ok();
-    assert_eq!(said, "interrupted\n");
+    assert_eq!(said, "interrupted");
     // The wait that was given up is not granted later.
     ofd(&file, F_UNLCK, 0, 0).expect("unlock");
     assert_eq!(ofd(&file, F_WRLCK, 0, 0), Ok(()));
 }
 
-/// Starts a process in node 2 that locks `name` and keeps it; returns its pid there when it has it.
-fn hold(cluster: &Cluster, name: &str) -> (tests::Running, String) {
-    let (told, pid) = (format!("{name}.told"), format!("{name}.pid"));
-    let line = format!(
-        "echo $$ >/cluster/{pid}; exec python3 -c \"{HOLD}\" /cluster/{name} /cluster/{told}"
-    );
-    let holder = cluster.spawn(2, &line);
-    tests::wait_until("the holder to have its lock", DEADLINE, || {
-        cluster.path(1).join(&told).exists()
+/// Starts a process in `node` that locks `name` and keeps it; returns its pid there.
+fn ask(cluster: &Cluster, node: u32, name: &str) -> (tests::Running, String) {
+    let [path, told] = ["", ".told"].map(|end| format!("/cluster/{name}{end}"));
+    let holder = cluster
+        .node(node)
+        .spawn_command(&["python3", "-c", HOLD, &path, &told]);
+    tests::wait_until("the process to tell its pid", DEADLINE, || {
+        !holder.stdout().is_empty()
     });
-    let pid = fs::read_to_string(cluster.path(1).join(pid)).expect("its pid");
-    (holder, pid.trim().to_owned())
+    let pid = holder.stdout().trim().to_owned();
+    (holder, pid)
+}
+
+/// The same, when it has the lock.
+fn hold(cluster: &Cluster, node: u32, name: &str) -> (tests::Running, String) {
+    let (holder, pid) = ask(cluster, node, name);
+    let told = cluster.path(node).join(format!("{name}.told"));
+    tests::wait_until("the holder to have its lock", DEADLINE, || told.exists());
+    (holder, pid)
 }
 
 fn killed_waiter(cluster: &Cluster) {
     let paths = make(cluster, "waiter");
     let file = open(&paths[0]);
     ofd(&file, F_WRLCK, 0, 0).expect("lock");
-    let line = format!(
-        "echo $$ >/cluster/waiter.pid; exec python3 -c \"{HOLD}\" /cluster/waiter /cluster/waiter.told"
-    );
-    let waiter = cluster.spawn(2, &line);
-    let pid_file = cluster.path(1).join("waiter.pid");
-    tests::wait_until("the waiter's pid", DEADLINE, || {
-        fs::read_to_string(&pid_file).is_ok_and(|pid| pid.ends_with('\n'))
-    });
-    let pid = fs::read_to_string(&pid_file).expect("its pid");
-    let pid = pid.trim();
+    let (waiter, pid) = ask(cluster, 2, "waiter");
     let waits = format!(
-        "for i in $(seq 500); do grep -q '^72 ' /proc/{pid}/syscall && exit 0; sleep 0.02; done; exit 1"
+        "for i in $(seq 500); do grep -q '^{} ' /proc/{pid}/syscall && exit 0; sleep 0.02; done; exit 1",
+        libc::SYS_fcntl
     );
     cluster.sh(2, &waits).ok();
     cluster.sh(2, &format!("kill -9 {pid}")).ok();
@@ -298,7 +438,7 @@ fn killed_waiter(cluster: &Cluster) {
 
 fn killed_holder(cluster: &Cluster) {
     let paths = make(cluster, "holder");
-    let (holder, pid) = hold(cluster, "holder");
+    let (holder, pid) = hold(cluster, 2, "holder");
     let file = open(&paths[0]);
     assert_eq!(ofd(&file, F_WRLCK, 0, 0), Err(Errno::EAGAIN));
     cluster.sh(2, &format!("kill -9 {pid}")).ok();
@@ -364,7 +504,7 @@ except OSError as e:
 
 fn getlk(cluster: &Cluster) {
     let paths = make(cluster, "getlk");
-    let (holder, pid) = hold(cluster, "getlk");
+    let (holder, pid) = hold(cluster, 2, "getlk");
     let test = "import fcntl,struct
 f=open('/cluster/getlk','r+')
 a=struct.pack('hhqqi4x',fcntl.F_WRLCK,0,5,5,0)
@@ -373,8 +513,8 @@ print(t,s,l,p)
 ";
     let test = format!("python3 -c \"{test}\"");
     // Its own node tells the process, others the range: their kernels show no pid that is not theirs.
-    assert_eq!(cluster.sh(2, &test).ok(), format!("1 0 0 {pid}\n"));
-    assert_eq!(cluster.sh(1, &test).ok(), "1 0 0 0\n");
+    assert_eq!(cluster.sh(2, &test).ok(), format!("1 0 0 {pid}"));
+    assert_eq!(cluster.sh(1, &test).ok(), "1 0 0 0");
     cluster.sh(2, &format!("kill -9 {pid}")).ok();
     holder.wait(DEADLINE);
     let file = open(&paths[0]);
@@ -386,10 +526,67 @@ print(t,s,l,p)
     });
 }
 
+/// LK8: a node that is cut off for longer than its session lives.
+fn lost(cluster: &Cluster) {
+    let paths = make(cluster, "lost");
+    let (holder, pid) = hold(cluster, 2, "lost");
+    let file = open(&paths[0]);
+    cluster.cut(2);
+    let began = Instant::now();
+    let file = with_deadline(
+        "the lock of the node that is cut off",
+        DEADLINE,
+        move || {
+            fcntl(&file, libc::F_OFD_SETLKW, F_WRLCK, 0, 0).expect("lock");
+            file
+        },
+    );
+    let took = began.elapsed();
+    assert!(took < LOST_WITHIN, "the lock was free after {took:?}");
+    file.write_all_at(b"mine", 0).expect("write");
+    cluster.heal(2);
+    tests::wait_until("node 2 to see what was written", DEADLINE, || {
+        fs::read(&paths[1]).is_ok_and(|text| text == b"mine")
+    });
+    cluster.sh(2, &format!("kill -USR1 {pid}")).ok();
+    let said = holder.wait(DEADLINE).ok();
+    assert_eq!(said.lines().last(), Some(&*libc::EIO.to_string()));
+    assert_eq!(fs::read(&paths[0]).expect("read"), b"mine");
+    // Closed and opened again all is well.
+    drop(file);
+    let (holder, pid) = hold_again(cluster, "lost");
+    cluster.sh(2, &format!("kill -USR1 {pid}")).ok();
+    assert_eq!(holder.wait(DEADLINE).ok().lines().last(), Some("written"));
+}
+
+fn hold_again(cluster: &Cluster, name: &str) -> (tests::Running, String) {
+    fs::remove_file(cluster.path(2).join(format!("{name}.told"))).expect("remove");
+    hold(cluster, 2, name)
+}
+
+/// LK6: locks and waits outlive the leader.
+fn leader_change(cluster: &Cluster) {
+    make(cluster, "leader");
+    let leader = cluster.status().leader.expect("a leader");
+    let others: Vec<u32> = (1..=3).filter(|node| *node != leader).collect();
+    let (holder, pid) = hold(cluster, others[0], "leader");
+    let file = open(&cluster.path(others[1]).join("leader"));
+    assert_eq!(ofd(&file, F_WRLCK, 0, 0), Err(Errno::EAGAIN));
+    let waiter = start_wait(&cluster.path(others[1]).join("leader"));
+    cluster.kill(leader);
+    assert_eq!(ofd(&file, F_WRLCK, 0, 0), Err(Errno::EAGAIN));
+    assert!(!waiter.is_finished(), "two hold the lock");
+    cluster.sh(others[0], &format!("kill -USR1 {pid}")).ok();
+    assert_eq!(holder.wait(DEADLINE).ok().lines().last(), Some("written"));
+    with_deadline("the waiter", DEADLINE, || waiter.join().expect("it locks"));
+    drop(file);
+    cluster.start(leader);
+}
+
 /// The last case: node 2 does not come back.
 fn node_death(cluster: &Cluster) {
     let paths = make(cluster, "death");
-    let (_holder, _) = hold(cluster, "death");
+    let (_holder, _) = hold(cluster, 2, "death");
     let file = open(&paths[0]);
     assert_eq!(ofd(&file, F_WRLCK, 0, 0), Err(Errno::EAGAIN));
     let killed = Instant::now();
@@ -398,6 +595,8 @@ fn node_death(cluster: &Cluster) {
         fcntl(&file, libc::F_OFD_SETLKW, F_WRLCK, 0, 0).map(|()| Instant::now())
     });
     let took = waited.expect("lock").duration_since(killed);
+    // A leader that died with it has to be replaced first.
+    assert!(took < 2 * LOST_WITHIN, "the lock was free after {took:?}");
     println!("the lock of a dead node was free after {took:?}");
 }
 

@@ -25,7 +25,8 @@ mod tests;
 
 pub use ranges::Ranges;
 pub use server::{
-    Acquired, RANGES_PER_OWNER_MAX, Refused, Server, WAITERS_PER_SESSION_MAX, WaitId,
+    Acquired, RANGES_PER_OWNER_MAX, RANGES_PER_SESSION_MAX, Refused, Server,
+    WAITERS_PER_SESSION_MAX, WaitId,
 };
 
 /// Deliberate faults: each takes one rule away, and the random test must notice.

@@ -4,9 +4,12 @@ use super::{Fault, Faults, Ranges};
 use crate::wire::lock::{Held, LockKind, LockMode, LockOwner, LockRange};
 use crate::{InodeNo, OpSeq, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 /// Ranges of one owner on one inode: each reply tells all of them.
 pub const RANGES_PER_OWNER_MAX: usize = 1024;
+/// Ranges of one session: what it can make the leader remember.
+pub const RANGES_PER_SESSION_MAX: usize = 65_536;
 /// Waiters of one session: each stands for a blocked thread of its node.
 pub const WAITERS_PER_SESSION_MAX: usize = 1024;
 
@@ -29,8 +32,10 @@ pub enum Refused {
     InTheWay,
     /// LK4: waiting would never end.
     Deadlock,
-    /// [`RANGES_PER_OWNER_MAX`] or [`WAITERS_PER_SESSION_MAX`] is reached.
+    /// [`RANGES_PER_OWNER_MAX`], [`RANGES_PER_SESSION_MAX`] or [`WAITERS_PER_SESSION_MAX`] is reached.
     TooMany,
+    /// The range is none.
+    Invalid,
 }
 
 /// The lock tables of one reign.
@@ -41,6 +46,8 @@ pub struct Server {
     waiters: BTreeMap<u64, Waiter>,
     arrivals: BTreeMap<WaitId, u64>,
     waits_of: BTreeMap<LockOwner, BTreeSet<u64>>,
+    /// How many ranges each session holds.
+    ranges_of: BTreeMap<SessionId, usize>,
     granted: VecDeque<WaitId>,
     last_arrival: u64,
     version: u64,
@@ -74,7 +81,10 @@ impl Server {
 
     #[cfg(test)]
     pub(super) fn inodes_are_gone(&self) -> bool {
-        self.inodes.is_empty() && self.waiters.is_empty() && self.waits_of.is_empty()
+        self.inodes.is_empty()
+            && self.waiters.is_empty()
+            && self.waits_of.is_empty()
+            && self.ranges_of.is_empty()
     }
 
     /// Returns a lock that is in the way, the one with the first byte.
@@ -95,9 +105,6 @@ impl Server {
     ///
     /// # Errors
     /// See [`Refused`]. A flock(2) that changes its mode has then lost the old lock, as on Linux.
-    ///
-    /// # Panics
-    /// The range is none.
     pub fn acquire(
         &mut self,
         ino: InodeNo,
@@ -105,12 +112,17 @@ impl Server {
         lock: Held,
         wait: Option<WaitId>,
     ) -> Result<Acquired, Refused> {
-        assert!(lock.range.is_valid(), "{:?} is no range", lock.range);
+        if !lock.range.is_valid() {
+            return Err(Refused::Invalid);
+        }
         if wait.is_some_and(|id| self.arrivals.contains_key(&id)) {
             return Ok(Acquired::Waiting);
         }
         let held = self.held(ino, owner).1;
-        if held.len() + 2 > RANGES_PER_OWNER_MAX {
+        let of_session = self.ranges_of.get(&owner.session).copied();
+        if held.len() + 2 > RANGES_PER_OWNER_MAX
+            || of_session.unwrap_or(0) + 2 > RANGES_PER_SESSION_MAX
+        {
             return Err(Refused::TooMany);
         }
         // flock(2): "the existing lock is first removed, and then a new lock is established".
@@ -132,13 +144,16 @@ impl Server {
     /// Unlocks bytes.
     ///
     /// # Errors
-    /// [`Refused::TooMany`] if a range would be split above [`RANGES_PER_OWNER_MAX`].
+    /// [`Refused::TooMany`] if a range would be split above [`RANGES_PER_OWNER_MAX`]; [`Refused::Invalid`].
     pub fn clear(
         &mut self,
         ino: InodeNo,
         owner: LockOwner,
         range: LockRange,
     ) -> Result<(), Refused> {
+        if !range.is_valid() {
+            return Err(Refused::Invalid);
+        }
         let held = self.held(ino, owner).1;
         if held.is_empty() {
             return Ok(());
@@ -161,8 +176,17 @@ impl Server {
     /// Takes back what a session held under the reign before.
     ///
     /// # Errors
-    /// [`Refused::InTheWay`]: another session was there first, which the rules of the reign exclude.
+    /// [`Refused::InTheWay`]: another session was there first, which the rules of the reign exclude; others if no
+    /// earlier reign can have granted that.
     pub fn reclaim(&mut self, ino: InodeNo, owner: LockOwner, lock: Held) -> Result<(), Refused> {
+        // What waits may be granted above the bounds.
+        const MAX: usize = RANGES_PER_SESSION_MAX + 2 * WAITERS_PER_SESSION_MAX;
+        if !lock.range.is_valid() {
+            return Err(Refused::Invalid);
+        }
+        if self.ranges_of.get(&owner.session) >= Some(&MAX) {
+            return Err(Refused::TooMany);
+        }
         if self.conflicts(ino, owner, &lock).next().is_some() {
             return Err(Refused::InTheWay);
         }
@@ -190,6 +214,7 @@ impl Server {
                 freed.push(*ino);
             }
         }
+        self.ranges_of.remove(&session);
         self.version += 1;
         for ino in freed {
             if !self.faults.is(Fault::EndWakesNobody) {
@@ -278,18 +303,29 @@ impl Server {
         self.version += 1;
         let inode = self.inodes.entry(ino).or_default();
         let ranges = inode.owners.entry(owner).or_default();
+        let before = ranges.as_slice().len();
         change(ranges, self.faults);
-        if ranges.is_empty() {
+        let after = ranges.as_slice().len();
+        if after == 0 {
             inode.owners.remove(&owner);
+        }
+        let of_session = self.ranges_of.entry(owner.session).or_default();
+        *of_session = *of_session + after - before;
+        if *of_session == 0 {
+            self.ranges_of.remove(&owner.session);
         }
     }
 
     /// LK3: grants what has come free. A grant may free others, where it converts a write lock to a read lock.
     fn wake(&mut self, ino: InodeNo) {
-        while let Some(arrival) = self.first_free(ino) {
+        let mut after = 0;
+        while let Some(arrival) = self.first_free(ino, after) {
             let Some(waiter) = self.leave(arrival) else {
                 break;
             };
+            // Of the waiters before it a grant frees some only if it takes the place of another lock.
+            let converts = !self.held(ino, waiter.owner).1.is_empty();
+            after = if converts { 0 } else { arrival };
             self.update(ino, waiter.owner, |ranges, _| ranges.acquire(waiter.lock));
             self.granted.push_back(waiter.id);
             if self.faults.is(Fault::WakeOne) {
@@ -299,7 +335,7 @@ impl Server {
         self.tidy(ino);
     }
 
-    fn first_free(&self, ino: InodeNo) -> Option<u64> {
+    fn first_free(&self, ino: InodeNo, after: u64) -> Option<u64> {
         let waiters = &self.inodes.get(&ino)?.waiters;
         let free = |arrival: &&u64| {
             self.waiters.get(arrival).is_some_and(|waiter| {
@@ -310,7 +346,8 @@ impl Server {
         if self.faults.is(Fault::WakeBackwards) {
             return waiters.iter().rev().find(free).copied();
         }
-        waiters.iter().find(free).copied()
+        let mut rest = waiters.range((Bound::Excluded(after), Bound::Unbounded));
+        rest.find(free).copied()
     }
 
     fn leave(&mut self, arrival: u64) -> Option<Waiter> {

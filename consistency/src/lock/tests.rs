@@ -1,6 +1,8 @@
 //! Tables of cases, and a random run against a model of single bytes.
 
-use super::{Acquired, Fault, RANGES_PER_OWNER_MAX, Refused, Server, WaitId};
+use super::{
+    Acquired, Fault, RANGES_PER_OWNER_MAX, RANGES_PER_SESSION_MAX, Refused, Server, WaitId,
+};
 use crate::wire::lock::{Held, LocalOwner, LockKind, LockMode, LockOwner, LockRange, RANGE_END};
 use crate::{InodeNo, OpSeq, SessionId};
 use LockKind::{Flock, Posix};
@@ -288,6 +290,40 @@ fn the_ranges_of_an_owner_are_bounded() {
     assert_eq!(taken, RANGES_PER_OWNER_MAX as u64 - 1);
     case.clear(X, me, 0, RANGE_END);
     assert_eq!(case.server.held(X, me).1, []);
+}
+
+#[test]
+fn the_ranges_of_a_session_are_bounded() {
+    let mut case = Case::new();
+    let mut taken = 0;
+    while case
+        .try_lock(InodeNo(taken), owner(1, Posix, taken), lock(Read, 0, 0))
+        .is_ok()
+    {
+        taken += 1;
+    }
+    assert_eq!(taken, RANGES_PER_SESSION_MAX as u64 - 1);
+    // Others are not concerned, and what is given back is there again.
+    case.take(X, owner(2, Posix, 1), lock(Read, 0, 0));
+    case.clear(X, owner(1, Posix, X.0), 0, RANGE_END);
+    case.take(X, owner(1, Posix, 1), lock(Read, 0, 0));
+    case.server.end_session(SessionId(1));
+    case.server.end_session(SessionId(2));
+    assert!(case.server.inodes_are_gone());
+}
+
+#[test]
+fn what_is_no_range_is_refused() {
+    let mut case = Case::new();
+    let me = owner(1, Posix, 1);
+    for (start, end) in [(1, 0), (0, RANGE_END + 1), (u64::MAX, u64::MAX)] {
+        let none = lock(Write, start, end);
+        assert_eq!(case.try_lock(X, me, none), Err(Refused::Invalid));
+        assert_eq!(case.server.reclaim(X, me, none), Err(Refused::Invalid));
+        let cleared = case.server.clear(X, me, none.range);
+        assert_eq!(cleared, Err(Refused::Invalid));
+    }
+    assert!(case.server.inodes_are_gone());
 }
 
 // --- a random run against a model of single bytes -----------------------------------------------------------------

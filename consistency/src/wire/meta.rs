@@ -747,6 +747,7 @@ pub enum MetaReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::lock::{LockKind, LockMode, LockRange};
     use crate::wire::{decode, encode};
 
     #[track_caller]
@@ -770,6 +771,52 @@ mod tests {
             op,
         };
         check(&request, &[4, 251, 44, 1, 2, 1, 0, 1, 1, b'a']);
+        let owner = LocalOwner {
+            kind: LockKind::Flock,
+            id: 9,
+        };
+        let lock = Held {
+            range: LockRange { start: 2, end: 5 },
+            mode: LockMode::Write,
+            pid: 77,
+        };
+        let request = MetaRequest::Lock {
+            session: SessionId(3),
+            seq: OpSeq(4),
+            attempt: 1,
+            epoch: Epoch(6),
+            ino: InodeNo(8),
+            owner,
+            op: LockOp::Acquire { lock, wait: true },
+        };
+        check(&request, &[7, 3, 4, 1, 6, 8, 1, 9, 1, 2, 5, 1, 77, 1]);
+        let request = MetaRequest::ReclaimLocks {
+            session: SessionId(3),
+            epoch: Epoch(6),
+            locks: vec![(InodeNo(8), owner, lock)],
+        };
+        check(&request, &[8, 3, 6, 1, 8, 1, 9, 2, 5, 1, 77]);
+    }
+
+    #[test]
+    fn golden_bytes_of_replies() {
+        let held = Held {
+            range: LockRange { start: 2, end: 5 },
+            mode: LockMode::Read,
+            pid: 77,
+        };
+        let done = LockReply::Done {
+            version: 3,
+            held: vec![held],
+        };
+        let check = |reply: LockReply, golden: &[u8]| {
+            let reply = MetaReply::Lock(Ok(reply));
+            assert_eq!(encode(&reply), golden, "{reply:?} changed on the wire");
+            assert_eq!(decode::<MetaReply>(golden).expect("decodes"), reply);
+        };
+        check(done, &[8, 0, 1, 3, 1, 2, 5, 0, 77]);
+        check(LockReply::InTheWay(Some(held)), &[8, 0, 0, 1, 2, 5, 0, 77]);
+        check(LockReply::Waiting, &[8, 0, 2]);
     }
 
     #[test]

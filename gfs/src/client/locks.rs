@@ -6,12 +6,16 @@
 //! LK6, the half of the client: what is told as held is what the leader said last, less what a request under way gives
 //! up, for the old leader may have given that to somebody else. From then on only answers under the new reign count.
 //!
+//! LK8: an open file through which something was locked that went with a session is bereft: it fails until it is closed.
+//!
 //! Lock order: the table's mutex is a leaf.
 
+use crate::error::Errno;
 use consistency::lock::Ranges;
 use consistency::wire::lock::{Held, LocalOwner, LockKind, LockMode, LockRange};
 use consistency::{Epoch, InodeNo, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
@@ -21,6 +25,8 @@ pub(super) struct Locks {
     /// A short request has ended.
     ended: Notify,
     reign: watch::Sender<Epoch>,
+    /// Some open file is bereft: otherwise reads and writes need not look.
+    any_bereft: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +34,8 @@ struct Table {
     session: Option<SessionId>,
     inodes: BTreeMap<InodeNo, BTreeMap<LocalOwner, Owned>>,
     last_request: u64,
+    /// Open files that lost locks with a session (LK8).
+    bereft: BTreeSet<u64>,
 }
 
 /// What is known of one owner on one inode.
@@ -35,7 +43,7 @@ struct Table {
 struct Owned {
     version: u64,
     held: Ranges,
-    /// Open files through which it has locked.
+    /// Open files through which it has locked, since it held nothing.
     handles: BTreeSet<u64>,
     requests: BTreeMap<u64, Wish>,
 }
@@ -47,6 +55,8 @@ struct Wish {
     /// `None`: to unlock.
     mode: Option<LockMode>,
     wait: bool,
+    /// The open file that it comes through.
+    handle: Option<u64>,
 }
 
 /// Counts a request as long as it lives.
@@ -64,6 +74,7 @@ impl Default for Locks {
             table: Mutex::default(),
             ended: Notify::new(),
             reign: watch::Sender::new(Epoch(0)),
+            any_bereft: AtomicBool::new(false),
         }
     }
 }
@@ -80,20 +91,38 @@ impl Locks {
         self.reign.send_replace(reign);
     }
 
-    /// The session is lost, and with it all locks; returns how many inodes had some.
+    /// The session is lost, and with it all locks; returns how many inodes had some. Comes before anything that the
+    /// session covered is dropped: who finds it gone finds also that the open file is bereft.
     pub(super) fn session_lost(&self) -> usize {
         let mut table = self.table();
-        table.session = None;
+        let Table {
+            session,
+            inodes,
+            bereft,
+            ..
+        } = &mut *table;
+        *session = None;
         let mut lost = 0;
-        table.inodes.retain(|_, owners| {
+        inodes.retain(|_, owners| {
             lost += usize::from(owners.values().any(|owned| !owned.held.is_empty()));
             owners.retain(|_, owned| {
                 owned.held = Ranges::default();
+                bereft.append(&mut owned.handles);
                 !owned.requests.is_empty()
             });
             !owners.is_empty()
         });
+        let any = !bereft.is_empty();
+        self.any_bereft.store(any, Ordering::Release);
         lost
+    }
+
+    /// LK8: an open file through which something was locked that was lost fails until it is closed.
+    pub(super) fn check(&self, handle: u64) -> Result<(), Errno> {
+        if self.any_bereft.load(Ordering::Acquire) && self.table().bereft.contains(&handle) {
+            return Err(Errno::EIO);
+        }
+        Ok(())
     }
 
     /// LK6: begins a reign; returns what its leader must be told.
@@ -135,8 +164,13 @@ impl Locks {
             .or_default()
             .entry(owner)
             .or_default();
-        owned.handles.extend(handle);
-        owned.requests.insert(number, Wish { range, mode, wait });
+        let wish = Wish {
+            range,
+            mode,
+            wait,
+            handle,
+        };
+        owned.requests.insert(number, wish);
         Request {
             locks: Arc::clone(self),
             ino,
@@ -152,12 +186,20 @@ impl Locks {
         owners.is_some_and(|owners| owners.contains_key(&owner))
     }
 
-    /// Forgets an open file; returns the owners that locked through it.
+    /// Forgets an open file; returns the owners that locked through it, or are about to.
     pub(super) fn forget_handle(&self, ino: InodeNo, handle: u64) -> Vec<LocalOwner> {
         let mut table = self.table();
+        if table.bereft.remove(&handle) {
+            let any = !table.bereft.is_empty();
+            self.any_bereft.store(any, Ordering::Release);
+        }
         let owners = table.inodes.get_mut(&ino).into_iter().flatten();
+        let through = |owned: &mut Owned| {
+            let asks = |wish: &Wish| wish.handle == Some(handle);
+            owned.handles.remove(&handle) | owned.requests.values().any(asks)
+        };
         owners
-            .filter_map(|(owner, owned)| owned.handles.remove(&handle).then_some(*owner))
+            .filter_map(|(owner, owned)| through(owned).then_some(*owner))
             .collect()
     }
 
@@ -196,19 +238,30 @@ impl Request {
     ) -> Option<Ranges> {
         self.with(|table, owned| {
             let valid = table == Some(session) && *self.locks.reign.borrow() == reign;
-            let before = valid.then(|| owned.held.clone());
-            if valid && version >= owned.version {
+            if !valid {
+                return None;
+            }
+            let before = owned.held.clone();
+            let handle = owned.requests.get(&self.number).and_then(|it| it.handle);
+            owned.handles.extend(handle);
+            if version >= owned.version {
                 owned.version = version;
                 owned.held = Ranges::from_told(held);
             }
-            before
+            if owned.held.is_empty() {
+                owned.handles.clear();
+            }
+            Some(before)
         })
     }
 
     /// A conversion of flock(2) was refused or given up: the old lock went first.
     pub(super) fn lost(&self) {
         if self.owner.kind == LockKind::Flock {
-            self.with(|_, owned| owned.held = Ranges::default());
+            self.with(|_, owned| {
+                owned.held = Ranges::default();
+                owned.handles.clear();
+            });
         }
     }
 
@@ -332,5 +385,43 @@ mod tests {
         assert_eq!(locks.forget_handle(INO, 5), [owner(LockKind::Flock)]);
         assert_eq!(locks.session_lost(), 1);
         assert!(!locks.has(INO, owner(LockKind::Flock)));
+    }
+
+    #[test]
+    fn a_handle_gives_back_only_what_was_locked_since_nothing_was_held() {
+        let locks = holding(LockKind::Posix);
+        let owner = owner(LockKind::Posix);
+        let ask = |handle| locks.begin(INO, owner, handle, LockRange::ALL, None, true);
+        let waiting = ask(Some(6));
+        // A close of 5 gives everything back; its RELEASE comes late, when there is another lock.
+        let told = ask(None).told(SESSION, REIGN, 2, Vec::new());
+        assert!(told.is_some());
+        let lock = held(LockMode::Write, 0, 9);
+        assert!(waiting.told(SESSION, REIGN, 3, vec![lock]).is_some());
+        assert_eq!(locks.forget_handle(INO, 5), []);
+        drop(waiting);
+        let _asking = ask(Some(7));
+        assert_eq!(locks.forget_handle(INO, 7), [owner], "about to lock");
+        assert_eq!(locks.forget_handle(INO, 6), [owner]);
+    }
+
+    #[test]
+    fn lk8_an_open_file_that_lost_its_lock_fails_until_it_is_closed() {
+        let locks = holding(LockKind::Posix);
+        assert_eq!(locks.check(5), Ok(()));
+        locks.session_lost();
+        locks.session_opened(SessionId(2), REIGN);
+        assert_eq!(locks.check(5), Err(Errno::EIO));
+        assert_eq!(locks.check(6), Ok(()));
+        assert_eq!(locks.forget_handle(INO, 5), []);
+        assert_eq!(locks.check(5), Ok(()));
+        // What was given back before is not lost.
+        let locks = holding(LockKind::Posix);
+        let owner = owner(LockKind::Posix);
+        let clear = locks.begin(INO, owner, None, LockRange::ALL, None, false);
+        assert!(clear.told(SESSION, REIGN, 2, Vec::new()).is_some());
+        drop(clear);
+        assert_eq!(locks.session_lost(), 0);
+        assert_eq!(locks.check(5), Ok(()));
     }
 }

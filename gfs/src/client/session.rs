@@ -277,9 +277,6 @@ impl Core {
             }
             live
         });
-        self.leases().drop_all();
-        self.releases.clear();
-        self.dirty.forget_ids();
         let unlocked = self.locks.session_lost();
         if unlocked > 0 {
             tracing::error!(
@@ -287,6 +284,9 @@ impl Core {
                 "the session is lost, and the locks of programs with it"
             );
         }
+        self.leases().drop_all();
+        self.releases.clear();
+        self.dirty.forget_ids();
         let nodes: Vec<_> = self.nodes.iter().map(|node| Arc::clone(&node)).collect();
         let mut lost = 0_u32;
         for node in &nodes {

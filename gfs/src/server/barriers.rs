@@ -217,7 +217,7 @@ impl Barriers {
 
     /// Waits until every session of the reign before has told what it holds, or the reign is over; false if that takes
     /// longer.
-    pub(super) async fn grace_passed(&self, within: std::time::Duration) -> bool {
+    pub(super) async fn grace_passed(&self, until: tokio::time::Instant) -> bool {
         let passed = async {
             loop {
                 let mut settled = std::pin::pin!(self.settled.notified());
@@ -229,7 +229,7 @@ impl Barriers {
                 settled.await;
             }
         };
-        tokio::time::timeout(within, passed).await.is_ok()
+        tokio::time::timeout_at(until, passed).await.is_ok()
     }
 
     pub(super) fn release(
@@ -288,9 +288,13 @@ impl Barriers {
         }
     }
 
-    /// Abandons an operation that still waits.
-    pub(super) fn cancel(&self, session: SessionId, seq: OpSeq) {
+    /// Abandons an operation that still waits, or the wait for a lock.
+    pub(super) fn cancel(&self, from: NodeId, session: SessionId, seq: OpSeq) {
         self.if_leading(|core| {
+            // Nobody ends the waits of another node.
+            if core.check(from, session).is_err() {
+                return;
+            }
             if let Some(op) = core.running.get(&(session, seq)).copied()
                 && core.waiting.remove(&op).is_some()
             {

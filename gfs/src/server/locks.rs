@@ -81,8 +81,6 @@ impl Locks {
         };
         let outcome = match request.op {
             LockOp::Test(lock) if !lock.range.is_valid() => Err(FsError::Invalid),
-            LockOp::Acquire { lock, .. } if !lock.range.is_valid() => Err(FsError::Invalid),
-            LockOp::Clear(range) if !range.is_valid() => Err(FsError::Invalid),
             LockOp::Test(lock) => {
                 let found = self.table.test(request.ino, owner, &lock);
                 Ok(LockReply::InTheWay(found.map(|(_, held)| held)))
@@ -120,7 +118,7 @@ impl Locks {
         }
     }
 
-    /// Takes locks of the reign before. False: they are in the way of others.
+    /// Takes locks of the reign before. False: they are in the way of others, or cannot have been granted.
     pub(super) fn reclaim(
         &mut self,
         session: SessionId,
@@ -132,7 +130,7 @@ impl Locks {
         }
         locks.iter().all(|&(ino, local, lock)| {
             let owner = LockOwner { session, local };
-            lock.range.is_valid() && self.table.reclaim(ino, owner, lock).is_ok()
+            self.table.reclaim(ino, owner, lock).is_ok()
         })
     }
 
@@ -196,6 +194,7 @@ const fn refusal(refused: Refused) -> FsError {
         Refused::InTheWay => FsError::Locked,
         Refused::Deadlock => FsError::Deadlock,
         Refused::TooMany => FsError::TooManyLocks,
+        Refused::Invalid => FsError::Invalid,
     }
 }
 

@@ -117,7 +117,7 @@ impl MetaServer {
                 }
             }
             MetaRequest::Cancel { session, seq } => {
-                self.barriers.cancel(session, seq);
+                self.barriers.cancel(from, session, seq);
                 MetaReply::Done
             }
             MetaRequest::Lock {
@@ -249,13 +249,14 @@ impl MetaServer {
     /// Answers a request to lock when it is granted or refused, or has waited for as long as a call should.
     async fn lock(&self, from: NodeId, epoch: Epoch, request: locks::Request) -> MetaReply {
         const WAITING: MetaReply = MetaReply::Lock(Ok(LockReply::Waiting));
-        if !self.barriers.grace_passed(locks::POLL).await {
+        let until = tokio::time::Instant::now() + locks::POLL;
+        if !self.barriers.grace_passed(until).await {
             return WAITING;
         }
         match self.barriers.lock_request(from, epoch, request) {
             Err(ended) => self.ended(ended),
             Ok(Entered::Answered(answer)) => MetaReply::Lock(answer),
-            Ok(Entered::Waits(answer)) => match tokio::time::timeout(locks::POLL, answer).await {
+            Ok(Entered::Waits(answer)) => match tokio::time::timeout_at(until, answer).await {
                 Ok(Ok(answer)) => MetaReply::Lock(answer),
                 // A younger copy waits in its place, its session has ended, or the reign has: asking again tells.
                 Ok(Err(_)) | Err(_) => WAITING,

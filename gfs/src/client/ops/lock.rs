@@ -63,6 +63,7 @@ pub(super) async fn setlk(
     lock: Lock,
     wait: bool,
 ) -> Result<(), Errno> {
+    core.locks.check(handle)?;
     let range = range(&lock)?;
     let Some(lock) = held(&lock)? else {
         return clear(core, ino, owner, range).await;

@@ -133,19 +133,22 @@ impl Tree for Client {
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
-        self.core.read_pages(ino, offset, size).await
+        let read = self.core.read_pages(ino, offset, size).await?;
+        // LK8: what was read under a new session must not pass for what the lock covers.
+        self.core.locks.check(fh)?;
+        Ok(read)
     }
 
     async fn write(
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         data: Bytes,
         flags: OpenFlags,
@@ -153,6 +156,7 @@ impl Tree for Client {
         kill_suidgid: bool,
     ) -> Result<u32, Errno> {
         let write = write::Write {
+            handle: fh,
             offset,
             data,
             append: flags.append() && !from_cache,
@@ -212,22 +216,23 @@ impl Tree for Client {
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         _data_only: bool,
     ) -> Result<(), Errno> {
-        sync::fsync(&self.core, ino).await
+        sync::fsync(&self.core, ino).await?;
+        self.core.locks.check(fh)
     }
 
     async fn fallocate(
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         len: u64,
         mode: i32,
     ) -> Result<(), Errno> {
-        content::fallocate(&self.core, ino, offset, len, mode).await
+        content::fallocate(&self.core, ino, fh, offset, len, mode).await
     }
 
     async fn lseek(

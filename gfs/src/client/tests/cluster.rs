@@ -184,6 +184,13 @@ impl Faults {
         let op = |request: &&MetaRequest| matches!(request, MetaRequest::Op { .. });
         sent.iter().filter(op).count()
     }
+
+    /// Returns how many requests to lock were sent since the last call.
+    pub(super) fn lock_requests(&self) -> usize {
+        let sent = std::mem::take(&mut *self.sent.lock().expect("no holder panics"));
+        let lock = |request: &&MetaRequest| matches!(request, MetaRequest::Lock { .. });
+        sent.iter().filter(lock).count()
+    }
 }
 
 #[derive(Debug)]
