@@ -179,3 +179,29 @@ async fn lk8_who_lost_a_lock_is_told_by_everything_it_does() {
     assert_eq!(free.lock(libc::F_WRLCK, false).await, Ok(()));
     assert_eq!(&two.read("f").await.expect("readable")[..], b"other");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lk6_locks_and_waits_outlive_the_leader() {
+    let cluster = Cluster::start().await;
+    let (one, two) = (cluster.node(2).await, cluster.node(3).await);
+    one.create("f").await.expect("created");
+    let (a, b) = (Open::new(&one, "f").await, Open::new(&two, "f").await);
+    assert_eq!(a.lock(libc::F_WRLCK, false).await, Ok(()));
+    assert_eq!(b.flock(libc::F_WRLCK).await, Ok(()));
+    let waiting = tokio::spawn({
+        let b = b.clone();
+        async move { b.lock(libc::F_WRLCK, true).await }
+    });
+    wait("it asks", || asks(&b)).await;
+    let sessions = (one.client.session(), two.client.session());
+    cluster.replace_leader();
+    let tried = within("the new leader answers", b.lock(libc::F_RDLCK, false));
+    assert_eq!(tried.await, Err(LOCKED));
+    assert_eq!(a.flock(libc::F_RDLCK).await, Err(LOCKED));
+    assert!(!waiting.is_finished());
+    assert_eq!(a.write(b"still alone").await, Ok(()));
+    assert_eq!(a.lock(libc::F_UNLCK, false).await, Ok(()));
+    let locked = within("the wait ends", waiting).await.expect("no panic");
+    assert_eq!(locked, Ok(()));
+    assert_eq!((one.client.session(), two.client.session()), sessions);
+}
