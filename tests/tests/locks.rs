@@ -106,7 +106,7 @@ fn locks() {
         ("deadlock", deadlock),
         ("F_GETLK", getlk),
         ("a lock lost with its session", lost),
-        ("a new leader", leader_change),
+        ("the leader boots again", leader_change),
         ("the death of a node", node_death),
     ];
     for (what, case) in cases {
