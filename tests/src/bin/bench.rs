@@ -455,7 +455,7 @@ impl Bench {
             "\nMedians per operation; the control is the file system under the state directory (for jobs: a plain"
         );
         println!(
-            "process; for the hand-off: a write under a lease already held). A rate goal of 0.8 x is a time of 1.25 x."
+            "process; for the exclusive hand-off: a write under a lease already held). A rate goal of 0.8 x is a time of 1.25 x."
         );
     }
 }
