@@ -13,6 +13,7 @@
 
 mod ids;
 pub mod lease;
+pub mod lock;
 mod time;
 pub mod wire;
 

@@ -62,6 +62,9 @@ impl From<FsError> for Errno {
             FsError::Stale => libc::ESTALE,
             FsError::Interrupted => libc::EINTR,
             FsError::Io => libc::EIO,
+            FsError::Locked => libc::EAGAIN,
+            FsError::Deadlock => libc::EDEADLK,
+            FsError::TooManyLocks => libc::ENOLCK,
         })
     }
 }

@@ -129,17 +129,17 @@ fn petersons_lock_on_mapped_memory() {
     let cluster = Cluster::up(2);
     fs::write(cluster.path(1).join("page"), [0; PAGE]).expect("write");
     let over = Arc::new(AtomicBool::new(false));
-    let nodes: Vec<_> = [0_usize, 1]
-        .map(|me| {
-            let (path, over) = (cluster.path(me as u32 + 1).join("page"), Arc::clone(&over));
+    let nodes: Vec<_> = [(0_usize, 1, 1_u32), (1, 0, 2)]
+        .map(|(me, other, node)| {
+            let (path, over) = (cluster.path(node).join("page"), Arc::clone(&over));
             std::thread::spawn(move || {
                 let page = Mapped::new(&path);
-                let other = 1 - me;
+                let turn = u32::from(me == 0);
                 for _ in 0..ROUNDS {
                     page.word(me).store(1, Ordering::SeqCst);
-                    page.word(TURN).store(other as u32, Ordering::SeqCst);
+                    page.word(TURN).store(turn, Ordering::SeqCst);
                     while page.word(other).load(Ordering::SeqCst) == 1
-                        && page.word(TURN).load(Ordering::SeqCst) == other as u32
+                        && page.word(TURN).load(Ordering::SeqCst) == turn
                     {
                         assert!(!over.load(Ordering::Relaxed), "given up");
                         std::thread::yield_now();

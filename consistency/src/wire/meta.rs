@@ -4,6 +4,7 @@
 //! be cached; see `docs/protocol.md` for the rules (L1 to L6).
 
 use super::lease::{Grant, Mode};
+use super::lock::{Held, LocalOwner, LockOp, LockReply};
 use super::node::NodeLoad;
 use crate::{
     ChunkId, Duration, Epoch, InodeNo, LeaseId, NodeId, OpSeq, SessionId, Timestamp, Version,
@@ -139,6 +140,15 @@ pub enum FsError {
     /// EIO: see the log of the node that answered.
     #[error("input/output error")]
     Io,
+    /// EAGAIN: a lock is in the way.
+    #[error("locked by somebody else")]
+    Locked,
+    /// EDEADLK: the holder of the lock waits for the one who asks.
+    #[error("waiting for the lock would never end")]
+    Deadlock,
+    /// ENOLCK: a bound on locks is reached.
+    #[error("too many locks")]
+    TooManyLocks,
 }
 
 /// Type of an inode.
@@ -658,6 +668,33 @@ pub enum MetaRequest {
     },
     /// Asks for the nodes and their reports.
     Nodes,
+    /// Tests, takes or gives back a lock. Taking one may be answered by [`LockReply::Waiting`] again and again; it is
+    /// asked under one `seq` until it is answered otherwise, and abandoned by `Cancel`.
+    Lock {
+        /// Which session.
+        session: SessionId,
+        /// Number of the request; of the same counter as those of operations.
+        seq: OpSeq,
+        /// Counts the times it was sent, from 1: a late copy does nothing (LK7).
+        attempt: u32,
+        /// The reign that is meant; another one's leader refuses (LK6).
+        epoch: Epoch,
+        /// Which inode.
+        ino: InodeNo,
+        /// Who.
+        owner: LocalOwner,
+        /// What.
+        op: LockOp,
+    },
+    /// Before `Reclaim`: tells which locks the session holds, so that the new leader honours them.
+    ReclaimLocks {
+        /// Which session.
+        session: SessionId,
+        /// The reign that is meant; another one's leader refuses.
+        epoch: Epoch,
+        /// The locks; repeating the message changes nothing.
+        locks: Vec<(InodeNo, LocalOwner, Held)>,
+    },
 }
 
 /// Answer to a [`MetaRequest`].
@@ -691,7 +728,7 @@ pub enum MetaReply {
     },
     /// Reclaim: the new name of each grant, in the order of the request; `None`: it could not be honoured.
     Reclaimed(Vec<Option<LeaseId>>),
-    /// Release and Cancel.
+    /// Release, Cancel and ReclaimLocks.
     Done,
     /// Op.
     Op {
@@ -706,11 +743,14 @@ pub enum MetaReply {
     NotLeader(Option<NodeId>),
     /// The session has ended: everything it cached is void.
     SessionEnded,
+    /// Lock.
+    Lock(Result<LockReply, FsError>),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::lock::{LockKind, LockMode, LockRange};
     use crate::wire::{decode, encode};
 
     #[track_caller]
@@ -734,6 +774,52 @@ mod tests {
             op,
         };
         check(&request, &[4, 251, 44, 1, 2, 1, 0, 1, 1, b'a']);
+        let owner = LocalOwner {
+            kind: LockKind::Flock,
+            id: 9,
+        };
+        let lock = Held {
+            range: LockRange { start: 2, end: 5 },
+            mode: LockMode::Write,
+            pid: 77,
+        };
+        let request = MetaRequest::Lock {
+            session: SessionId(3),
+            seq: OpSeq(4),
+            attempt: 1,
+            epoch: Epoch(6),
+            ino: InodeNo(8),
+            owner,
+            op: LockOp::Acquire { lock, wait: true },
+        };
+        check(&request, &[7, 3, 4, 1, 6, 8, 1, 9, 1, 2, 5, 1, 77, 1]);
+        let request = MetaRequest::ReclaimLocks {
+            session: SessionId(3),
+            epoch: Epoch(6),
+            locks: vec![(InodeNo(8), owner, lock)],
+        };
+        check(&request, &[8, 3, 6, 1, 8, 1, 9, 2, 5, 1, 77]);
+    }
+
+    #[test]
+    fn golden_bytes_of_replies() {
+        let held = Held {
+            range: LockRange { start: 2, end: 5 },
+            mode: LockMode::Read,
+            pid: 77,
+        };
+        let done = LockReply::Done {
+            version: 3,
+            held: vec![held],
+        };
+        let check = |reply: LockReply, golden: &[u8]| {
+            let reply = MetaReply::Lock(Ok(reply));
+            assert_eq!(encode(&reply), golden, "{reply:?} changed on the wire");
+            assert_eq!(decode::<MetaReply>(golden).expect("decodes"), reply);
+        };
+        check(done, &[8, 0, 1, 3, 1, 2, 5, 0, 77]);
+        check(LockReply::InTheWay(Some(held)), &[8, 0, 0, 1, 2, 5, 0, 77]);
+        check(LockReply::Waiting, &[8, 0, 2]);
     }
 
     #[test]

@@ -42,6 +42,13 @@ pub(super) struct Answered {
     pub(super) sent_at: Instant,
 }
 
+/// The search for the leader, of one request.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    turn: usize,
+    redirects: u32,
+}
+
 /// Belongs to a request that may bring grants.
 #[derive(Debug)]
 pub(super) struct Ticket {
@@ -72,6 +79,14 @@ impl Calls {
         self.seqs.lock().expect("no holder panics")
     }
 
+    /// Returns a number for a request to lock. It does not count as open: the results of operations that came after it
+    /// need not be kept for as long as it waits.
+    pub(super) fn lock_seq(&self) -> OpSeq {
+        let mut seqs = self.seqs();
+        seqs.last += 1;
+        OpSeq(seqs.last)
+    }
+
     /// Returns the next number, and the number below which everything was answered.
     fn next_seq(&self) -> (Seq<'_>, OpSeq) {
         let mut seqs = self.seqs();
@@ -99,35 +114,53 @@ impl Core {
     }
 
     async fn meta_encoded(&self, body: Bytes, until: Deadline) -> Result<Answered, Errno> {
-        let mut turn = 0;
-        let mut redirects = 0;
+        let mut way = Way::default();
         loop {
-            let to = self.candidate(&mut turn);
-            let sent_at = self.clock.now();
-            let attempt = until.min(Deadline::now() + ATTEMPT);
-            match timeout_at(attempt, self.attempt(to, body.clone(), attempt)).await {
-                Ok(Ok(MetaReply::NotLeader(hint))) => {
-                    self.suspect(to, hint.filter(|&node| node != to));
-                    redirects += 1;
-                    if hint.is_none() || redirects > 1 {
-                        sleep(PAUSE).await;
-                    }
-                }
-                Ok(Ok(reply)) => {
-                    *self.calls.leader() = Some(to);
-                    return Ok(Answered { reply, sent_at });
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "no answer from the metadata service");
-                    self.suspect(to, None);
-                    sleep(PAUSE).await;
-                }
-                Err(_) => self.suspect(to, None),
+            if let Some(answered) = self.try_meta(&mut way, body.clone(), until).await {
+                return Ok(answered);
             }
             if Deadline::now() >= until {
                 return Err(Errno::EIO);
             }
         }
+    }
+
+    /// Asks one node once; `None` if it did not answer or does not lead.
+    async fn try_meta(&self, way: &mut Way, body: Bytes, until: Deadline) -> Option<Answered> {
+        let to = self.candidate(&mut way.turn);
+        let sent_at = self.clock.now();
+        let attempt = until.min(Deadline::now() + ATTEMPT);
+        match timeout_at(attempt, self.attempt(to, body, attempt)).await {
+            Ok(Ok(MetaReply::NotLeader(hint))) => {
+                self.suspect(to, hint.filter(|&node| node != to));
+                way.redirects += 1;
+                if hint.is_none() || way.redirects > 1 {
+                    sleep(PAUSE).await;
+                }
+            }
+            Ok(Ok(reply)) => {
+                *self.calls.leader() = Some(to);
+                return Some(Answered { reply, sent_at });
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no answer from the metadata service");
+                self.suspect(to, None);
+                sleep(PAUSE).await;
+            }
+            Err(_) => self.suspect(to, None),
+        }
+        None
+    }
+
+    /// Asks the leader once, for a request that says in each copy how often it was sent.
+    pub(super) async fn meta_once(
+        &self,
+        way: &mut Way,
+        request: &MetaRequest,
+        until: Deadline,
+    ) -> Option<MetaReply> {
+        let answered = self.try_meta(way, encode(request).into(), until).await?;
+        Some(answered.reply)
     }
 
     async fn attempt(
@@ -239,7 +272,11 @@ impl Core {
         })
     }
 
-    async fn wait_session(&self, until: Deadline, patience: Patience) -> Result<SessionId, Errno> {
+    pub(super) async fn wait_session(
+        &self,
+        until: Deadline,
+        patience: Patience,
+    ) -> Result<SessionId, Errno> {
         let mut phases = self.phase.subscribe();
         let settled = phases.wait_for(|phase| match phase {
             Phase::Live(_) | Phase::Stopped => true,
@@ -262,7 +299,7 @@ impl Core {
     }
 
     /// Returns when the session is not the current one any more.
-    async fn session_gone(&self, session: SessionId) {
+    pub(super) async fn session_gone(&self, session: SessionId) {
         let mut phases = self.phase.subscribe();
         // The sender lives in `self`.
         let _phase = phases

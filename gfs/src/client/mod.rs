@@ -32,6 +32,7 @@ mod content;
 mod dirty;
 mod facts;
 mod flush;
+mod locks;
 mod names;
 mod node;
 mod notify;
@@ -55,6 +56,7 @@ use consistency::wire::meta::NodeReport;
 use consistency::{InodeNo, SessionId};
 use dashmap::DashMap;
 use flush::DirtyFiles;
+use locks::Locks;
 use lru::LruCache;
 use node::Node;
 use notify::Notifier;
@@ -131,6 +133,7 @@ impl Client {
             nodes: DashMap::new(),
             phase: watch::Sender::new(Phase::None),
             calls: Calls::default(),
+            locks: Arc::default(),
             dirty: DirtyFiles::default(),
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
@@ -191,6 +194,7 @@ struct Core {
     nodes: DashMap<InodeNo, Arc<Node>>,
     phase: watch::Sender<Phase>,
     calls: Calls,
+    locks: Arc<Locks>,
     dirty: DirtyFiles,
     clean: CleanContent,
     releases: Releases,

@@ -109,6 +109,7 @@ impl Core {
             return None;
         }
         self.leases().session_opened(sent_at, session, term);
+        self.locks.session_opened(session, epoch);
         self.phase.send_if_modified(|phase| {
             let open = *phase == Phase::None;
             if open {
@@ -197,6 +198,7 @@ impl Core {
     async fn reclaim(&self, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
         let held = self.leases().begin_reclaim(self.clock.now(), epoch);
         let held = held.ok_or(Ended)?;
+        self.reclaim_locks(session, epoch).await?;
         let mut batches: Vec<&[(InodeNo, Mode)]> = held.chunks(RECLAIM_LEN).collect();
         if batches.is_empty() {
             batches.push(&[]);
@@ -236,6 +238,25 @@ impl Core {
         Ok(())
     }
 
+    /// Tells a new leader which locks programs hold; before it is told the last of the leases (LK6).
+    async fn reclaim_locks(&self, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
+        let held = self.locks.begin_reign(epoch);
+        for batch in held.chunks(RECLAIM_LEN) {
+            let request = MetaRequest::ReclaimLocks {
+                session,
+                epoch,
+                locks: batch.to_vec(),
+            };
+            let until = Deadline::now() + self.config.request_deadline;
+            let reply = self.meta(&request, until).await.map_err(|_| Ended)?.reply;
+            if reply != MetaReply::Done {
+                tracing::warn!(?reply, "reclaim of locks was refused");
+                return Err(Ended);
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that the leader has ended a session.
     pub(super) fn session_ended(&self, session: SessionId) {
         self.phase.send_if_modified(|phase| {
@@ -256,6 +277,13 @@ impl Core {
             }
             live
         });
+        let unlocked = self.locks.session_lost();
+        if unlocked > 0 {
+            tracing::error!(
+                files = unlocked,
+                "the session is lost, and the locks of programs with it"
+            );
+        }
         self.leases().drop_all();
         self.releases.clear();
         self.dirty.forget_ids();

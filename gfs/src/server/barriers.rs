@@ -3,8 +3,10 @@
 //! [`lease::Server`] decides; this module gives it a clock, wakes the operations it declares ready, and hands the
 //! breaks it wants sent to the driver in `service`. See there for M2 and M3.
 
+use super::locks::{self, Entered, Locks};
 use consistency::lease::{self, Action, BeginError, Claim, ReclaimError};
 use consistency::wire::lease::{Break, BreakAck, Grant, Mode};
+use consistency::wire::lock::{Held, LocalOwner};
 use consistency::wire::meta::{FlushFile, FsError};
 use consistency::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, OpId, OpSeq, SessionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,6 +30,8 @@ pub(super) struct Barriers {
     core: Mutex<Option<Core>>,
     /// The driver has something to do.
     work: Notify,
+    /// The grace period or the reign is over.
+    settled: Notify,
     config: lease::Config,
     started: std::time::Instant,
 }
@@ -38,6 +42,7 @@ pub(super) struct Core {
     epoch: Epoch,
     now: Instant,
     leases: lease::Server,
+    locks: Locks,
     nodes: BTreeMap<SessionId, NodeId>,
     next_op: OpId,
     waiting: HashMap<OpId, oneshot::Sender<()>>,
@@ -75,6 +80,7 @@ impl Barriers {
         Self {
             core: Mutex::new(None),
             work: Notify::new(),
+            settled: Notify::new(),
             config: lease::Config {
                 term,
                 break_timeout,
@@ -95,7 +101,8 @@ impl Barriers {
         *self.lock() = Some(Core {
             epoch,
             now,
-            leases: lease::Server::new(self.config, epoch, now, previous),
+            leases: lease::Server::new(self.config, epoch, now, previous.clone()),
+            locks: Locks::new(previous),
             nodes: sessions.iter().copied().collect(),
             next_op: OpId(0),
             waiting: HashMap::new(),
@@ -113,6 +120,7 @@ impl Barriers {
     /// Ends the reign: every operation that waits is told so.
     pub(super) fn end_reign(&self) {
         *self.lock() = None;
+        self.settled.notify_waiters();
     }
 
     /// Checks that `session` is alive and belongs to `from`.
@@ -132,6 +140,7 @@ impl Barriers {
             for old in earlier {
                 core.leases.end_session(core.now, old);
                 core.drop_session(old);
+                core.locks.end_session(old);
             }
             core.nodes.insert(session, from);
             core.leases.open_session(core.now, session);
@@ -166,7 +175,61 @@ impl Barriers {
                     ReclaimError::SessionEnded => Ended::Session,
                     ReclaimError::OtherReign(_) => Ended::Reign,
                 })
+                .inspect(|_| {
+                    if last {
+                        core.locks.told(session);
+                    }
+                })
         })
+    }
+
+    /// Takes the locks that a session held under the reign before (LK6).
+    pub(super) fn reclaim_locks(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        epoch: Epoch,
+        locks: &[(InodeNo, LocalOwner, Held)],
+    ) -> Result<(), Ended> {
+        self.with_core(|core| {
+            core.check_reign(from, session, epoch)?;
+            if core.locks.reclaim(session, locks) {
+                Ok(())
+            } else {
+                tracing::error!(%session, "its locks are in the way of others: it must start anew");
+                Err(Ended::Session)
+            }
+        })
+    }
+
+    /// Enters a request to lock.
+    pub(super) fn lock_request(
+        &self,
+        from: NodeId,
+        epoch: Epoch,
+        request: locks::Request,
+    ) -> Result<Entered, Ended> {
+        self.with_core(|core| {
+            core.check_reign(from, request.session, epoch)?;
+            Ok(core.locks.enter(request))
+        })
+    }
+
+    /// Waits until every session of the reign before has told what it holds, or the reign is over; false if that takes
+    /// longer.
+    pub(super) async fn grace_passed(&self, until: tokio::time::Instant) -> bool {
+        let passed = async {
+            loop {
+                let mut settled = std::pin::pin!(self.settled.notified());
+                settled.as_mut().enable();
+                let in_grace = |core: &Core| !core.grace_over;
+                if !self.lock().as_ref().is_some_and(in_grace) {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        tokio::time::timeout_at(until, passed).await.is_ok()
     }
 
     pub(super) fn release(
@@ -225,14 +288,19 @@ impl Barriers {
         }
     }
 
-    /// Abandons an operation that still waits.
-    pub(super) fn cancel(&self, session: SessionId, seq: OpSeq) {
+    /// Abandons an operation that still waits, or the wait for a lock.
+    pub(super) fn cancel(&self, from: NodeId, session: SessionId, seq: OpSeq) {
         self.if_leading(|core| {
+            // Nobody ends the waits of another node.
+            if core.check(from, session).is_err() {
+                return;
+            }
             if let Some(op) = core.running.get(&(session, seq)).copied()
                 && core.waiting.remove(&op).is_some()
             {
                 core.leases.cancel(core.now, op);
             }
+            core.locks.cancel(session, seq);
         });
     }
 
@@ -253,6 +321,7 @@ impl Barriers {
     pub(super) fn end_committed(&self, session: SessionId) {
         self.if_leading(|core| {
             core.ending.remove(&session);
+            core.locks.end_session(session);
         });
     }
 
@@ -367,7 +436,10 @@ impl Barriers {
                 Action::Dropped(op) => drop(core.waiting.remove(&op)),
                 // The reaper looks at all nameless inodes from time to time.
                 Action::Forgotten(_) => {}
-                Action::GraceOver => core.grace_over = true,
+                Action::GraceOver => {
+                    core.grace_over = true;
+                    self.settled.notify_waiters();
+                }
             }
         }
         if core.ending.is_empty() {
@@ -427,6 +499,15 @@ impl Core {
         match self.nodes.get(&session) {
             Some(node) if *node == from => Ok(()),
             _ => Err(Ended::Session),
+        }
+    }
+
+    fn check_reign(&self, from: NodeId, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
+        self.check(from, session)?;
+        if epoch == self.epoch {
+            Ok(())
+        } else {
+            Err(Ended::Reign)
         }
     }
 

@@ -3,6 +3,7 @@
 mod barriers;
 mod claims;
 mod grants;
+mod locks;
 pub mod log;
 pub mod machine;
 mod ops;

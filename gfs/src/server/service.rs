@@ -20,12 +20,14 @@
 //! Lock order: `Barriers::core`, then the state (inside [`Replicated::read`]). Neither is held across an await.
 
 use super::barriers::{Barrier, Barriers, Ended};
+use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
 use super::reaper;
 use super::state::{Body, Command, MetaState, Reply};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
+use consistency::wire::lock::LockReply;
 use consistency::wire::meta::{
     FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
 };
@@ -115,9 +117,36 @@ impl MetaServer {
                 }
             }
             MetaRequest::Cancel { session, seq } => {
-                self.barriers.cancel(session, seq);
+                self.barriers.cancel(from, session, seq);
                 MetaReply::Done
             }
+            MetaRequest::Lock {
+                session,
+                seq,
+                attempt,
+                epoch,
+                ino,
+                owner,
+                op,
+            } => {
+                let request = locks::Request {
+                    session,
+                    seq,
+                    attempt,
+                    ino,
+                    owner,
+                    op,
+                };
+                self.lock(from, epoch, request).await
+            }
+            MetaRequest::ReclaimLocks {
+                session,
+                epoch,
+                locks,
+            } => match self.barriers.reclaim_locks(from, session, epoch, &locks) {
+                Ok(()) => MetaReply::Done,
+                Err(ended) => self.ended(ended),
+            },
             MetaRequest::Op {
                 session,
                 seq,
@@ -214,6 +243,24 @@ impl MetaServer {
             },
             Err(Refusal::Ended(ended)) => self.ended(ended),
             Err(Refusal::Log(error)) => self.refused(&error),
+        }
+    }
+
+    /// Answers a request to lock when it is granted or refused, or has waited for as long as a call should.
+    async fn lock(&self, from: NodeId, epoch: Epoch, request: locks::Request) -> MetaReply {
+        const WAITING: MetaReply = MetaReply::Lock(Ok(LockReply::Waiting));
+        let until = tokio::time::Instant::now() + locks::POLL;
+        if !self.barriers.grace_passed(until).await {
+            return WAITING;
+        }
+        match self.barriers.lock_request(from, epoch, request) {
+            Err(ended) => self.ended(ended),
+            Ok(Entered::Answered(answer)) => MetaReply::Lock(answer),
+            Ok(Entered::Waits(answer)) => match tokio::time::timeout_at(until, answer).await {
+                Ok(Ok(answer)) => MetaReply::Lock(answer),
+                // A younger copy waits in its place, its session has ended, or the reign has: asking again tells.
+                Ok(Err(_)) | Err(_) => WAITING,
+            },
         }
     }
 

@@ -4,4 +4,5 @@
 mod chunks;
 mod dice;
 mod leases;
+mod locks;
 mod metadata;

@@ -155,7 +155,13 @@ impl Node {
             .with(name("proc"), processes, ProcTree::ROOT)
             .with_nodes(move || nodes.iter().copied().collect())
             .with_per_node(name("dev"), devices, DevTree::root);
-        let connection = fuse::Connection::open(&config.mount_point, &fuse::Config::default())?;
+        let connection = fuse::Connection::open(
+            &config.mount_point,
+            &fuse::Config {
+                locks: true,
+                ..fuse::Config::default()
+            },
+        )?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
         let watcher = watcher::start(mount.abort_file().context("the FUSE connection")?)?;

@@ -3,12 +3,15 @@
 //! Each row is measured several times, in turns with its control, and shown by its median. Nothing here asserts a time;
 //! the goals stand beside the figures. Arguments: words that select rows by name.
 
+use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 use tests::Cluster;
 
@@ -52,6 +55,7 @@ fn main() {
     bench.data();
     bench.build();
     bench.hand_off();
+    bench.lock_hand_off();
     bench.jobs();
     bench.print();
     fs::remove_dir_all(&bench.local).expect("clean up");
@@ -302,6 +306,32 @@ impl Bench {
         );
     }
 
+    /// From the unlock on one node to the return of the wait on another, which was there before. The control is the same
+    /// on one local file.
+    fn lock_hand_off(&mut self) {
+        const ROUNDS: usize = 100;
+        let hand_offs = |holder: &Path, waiter: &Path| {
+            let files = [holder, waiter].map(|dir| dir.join("lock-handoff"));
+            fs::write(&files[0], "x").expect("write");
+            let [holder, waiter] = files.map(|path| {
+                let file = OpenOptions::new().read(true).write(true).open(path);
+                file.expect("open")
+            });
+            lock(&holder, libc::F_WRLCK);
+            (0..ROUNDS)
+                .map(|_| hand_over(&holder, &waiter))
+                .collect::<Vec<_>>()
+        };
+        let (one, two) = (self.cluster.path(1), self.cluster.path(2));
+        self.add(Row {
+            name: "fcntl lock hand-off between two nodes",
+            goal: "",
+            here: hand_offs(&one, &two),
+            control: hand_offs(&self.local, &self.local),
+            ops: 1,
+        });
+    }
+
     fn jobs(&mut self) {
         let loops =
             |command: &str| format!("i=0; while [ $i -lt 50 ]; do {command}; i=$((i+1)); done");
@@ -425,9 +455,48 @@ impl Bench {
             "\nMedians per operation; the control is the file system under the state directory (for jobs: a plain"
         );
         println!(
-            "process; for the hand-off: a write under a lease already held). A rate goal of 0.8 x is a time of 1.25 x."
+            "process; for the exclusive hand-off: a write under a lease already held). A rate goal of 0.8 x is a time of 1.25 x."
         );
     }
+}
+
+/// Locks all of a file for its open file (OFD), or unlocks it; waits for the lock.
+fn lock(file: &File, kind: i32) {
+    let range = libc::flock {
+        l_type: i16::try_from(kind).expect("a lock type"),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLKW(&range)).expect("lock");
+}
+
+/// Unlocks what `holder` has when another thread waits for it, and locks it again; returns how long the lock took.
+fn hand_over(holder: &File, waiter: &File) -> Duration {
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || {
+            sender
+                .send(nix::unistd::gettid())
+                .expect("somebody listens");
+            lock(waiter, libc::F_WRLCK);
+            let locked = Instant::now();
+            lock(waiter, libc::F_UNLCK);
+            locked
+        });
+        let tid = receiver.recv().expect("the thread runs");
+        let call = format!("/proc/self/task/{tid}/syscall");
+        let in_fcntl = format!("{} ", libc::SYS_fcntl);
+        tests::wait_until("the thread to wait in fcntl", tests::DEADLINE, || {
+            fs::read_to_string(&call).is_ok_and(|call| call.starts_with(&in_fcntl))
+        });
+        let unlocked = Instant::now();
+        lock(holder, libc::F_UNLCK);
+        let locked = waiting.join().expect("it locks");
+        lock(holder, libc::F_WRLCK);
+        locked.duration_since(unlocked)
+    })
 }
 
 fn ratio(row: &Row) -> String {

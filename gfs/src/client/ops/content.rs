@@ -14,6 +14,7 @@ use tokio::time::Instant as Deadline;
 pub(super) async fn fallocate(
     core: &Arc<Core>,
     ino: InodeNo,
+    handle: u64,
     offset: u64,
     len: u64,
     mode: i32,
@@ -33,6 +34,7 @@ pub(super) async fn fallocate(
     let node = core.pin(ino);
     core.wait_for_room().await?;
     core.change_owned(&node, false, |state| {
+        core.locks.check(handle)?;
         let now = core.clock.stamp();
         let size = state.size();
         let content = state

@@ -4,6 +4,7 @@ mod content;
 mod create;
 mod getattr;
 mod link;
+mod lock;
 mod lookup;
 mod open;
 mod readdir;
@@ -18,12 +19,13 @@ mod xattr;
 use super::Client;
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, ListReply, NewMode, OpenFlags, Opened, ReadReply,
+    AttrReply, Caller, EntryReply, ListReply, Lock, NewMode, OpenFlags, Opened, ReadReply,
     SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::InodeNo;
+use consistency::wire::lock::{LocalOwner, LockKind};
 use consistency::wire::meta::{Name, NewNode, OpReply, RenameMode, StatFs, XattrMode};
 
 /// A reply of the wrong kind: a leader of another version, or a bug there.
@@ -141,19 +143,22 @@ impl Tree for Client {
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
-        self.core.read_pages(ino, offset, size).await
+        let read = self.core.read_pages(ino, offset, size).await?;
+        // LK8: what was read under a new session must not pass for what the lock covers.
+        self.core.locks.check(fh)?;
+        Ok(read)
     }
 
     async fn write(
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         data: Bytes,
         flags: OpenFlags,
@@ -161,6 +166,7 @@ impl Tree for Client {
         kill_suidgid: bool,
     ) -> Result<u32, Errno> {
         let write = write::Write {
+            handle: fh,
             offset,
             data,
             append: flags.append() && !from_cache,
@@ -175,35 +181,68 @@ impl Tree for Client {
         _caller: Caller,
         ino: InodeNo,
         _fh: u64,
-        _lock_owner: u64,
+        lock_owner: u64,
     ) -> Result<(), Errno> {
+        lock::close(&self.core, ino, lock_owner).await;
         sync::close(&self.core, ino)
     }
 
     async fn release(&self, ino: InodeNo, fh: u64) {
+        lock::release(&self.core, ino, fh);
         open::release(&self.core, ino, fh);
+    }
+
+    async fn getlk(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        _fh: u64,
+        owner: u64,
+        lock: Lock,
+    ) -> Result<Option<Lock>, Errno> {
+        lock::getlk(&self.core, ino, owner, lock).await
+    }
+
+    async fn setlk(
+        &self,
+        _caller: Caller,
+        ino: InodeNo,
+        fh: u64,
+        owner: u64,
+        lock: Lock,
+        wait: bool,
+        flock: bool,
+    ) -> Result<(), Errno> {
+        let kind = if flock {
+            LockKind::Flock
+        } else {
+            LockKind::Posix
+        };
+        let owner = LocalOwner { kind, id: owner };
+        lock::setlk(&self.core, ino, fh, owner, lock, wait).await
     }
 
     async fn fsync(
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         _data_only: bool,
     ) -> Result<(), Errno> {
-        sync::fsync(&self.core, ino).await
+        sync::fsync(&self.core, ino).await?;
+        self.core.locks.check(fh)
     }
 
     async fn fallocate(
         &self,
         _caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         offset: u64,
         len: u64,
         mode: i32,
     ) -> Result<(), Errno> {
-        content::fallocate(&self.core, ino, offset, len, mode).await
+        content::fallocate(&self.core, ino, fh, offset, len, mode).await
     }
 
     async fn lseek(

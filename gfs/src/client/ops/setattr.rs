@@ -25,6 +25,9 @@ pub(super) async fn setattr(
         // With a dirty mapped page the kernel's invalidation waits for this request.
         let mapped = node.state().rw_opens > 0;
         core.change_owned(&node, mapped, |state| {
+            if let Some(handle) = set.fh {
+                core.locks.check(handle)?;
+            }
             if let Some(content) = &mut state.content {
                 content.dirty.truncate(size);
             }

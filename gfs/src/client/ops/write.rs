@@ -10,6 +10,7 @@ use consistency::wire::meta::FILE_BYTES_MAX;
 use std::sync::Arc;
 
 pub(super) struct Write {
+    pub(super) handle: u64,
     pub(super) offset: u64,
     pub(super) data: Bytes,
     /// At the end, wherever that is.
@@ -29,8 +30,11 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
         taken.unwrap_or(Err(Errno::EIO))?
     } else {
         core.wait_for_room().await?;
-        core.change_owned(&node, false, |state| apply(core, state, &write))
-            .await?
+        core.change_owned(&node, false, |state| {
+            core.locks.check(write.handle)?;
+            apply(core, state, &write)
+        })
+        .await?
     };
     if !write.from_cache {
         forget_read_pages(core, &node).await;

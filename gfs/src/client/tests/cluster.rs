@@ -6,9 +6,10 @@ use crate::client::{Client, Config};
 use crate::data::ChunkIo;
 use crate::error::Errno;
 use crate::net::mem::MemNet;
-use crate::net::{ByteStream, NetError, ServiceId, Transport};
+use crate::net::{ByteStream, NetError, Router, ServiceId, Transport};
 use crate::server::log::{LogConfig, Replicated};
 use crate::server::service::{Config as ServerConfig, MetaServer};
+use crate::server::state::MetaState;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::decode;
@@ -26,7 +27,11 @@ const LEADER: NodeId = NodeId(1);
 /// A leader and what the nodes share.
 pub(super) struct Cluster {
     pub(super) net: MemNet,
-    _server: Arc<MetaServer>,
+    servers: Mutex<Vec<Arc<MetaServer>>>,
+    log: Replicated<MetaState>,
+    transport: Arc<dyn Transport>,
+    router: Arc<Router>,
+    config: ServerConfig,
     pub(super) chunks: Arc<MemChunks>,
     _dir: TempDir,
 }
@@ -58,12 +63,26 @@ impl Cluster {
             break_timeout: Micros::from_millis(5_000),
             replicas: 1,
         };
-        Self {
-            _server: MetaServer::start(config, log, transport, &router),
+        let cluster = Self {
             net,
+            servers: Mutex::default(),
+            log,
+            transport,
+            router,
+            config,
             chunks: Arc::default(),
             _dir: dir,
-        }
+        };
+        cluster.replace_leader();
+        cluster
+    }
+
+    /// Puts a new leader in the place of the present one, which is not asked any more. Call it only in tests that are
+    /// shorter than a term: the old one then ends sessions that it does not hear of.
+    pub(super) fn replace_leader(&self) {
+        let transport = Arc::clone(&self.transport);
+        let server = MetaServer::start(self.config, self.log.clone(), transport, &self.router);
+        self.servers.lock().expect("no holder panics").push(server);
     }
 
     /// Starts a node with a mount.
@@ -183,6 +202,13 @@ impl Faults {
         let sent = std::mem::take(&mut *self.sent.lock().expect("no holder panics"));
         let op = |request: &&MetaRequest| matches!(request, MetaRequest::Op { .. });
         sent.iter().filter(op).count()
+    }
+
+    /// Returns how many requests to lock were sent since the last call.
+    pub(super) fn lock_requests(&self) -> usize {
+        let sent = std::mem::take(&mut *self.sent.lock().expect("no holder panics"));
+        let lock = |request: &&MetaRequest| matches!(request, MetaRequest::Lock { .. });
+        sent.iter().filter(lock).count()
     }
 }
 
