@@ -9,6 +9,7 @@ mod cache;
 mod ending;
 mod locks;
 mod memtree;
+mod replay;
 mod signals;
 mod sys;
 
