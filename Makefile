@@ -13,9 +13,15 @@ BUILD_TIMEOUT := 1000
 TEST_TIMEOUT := 1500
 LONG_TIMEOUT := 10000
 
+# Where `make install` puts the programs. mount(8) looks for its helpers in /sbin alone.
+PREFIX := /usr/local
+DESTDIR :=
+BIN_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
+PROGRAMS := glu glud glurun glumake glumake-sh
+
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release demo check test test-long bench conformance clean
+.PHONY: help setup build release install demo check test test-long bench conformance clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -28,6 +34,14 @@ build: ## Build everything for development
 
 release: ## Build the programs for use
 	$(within) $(LONG_TIMEOUT) cargo build --release --workspace --bins
+
+install: ## Install what `make release` built: PREFIX=/usr/local, DESTDIR=
+	@[[ -x $(BIN_DIR)/glud ]] || { echo "nothing to install in $(BIN_DIR): run 'make release' first" >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/sbin
+	install $(addprefix $(BIN_DIR)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	install $(BIN_DIR)/mount-glu $(DESTDIR)/sbin/mount.glu
+	# The type that the kernel shows: `mount -o remount` of what is not in /etc/fstab looks for it.
+	ln -sf mount.glu $(DESTDIR)/sbin/mount.fuse.glu
 
 demo: release ## Show a cluster of three nodes at work
 	scripts/demo.sh

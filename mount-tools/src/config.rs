@@ -12,6 +12,13 @@
 //! request_timeout_s = 30            # how long a cut-off node waits before EIO
 //! log = "info"
 //!
+//! [mount]                           # of the tree itself; `mount -t glu` makes others of it
+//! ro = false
+//! noexec = false
+//! nosuid = true
+//! nodev = true
+//! hard = false                      # wait for the cluster for ever instead of request_timeout_s
+//!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"
 //! cert = "/etc/glu/node.pem"
@@ -25,6 +32,10 @@
 //!
 //! Every error is one line: file, line, what is wrong, what to do. Nothing is ignored: an unknown key is an
 //! error, because a misspelt limit that silently has its default is found only when it was needed.
+
+mod mount;
+
+pub use mount::MountConfig;
 
 use crate::identity::{CA_CERT_FILE, NODE_CERT_FILE, NODE_ID_MAX, NODE_KEY_FILE};
 use consistency::NodeId;
@@ -76,6 +87,9 @@ pub struct GludConfig {
     /// File that is made when the tree is mounted and served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_file: Option<PathBuf>,
+    /// How the tree is mounted.
+    #[serde(default)]
+    pub mount: MountConfig,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -130,6 +144,9 @@ pub enum ConfigError {
         why: String,
     },
 }
+
+/// Longer than any node runs, and still a time that can be added to a clock.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A rule that a value breaks: where the value is, and what to do.
 type Broken = (Place, String);
@@ -188,7 +205,11 @@ impl GludConfig {
     /// Returns how long an operation waits for the cluster.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(self.request_timeout_s.into())
+        if self.mount.hard {
+            FOR_EVER
+        } else {
+            Duration::from_secs(self.request_timeout_s.into())
+        }
     }
 
     /// Returns all nodes, this one included, in ascending order.
@@ -468,6 +489,10 @@ addr = "127.0.0.1:7422"
         let config = parse(text).expect("the rest has defaults");
         assert_eq!(config.tls, TlsPaths::default());
         assert_eq!(config.request_timeout(), Duration::from_secs(30));
+        assert!(config.mount.nodev && config.mount.nosuid && !config.mount.noexec);
+        let hard = parse(&format!("{text}[mount]\nhard = true\n")).expect("good");
+        assert!(hard.request_timeout() > Duration::from_secs(3_600));
+        assert_eq!(hard.mount.options(), config.mount.options());
     }
 
     #[test]

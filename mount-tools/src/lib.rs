@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod dev;
 pub mod identity;
+pub mod mount;
 pub mod node;
 pub mod run;
 pub mod transport;

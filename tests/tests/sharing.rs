@@ -106,8 +106,10 @@ impl Mapped {
     #[allow(unsafe_code)]
     fn word(&self, index: usize) -> &AtomicU32 {
         assert!(index < PAGE / size_of::<AtomicU32>());
-        // SAFETY: inside the page, aligned, and mapped as long as `self` lives.
-        unsafe { self.0.add(index).as_ref() }
+        // SAFETY: inside the page.
+        let word = unsafe { self.0.add(index) };
+        // SAFETY: aligned, and mapped as long as `self` lives.
+        unsafe { word.as_ref() }
     }
 }
 

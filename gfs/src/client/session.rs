@@ -33,6 +33,8 @@ const RECLAIM_LEN: usize = 4096;
 const LAPSE_WIDTH: usize = 8;
 /// Time for replies under the lost lease to reach the kernel; they have left this process's hands.
 const HOLDS_WITHIN: Duration = Duration::from_millis(100);
+/// How long one attempt to open a session looks for a leader.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
 /// Pause between attempts to open a session.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -84,7 +86,8 @@ pub(super) async fn run(core: Arc<Core>) {
 
 impl Core {
     async fn open_session(&self) -> Option<Session> {
-        let until = Deadline::now() + self.config.request_deadline;
+        // Not for ever, although requests may wait so long: it is told that nobody answers.
+        let until = Deadline::now() + self.config.request_deadline.min(OPEN_WITHIN);
         let attempt = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         let answered = self
             .meta(&MetaRequest::OpenSession { attempt }, until)

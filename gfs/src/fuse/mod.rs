@@ -29,6 +29,7 @@ mod reply;
 mod request;
 mod session;
 mod sys;
+pub mod table;
 mod waits;
 
 pub use abi::Opcode;

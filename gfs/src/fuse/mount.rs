@@ -2,13 +2,14 @@
 
 use super::device::Device;
 use super::sys;
+use super::table::{self, MountLine, top_mount};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
-use std::ffi::OsStr;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// How a tree is mounted.
@@ -193,7 +194,7 @@ impl Mount {
             Some(options.data(device).as_str()),
         )
         .map_err(|errno| match errno {
-            nix::errno::Errno::EPERM => MountError::NotRoot {
+            Errno::EPERM => MountError::NotRoot {
                 point: point.clone(),
             },
             errno => failed(errno.into()),
@@ -219,28 +220,42 @@ impl Mount {
     }
 
     /// Tells whether the mount point still shows this mount (and not nothing, or another one on top).
-    pub(super) fn is_there(&self) -> io::Result<bool> {
+    fn is_there(&self) -> io::Result<bool> {
         Ok(top_mount(&self.point)?.is_some_and(|top| top.device == self.device))
     }
 
-    /// Takes the mount out of the tree. It lives on for who uses it, if anybody does. Waits for the write-back of
-    /// mapped pages, which the session has to answer.
+    /// Takes the mount out of the tree, and with it the mounts made of it elsewhere: each would keep the connection,
+    /// and be dead when that ends. What is in use lives on for who uses it. Waits for the write-back of mapped pages,
+    /// which the session has to answer.
     pub(super) fn unmount(&self) -> Result<(), MountError> {
-        let failed = |source: io::Error| MountError::Unmount {
-            point: self.point.clone(),
+        let failed = |point: &Path, source: io::Error| MountError::Unmount {
+            point: point.to_owned(),
             source,
         };
-        if !self.is_there().map_err(failed)? {
-            return Ok(());
+        let mut tried = BTreeSet::new();
+        loop {
+            let mounts = table::mounts().map_err(|source| failed(&self.point, source))?;
+            // What lies below another mount cannot be reached by its path.
+            let next = mounts.iter().rev().find(|line| {
+                let top = mounts.iter().rfind(|other| other.point == line.point);
+                line.device == self.device
+                    && top.is_some_and(|top| top.id == line.id)
+                    && !tried.contains(&line.id)
+            });
+            let Some(MountLine { id, point, .. }) = next else {
+                return Ok(());
+            };
+            tried.insert(*id);
+            match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+                Err(Errno::EBUSY) => {
+                    umount2(point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
+                }
+                // Something was mounted above it, or it went meanwhile.
+                Err(Errno::EINVAL | Errno::ENOENT) if *point != self.point => Ok(()),
+                done => done,
+            }
+            .map_err(|errno| failed(point, errno.into()))?;
         }
-        match umount2(&self.point, MntFlags::UMOUNT_NOFOLLOW) {
-            Err(nix::errno::Errno::EBUSY) => umount2(
-                &self.point,
-                MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
-            ),
-            done => done,
-        }
-        .map_err(|errno| failed(errno.into()))
     }
 
     /// Ends the connection: every request gets an error, every later one too, in every namespace.
@@ -324,9 +339,8 @@ fn refuse_taken(point: &Path, kind: &str) -> Result<(), MountError> {
 /// # Errors
 /// The mount table or the control file system cannot be read.
 pub fn abort_files_below(dir: &Path) -> io::Result<Vec<File>> {
-    let table = fs::read("/proc/thread-self/mountinfo")?;
-    let lines = table.split(|byte| *byte == b'\n').filter_map(mount_line);
-    let ours = lines
+    let ours = table::mounts()?
+        .into_iter()
         .filter(|line| line.kind == MountOptions::default().kind() && line.point.starts_with(dir));
     let mut files = Vec::new();
     for line in ours {
@@ -355,86 +369,9 @@ fn abort_file(device: &str) -> io::Result<File> {
     Ok(file.into())
 }
 
-/// A line of mountinfo.
-#[derive(Debug, PartialEq, Eq)]
-struct MountLine {
-    device: String,
-    point: PathBuf,
-    kind: String,
-}
-
-/// Returns what is mounted on `point`, the topmost if it is several.
-fn top_mount(point: &Path) -> io::Result<Option<MountLine>> {
-    // The thread's table, not the process's: the main thread may have ended or live in another namespace.
-    let table = fs::read("/proc/thread-self/mountinfo")?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        .filter_map(mount_line)
-        .rfind(|line| line.point == point))
-}
-
-fn mount_line(line: &[u8]) -> Option<MountLine> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let device = fields.nth(2)?;
-    let point = fields.nth(1)?;
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Some(MountLine {
-        device: text(device),
-        point: PathBuf::from(std::ffi::OsString::from_vec(unescaped(point))),
-        kind: text(kind),
-    })
-}
-
-/// Undoes the octal escapes of mountinfo.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| OsStr::from_bytes(digits).to_str())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_lines_of_mountinfo() {
-        let check = |line: &str, expected: Option<(&str, &str, &str)>| {
-            let expected = expected.map(|(device, point, kind)| MountLine {
-                device: device.to_owned(),
-                point: PathBuf::from(point),
-                kind: kind.to_owned(),
-            });
-            assert_eq!(mount_line(line.as_bytes()), expected, "{line}");
-        };
-        check("", None);
-        check("36 35 98:0 / /mnt rw,noatime", None);
-        check(
-            "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw",
-            Some(("98:0", "/mnt2", "ext3")),
-        );
-        check(
-            "91 22 0:57 / /a\\040b\\134c rw - fuse.glu glu rw,user_id=0",
-            Some(("0:57", "/a b\\c", "fuse.glu")),
-        );
-    }
 
     #[test]
     fn options_become_flags_and_data() {

@@ -43,7 +43,7 @@ fn reads_with_zeros(rounds: usize, direct: bool) -> (usize, usize) {
     let (looking, looked_at) = (Arc::clone(&over), path.clone());
     let looker = thread::spawn(move || {
         while !looking.load(Ordering::Relaxed) {
-            drop(fs::metadata(&looked_at).expect("it is there"));
+            fs::metadata(&looked_at).expect("it is there");
         }
     });
     let (tree, notifier) = (Arc::clone(&fs.tree), fs.mounted().notifier());

@@ -10,6 +10,7 @@ mod ending;
 mod growth;
 mod locks;
 mod memtree;
+mod replay;
 mod signals;
 mod sys;
 

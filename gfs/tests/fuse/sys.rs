@@ -1,6 +1,8 @@
-//! Signals to threads, which have no safe wrapper.
+//! What has no safe wrapper: signals to threads, opening by number.
 #![allow(unsafe_code)]
 
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
@@ -23,4 +25,40 @@ pub fn send_usr1<T>(thread: &JoinHandle<T>) {
     // SAFETY: the handle is not joined, so its thread's id is still valid.
     let sent = unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
     assert_eq!(sent, 0, "SIGUSR1 can be sent to a thread");
+}
+
+/// A handle of the kernel's FUSE: number and generation.
+#[repr(C)]
+struct FuseHandle {
+    bytes: u32,
+    kind: i32,
+    number: [u32; 2],
+    generation: u32,
+}
+
+/// Opens an inode of a FUSE mount that its kernel has in memory.
+pub fn open_fuse_inode(mount: &impl AsFd, number: u64, flags: i32) -> io::Result<OwnedFd> {
+    let handle = FuseHandle {
+        bytes: 12,
+        kind: 0x81,
+        #[allow(clippy::cast_possible_truncation, reason = "both halves")]
+        number: [(number >> 32) as u32, number as u32],
+        generation: 0,
+    };
+    let mount = mount.as_fd().as_raw_fd();
+    // SAFETY: open_by_handle_at reads a handle whose header tells its size; the descriptor is open.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount,
+            &raw const handle,
+            flags | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the kernel has just returned this descriptor to this caller alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

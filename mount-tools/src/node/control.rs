@@ -3,6 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `{"cmd":"status"}` | `{"node":1,"leader":1,"state":"serving"}` |
+//! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //!
 //! Only root may connect.
@@ -13,6 +14,7 @@ use consistency::NodeId;
 use gfs::net::Transport;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -25,6 +27,7 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 #[serde(tag = "cmd", rename_all = "lowercase")]
 enum Request {
     Status,
+    Mount,
     Waits,
 }
 
@@ -36,12 +39,23 @@ enum Answer {
         leader: Option<u16>,
         state: &'static str,
     },
+    Mount(Mount),
     Waits {
         waits: Vec<Wait>,
     },
     Error {
         error: String,
     },
+}
+
+/// What `mount.glu` needs to know.
+#[derive(Clone, Debug, Serialize)]
+struct Mount {
+    cluster: String,
+    point: PathBuf,
+    hard: bool,
+    /// Tenths of a second.
+    timeo: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +81,12 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let local = node.transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let about_mount = Mount {
+        cluster: node.cluster.clone(),
+        point: mount.point().to_owned(),
+        hard: node.config.mount.hard,
+        timeo: node.config.request_timeout_s * 10,
+    };
     let answer = Arc::new(move |request: Request| match request {
         Request::Status => Answer::Status {
             node: local.0,
@@ -76,6 +96,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 .map(|NodeId(leader)| leader),
             state: "serving",
         },
+        Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {
             let shown = |wait: gfs::fuse::Waiting| Wait {
                 request: format!("{:?}", wait.opcode).to_uppercase(),

@@ -62,6 +62,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Node {
     config: GludConfig,
+    /// The cluster's name.
+    cluster: String,
     transport: Arc<QuicTransport>,
     meta: Option<Arc<MetaServer>>,
     log: Option<Replicated<server::state::MetaState>>,
@@ -155,18 +157,18 @@ impl Node {
             .with(name("proc"), processes, ProcTree::ROOT)
             .with_nodes(move || nodes.iter().copied().collect())
             .with_per_node(name("dev"), devices, DevTree::root);
-        let connection = fuse::Connection::open(
-            &config.mount_point,
-            &fuse::Config {
-                locks: true,
-                ..fuse::Config::default()
-            },
-        )?;
+        let fuse_config = fuse::Config {
+            mount: config.mount.options(),
+            locks: true,
+            ..fuse::Config::default()
+        };
+        let connection = fuse::Connection::open(&config.mount_point, &fuse_config)?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
         let watcher = watcher::start(mount.abort_file().context("the FUSE connection")?)?;
         Ok(Self {
             config,
+            cluster: identity.root().name().to_owned(),
             transport,
             meta,
             log,
