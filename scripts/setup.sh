@@ -13,6 +13,7 @@ needs=(
     "nsenter util-linux"
     "pkg-config pkg-config"
     "pgrep procps"
+    "python3 python3"
     "sqlite3 sqlite3"
     "tar tar"
     "timeout coreutils"

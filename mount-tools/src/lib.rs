@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+mod daemon;
 pub mod dev;
 pub mod identity;
 pub mod mount;

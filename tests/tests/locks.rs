@@ -38,14 +38,6 @@ for _ in range(int(sys.argv[2])):
     fcntl.lockf(fd,fcntl.LOCK_UN)
 ";
 
-/// Shows what the daemon's requests wait for.
-const WAITS: &str = "import socket
-s=socket.socket(socket.AF_UNIX)
-s.connect('/run/glu/glud.sock')
-s.sendall(b'{\"cmd\":\"waits\"}\\n')
-print(s.makefile().readline())
-";
-
 /// The term of a session, and some time for a busy machine.
 const LOST_WITHIN: Duration = Duration::from_secs(4 + 5);
 
@@ -101,6 +93,7 @@ fn locks() {
         ("a counter under flock", counter_flock),
         ("a waiter wakes promptly", wakes),
         ("a signal ends a wait", alarm),
+        ("a wait can be aborted from outside", aborted),
         ("a waiter can be killed", killed_waiter),
         ("the death of a process gives its locks back", killed_holder),
         ("deadlock", deadlock),
@@ -352,6 +345,38 @@ fn start_wait(path: &Path) -> thread::JoinHandle<Instant> {
     waiter
 }
 
+/// Returns the number of the request of node 2 that waits for a lock.
+fn wait_of(cluster: &Cluster) -> Option<u64> {
+    let glu = tests::binary("glu").display().to_string();
+    let waits = cluster.sh(2, &format!("{glu} debug waits --json")).ok();
+    let waits: Vec<serde_json::Value> = serde_json::from_str(&waits).expect("a list");
+    let lock = waits.iter().find(|wait| wait["request"] == "SETLKW");
+    lock.and_then(|wait| wait["number"].as_u64())
+}
+
+/// What waits and should not is let go by hand.
+fn aborted(cluster: &Cluster) {
+    let paths = make(cluster, "aborted");
+    let file = open(&paths[0]);
+    ofd(&file, F_WRLCK, 0, 0).expect("lock");
+    let path = paths[1].clone();
+    let waiter = thread::spawn(move || fcntl(&open(&path), F_SETLKW, F_WRLCK, 0, 0));
+    let mut number = None;
+    tests::wait_until("the wait to be shown", DEADLINE, || {
+        number = wait_of(cluster);
+        number.is_some()
+    });
+    let number = number.expect("just seen");
+    let glu = tests::binary("glu").display().to_string();
+    let abort = format!("{glu} debug abort {number}");
+    cluster.sh(2, &abort).ok();
+    let ended = with_deadline("the waiter", DEADLINE, || waiter.join().expect("no panic"));
+    assert_eq!(ended, Err(Errno::EIO));
+    let again = cluster.sh(2, &abort);
+    assert_eq!(again.code(), Some(1));
+    assert!(again.stderr.contains("does not wait"), "{}", again.stderr);
+}
+
 fn wakes(cluster: &Cluster) {
     let paths = make(cluster, "wakes");
     let file = open(&paths[0]);
@@ -359,8 +384,7 @@ fn wakes(cluster: &Cluster) {
         ofd(&file, F_WRLCK, 0, 0).expect("lock");
         let waiter = start_wait(&paths[1]);
         tests::wait_until("the wait to be shown", DEADLINE, || {
-            let waits = cluster.node(2).spawn_command(&["python3", "-c", WAITS]);
-            waits.wait(DEADLINE).ok().contains("SETLKW")
+            wait_of(cluster).is_some()
         });
         let released = Instant::now();
         ofd(&file, F_UNLCK, 0, 0).expect("unlock");

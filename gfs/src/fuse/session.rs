@@ -152,6 +152,13 @@ impl Mounted {
         self.session.waits.list()
     }
 
+    /// Lets the caller of a waiting request go with EIO; false if it does not wait any more. Not with EINTR: without a
+    /// signal the kernel would make 512 (ERESTARTSYS) of that for a lock.
+    #[must_use]
+    pub fn abort_request(&self, unique: u64) -> bool {
+        self.session.give_up(unique, Errno::EIO)
+    }
+
     /// Waits for the end of the session, whoever brings it about.
     pub async fn ended(&self) {
         let mut ended = self.ended.clone();
@@ -368,20 +375,26 @@ impl Session {
                 self.answer(unique, Answer::error(Errno(libc::EAGAIN)));
                 thread::yield_now();
             }
-            Some((OnSignal::Interrupt, _)) => self.give_up(meant),
-            Some((OnSignal::Kill | OnSignal::Detach, tid)) if is_dying(tid) => self.give_up(meant),
+            Some((OnSignal::Interrupt, _)) => {
+                self.give_up(meant, Errno::EINTR);
+            }
+            Some((OnSignal::Kill | OnSignal::Detach, tid)) if is_dying(tid) => {
+                self.give_up(meant, Errno::EINTR);
+            }
             Some((OnSignal::Kill | OnSignal::Detach, _)) => self.watch(),
         }
     }
 
-    /// Lets the caller of a waiting request go.
-    fn give_up(self: &Arc<Self>, unique: u64) {
-        if let Some(wait) = self.waits.take(unique) {
-            if wait.on_signal != OnSignal::Detach {
-                wait.abort.abort();
-            }
-            self.answer(unique, Answer::error(Errno::EINTR));
+    /// Lets the caller of a waiting request go; false if it does not wait.
+    fn give_up(self: &Arc<Self>, unique: u64, errno: Errno) -> bool {
+        let Some(wait) = self.waits.take(unique) else {
+            return false;
+        };
+        if wait.on_signal != OnSignal::Detach {
+            wait.abort.abort();
         }
+        self.answer(unique, Answer::error(errno));
+        true
     }
 
     /// Looks after signalled requests until there are none.
@@ -396,7 +409,7 @@ impl Session {
                 let signalled = session.waits.signalled();
                 for (unique, tid) in &signalled {
                     if is_dying(*tid) {
-                        session.give_up(*unique);
+                        session.give_up(*unique, Errno::EINTR);
                     }
                 }
                 if signalled.is_empty() {

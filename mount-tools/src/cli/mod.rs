@@ -2,6 +2,7 @@
 //!
 //! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
 
+mod debug;
 mod dev;
 
 use crate::dev::{UsageError, init};
@@ -29,6 +30,8 @@ struct Glu {
 enum Command {
     /// A development cluster of several nodes on this machine.
     Dev(dev::Dev),
+    /// What requests of this node wait for.
+    Debug(debug::Debug),
     /// Pid 1 of a development node.
     #[command(name = init::SUBCOMMAND, hide = true)]
     DevInit {
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     };
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
+        Command::Debug(debug) => debug.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})
         }

@@ -16,12 +16,11 @@
 //!   `mount -a`, because the kernel shows the file system's source, not the directory's.
 //! - A mount point is never looked at before the table of mounts was: what a dead daemon left there answers nothing.
 
-mod daemon;
 mod options;
 mod source;
 mod sys;
 
-use daemon::Daemon;
+use crate::daemon::{Daemon, DaemonError};
 use gfs::fuse::MountOptions;
 use gfs::fuse::table::{self, MountLine};
 use nix::errno::Errno;
@@ -77,7 +76,7 @@ enum Refusal {
     #[error("{0}: not permitted: mounting needs root (CAP_SYS_ADMIN)")]
     NotRoot(String),
     #[error(transparent)]
-    Daemon(#[from] daemon::DaemonError),
+    Daemon(#[from] DaemonError),
     #[error(transparent)]
     Source(#[from] source::BadSource),
     #[error(

@@ -1,7 +1,7 @@
 //! The options of a mount, as mount(8) and /etc/fstab write them.
 
-use super::daemon::SOCKET_DEFAULT;
 use super::sys::Attributes;
+use crate::daemon::SOCKET_DEFAULT;
 use std::path::{Path, PathBuf};
 
 /// Options that set and clear flags of a mount: the name, what it clears, what it sets then. Of two that contradict

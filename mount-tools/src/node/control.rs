@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `{"cmd":"status"}` | `{"node":1,"leader":1,"state":"serving"}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
-//! | `{"cmd":"waits"}` | `{"waits":[{"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
+//! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
+//! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
 //!
 //! Only root may connect.
 
@@ -29,6 +30,7 @@ enum Request {
     Status,
     Mount,
     Waits,
+    Abort { number: u64 },
 }
 
 #[derive(Debug, Serialize)]
@@ -42,6 +44,9 @@ enum Answer {
     Mount(Mount),
     Waits {
         waits: Vec<Wait>,
+    },
+    Aborted {
+        aborted: bool,
     },
     Error {
         error: String,
@@ -60,6 +65,7 @@ struct Mount {
 
 #[derive(Debug, Serialize)]
 struct Wait {
+    number: u64,
     request: String,
     inode: u64,
     pid: u32,
@@ -99,7 +105,8 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {
             let shown = |wait: gfs::fuse::Waiting| Wait {
-                request: format!("{:?}", wait.opcode).to_uppercase(),
+                number: wait.unique,
+                request: wait.opcode.name().to_owned(),
                 inode: wait.ino.0,
                 pid: wait.pid,
                 ms: wait.age.as_millis(),
@@ -108,6 +115,9 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 waits: mount.waiting().into_iter().map(shown).collect(),
             }
         }
+        Request::Abort { number } => Answer::Aborted {
+            aborted: mount.abort_request(number),
+        },
     });
     Ok(tokio::spawn(async move {
         loop {

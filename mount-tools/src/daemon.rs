@@ -1,0 +1,68 @@
+//! Asks this node's daemon over its control socket (`node/control.rs` has the questions).
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where a daemon listens unless configured otherwise.
+pub(crate) const SOCKET_DEFAULT: &str = "/run/glu/glud.sock";
+/// The daemon answers from memory.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Room for a line about each of the requests that may wait at one time.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// What the daemon says about its mount.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Daemon {
+    pub(crate) cluster: String,
+    pub(crate) point: PathBuf,
+    pub(crate) hard: bool,
+    /// Tenths of a second.
+    pub(crate) timeo: u32,
+}
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no answer from this node's daemon at {}: {why}: start it (glud --config /etc/glu/glud.toml) and wait until it serves, or name its control_socket with {option}", socket.display()
+)]
+pub(crate) struct DaemonError {
+    socket: PathBuf,
+    why: String,
+    /// How the caller's user names another socket.
+    option: &'static str,
+}
+
+/// Asks a question, a JSON object.
+pub(crate) fn ask<A: DeserializeOwned>(
+    socket: &Path,
+    question: &serde_json::Value,
+    option: &'static str,
+) -> Result<A, DaemonError> {
+    let failed = |why: String| DaemonError {
+        socket: socket.to_owned(),
+        why,
+        option,
+    };
+    let mut line = String::new();
+    let mut converse = || {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+        stream.write_all(format!("{question}\n").as_bytes())?;
+        BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)
+    };
+    converse().map_err(|error: std::io::Error| failed(error.to_string()))?;
+    serde_json::from_str(&line).map_err(|error| failed(error.to_string()))
+}
+
+impl Daemon {
+    /// Asks about the mount, for mount(8).
+    pub(crate) fn ask(socket: &Path) -> Result<Self, DaemonError> {
+        let question = serde_json::json!({"cmd": "mount"});
+        ask(socket, &question, "-o socket=PATH")
+    }
+}
