@@ -169,3 +169,54 @@ fn petersons_lock_on_mapped_memory() {
         assert_eq!(count, 2 * ROUNDS, "node {node} lost counts");
     }
 }
+
+/// A counter in a mapped page, incremented without atomics' help under a fcntl lock on the same file.
+#[test]
+fn a_mapped_counter_under_a_lock() {
+    const ROUNDS: u32 = 100;
+    let cluster = Cluster::up(2);
+    fs::write(cluster.path(1).join("page"), [0; PAGE]).expect("write");
+    let nodes = [1, 2].map(|node| {
+        let path = cluster.path(node).join("page");
+        std::thread::spawn(move || {
+            let page = Mapped::new(&path);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .expect("open");
+            for _ in 0..ROUNDS {
+                lock(&file, libc::F_WRLCK);
+                let count = page.word(0).load(Ordering::Relaxed);
+                page.word(0).store(count + 1, Ordering::Relaxed);
+                lock(&file, libc::F_UNLCK);
+            }
+        })
+    });
+    with_deadline(
+        "two nodes that count",
+        Duration::from_secs(120),
+        move || {
+            for node in nodes {
+                node.join().expect("no fault");
+            }
+        },
+    );
+    for node in [1, 2] {
+        let page = Mapped::new(&cluster.path(node).join("page"));
+        let count = page.word(0).load(Ordering::Relaxed);
+        assert_eq!(count, 2 * ROUNDS, "node {node} lost counts");
+    }
+}
+
+/// Locks or unlocks the whole file, for the open file.
+fn lock(file: &File, kind: i32) {
+    let range = libc::flock {
+        l_type: i16::try_from(kind).expect("a lock type"),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLKW(&range)).expect("lock");
+}
