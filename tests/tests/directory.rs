@@ -11,7 +11,7 @@ use tests::Cluster;
 
 #[test]
 fn a_large_directory_is_listed_while_it_changes() {
-    listed_while_it_changes(20_000);
+    listed_while_it_changes(5_000);
 }
 
 #[test]
