@@ -4,8 +4,8 @@ use crate::dice::{Dice, cases};
 use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply, RenameMode,
-    SetAttr, SetTime, XattrMode,
+    Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply,
+    QUOTA_BYTES, QUOTA_INODES, RenameMode, SetAttr, SetTime, XattrMode,
 };
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -110,6 +110,8 @@ fn xattr_name(dice: &mut Dice) -> Name {
         "security.capability",
         "system.posix_acl_access",
         "system.posix_acl_default",
+        QUOTA_BYTES,
+        QUOTA_INODES,
         "none",
     ];
     Name::new(dice.pick(&names)).expect("valid")
@@ -279,10 +281,15 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             Op::SetAttr { ino, set }
         }
         15 => {
-            let value = match dice.below(4) {
+            let value = match dice.below(5) {
                 0 => vec![0; dice.pick(&[0, 1, 64 << 10, (64 << 10) + 1])],
                 // An ACL, perhaps.
                 1 => [&2_u32.to_le_bytes()[..], &dice.bytes(60)].concat(),
+                // A limit, perhaps: around what there is.
+                2 => dice
+                    .pick(&[0, 3, 10, 20_000, 60_000, 1 << 20, u64::MAX])
+                    .to_string()
+                    .into(),
                 _ => dice.bytes(60),
             };
             Op::SetXattr {

@@ -563,7 +563,7 @@ mod sessions {
             session: world.session,
             seq: OpSeq(1),
             done_below: OpSeq(1),
-            op: Op::StatFs,
+            op: Op::StatFs { ino: InodeNo::ROOT },
         };
         let reply = world.apply(body);
         assert!(
