@@ -5,7 +5,7 @@ use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
     Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply,
-    QUOTA_BYTES, QUOTA_INODES, RenameMode, SetAttr, SetTime, XattrMode,
+    QUOTA_BYTES, QUOTA_INODES, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
 };
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -281,20 +281,21 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             Op::SetAttr { ino, set }
         }
         15 => {
-            let value = match dice.below(5) {
-                0 => vec![0; dice.pick(&[0, 1, 64 << 10, (64 << 10) + 1])],
-                // An ACL, perhaps.
-                1 => [&2_u32.to_le_bytes()[..], &dice.bytes(60)].concat(),
-                // A limit, perhaps: around what there is.
-                2 => dice
+            let name = xattr_name(dice);
+            let value = match dice.below(4) {
+                // A limit around what there is.
+                1.. if is_quota(&name) => dice
                     .pick(&[0, 3, 10, 20_000, 60_000, 1 << 20, u64::MAX])
                     .to_string()
                     .into(),
+                0 => vec![0; dice.pick(&[0, 1, 64 << 10, (64 << 10) + 1])],
+                // An ACL, perhaps.
+                1 => [&2_u32.to_le_bytes()[..], &dice.bytes(60)].concat(),
                 _ => dice.bytes(60),
             };
             Op::SetXattr {
                 ino,
-                name: xattr_name(dice),
+                name,
                 value: value.into(),
                 mode: dice.pick(&[XattrMode::Any, XattrMode::Create, XattrMode::Replace]),
             }
