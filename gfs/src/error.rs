@@ -33,6 +33,8 @@ impl Errno {
     pub const ENOTTY: Self = Self(libc::ENOTTY);
     /// Name not known to the tree any more.
     pub const ESTALE: Self = Self(libc::ESTALE);
+    /// Quota exceeded.
+    pub const EDQUOT: Self = Self(libc::EDQUOT);
     /// Crosses trees.
     pub const EXDEV: Self = Self(libc::EXDEV);
 }

@@ -392,7 +392,10 @@ pub enum Op {
         ino: InodeNo,
     },
     /// Asks for room and counts; answered by [`OpReply::StatFs`].
-    StatFs,
+    StatFs {
+        /// Whose: those of its tree if that has a quota, else those of everything.
+        ino: InodeNo,
+    },
     /// Makes an inode under a new name; answered by [`OpReply::Created`]. A new regular file comes with an
     /// exclusive grant.
     Create {
@@ -490,7 +493,7 @@ impl Op {
             | Self::ReadDir { .. }
             | Self::ReadLink { .. }
             | Self::GetXattrs { .. }
-            | Self::StatFs => false,
+            | Self::StatFs { .. } => false,
             Self::Create { .. }
             | Self::Link { .. }
             | Self::Unlink { .. }
@@ -522,6 +525,19 @@ pub struct DirEntry {
     pub fact: Option<Fact>,
 }
 
+/// Extended attribute of a directory that limits the allocated bytes of its tree, in decimal.
+pub const QUOTA_BYTES: &str = "user.glu.quota.bytes";
+/// Extended attribute of a directory that limits the inodes of its tree, in decimal.
+pub const QUOTA_INODES: &str = "user.glu.quota.inodes";
+
+/// Returns true for the extended attributes that limit a tree: root alone sets and removes them.
+#[must_use]
+pub fn is_quota(name: &Name) -> bool {
+    [QUOTA_BYTES, QUOTA_INODES]
+        .iter()
+        .any(|limit| name.as_bytes() == limit.as_bytes())
+}
+
 /// What a successful [`Op`] returns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OpReply {
@@ -540,6 +556,8 @@ pub enum OpReply {
         file: Fact,
         /// Content.
         content: Content,
+        /// Bytes that a quota leaves for it; `None`: no quota limits it.
+        room: Option<u64>,
     },
     /// ReadDir.
     Listing {
@@ -569,6 +587,8 @@ pub enum OpReply {
         dir: Fact,
         /// The inode.
         entry: Fact,
+        /// Bytes that a quota leaves for it; `None`: no quota limits it.
+        room: Option<u64>,
         /// False: it was there already (`exclusive` was not asked for).
         new: bool,
     },
@@ -581,7 +601,7 @@ pub enum OpReply {
     ChunkIds(ChunkId),
 }
 
-/// Room and counts of the whole tree.
+/// Room and counts of the whole tree, or of one with a quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatFs {
     /// Bytes of all chunk stores.
@@ -590,6 +610,8 @@ pub struct StatFs {
     pub bytes_free: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// Inodes that a quota leaves; `None`: as many as fit.
+    pub inodes_free: Option<u64>,
 }
 
 /// What a node tells with each renewal.

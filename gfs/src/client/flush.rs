@@ -300,6 +300,7 @@ impl Core {
         content: &FlushContent,
         result: Result<Attr, Errno>,
     ) {
+        let refused = matches!(result, Err(Errno::EDQUOT));
         let kernel_differs = {
             let mut state = node.state();
             state.flushing = false;
@@ -320,7 +321,10 @@ impl Core {
             differs
         };
         node.wake();
-        if kernel_differs {
+        if refused {
+            // It has what is lost.
+            self.kernel.forget_data(node.ino).await;
+        } else if kernel_differs {
             self.kernel.forget_attr(node.ino).await;
         }
     }
@@ -433,7 +437,11 @@ fn snapshot(state: &mut State) -> Option<Snapshot> {
 /// Takes a committed flush; true if the kernel may have other attributes.
 fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
     if let Some(own) = &mut state.content {
+        let before = own.dirty_bytes();
         own.flushed(content);
+        // At most: what was replaced is room again, of which the leader knows.
+        let taken = before.saturating_sub(own.dirty_bytes());
+        state.room = state.room.map(|room| room.saturating_sub(taken));
     }
     let clean = !state.is_dirty();
     let Some(own) = &mut state.attr else {
@@ -455,8 +463,9 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
 
 fn flush_failed(state: &mut State, error: Errno) {
     state.error = Some(error);
-    if error == Errno::ESTALE {
-        // The leader does not believe that we own the file: nothing of it can be saved.
+    if error == Errno::ESTALE || error == Errno::EDQUOT {
+        // The leader does not believe that we own the file: nothing of it can be saved. Or a quota is used up (Q4):
+        // what were kept would be sent again and again, and take up the room of everybody's unflushed bytes.
         state.drop_data();
         return;
     }

@@ -41,6 +41,9 @@ pub(super) struct State {
     pub(super) names: Names,
     /// Of a regular file.
     pub(super) content: Option<FileContent>,
+    /// Bytes that a quota leaves for the file at least beyond what the leader has of it, going by what was last heard;
+    /// `None`: no quota.
+    pub(super) room: Option<u64>,
     /// Attributes were changed that the leader has not seen.
     pub(super) attr_dirty: bool,
     /// When the oldest change was made that the leader has not seen.
@@ -147,6 +150,7 @@ impl State {
         self.attr = None;
         self.xattrs = None;
         self.content = None;
+        self.room = None;
         self.attr_dirty = false;
         self.generation += 1;
     }

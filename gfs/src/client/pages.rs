@@ -235,11 +235,16 @@ impl Core {
         let ino = node.ino;
         let breaks_done = node.state().breaks_done;
         let (reply, ticket) = self.op_with(Op::Load { ino, mode }, patience).await?;
-        let OpReply::Loaded { file, content } = reply else {
+        let OpReply::Loaded {
+            file,
+            content,
+            room,
+        } = reply
+        else {
             return Err(super::ops::unexpected(&reply));
         };
         let size = file.attr.size;
-        let Some(content) = self.loaded(node, &ticket, &file, content, mode) else {
+        let Some(content) = self.loaded(node, &ticket, &file, content, room, mode) else {
             return Ok(None);
         };
         Ok(Some(Uncovered {
@@ -256,6 +261,7 @@ impl Core {
         ticket: &Ticket,
         file: &Fact,
         content: Content,
+        room: Option<u64>,
         mode: Mode,
     ) -> Option<Content> {
         let bytes = {
@@ -263,6 +269,7 @@ impl Core {
             if !self.learn_into(&mut state, node.ino, ticket, file) {
                 return Some(content);
             }
+            state.room = room;
             state.unused = mode == Mode::Exclusive && state.waiting > 0;
             match &mut state.content {
                 // Newer than what the leader has.

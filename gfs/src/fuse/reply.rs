@@ -221,8 +221,9 @@ impl Answer {
         fields.u64(free);
         fields.u64(free);
         // An inode costs room only: as many are free as blocks.
-        fields.u64(room.inodes + free);
-        fields.u64(free);
+        let inodes_free = room.inodes_free.unwrap_or(free);
+        fields.u64(room.inodes.saturating_add(inodes_free));
+        fields.u64(inodes_free);
         fields.u32(BLOCK_BYTES);
         fields.u32(255);
         fields.u32(BLOCK_BYTES);

@@ -34,7 +34,7 @@ pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
             ino: *ino,
             need: Need::Share,
         }],
-        Op::ReadLink { .. } | Op::StatFs => Vec::new(),
+        Op::ReadLink { .. } | Op::StatFs { .. } => Vec::new(),
         Op::Create { .. }
         | Op::Link { .. }
         | Op::Unlink { .. }

@@ -12,10 +12,10 @@ pub(super) fn look(
     core: &mut Core,
     barrier: &mut Barrier<'_>,
     op: &Op,
-    statfs: impl FnOnce() -> StatFs,
+    statfs: impl FnOnce(InodeNo) -> StatFs,
 ) -> Result<OpReply, FsError> {
     let mut reply = match op {
-        Op::StatFs => OpReply::StatFs(statfs()),
+        Op::StatFs { ino } => OpReply::StatFs(statfs(*ino)),
         op => state.read(op)?,
     };
     let session = barrier.session();
@@ -89,7 +89,12 @@ pub(super) fn change(
     stale: &[usize],
 ) -> OpReply {
     match reply {
-        OpReply::Created { dir, entry, new } => {
+        OpReply::Created {
+            dir,
+            entry,
+            room,
+            new,
+        } => {
             let mode = if new && entry.attr.kind == consistency::wire::meta::FileKind::File {
                 Mode::Exclusive
             } else {
@@ -100,6 +105,7 @@ pub(super) fn change(
             OpReply::Created {
                 dir: fresh(state, dir, grants[0]),
                 entry: fresh(state, entry, grants[1]),
+                room,
                 new,
             }
         }

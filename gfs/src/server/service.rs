@@ -32,7 +32,7 @@ use consistency::wire::meta::{
     FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
 };
 use consistency::wire::{decode, encode};
-use consistency::{Duration, Epoch, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -274,8 +274,8 @@ impl MetaServer {
                 Ok(self.log.read(|state| {
                     let same = super::claims::looks(state, op) == claims;
                     same.then(|| {
-                        super::grants::look(state, core, &mut barrier, op, || {
-                            self.statfs(state, &nodes_up)
+                        super::grants::look(state, core, &mut barrier, op, |ino| {
+                            self.statfs(state, &nodes_up, ino)
                         })
                     })
                 }))
@@ -347,18 +347,20 @@ impl MetaServer {
         }
     }
 
-    fn statfs(&self, state: &MetaState, up: &BTreeSet<NodeId>) -> StatFs {
+    fn statfs(&self, state: &MetaState, up: &BTreeSet<NodeId>, ino: InodeNo) -> StatFs {
         let reports = self.reports.lock().expect("no holder panics");
         let disks = reports.iter().filter(|(node, _)| up.contains(node));
         let (total, free) = disks.fold((0, 0), |(total, free), (_, report)| {
             (total + report.disk_total, free + report.disk_free)
         });
         let copies = u64::from(self.config.replicas).clamp(1, up.len().max(1) as u64);
-        StatFs {
+        let whole = StatFs {
             bytes_total: total / copies,
             bytes_free: free / copies,
             inodes: state.counts().inodes,
-        }
+            inodes_free: None,
+        };
+        super::ops::within_quota(state, ino, whole)
     }
 
     fn nodes(&self) -> MetaReply {

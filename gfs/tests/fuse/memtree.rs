@@ -566,6 +566,7 @@ impl Tree for MemTree {
 
     async fn statfs(&self, _: Caller, _: InodeNo) -> Result<StatFs, Errno> {
         Ok(StatFs {
+            inodes_free: None,
             bytes_total: 8 << 30,
             bytes_free: 2 << 30,
             inodes: 7,

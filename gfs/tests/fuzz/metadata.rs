@@ -4,8 +4,8 @@ use crate::dice::{Dice, cases};
 use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply, RenameMode,
-    SetAttr, SetTime, XattrMode,
+    Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply,
+    QUOTA_BYTES, QUOTA_INODES, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
 };
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -110,6 +110,8 @@ fn xattr_name(dice: &mut Dice) -> Name {
         "security.capability",
         "system.posix_acl_access",
         "system.posix_acl_default",
+        QUOTA_BYTES,
+        QUOTA_INODES,
         "none",
     ];
     Name::new(dice.pick(&names)).expect("valid")
@@ -279,7 +281,13 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             Op::SetAttr { ino, set }
         }
         15 => {
+            let name = xattr_name(dice);
             let value = match dice.below(4) {
+                // A limit around what there is.
+                1.. if is_quota(&name) => dice
+                    .pick(&[0, 3, 10, 20_000, 60_000, 1 << 20, u64::MAX])
+                    .to_string()
+                    .into(),
                 0 => vec![0; dice.pick(&[0, 1, 64 << 10, (64 << 10) + 1])],
                 // An ACL, perhaps.
                 1 => [&2_u32.to_le_bytes()[..], &dice.bytes(60)].concat(),
@@ -287,7 +295,7 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             };
             Op::SetXattr {
                 ino,
-                name: xattr_name(dice),
+                name,
                 value: value.into(),
                 mode: dice.pick(&[XattrMode::Any, XattrMode::Create, XattrMode::Replace]),
             }

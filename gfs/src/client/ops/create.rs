@@ -152,6 +152,7 @@ async fn send(
             let OpReply::Created {
                 dir: dir_fact,
                 entry,
+                room,
                 new,
             } = reply
             else {
@@ -159,7 +160,11 @@ async fn send(
             };
             let child = core.pin(entry.attr.ino);
             change.changed(&ticket, std::slice::from_ref(&dir_fact));
-            learn_made(&core, &child, &ticket, &entry, new);
+            if new {
+                learn_made(&core, &child, &ticket, &entry, room);
+            } else {
+                core.learn_into(&mut child.state(), child.ino, &ticket, &entry);
+            }
             child.state().target = target;
             if let Some(name) = &name {
                 let known = Known::Present(entry.attr.ino, entry.attr.kind);
@@ -176,14 +181,15 @@ async fn send(
 }
 
 /// A new file comes exclusively: its content is known to be empty, and writing to it needs no further request.
-fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, new: bool) {
+fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, room: Option<u64>) {
     let mut state = child.state();
     let covered = core.learn_into(&mut state, child.ino, ticket, entry);
     let exclusive = entry
         .grant
         .is_some_and(|grant| grant.mode == Mode::Exclusive);
-    if covered && exclusive && new && entry.attr.kind == FileKind::File {
+    if covered && exclusive && entry.attr.kind == FileKind::File {
         let empty = crate::client::content::FileContent::new(Content::default());
         state.content.get_or_insert(empty);
+        state.room = room;
     }
 }

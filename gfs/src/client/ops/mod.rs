@@ -184,7 +184,7 @@ impl Tree for Client {
         lock_owner: u64,
     ) -> Result<(), Errno> {
         lock::close(&self.core, ino, lock_owner).await;
-        sync::close(&self.core, ino)
+        sync::close(&self.core, ino).await
     }
 
     async fn release(&self, ino: InodeNo, fh: u64) {
@@ -267,8 +267,8 @@ impl Tree for Client {
         readdir::readdir(&self.core, ino, after, limit, plus).await
     }
 
-    async fn statfs(&self, _caller: Caller, _ino: InodeNo) -> Result<StatFs, Errno> {
-        statfs::statfs(&self.core).await
+    async fn statfs(&self, _caller: Caller, ino: InodeNo) -> Result<StatFs, Errno> {
+        statfs::statfs(&self.core, ino).await
     }
 
     async fn getxattr(&self, _caller: Caller, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
@@ -281,16 +281,18 @@ impl Tree for Client {
 
     async fn setxattr(
         &self,
-        _caller: Caller,
+        caller: Caller,
         ino: InodeNo,
         name: &Name,
         value: Bytes,
         mode: XattrMode,
     ) -> Result<(), Errno> {
+        xattr::check_caller(caller, name)?;
         xattr::set(&self.core, ino, name, value, mode).await
     }
 
-    async fn removexattr(&self, _caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
+    async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
+        xattr::check_caller(caller, name)?;
         xattr::remove(&self.core, ino, name).await
     }
 }

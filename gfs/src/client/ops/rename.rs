@@ -50,8 +50,10 @@ async fn send(
         && let Some(moved) = &moved
     {
         // A program that replaces a file by a new one expects either of them after a crash, not an empty one. An
-        // error is kept for its fsync.
-        let _kept = core.flush_node(moved).await;
+        // error is kept for its fsync; but what a quota refuses is gone (Q4), and nothing is replaced by it.
+        if core.flush_node(moved).await == Err(Errno::EDQUOT) {
+            return Err(Errno::EDQUOT);
+        }
     }
     let mut change = Change::begin(core, names, &attrs);
     let op = Op::Rename {

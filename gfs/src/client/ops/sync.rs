@@ -5,6 +5,10 @@ use crate::error::Errno;
 use consistency::InodeNo;
 use std::sync::Arc;
 
+/// With less room than this in its quota a file is flushed by close(2): more than what all nodes together are likely to
+/// have that the leader has not counted yet.
+const TIGHT_BYTES: u64 = 4 << 30;
+
 /// S3: returns when everything written so far is at the leader, and its bytes on their replicas.
 pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
     let node = core.pin(ino);
@@ -17,8 +21,17 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
     }
 }
 
-/// Reports what a flush in the background ran into; flushes nothing, as on a local file system.
-pub(super) fn close(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
+/// Reports what a flush in the background ran into; flushes nothing, as on a local file system, unless a quota may
+/// refuse it (Q4).
+pub(super) async fn close(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
+    let tight = {
+        let node = core.pin(ino);
+        let state = node.state();
+        state.is_dirty() && state.room.is_some_and(|room| room < TIGHT_BYTES)
+    };
+    if tight {
+        return fsync(core, ino).await;
+    }
     let kept = core.pin(ino).state().error.take();
     kept.map_or(Ok(()), Err)
 }

@@ -1,11 +1,15 @@
 //! WRITE: into the changes of an owned file.
 
 use super::setattr::{changed, without_suidgid};
+use super::sync;
+use crate::client::call::Patience;
+use crate::client::content::FileContent;
 use crate::client::node::State;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
 use bytes::Bytes;
 use consistency::InodeNo;
+use consistency::wire::lease::Mode;
 use consistency::wire::meta::FILE_BYTES_MAX;
 use std::sync::Arc;
 
@@ -30,6 +34,7 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
         taken.unwrap_or(Err(Errno::EIO))?
     } else {
         core.wait_for_room().await?;
+        check_quota(core, &node, &write).await?;
         core.change_owned(&node, false, |state| {
             core.locks.check(write.handle)?;
             apply(core, state, &write)
@@ -43,6 +48,32 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
         kernel_was_wrong(core, node);
     }
     Ok(len)
+}
+
+/// Q4: where a quota may refuse what is written, the leader is asked first, so that the writer hears of it.
+async fn check_quota(core: &Arc<Core>, node: &Pin, write: &Write) -> Result<(), Errno> {
+    let len = write.data.len() as u64;
+    let is_short = |state: &State| {
+        let dirty = state.content.as_ref().map_or(0, FileContent::dirty_bytes);
+        state.room.is_some_and(|room| dirty + len > room)
+    };
+    if !is_short(&node.state()) {
+        return Ok(());
+    }
+    sync::fsync(core, node.ino).await?;
+    if is_short(&node.state()) {
+        // Others may have made room.
+        core.load(node, Mode::Exclusive, Patience::Session).await?;
+    }
+    let state = node.state();
+    let (size, room) = (state.size(), state.room);
+    let at = if write.append { size } else { write.offset };
+    // What lies behind the end is certainly new; whether the rest is, the flush tells.
+    let new = at.saturating_add(len).saturating_sub(size.max(at));
+    if room.is_some_and(|room| new > room) {
+        return Err(Errno::EDQUOT);
+    }
+    Ok(())
 }
 
 /// Returns where the bytes went.

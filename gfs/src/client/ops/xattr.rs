@@ -4,9 +4,10 @@ use super::unexpected;
 use crate::client::facts::Change;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
+use crate::tree::Caller;
 use bytes::Bytes;
 use consistency::InodeNo;
-use consistency::wire::meta::{Name, Op, OpReply, XattrMode};
+use consistency::wire::meta::{Name, Op, OpReply, XattrMode, is_quota};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,6 +59,14 @@ async fn with_all<T>(
         }
     };
     Ok(read(&core.detached(task).await?))
+}
+
+/// The kernel lets owners set everything that begins with `user.`; limits are not theirs to set.
+pub(super) fn check_caller(caller: Caller, name: &Name) -> Result<(), Errno> {
+    if caller.uid != 0 && is_quota(name) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
 }
 
 pub(super) async fn set(

@@ -1,11 +1,11 @@
 //! What a file holds after it was changed in many ways, here and on another node.
 
 use super::cluster::Cluster;
-use super::mount::{Mount, ROOT};
+use super::mount::{Mount, ROOT, name};
 use crate::error::Errno;
-use crate::tree::{NewMode, OpenFlags, SetAttrRequest, Tree};
+use crate::tree::{Caller, NewMode, OpenFlags, SetAttrRequest, Tree};
 use bytes::Bytes;
-use consistency::wire::meta::FileKind;
+use consistency::wire::meta::{FileKind, QUOTA_BYTES, XattrMode};
 use std::sync::atomic::Ordering;
 
 /// A file as an array, changed like the one in the cluster.
@@ -228,6 +228,91 @@ async fn a_full_store_is_told_by_fsync_and_nothing_is_lost() {
     assert_eq!(two.read("f").await.expect("readable"), vec![5; 100_000]);
 }
 
+async fn limit_bytes(mount: &Mount, path: &str, bytes: u64) -> Result<(), Errno> {
+    let ino = mount.walk(path).await?;
+    let (limit, value) = (name(QUOTA_BYTES), bytes.to_string().into());
+    let set = mount
+        .client
+        .setxattr(ROOT, ino, &limit, value, XattrMode::Any);
+    set.await
+}
+
+async fn close(mount: &Mount, path: &str) -> Result<(), Errno> {
+    let ino = mount.walk(path).await?;
+    mount.client.flush(ROOT, ino, 0, 0).await
+}
+
+/// Q4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_hears_of_its_quota() {
+    let full = Err(Errno::EDQUOT);
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    two.mkdir("d").await.expect("made");
+    limit_bytes(&two, "d", 204_800 + 4096).await.expect("set");
+    one.create("d/f").await.expect("created");
+    one.write("d/f", 0, &[1; 100_000]).await.expect("fits");
+    one.write("d/f", 100_000, &[2; 100_000])
+        .await
+        .expect("fits");
+    assert_eq!(one.write("d/f", 200_000, &[3; 10_000]).await, full);
+    assert_eq!(close(&one, "d/f").await, Ok(()), "what was taken is kept");
+    assert_eq!(two.stat("d/f").await.expect("there").size, 200_000);
+    one.write("d/f", 0, &[4; 100_000])
+        .await
+        .expect("no more than before");
+    assert_eq!(one.fsync("d/f").await, Ok(()));
+    // Two files that together are too large: the second one hears of it, at the close at the latest, and is as before.
+    one.truncate("d/f", 0).await.expect("always works");
+    assert_eq!(one.fsync("d/f").await, Ok(()));
+    one.create("d/g").await.expect("created");
+    one.create("d/h").await.expect("created");
+    one.write("d/g", 0, &[5; 150_000]).await.expect("fits");
+    one.write("d/h", 0, &[6; 150_000])
+        .await
+        .expect("fits alone");
+    assert_eq!(close(&one, "d/g").await, Ok(()));
+    assert_eq!(close(&one, "d/h").await, full);
+    assert_eq!(one.stat("d/h").await.expect("there").size, 0);
+    assert_eq!(one.read("d/g").await.expect("readable"), vec![5; 150_000]);
+    // The node goes on with the file.
+    one.write("d/h", 0, &[7; 50_000]).await.expect("fits");
+    assert_eq!(close(&one, "d/h").await, Ok(()));
+    assert_eq!(two.read("d/h").await.expect("readable"), vec![7; 50_000]);
+    // Another node made room.
+    two.unlink("d/g").await.expect("removed");
+    limit_bytes(&two, "d", 1 << 20).await.expect("set");
+    one.write("d/h", 50_000, &[8; 250_000]).await.expect("fits");
+    assert_eq!(close(&one, "d/h").await, Ok(()));
+}
+
+/// A file that was open when the limit came is refused only when it is flushed; others see it as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_quota_refuses_is_gone_for_all() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.mkdir("d").await.expect("made");
+    one.create("d/f").await.expect("created");
+    one.write("d/f", 0, b"kept").await.expect("written");
+    assert_eq!(one.fsync("d/f").await, Ok(()));
+    limit_bytes(&two, "d", 8192).await.expect("set");
+    one.write("d/f", 0, &[1; 100_000])
+        .await
+        .expect("not known yet");
+    assert_eq!(&two.read("d/f").await.expect("readable")[..], b"kept");
+    assert_eq!(&one.read("d/f").await.expect("readable")[..], b"kept");
+    assert_eq!(close(&one, "d/f").await, Err(Errno::EDQUOT));
+    let user = Caller { uid: 7, ..ROOT };
+    let ino = one.walk("d").await.expect("there");
+    let limit = name(QUOTA_BYTES);
+    let removed = one.client.removexattr(user, ino, &limit).await;
+    assert_eq!(removed, Err(Errno::EPERM));
+    let set = one
+        .client
+        .setxattr(user, ino, &limit, "9".into(), XattrMode::Any);
+    assert_eq!(set.await, Err(Errno::EPERM));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn setuid_goes_with_a_write() {
     let cluster = Cluster::start().await;
@@ -251,7 +336,7 @@ async fn create_opens_what_another_node_made() {
     let [one, two] = [cluster.node(2).await, cluster.node(3).await];
     one.create("f").await.expect("created");
     one.write("f", 0, b"abc").await.expect("written");
-    let name = super::mount::name("f");
+    let name = name("f");
     let root = consistency::InodeNo::ROOT;
     let how = OpenFlags(libc::O_RDWR | libc::O_CREAT);
     let opened = two

@@ -46,6 +46,7 @@ impl Create<'_> {
         Ok(OpReply::Created {
             dir: fact(&state.inode(self.parent)?.attr),
             entry: fact(&state.inode(ino)?.attr),
+            room: state.bytes_left(ino),
             new,
         })
     }
@@ -72,7 +73,7 @@ impl Create<'_> {
         let dir = state.dir_alive(self.parent)?;
         let Some(name) = self.name else {
             return match self.node {
-                NewNode::File => Ok(None),
+                NewNode::File => state.quotas.check_new(self.parent, 0).map(|()| None),
                 NewNode::Dir | NewNode::Symlink(_) | NewNode::Special { .. } => {
                     Err(FsError::Invalid)
                 }
@@ -85,6 +86,7 @@ impl Create<'_> {
             if *self.node == NewNode::Dir && state.inode(self.parent)?.attr.nlink == u32::MAX {
                 return Err(FsError::TooManyLinks);
             }
+            state.quotas.check_new(self.parent, self.blocks())?;
             return Ok(None);
         };
         match (self.node, self.exclusive, entry.kind) {
@@ -100,6 +102,7 @@ impl Create<'_> {
         let inode = self.inode(state.inode(self.parent)?, ino, now);
         let kind = inode.attr.kind;
         state.next_ino = InodeNo(ino.0 + 1);
+        state.quotas.enter(self.parent, ino, self.blocks());
         state.inodes.insert(ino, Box::new(inode));
         let Some(name) = self.name else {
             state.orphans.insert(ino);
@@ -112,6 +115,14 @@ impl Create<'_> {
         }
         state.changed(now, &[self.parent], &[]);
         Ok(ino)
+    }
+
+    /// Returns what the new inode allocates, in units of 512 bytes.
+    fn blocks(&self) -> u64 {
+        match self.node {
+            NewNode::Dir => DIR_SIZE_BYTES / 512,
+            NewNode::File | NewNode::Symlink(_) | NewNode::Special { .. } => 0,
+        }
     }
 
     fn inode(&self, parent: &Inode, ino: InodeNo, now: Timestamp) -> Inode {
@@ -151,7 +162,7 @@ impl Create<'_> {
             gid: if setgid { parent.attr.gid } else { self.gid },
             rdev,
             size,
-            blocks: if kind == FileKind::Dir { size / 512 } else { 0 },
+            blocks: self.blocks(),
             atime: now,
             mtime: now,
             ctime: now,
@@ -261,7 +272,9 @@ mod tests {
     fn an_open_tells_whether_it_made_the_file() {
         let mut world = World::new("");
         let mut open = || match world.sh("open f") {
-            Ok(OpReply::Created { dir, entry, new }) => {
+            Ok(OpReply::Created {
+                dir, entry, new, ..
+            }) => {
                 assert_eq!(world.attr("/"), dir.attr);
                 assert_eq!(world.attr("f"), entry.attr);
                 new

@@ -26,8 +26,12 @@ pub(super) fn apply(
     files: &[FlushFile],
 ) -> OpReply {
     let latest = now.plus(AHEAD_MAX);
-    let flush = |file| flush_file(state, session, latest, file);
-    OpReply::Flushed(files.iter().map(flush).collect())
+    let mut refused = Vec::new();
+    let flush = |file| flush_file(state, session, latest, file, &mut refused);
+    let results = files.iter().map(flush).collect();
+    // Their numbers belong to the session: nobody would delete them while it lives.
+    state.chunks.bury(refused);
+    OpReply::Flushed(results)
 }
 
 fn flush_file(
@@ -35,8 +39,13 @@ fn flush_file(
     session: SessionId,
     latest: Timestamp,
     file: &FlushFile,
+    refused: &mut Vec<(ChunkId, Replicas)>,
 ) -> Result<Attr, FsError> {
     let new_chunks = resolve(state, session, file)?;
+    if let Err(error) = check_quota(state, file) {
+        refused.extend(new_chunks.into_iter().map(|(id, _, nodes)| (id, nodes)));
+        return Err(error);
+    }
     for (id, len, replicas) in new_chunks {
         state.chunks.enter(id, len, replicas);
     }
@@ -48,6 +57,7 @@ fn flush_file(
     replace(content, file, &mut refs);
     let blocks = content.blocks();
     state.chunks.change_refs(refs);
+    state.quotas.resize(file.ino, inode.attr.blocks, blocks);
 
     if file.content != FlushContent::Same {
         inode.drop_capabilities();
@@ -69,6 +79,28 @@ fn flush_file(
     attr.version = attr.version.next();
     state.now = state.now.max(attr.ctime);
     Ok(attr.clone())
+}
+
+/// Refuses content that there is no room for (Q3).
+fn check_quota(state: &MetaState, file: &FlushFile) -> Result<(), FsError> {
+    let added = match &file.content {
+        FlushContent::Same => return Ok(()),
+        FlushContent::Inline(bytes) => bytes.len() as u64,
+        FlushContent::Extents { add, .. } => add.iter().map(|extent| u64::from(extent.len)).sum(),
+    };
+    let inode = state.inode(file.ino)?;
+    let old = inode.attr.blocks;
+    let Payload::File(content) = &inode.payload else {
+        return Err(FsError::Invalid);
+    };
+    let most = old + added.div_ceil(512);
+    if state.quotas.check_growth(file.ino, old, most).is_ok() {
+        return Ok(());
+    }
+    // What it replaces makes room as well.
+    let mut content = content.clone();
+    replace(&mut content, file, &mut RefChange::default());
+    state.quotas.check_growth(file.ino, old, content.blocks())
 }
 
 /// Brings the content to what the flush says.
@@ -395,6 +427,48 @@ mod tests {
         };
         assert_eq!(results[0], Err(FsError::Stale));
         assert_eq!(results[1], Ok(world.attr("f")));
+    }
+
+    #[test]
+    fn q3_content_within_a_quota() {
+        let mut world = world();
+        // The root itself has 4,096; one block of 512 is left, not two.
+        world.setup("chattr user.glu.quota.bytes=5096 /");
+        put(&mut world, 1000, extents(None, &[(0, 500, 1, 0)])).expect("fits");
+        let before = world.attr("f");
+        let more = put(&mut world, 1000, extents(None, &[(500, 500, 2, 0)]));
+        assert_eq!((more, world.attr("f")), (Err(FsError::Quota), before));
+        // What was refused is deleted.
+        assert_eq!(dead(&world), [2]);
+        put(&mut world, 1000, extents(None, &[(0, 500, 3, 0)])).expect("replaces");
+        assert_eq!(dead(&world), [1, 2]);
+        let inline = |len| FlushContent::Inline(vec![1; len].into());
+        assert_eq!(put(&mut world, 513, inline(513)), Err(FsError::Quota));
+        put(&mut world, 512, inline(512)).expect("as large as before");
+        // Above the limit, smaller and other attributes still go.
+        world.setup("chattr user.glu.quota.bytes=1 /");
+        put(&mut world, 1 << 40, FlushContent::Same).expect("a hole costs nothing");
+        put(&mut world, 100, inline(100)).expect("no larger");
+        put(&mut world, 0, FlushContent::Same).expect("truncates");
+        assert_eq!(put(&mut world, 1, inline(1)), Err(FsError::Quota));
+    }
+
+    #[test]
+    fn a_chunk_that_another_file_takes_is_not_deleted() {
+        let mut world = world();
+        world.setup("mkdir d; touch d/g; chattr user.glu.quota.bytes=1 d");
+        let content = |offset| extents(None, &[(0, 100, 1, offset)]);
+        let f = flush_of(&world, 100, content(0));
+        let g = FlushFile {
+            ino: world.ino("d/g"),
+            ..flush_of(&world, 100, content(100))
+        };
+        let reply = world.run(&Op::Flush(vec![g, f])).expect("answered");
+        assert!(
+            matches!(&reply, OpReply::Flushed(r) if r[0] == Err(FsError::Quota) && r[1].is_ok()),
+            "{reply:?}"
+        );
+        assert_eq!(dead(&world), [0_u64; 0]);
     }
 
     #[test]

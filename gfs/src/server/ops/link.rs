@@ -56,6 +56,7 @@ fn resolve(
     if attr.nlink >= LINKS_MAX {
         return Err(FsError::TooManyLinks);
     }
+    state.quotas.check_name(parent, ino)?;
     Ok(attr.kind)
 }
 

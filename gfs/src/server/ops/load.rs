@@ -31,11 +31,19 @@ impl MetaState {
     }
 }
 
+impl MetaState {
+    /// Returns the bytes that a quota leaves for a file; `None`: no quota limits it.
+    pub(super) fn bytes_left(&self, ino: InodeNo) -> Option<u64> {
+        self.quotas.of(ino)?.bytes_left()
+    }
+}
+
 pub(super) fn reply(state: &MetaState, ino: InodeNo) -> Result<OpReply, FsError> {
     let (attr, content) = state.load(ino)?;
     Ok(OpReply::Loaded {
         file: fact(&attr),
         content,
+        room: state.bytes_left(ino),
     })
 }
 

@@ -18,6 +18,7 @@ mod link;
 mod linux;
 mod load;
 mod lookup;
+mod quota;
 mod readdir;
 mod readlink;
 mod rename;
@@ -27,6 +28,9 @@ mod statfs;
 pub(crate) mod testing;
 mod unlink;
 mod xattrs;
+
+pub(crate) use quota::limits_in;
+pub(crate) use statfs::within_quota;
 
 use super::state::MetaState;
 use consistency::wire::lease::Scope;
@@ -130,7 +134,7 @@ impl MetaState {
             | Op::ReadDir { .. }
             | Op::ReadLink { .. }
             | Op::GetXattrs { .. }
-            | Op::StatFs
+            | Op::StatFs { .. }
             | Op::Flush(_)
             | Op::AllocateChunks { .. } => Ok(Plan::default()),
         }
@@ -148,7 +152,7 @@ impl MetaState {
             Op::ReadDir { ino, after, limit } => readdir::reply(self, *ino, *after, *limit),
             Op::ReadLink { ino } => readlink::reply(self, *ino),
             Op::GetXattrs { ino } => xattrs::reply(self, *ino),
-            Op::StatFs => Ok(statfs::reply(self)),
+            Op::StatFs { ino } => Ok(statfs::reply(self, *ino)),
             Op::Create { .. }
             | Op::Link { .. }
             | Op::Unlink { .. }
@@ -222,7 +226,7 @@ pub(crate) fn apply(
         | Op::ReadDir { .. }
         | Op::ReadLink { .. }
         | Op::GetXattrs { .. }
-        | Op::StatFs => Err(FsError::Invalid),
+        | Op::StatFs { .. } => Err(FsError::Invalid),
     }
 }
 

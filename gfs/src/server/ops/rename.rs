@@ -112,6 +112,7 @@ impl Rename<'_> {
         if swallows(moved, self.new_parent) {
             return Err(FsError::Invalid);
         }
+        state.quotas.check_name(self.new_parent, moved.ino)?;
         let Some(there) = there else {
             self.check_room(state, moved, None)?;
             return Ok(Step::Move {
@@ -129,6 +130,7 @@ impl Rename<'_> {
             return Ok(Step::Nothing);
         }
         if self.mode == RenameMode::Exchange {
+            state.quotas.check_name(self.parent, there.ino)?;
             self.check_room(state, moved, Some(there))?;
             return Ok(Step::Exchange { moved, back: there });
         }

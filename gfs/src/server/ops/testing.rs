@@ -1,7 +1,7 @@
 //! A small shell over the state machine, so that a test of an operation is one line.
 //!
 //! Commands: `touch P`, `tmpfile LABEL`, `mkdir P`, `symlink TARGET P`, `mkfifo P`, `open P` (create unless it is there), `ln P Q`,
-//! `rm P`, `rmdir P`, `mv P Q`, `mv-n P Q`, `swap P Q`, `chmod OCTAL P`, `chown UID:GID P`, `chattr NAME=VALUE P`,
+//! `rm P`, `rmdir P`, `mv P Q`, `mv-n P Q`, `swap P Q`, `chmod OCTAL P`, `chown UID:GID P`, `chattr NAME=VALUE P`, `chattr-d NAME P`,
 //! `reap P`. A path that is gone stands for the inode it last named; `#N` is inode number N; in front of a
 //! name `./` changes nothing.
 //!
@@ -192,6 +192,10 @@ impl World {
                     mode: XattrMode::Any,
                 }
             }
+            ["chattr-d", name, path] => Op::RemoveXattr {
+                ino: self.ino(path),
+                name: Name::new(name.as_bytes().to_vec()).expect("valid"),
+            },
             _ => panic!("no such command: {command}"),
         }
     }

@@ -5,10 +5,11 @@
 
 use super::Plan;
 use super::acl::{self, Acl};
+use super::quota;
 use crate::server::state::{Inode, MetaState};
 use bytes::Bytes;
 use consistency::wire::lease::Scope;
-use consistency::wire::meta::{FileKind, FsError, Name, OpReply, XattrMode};
+use consistency::wire::meta::{FileKind, FsError, Name, OpReply, XattrMode, is_quota};
 use consistency::{InodeNo, Timestamp};
 use std::collections::BTreeMap;
 
@@ -53,9 +54,9 @@ pub(super) fn apply_set(
     value: &Bytes,
     mode: XattrMode,
 ) -> Result<OpReply, FsError> {
-    let acl = resolve_set(state, ino, name, value, mode)?;
+    let meaning = resolve_set(state, ino, name, value, mode)?;
     let inode = state.inode_mut(ino);
-    match acl {
+    match meaning {
         Meaning::Plain => {
             inode.xattrs.insert(name.clone(), value.clone());
         }
@@ -72,6 +73,10 @@ pub(super) fn apply_set(
         Meaning::NoAcl => {
             inode.xattrs.remove(name);
         }
+        Meaning::Limit(change) => {
+            inode.xattrs.insert(name.clone(), value.clone());
+            change.apply(state, ino);
+        }
     }
     Ok(state.changed(now, &[], &[ino]))
 }
@@ -87,8 +92,11 @@ pub(super) fn apply_remove(
     ino: InodeNo,
     name: &Name,
 ) -> Result<OpReply, FsError> {
-    resolve_remove(state, ino, name)?;
+    let limit = resolve_remove(state, ino, name)?;
     state.inode_mut(ino).xattrs.remove(name);
+    if let Some(change) = limit {
+        change.apply(state, ino);
+    }
     Ok(state.changed(now, &[], &[ino]))
 }
 
@@ -98,6 +106,8 @@ enum Meaning {
     Acl(Acl),
     /// An ACL without entries: the attribute is removed.
     NoAcl,
+    /// A limit of a tree.
+    Limit(quota::Change),
 }
 
 fn resolve_set(
@@ -120,6 +130,9 @@ fn resolve_set(
     if size_without(inode, name) + name.as_bytes().len() + value.len() > XATTRS_BYTES_MAX {
         return Err(FsError::NoSpace);
     }
+    if is_quota(name) {
+        return quota::Change::resolve(state, ino, name, Some(value)).map(Meaning::Limit);
+    }
     if *name != *acl::ACCESS && *name != *acl::DEFAULT {
         return Ok(Meaning::Plain);
     }
@@ -138,14 +151,19 @@ fn resolve_set(
     })
 }
 
-fn resolve_remove(state: &MetaState, ino: InodeNo, name: &Name) -> Result<(), FsError> {
+/// Returns what the removal of a limit comes to.
+fn resolve_remove(
+    state: &MetaState,
+    ino: InodeNo,
+    name: &Name,
+) -> Result<Option<quota::Change>, FsError> {
     let inode = state.inode(ino)?;
     check_name(name)?;
-    if inode.xattrs.contains_key(name) {
-        Ok(())
-    } else {
-        Err(FsError::NoData)
+    if !inode.xattrs.contains_key(name) {
+        return Err(FsError::NoData);
     }
+    let limit = is_quota(name).then(|| quota::Change::resolve(state, ino, name, None));
+    limit.transpose()
 }
 
 fn size_without(inode: &Inode, name: &Name) -> usize {

@@ -17,7 +17,7 @@ struct Sums {
 impl MetaState {
     /// Checks everything that must hold between the records: link counts are the names there are, listings
     /// mirror the names, the directories form one tree, orphans are exactly the inodes without a name, chunk
-    /// references are the extents there are, no stamp lies ahead of the clock.
+    /// references are the extents there are, quotas count what is there (Q1, Q2), no stamp lies ahead of the clock.
     ///
     /// Reads the whole state: for tests, and for an administrator who asks.
     ///
@@ -35,6 +35,7 @@ impl MetaState {
         }
         self.check_reachable()?;
         self.chunks.check(&sums.chunks)?;
+        self.check_quotas()?;
         self.sessions.check(self.chunks.next())
     }
 

@@ -101,6 +101,15 @@ impl ChunkTable {
         );
     }
 
+    /// Takes chunks for dead that a refused flush brought, unless another file has taken them.
+    pub(crate) fn bury(&mut self, chunks: Vec<(ChunkId, Replicas)>) {
+        for (id, replicas) in chunks {
+            if !self.live.contains_key(&id) {
+                self.dead.insert(id, replicas);
+            }
+        }
+    }
+
     /// Counts references up and down; returns the chunks that died.
     pub(crate) fn change_refs(&mut self, change: RefChange) -> Vec<ChunkId> {
         let mut died = Vec::new();

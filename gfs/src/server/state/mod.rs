@@ -21,6 +21,7 @@ mod command;
 mod content;
 mod dir;
 mod inode;
+mod quota;
 mod session;
 mod snapshot;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub(crate) use chunks::{ChunkState, ChunkTable, Replicas};
 pub(crate) use content::{Extents, FileContent, Piece, RefChange};
 pub(crate) use dir::{Directory, Dirent};
 pub(crate) use inode::{DIR_SIZE_BYTES, Inode, Payload};
+pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
 
 use super::machine::StateMachine;
@@ -58,6 +60,7 @@ pub struct MetaState {
     pub(crate) unnamed: BTreeSet<InodeNo>,
     pub(crate) chunks: ChunkTable,
     pub(crate) sessions: Sessions,
+    pub(crate) quotas: Quotas,
     /// The last one that began.
     pub(crate) reign: Epoch,
 }
@@ -89,6 +92,7 @@ impl Default for MetaState {
             chunks: ChunkTable::default(),
             reign: Epoch(0),
             sessions: Sessions::default(),
+            quotas: Quotas::default(),
         }
     }
 }
@@ -241,6 +245,7 @@ impl MetaState {
             }
             self.unnamed.remove(ino);
             let inode = self.inodes.remove(ino).expect("an orphan has an inode");
+            self.quotas.leave(*ino, inode.attr.blocks);
             if let Payload::File(FileContent::Extents(mut extents)) = inode.payload {
                 extents.cut(0, &mut refs);
             }

@@ -330,6 +330,45 @@ fn the_checker_sees_damage() {
         |world| inode(world, "d/f").attr.ino = InodeNo(99),
         "has the number 99",
     );
+    let limited = |world: &mut World| {
+        world.setup("chattr user.glu.quota.bytes=99999 d");
+        world.ino("d")
+    };
+    check(
+        |world| {
+            let d = limited(world);
+            world.state.quotas.resize(d, 0, 1);
+        },
+        "(Q1)",
+    );
+    check(
+        |world| {
+            let d = limited(world);
+            world.state.quotas.enter(d, InodeNo(99), 0);
+        },
+        "is gone and counts for quota",
+    );
+    check(
+        |world| {
+            let d = limited(world);
+            world.state.set_limits(d, Limits::default(), None);
+        },
+        "has a quota that is not",
+    );
+    check(
+        |world| {
+            let d = limited(world);
+            let o = world.ino("o");
+            world.state.quotas.enter(d, o, 0);
+            world.state.orphans.clear();
+            inode(world, "o").attr.nlink = 1;
+            world
+                .state
+                .dir_mut(InodeNo::ROOT)
+                .set(&name(), o, FileKind::File);
+        },
+        "leads from a quota to another",
+    );
     check(|world| world.state.orphans.clear(), "wrongly (no) orphan");
     check(
         |world| world.state.orphans.extend([InodeNo(99)]),
@@ -563,7 +602,7 @@ mod sessions {
             session: world.session,
             seq: OpSeq(1),
             done_below: OpSeq(1),
-            op: Op::StatFs,
+            op: Op::StatFs { ino: InodeNo::ROOT },
         };
         let reply = world.apply(body);
         assert!(
@@ -640,7 +679,7 @@ mod snapshots {
         check(b"", "truncated");
         check(&good[..good.len() - 1], "truncated");
         check(&with(0, b'X'), "no such file");
-        check(&with(8, 9), "has format 9, this program reads format 1");
+        check(&with(8, 9), "has format 9, this program reads format 2");
         check(&with(30, 0xff), "damaged");
     }
 
@@ -650,6 +689,6 @@ mod snapshots {
     fn the_format_is_fixed() {
         let state = World::new("mkdir d; touch d/f; symlink x l; chattr user.a=x l").state;
         let bytes = state.snapshot();
-        assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (199, 3_466_707_199));
+        assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (201, 3_104_554_830));
     }
 }
