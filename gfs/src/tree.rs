@@ -12,9 +12,12 @@
 use crate::error::Errno;
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::meta::{Attr, FileKind, Name, NewNode, RenameMode, StatFs, XattrMode};
+use consistency::wire::meta::{
+    Attr, Event, FileKind, Name, NewNode, RenameMode, StatFs, XattrMode,
+};
 use consistency::{InodeNo, Timestamp};
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -553,4 +556,17 @@ pub trait Kernel: Send + Sync + fmt::Debug {
 
     /// Forgets all names of the mount (FUSE_NOTIFY_INC_EPOCH). Never blocks. `Unsupported` before Linux 6.16.
     fn forget_all_names(&self) -> io::Result<()>;
+}
+
+/// Who watches the mount with inotify or fanotify, and how they are told of what other nodes did.
+pub trait Watching: Send + Sync + fmt::Debug {
+    /// Returns the inodes that processes of this node watch. Looks through /proc: milliseconds.
+    fn watched(&self) -> io::Result<BTreeSet<InodeNo>>;
+
+    /// Returns what [`Caller::pid`] is for requests of the calling thread.
+    fn thread(&self) -> u32;
+
+    /// Has the kernel tell its watchers, by doing on the mount what was done elsewhere. Blocks until the requests of
+    /// the calling thread that come of it are answered.
+    fn replay(&self, event: &Event) -> io::Result<()>;
 }

@@ -717,6 +717,53 @@ pub enum MetaRequest {
         /// The locks; repeating the message changes nothing.
         locks: Vec<(InodeNo, LocalOwner, Held)>,
     },
+    /// Asks what has happened to what the session's node watches; answered by [`MetaReply::Events`], after some
+    /// seconds also if nothing has.
+    Watch {
+        /// Which session.
+        session: SessionId,
+        /// Number of the set of watched inodes; a copy of a request that comes late does not bring an older one back.
+        set: u64,
+        /// All watched inodes, if they have changed or the leader does not know them.
+        inodes: Option<Vec<InodeNo>>,
+        /// Events up to this number were received: they may be forgotten.
+        after: u64,
+    },
+}
+
+/// Something that watchers of a file system are told (inotify).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The name concerned; `None` if the inode is watched itself and no directory that has it is.
+    pub place: Option<(InodeNo, Name)>,
+    /// The inode concerned.
+    pub ino: InodeNo,
+    /// Its type.
+    pub kind: FileKind,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// See [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Happened {
+    /// The name was made.
+    Created,
+    /// The name was removed.
+    Deleted,
+    /// The name was moved.
+    Moved {
+        /// To this directory.
+        dir: InodeNo,
+        /// To this name.
+        name: Name,
+        /// What had that name before.
+        replaced: Option<(InodeNo, FileKind)>,
+    },
+    /// Mode, owner, times or extended attributes were set.
+    Attributes,
+    /// The content was changed.
+    Content,
 }
 
 /// Answer to a [`MetaRequest`].
@@ -767,6 +814,13 @@ pub enum MetaReply {
     SessionEnded,
     /// Lock.
     Lock(Result<LockReply, FsError>),
+    /// Watch.
+    Events {
+        /// The leader knows what the session watches; otherwise it has to be told.
+        known: bool,
+        /// What happened after the number in the request, in order.
+        events: Vec<(u64, Event)>,
+    },
 }
 
 #[cfg(test)]

@@ -44,11 +44,12 @@ mod session;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use crate::data::ChunkIo;
 use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
-use crate::tree::Kernel;
+use crate::tree::{Kernel, Watching};
 use call::Calls;
 use clock::Clock;
 use consistency::lease;
@@ -71,6 +72,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+use watches::Replays;
 
 /// Settings of a [`Client`].
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +141,7 @@ impl Client {
             releases: Releases::default(),
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
+            replays: Replays::default(),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
@@ -155,6 +158,11 @@ impl Client {
     /// Gives the client the kernel of its mount. Until then nothing is cached there.
     pub async fn mounted(&self, kernel: Arc<dyn Kernel>) {
         self.core.kernel.mounted(kernel).await;
+    }
+
+    /// Tells the watchers of the mount what other nodes do, from now on.
+    pub fn tell_watchers(&self, watching: Arc<dyn Watching>) {
+        tokio::spawn(watches::run(Arc::clone(&self.core), watching));
     }
 
     /// Returns the current session, if there is one.
@@ -201,6 +209,7 @@ struct Core {
     /// Nodes that nobody uses, by last use.
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
+    replays: Replays,
     next_fh: AtomicU64,
     /// Last attempt to open a session.
     attempts: AtomicU64,

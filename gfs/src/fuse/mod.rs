@@ -31,6 +31,7 @@ mod session;
 mod sys;
 pub mod table;
 mod waits;
+mod watches;
 
 pub use abi::Opcode;
 pub use mount::{MountError, MountOptions, abort_files_below};

@@ -3,6 +3,7 @@
 use super::device::Device;
 use super::sys;
 use super::table::{self, MountLine, top_mount};
+use super::watches::Watches;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -217,6 +218,10 @@ impl Mount {
 
     pub(super) fn point(&self) -> &Path {
         &self.point
+    }
+
+    pub(super) fn watches(&self) -> Watches {
+        Watches::new(&self.point, &self.device)
     }
 
     /// Tells whether the mount point still shows this mount (and not nothing, or another one on top).

@@ -20,8 +20,9 @@ use super::notify::Notifier;
 use super::reply::Answer;
 use super::request::{self, Header, Operation, Request};
 use super::waits::{Waiting, Waits};
+use super::watches::Watches;
 use crate::error::Errno;
-use crate::tree::Tree;
+use crate::tree::{Tree, Watching};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use std::convert::Infallible;
@@ -101,6 +102,7 @@ impl Connection {
         let mounted = Mounted {
             session: Arc::clone(&session),
             notifier: self.notifier,
+            watches: Arc::new(self.mount.watches()),
             mount: Arc::new(self.mount),
             all_ended: Mutex::new(all_ended),
             ended,
@@ -127,6 +129,7 @@ pub struct Mounted {
     session: Arc<Session>,
     notifier: Arc<Notifier>,
     mount: Arc<Mount>,
+    watches: Arc<Watches>,
     /// Disconnects when the last worker ends.
     all_ended: Mutex<mpsc::Receiver<Infallible>>,
     /// Counts the living workers.
@@ -144,6 +147,12 @@ impl Mounted {
     #[must_use]
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
+    }
+
+    /// Returns what finds and tells this mount's watchers.
+    #[must_use]
+    pub fn watching(&self) -> Arc<dyn Watching> {
+        Arc::clone(&self.watches) as _
     }
 
     /// Returns the requests that wait for their answer, oldest first.
@@ -178,6 +187,7 @@ impl Mounted {
     /// # Errors
     /// [`MountError::Unmount`] if the mount is still there afterwards.
     pub fn unmount(&self) -> Result<(), MountError> {
+        self.watches.close();
         // In a thread of its own: it waits for write-backs, which a tree may never answer.
         let mount = Arc::clone(&self.mount);
         let (send, result) = mpsc::channel();

@@ -51,3 +51,41 @@ fn owned(result: c_long) -> io::Result<OwnedFd> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// A handle of the kernel's FUSE: number and generation, which is always 0 here.
+#[repr(C)]
+struct Handle {
+    bytes: c_uint,
+    kind: c_int,
+    number: [u32; 2],
+    generation: u32,
+}
+
+/// Type of a [`Handle`] (FILEID_INO64_GEN).
+const HANDLE_KIND: c_int = 0x81;
+const HANDLE_BYTES: c_uint = 12;
+
+/// Opens (O_PATH) an inode of the FUSE mount that `mount` lies on, by its number.
+///
+/// # Errors
+/// ESTALE if the kernel does not have it in memory.
+pub(super) fn open_inode(mount: &impl AsRawFd, number: u64) -> io::Result<OwnedFd> {
+    #[allow(clippy::cast_possible_truncation, reason = "both halves")]
+    let halves = [(number >> 32) as u32, number as u32];
+    let handle = Handle {
+        bytes: HANDLE_BYTES,
+        kind: HANDLE_KIND,
+        number: halves,
+        generation: 0,
+    };
+    // SAFETY: open_by_handle_at reads a handle whose header tells its size; the descriptor is open.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            &raw const handle,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    owned(fd)
+}

@@ -325,6 +325,14 @@ impl Barriers {
         });
     }
 
+    /// Returns the live sessions.
+    pub(super) fn sessions(&self) -> BTreeSet<SessionId> {
+        self.lock()
+            .as_ref()
+            .map(|core| core.nodes.keys().copied().collect())
+            .unwrap_or_default()
+    }
+
     /// Returns the nodes with a live session.
     pub(super) fn nodes_up(&self) -> BTreeSet<NodeId> {
         self.lock()

@@ -10,3 +10,4 @@ mod ops;
 mod reaper;
 pub mod service;
 pub mod state;
+mod watches;

@@ -33,6 +33,7 @@ pub(super) async fn run(server: Arc<MetaServer>) {
         }
         if reign.is_some() {
             reap(&server).await;
+            server.watches.keep(|| server.barriers.sessions());
             delete_chunks(&server, &mut dead_since).await;
         }
     }

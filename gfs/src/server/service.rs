@@ -24,6 +24,7 @@ use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
 use super::reaper;
 use super::state::{Body, Command, MetaState, Reply};
+use super::watches::{self, Watches};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,6 +37,9 @@ use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp}
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How long an answer to `Watch` waits for events; less than a call may take.
+const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How a metadata server behaves.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +60,7 @@ pub struct MetaServer {
     pub(super) transport: Arc<dyn Transport>,
     config: Config,
     reports: Mutex<BTreeMap<NodeId, NodeReport>>,
+    pub(super) watches: Watches,
 }
 
 impl MetaServer {
@@ -72,6 +77,7 @@ impl MetaServer {
             transport,
             config,
             reports: Mutex::default(),
+            watches: Watches::default(),
         });
         router.register(ServiceId::Meta, Arc::new(Handle(Arc::clone(&server))));
         tokio::spawn(Arc::clone(&server).follow_leadership());
@@ -113,6 +119,18 @@ impl MetaServer {
             MetaRequest::Release { session, leases } => {
                 match self.barriers.release(from, session, &leases) {
                     Ok(()) => MetaReply::Done,
+                    Err(ended) => self.ended(ended),
+                }
+            }
+            MetaRequest::Watch {
+                session,
+                set,
+                inodes,
+                after,
+            } => {
+                let inodes = inodes.map(|inodes| (set, inodes));
+                match self.barriers.check(from, session) {
+                    Ok(()) => self.watch(session, inodes, after).await,
                     Err(ended) => self.ended(ended),
                 }
             }
@@ -299,6 +317,12 @@ impl MetaServer {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
             _ => (0, Vec::new()),
         };
+        // While the barrier holds, what it claims does not change under us.
+        let mut told = if self.watches.any() {
+            self.log.read(|state| watches::told_before(state, &op))
+        } else {
+            Vec::new()
+        };
         let body = Body::Change {
             session,
             seq,
@@ -314,12 +338,40 @@ impl MetaServer {
             // Others may have undone it since. Nothing is granted: the barrier ends the operation as it goes.
             return Ok(super::grants::again(reply, files, &stale));
         }
+        if !told.is_empty() {
+            self.log.read(|state| watches::told_after(state, &mut told));
+            self.watches.tell(session, &told);
+        }
         let granted = self.barriers.with_core(|core| {
             Ok(self
                 .log
                 .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
         });
         granted.map_err(Refusal::Ended)
+    }
+
+    /// Answers when there are events, or after a while.
+    async fn watch(
+        &self,
+        session: SessionId,
+        inodes: Option<(u64, Vec<InodeNo>)>,
+        after: u64,
+    ) -> MetaReply {
+        if let Some((set, inodes)) = inodes {
+            // Within the read no change is applied: no name is missed.
+            self.log
+                .read(|state| self.watches.watch(session, set, inodes, after, state));
+        }
+        let until = tokio::time::Instant::now() + WATCH_WITHIN;
+        loop {
+            let news = self.watches.news();
+            let events = self.watches.after(session, after);
+            let known = events.is_some();
+            let events = events.unwrap_or_default();
+            if !known || !events.is_empty() || tokio::time::timeout_at(until, news).await.is_err() {
+                return MetaReply::Events { known, events };
+            }
+        }
     }
 
     /// Breaks what a change conflicts with, until the plan holds still.
@@ -441,6 +493,7 @@ impl MetaServer {
                     sessions = sessions.len(),
                     "metadata leader"
                 );
+                self.watches.clear();
                 self.barriers.start_reign(reign, &sessions);
                 true
             }

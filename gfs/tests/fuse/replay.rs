@@ -464,6 +464,20 @@ fn watches_can_be_found() {
     );
 }
 
+/// A watch keeps the inode of a directory in memory, and not the dentry that a handle needs. Who has it open does.
+#[test]
+fn a_watched_directory_whose_name_is_forgotten() {
+    let watched = Watched::new(&[], &["dir"]);
+    let root = fs::File::open(watched.path("")).expect("the root");
+    let open = || sys::open_fuse_inode(&root, DIR.0, OFlag::O_PATH.bits());
+    let kept = open().expect("it was just looked up");
+    watched.change(InodeNo::ROOT, "dir", Some(DIR));
+    open().expect("somebody has it open");
+    drop(kept);
+    let error = open().expect_err("nobody has it open");
+    assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+}
+
 #[test]
 fn a_name_that_takes_another_one_s_place() {
     let other = InodeNo(5);

@@ -165,6 +165,7 @@ impl Node {
         let connection = fuse::Connection::open(&config.mount_point, &fuse_config)?;
         client.mounted(connection.notifier()).await;
         let mount = Arc::new(connection.serve(Arc::new(root), &Handle::current())?);
+        client.tell_watchers(mount.watching());
         let watcher = watcher::start(mount.abort_file().context("the FUSE connection")?)?;
         Ok(Self {
             config,

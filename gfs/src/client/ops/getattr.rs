@@ -8,7 +8,7 @@ use consistency::InodeNo;
 use consistency::wire::meta::{Op, OpReply};
 use std::sync::Arc;
 
-pub(super) async fn getattr(core: &Arc<Core>, ino: InodeNo) -> Result<AttrReply, Errno> {
+pub(in crate::client) async fn getattr(core: &Arc<Core>, ino: InodeNo) -> Result<AttrReply, Errno> {
     let node = core.pin(ino);
     if let Some(reply) = core.cached_attr(&node) {
         return Ok(reply);

@@ -2,7 +2,7 @@
 
 mod content;
 mod create;
-mod getattr;
+pub(super) mod getattr;
 mod link;
 mod lock;
 mod lookup;
@@ -19,8 +19,8 @@ mod xattr;
 use super::Client;
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, ListReply, Lock, NewMode, OpenFlags, Opened, ReadReply,
-    SetAttrRequest, Tree,
+    AttrReply, Caller, EntryReply, ListReply, Lock, NO_CACHE, NewMode, OpenFlags, Opened,
+    ReadReply, SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,11 +38,19 @@ pub(super) fn unexpected(reply: &OpReply) -> Errno {
 impl Tree for Client {
     async fn lookup(
         &self,
-        _caller: Caller,
+        caller: Caller,
         parent: InodeNo,
         name: &Name,
     ) -> Result<EntryReply, Errno> {
-        lookup::lookup(&self.core, parent, name).await
+        if let Some(past) = self.core.replayed_lookup(caller, parent, name).await {
+            return Ok(past);
+        }
+        let mut reply = lookup::lookup(&self.core, parent, name).await?;
+        // N3
+        if self.core.replays.concerns(parent, name) {
+            reply.ttl = NO_CACHE;
+        }
+        Ok(reply)
     }
 
     fn forget(&self, ino: InodeNo, count: u64) {
@@ -60,10 +68,13 @@ impl Tree for Client {
 
     async fn setattr(
         &self,
-        _caller: Caller,
+        caller: Caller,
         ino: InodeNo,
         set: SetAttrRequest,
     ) -> Result<AttrReply, Errno> {
+        if self.core.replays.is_by(caller) {
+            return self.core.replayed_attr(caller).await;
+        }
         setattr::setattr(&self.core, ino, set).await
     }
 
@@ -79,6 +90,9 @@ impl Tree for Client {
         node: NewNode,
         mode: NewMode,
     ) -> Result<EntryReply, Errno> {
+        if self.core.replays.is_by(caller) {
+            return self.core.replayed_make(caller).await;
+        }
         create::make(&self.core, caller, parent, name, node, mode).await
     }
 
@@ -115,27 +129,40 @@ impl Tree for Client {
 
     async fn unlink(
         &self,
-        _caller: Caller,
+        caller: Caller,
         parent: InodeNo,
         name: &Name,
         dir: bool,
     ) -> Result<(), Errno> {
+        if self.core.replays.is_by(caller) {
+            return Ok(());
+        }
         unlink::unlink(&self.core, parent, name, dir).await
     }
 
     async fn rename(
         &self,
-        _caller: Caller,
+        caller: Caller,
         parent: InodeNo,
         name: &Name,
         new_parent: InodeNo,
         new_name: &Name,
         mode: RenameMode,
     ) -> Result<(), Errno> {
+        if self.core.replays.is_by(caller) {
+            return Ok(());
+        }
         rename::rename(&self.core, parent, name, new_parent, new_name, mode).await
     }
 
-    async fn open(&self, _caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
+    async fn open(&self, caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
+        // It writes nothing.
+        let replayed = self.core.replays.is_by(caller);
+        let flags = if replayed {
+            OpenFlags(libc::O_RDONLY)
+        } else {
+            flags
+        };
         open::open(&self.core, ino, flags).await
     }
 
@@ -178,11 +205,14 @@ impl Tree for Client {
 
     async fn flush(
         &self,
-        _caller: Caller,
+        caller: Caller,
         ino: InodeNo,
         _fh: u64,
         lock_owner: u64,
     ) -> Result<(), Errno> {
+        if self.core.replays.is_by(caller) {
+            return Ok(());
+        }
         lock::close(&self.core, ino, lock_owner).await;
         sync::close(&self.core, ino).await
     }
@@ -264,7 +294,10 @@ impl Tree for Client {
         limit: usize,
         plus: bool,
     ) -> Result<ListReply, Errno> {
-        readdir::readdir(&self.core, ino, after, limit, plus).await
+        let mut list = readdir::readdir(&self.core, ino, after, limit, plus).await?;
+        // N3
+        self.core.replays.keep_from(ino, &mut list);
+        Ok(list)
     }
 
     async fn statfs(&self, _caller: Caller, ino: InodeNo) -> Result<StatFs, Errno> {

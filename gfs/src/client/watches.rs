@@ -1,0 +1,348 @@
+//! Tells this node's watchers (inotify, fanotify) of what other nodes did: finds what is watched, asks the leader what
+//! has happened to it, and replays that (`docs/protocol.md`, Watches).
+//!
+//! N3: the replaying thread sees the names that an event concerns as they were before it; everybody else sees them as
+//! they are, and keeps nothing of them meanwhile, so that the kernel asks for the replaying thread.
+//!
+//! | phase of a replay | what the replaying thread is answered | others |
+//! | --- | --- | --- |
+//! | LOOKUP of a name of the event | the past | the present, not to be kept |
+//! | MKNOD, MKDIR, SYMLINK | the inode that was made elsewhere | - |
+//! | UNLINK, RMDIR, RENAME, SETATTR | done; nothing is | - |
+
+use super::Core;
+use super::ops::getattr;
+use super::session::Phase;
+use crate::error::Errno;
+use crate::tree::{AttrReply, Caller, EntryReply, Hold, ListReply, NO_CACHE, Watching};
+use consistency::wire::meta::{Attr, Event, FileKind, Happened, MetaReply, MetaRequest, Name};
+use consistency::{InodeNo, SessionId, Timestamp, Version};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// Pause between two looks for watches: a watch counts for remote changes from the next look on.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(500);
+/// The same on a machine where a look takes long.
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A look may take this part (one in this many) of one processor.
+const LOOK_PART: u32 = 50;
+/// How long one question to the leader may take, which answers within 5 s.
+const ASK_WITHIN: Duration = Duration::from_secs(9);
+/// Pause after a question that was not answered.
+const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// Attempts at one event: others may look the name up in between and keep what they learn (READDIRPLUS).
+const ATTEMPTS: u32 = 10;
+
+/// The replay under way.
+#[derive(Debug, Default)]
+pub(super) struct Replays(Mutex<Option<Replay>>);
+
+#[derive(Debug)]
+struct Replay {
+    /// `None` until it begins: 0 is the number of every caller outside of this node's namespace of processes.
+    thread: Option<u32>,
+    /// The inode of the event.
+    inode: Inode,
+    /// The names of the event, as they were.
+    names: BTreeMap<(InodeNo, Name), Option<Inode>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Inode {
+    ino: InodeNo,
+    kind: FileKind,
+    /// It has a name less than before: the kernel counts that name off what it is told.
+    unlinked: bool,
+}
+
+impl Replays {
+    /// Tells whether a request comes from the replaying thread.
+    pub(super) fn is_by(&self, caller: Caller) -> bool {
+        self.current()
+            .as_ref()
+            .is_some_and(|r| r.thread == Some(caller.pid))
+    }
+
+    /// Tells whether a name is being replayed.
+    pub(super) fn concerns(&self, dir: InodeNo, name: &Name) -> bool {
+        let current = self.current();
+        let names = current.as_ref().map(|replay| &replay.names);
+        names.is_some_and(|names| names.contains_key(&(dir, name.clone())))
+    }
+
+    /// Has the kernel keep nothing of the names being replayed.
+    pub(super) fn keep_from(&self, dir: InodeNo, list: &mut ListReply) {
+        for found in &mut list.entries {
+            if let Some(entry) = &mut found.entry
+                && self.concerns(dir, &found.name)
+            {
+                entry.ttl = NO_CACHE;
+            }
+        }
+    }
+
+    /// Returns what a name was, for the replaying thread (N3).
+    fn past(&self, caller: Caller, dir: InodeNo, name: &Name) -> Option<Option<Inode>> {
+        let current = self.current();
+        let replay = current.as_ref().filter(|r| r.thread == Some(caller.pid))?;
+        replay.names.get(&(dir, name.clone())).copied()
+    }
+
+    fn inode(&self, caller: Caller) -> Option<Inode> {
+        let current = self.current();
+        let replay = current.as_ref().filter(|r| r.thread == Some(caller.pid));
+        replay.map(|replay| replay.inode)
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Replay>> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+impl Core {
+    /// Answers a LOOKUP of the replaying thread; `None`: like everybody's.
+    pub(super) async fn replayed_lookup(
+        self: &Arc<Self>,
+        caller: Caller,
+        dir: InodeNo,
+        name: &Name,
+    ) -> Option<EntryReply> {
+        match self.replays.past(caller, dir, name)? {
+            Some(past) => Some(self.replayed_entry(past).await),
+            None => Some(EntryReply {
+                attr: None,
+                ttl: NO_CACHE,
+                hold: Hold::none(),
+            }),
+        }
+    }
+
+    /// Answers a MKNOD, MKDIR or SYMLINK of the replaying thread.
+    pub(super) async fn replayed_make(
+        self: &Arc<Self>,
+        caller: Caller,
+    ) -> Result<EntryReply, Errno> {
+        let made = self.replays.inode(caller).ok_or(Errno::EIO)?;
+        Ok(self.replayed_entry(made).await)
+    }
+
+    /// Answers a SETATTR of the replaying thread.
+    pub(super) async fn replayed_attr(
+        self: &Arc<Self>,
+        caller: Caller,
+    ) -> Result<AttrReply, Errno> {
+        let inode = self.replays.inode(caller).ok_or(Errno::EIO)?;
+        Ok(AttrReply::uncached(self.present(inode).await))
+    }
+
+    async fn replayed_entry(self: &Arc<Self>, inode: Inode) -> EntryReply {
+        // Asked for now: the kernel takes the size for that of after its question.
+        let attr = self.present(inode).await;
+        self.pin(inode.ino).state().lookups += 1;
+        EntryReply {
+            attr: Some(attr),
+            ttl: NO_CACHE,
+            hold: Hold::none(),
+        }
+    }
+
+    /// Replays an event.
+    async fn replay(self: &Arc<Self>, watching: &Arc<dyn Watching>, event: Event) {
+        let inode = Inode {
+            ino: event.ino,
+            kind: event.kind,
+            unlinked: event.what == Happened::Deleted,
+        };
+        let mut names = BTreeMap::new();
+        if let Some(place) = &event.place {
+            let before = (event.what != Happened::Created).then_some(inode);
+            names.insert(place.clone(), before);
+        }
+        if let Happened::Moved {
+            dir,
+            name,
+            replaced,
+        } = &event.what
+        {
+            let before = replaced.map(|(ino, kind)| Inode {
+                ino,
+                kind,
+                unlinked: true,
+            });
+            names.insert((*dir, name.clone()), before);
+        }
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            let replay = Replay {
+                thread: None,
+                inode,
+                names: names.clone(),
+            };
+            *self.replays.current() = Some(replay);
+            // Not for a change of what stays: to forget a directory's name takes it from those who are in it.
+            let stays = matches!(event.what, Happened::Attributes | Happened::Content);
+            if !stays || failed.is_some() {
+                for (dir, name) in names.keys() {
+                    self.kernel.forget_names(*dir, vec![name.clone()]).await;
+                }
+            }
+            let (core, watching, event) = (Arc::clone(self), Arc::clone(watching), event.clone());
+            let replayed = tokio::task::spawn_blocking(move || {
+                if let Some(replay) = &mut *core.replays.current() {
+                    replay.thread = Some(watching.thread());
+                }
+                let replayed = watching.replay(&event);
+                *core.replays.current() = None;
+                replayed
+            });
+            match replayed.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => failed = Some(error),
+                Err(_) => return,
+            }
+        }
+        tracing::warn!(?event, error = ?failed, "an event could not be told");
+    }
+
+    /// Returns an inode as it is; what is gone by now, as far as it matters.
+    async fn present(self: &Arc<Self>, inode: Inode) -> Attr {
+        let mut attr = match getattr::getattr(self, inode.ino).await {
+            Ok(reply) => reply.attr,
+            Err(_) => gone(inode),
+        };
+        if inode.unlinked {
+            attr.nlink = attr.nlink.saturating_add(1);
+        }
+        attr
+    }
+
+    async fn live_session(&self) -> Option<SessionId> {
+        let mut phases = self.phase.subscribe();
+        let settled = |phase: &Phase| matches!(phase, Phase::Live(_) | Phase::Stopped);
+        let phase = phases.wait_for(settled).await.ok()?;
+        phase.session()
+    }
+}
+
+fn gone(inode: Inode) -> Attr {
+    let time = Timestamp::default();
+    Attr {
+        ino: inode.ino,
+        kind: inode.kind,
+        mode: 0o600,
+        nlink: u32::from(!inode.unlinked),
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        version: Version(1),
+    }
+}
+
+/// Looks for watches and tells them, until the client stops.
+pub(super) async fn run(core: Arc<Core>, watching: Arc<dyn Watching>) {
+    let mut phases = core.phase.subscribe();
+    let watched = watch::Sender::new(BTreeSet::new());
+    let asks = ask(&core, &watching, watched.subscribe());
+    tokio::select! {
+        () = look(&watching, &watched) => {}
+        () = asks => {}
+        _ = phases.wait_for(|phase| *phase == Phase::Stopped) => {}
+    }
+}
+
+async fn look(watching: &Arc<dyn Watching>, watched: &watch::Sender<BTreeSet<InodeNo>>) {
+    loop {
+        let begun = Instant::now();
+        let looking = Arc::clone(watching);
+        match tokio::task::spawn_blocking(move || looking.watched()).await {
+            Ok(Ok(now)) => drop(watched.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            })),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot look for watches"),
+            Err(_) => return,
+        }
+        let pause = begun.elapsed() * LOOK_PART;
+        sleep(pause.clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX)).await;
+    }
+}
+
+async fn ask(
+    core: &Arc<Core>,
+    watching: &Arc<dyn Watching>,
+    mut watched: watch::Receiver<BTreeSet<InodeNo>>,
+) {
+    // What the leader knows, and since which session.
+    let mut known: Option<(SessionId, BTreeSet<InodeNo>)> = None;
+    let mut session_before = None;
+    let mut set = 0;
+    let mut after = 0;
+    loop {
+        let any = watched.wait_for(|watched| !watched.is_empty() || known.is_some());
+        let Ok(now) = any.await.map(|watched| watched.clone()) else {
+            return;
+        };
+        let Some(session) = core.live_session().await else {
+            return;
+        };
+        if session_before.replace(session) != Some(session) {
+            if known.take().is_some() {
+                tracing::warn!("watchers miss what other nodes did until the new session");
+            }
+            after = 0;
+        }
+        let same = known.as_ref().is_some_and(|(_, told)| *told == now);
+        if !same {
+            set += 1;
+        }
+        let request = MetaRequest::Watch {
+            session,
+            set,
+            inodes: (!same).then(|| now.iter().copied().collect()),
+            after,
+        };
+        let answered = tokio::select! {
+            answered = core.meta(&request, Instant::now() + ASK_WITHIN) => answered,
+            // The answer, if any, comes again: it was not acknowledged.
+            _ = watched.changed() => continue,
+        };
+        match answered.map(|answered| answered.reply) {
+            Ok(MetaReply::Events {
+                known: true,
+                events,
+            }) => {
+                known = (!now.is_empty()).then_some((session, now));
+                for (number, event) in events {
+                    // N1
+                    if number <= after {
+                        continue;
+                    }
+                    if number > after + 1 {
+                        let lost = number - after - 1;
+                        tracing::warn!(lost, "watchers miss events: the leader's queue was full");
+                    }
+                    tracing::debug!(number, ?event, "told");
+                    core.replay(watching, event).await;
+                    after = number;
+                }
+            }
+            Ok(MetaReply::Events { known: false, .. }) => {
+                if known.take().is_some() {
+                    tracing::warn!("watchers may miss events: another leader began");
+                }
+            }
+            Ok(MetaReply::SessionEnded) => core.session_ended(session),
+            Ok(_) | Err(_) => sleep(ASK_PAUSE).await,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Finds what is watched on a mount, and has the kernel tell the watchers (the implementation of [`Watching`]).
+//!
+//! FUSE has no message for this. So a thread of the daemon does, on the daemon's own mount, what another node did; the
+//! tree knows the thread and changes nothing. Inodes are opened by number: a watched one is in the kernel's memory,
+//! where a handle finds it.
+//!
+//! N4: watched directories are kept open. A watch keeps the inode alone; when the kernel forgets the name of a directory
+//! that nobody else uses, its dentry goes, and without one a handle of a directory leads to ESTALE.
+
+use super::sys;
+use crate::tree::Watching;
+use consistency::InodeNo;
+use consistency::wire::meta::{Event, FileKind, Happened, Name};
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Watched directories that are kept open; more are opened when it is their turn.
+const OPEN_MAX: usize = 4096;
+
+/// The watches of one mount.
+#[derive(Debug)]
+pub(super) struct Watches {
+    point: PathBuf,
+    /// As fdinfo writes it: hexadecimal.
+    device: String,
+    /// `None` after the end: what is open keeps the mount busy.
+    dirs: Mutex<Option<Dirs>>,
+}
+
+/// `None` stands for what is not kept open: no directory, or about to go.
+type Dirs = BTreeMap<InodeNo, Option<Arc<OwnedFd>>>;
+
+impl Watches {
+    /// `device`: as mountinfo writes it.
+    pub(super) fn new(point: &Path, device: &str) -> Self {
+        let minor = device
+            .split_once(':')
+            .and_then(|(_, minor)| minor.parse().ok());
+        Self {
+            point: point.to_owned(),
+            // File systems without a device have major number 0.
+            device: format!("{:x}", minor.unwrap_or(0_u32)),
+            dirs: Mutex::new(Some(Dirs::new())),
+        }
+    }
+
+    /// Closes everything, for good.
+    pub(super) fn close(&self) {
+        *self.dirs() = None;
+    }
+
+    fn open(&self, ino: InodeNo) -> io::Result<Arc<OwnedFd>> {
+        let kept = self
+            .dirs()
+            .as_ref()
+            .and_then(|dirs| dirs.get(&ino).cloned());
+        match kept.flatten() {
+            Some(dir) => Ok(dir),
+            None => sys::open_inode(&File::open(&self.point)?, ino.0).map(Arc::new),
+        }
+    }
+
+    /// N4
+    fn keep_open(&self, watched: &BTreeSet<InodeNo>) -> io::Result<()> {
+        let known: BTreeSet<InodeNo> = match &mut *self.dirs() {
+            None => return Ok(()),
+            Some(dirs) => {
+                dirs.retain(|ino, _| watched.contains(ino));
+                dirs.keys().copied().collect()
+            }
+        };
+        let room = OPEN_MAX.saturating_sub(known.len());
+        if watched.is_subset(&known) {
+            return Ok(());
+        }
+        let mount = File::open(&self.point)?;
+        for ino in watched.difference(&known).take(room) {
+            // Fails for what the kernel has forgotten the name of since it was watched: the next look tries again.
+            let Ok(file) = sys::open_inode(&mount, ino.0) else {
+                continue;
+            };
+            let kind = fstat(&file).map(|stat| SFlag::from_bits_truncate(stat.st_mode));
+            let dir = kind.is_ok_and(|kind| kind & SFlag::S_IFMT == SFlag::S_IFDIR);
+            if let Some(dirs) = &mut *self.dirs() {
+                dirs.entry(*ino)
+                    .or_insert_with(|| dir.then(|| Arc::new(file)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel tells the end of an inode when nobody has it open.
+    fn let_go(&self, ino: InodeNo) {
+        if let Some(dirs) = &mut *self.dirs() {
+            dirs.insert(ino, None);
+        }
+    }
+
+    fn dirs(&self) -> MutexGuard<'_, Option<Dirs>> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watching for Watches {
+    fn watched(&self) -> io::Result<BTreeSet<InodeNo>> {
+        let mut inodes = BTreeSet::new();
+        for process in fs::read_dir("/proc")?.flatten() {
+            let number = process.file_name();
+            if !number.as_bytes().first().is_some_and(u8::is_ascii_digit) {
+                continue;
+            }
+            // Processes and descriptors may go while they are looked at.
+            let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
+                continue;
+            };
+            for descriptor in descriptors.flatten() {
+                let target = fs::read_link(descriptor.path()).unwrap_or_default();
+                let target = target.as_os_str().as_bytes();
+                if target == b"anon_inode:inotify" || target == b"anon_inode:[fanotify]" {
+                    let info = process.path().join("fdinfo").join(descriptor.file_name());
+                    let info = fs::read_to_string(info).unwrap_or_default();
+                    inodes.extend(info.lines().filter_map(|line| watch_of(line, &self.device)));
+                }
+            }
+        }
+        self.keep_open(&inodes)?;
+        Ok(inodes)
+    }
+
+    fn thread(&self) -> u32 {
+        nix::unistd::gettid().as_raw().cast_unsigned()
+    }
+
+    fn replay(&self, event: &Event) -> io::Result<()> {
+        let Some((dir, name)) = &event.place else {
+            let inode = self.open(event.ino)?;
+            let path = format!("/proc/self/fd/{}", inode.as_raw_fd());
+            return touch(nix::fcntl::AT_FDCWD, Path::new(&path), event, true);
+        };
+        match &event.what {
+            Happened::Deleted => self.let_go(event.ino),
+            Happened::Moved {
+                replaced: Some((ino, _)),
+                ..
+            } => self.let_go(*ino),
+            _ => {}
+        }
+        match &event.what {
+            Happened::Created => make(&*self.open(*dir)?, name, event.kind),
+            Happened::Deleted => remove(&*self.open(*dir)?, name, event.kind),
+            Happened::Attributes | Happened::Content => {
+                touch(self.open(*dir)?, path(name), event, false)
+            }
+            Happened::Moved {
+                dir: to, name: new, ..
+            } => match (self.open(*dir), self.open(*to)) {
+                (Ok(from), Ok(to)) => Ok(renameat(&from, path(name), &to, path(new))?),
+                // The kernel does not know the other directory, so nobody watches it.
+                (Ok(from), Err(_)) => remove(&from, name, event.kind),
+                (Err(_), Ok(to)) => make(&to, new, event.kind),
+                (Err(error), Err(_)) => Err(error),
+            },
+        }
+    }
+}
+
+fn path(name: &Name) -> &Path {
+    Path::new(OsStr::from_bytes(name.as_bytes()))
+}
+
+fn make(dir: &OwnedFd, name: &Name, kind: FileKind) -> io::Result<()> {
+    let mode = Mode::S_IRUSR;
+    let kind = match kind {
+        FileKind::File => SFlag::S_IFREG,
+        FileKind::Fifo => SFlag::S_IFIFO,
+        FileKind::Socket => SFlag::S_IFSOCK,
+        FileKind::Char => SFlag::S_IFCHR,
+        FileKind::Block => SFlag::S_IFBLK,
+        FileKind::Dir => return Ok(mkdirat(dir, path(name), mode)?),
+        FileKind::Symlink => return Ok(symlinkat("target", dir, path(name))?),
+    };
+    Ok(mknodat(dir, path(name), kind, mode, 0)?)
+}
+
+fn remove(dir: &OwnedFd, name: &Name, kind: FileKind) -> io::Result<()> {
+    let how = if kind == FileKind::Dir {
+        UnlinkatFlags::RemoveDir
+    } else {
+        UnlinkatFlags::NoRemoveDir
+    };
+    Ok(unlinkat(dir, path(name), how)?)
+}
+
+/// Sets times: both are told as a change of attributes, that of modification alone as a change of content.
+fn touch(dir: impl AsFd, path: &Path, event: &Event, follow: bool) -> io::Result<()> {
+    let content = event.what == Happened::Content;
+    let now = TimeSpec::UTIME_NOW;
+    let access = if content { TimeSpec::UTIME_OMIT } else { now };
+    let links = if follow {
+        UtimensatFlags::FollowSymlink
+    } else {
+        UtimensatFlags::NoFollowSymlink
+    };
+    utimensat(&dir, path, &access, &now, links)?;
+    if content && event.kind == FileKind::File {
+        // Nobody says when the last writer has closed; what is told here is that there is something to read.
+        let links = if follow {
+            OFlag::empty()
+        } else {
+            OFlag::O_NOFOLLOW
+        };
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | links;
+        if let Err(error) = openat(&dir, path, flags, Mode::empty()).map(drop) {
+            // ETXTBSY: it runs here.
+            tracing::debug!(%error, "the end of a write is not told");
+        }
+    }
+    Ok(())
+}
+
+/// Returns the inode of a line of fdinfo, if it is a watch on the file system `device`.
+fn watch_of(line: &str, device: &str) -> Option<InodeNo> {
+    let mut words = line.split(' ');
+    if !matches!(words.next(), Some("inotify" | "fanotify")) {
+        return None;
+    }
+    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key));
+    let number = u64::from_str_radix(value("ino:")?, 16).ok()?;
+    (value("sdev:")? == device).then_some(InodeNo(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_fdinfo() {
+        let check = |line: &str, inode: Option<u64>| {
+            assert_eq!(watch_of(line, "3a"), inode.map(InodeNo), "{line}");
+        };
+        check(
+            "inotify wd:1 ino:1f sdev:3a mask:800afce ignored_mask:0 fhandle-bytes:c",
+            Some(31),
+        );
+        check(
+            "inotify wd:1 ino:1f sdev:3b mask:800afce ignored_mask:0",
+            None,
+        );
+        check(
+            "fanotify ino:2 sdev:3a mflags:0 mask:3b ignored_mask:0",
+            Some(2),
+        );
+        check("fanotify sdev:3a mflags:0 mask:3b ignored_mask:0", None);
+        check("fanotify flags:10 event-flags:0", None);
+        check("pos:\t0", None);
+    }
+}
