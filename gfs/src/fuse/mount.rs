@@ -237,20 +237,29 @@ impl Mount {
             point: point.to_owned(),
             source,
         };
-        let mut tried = BTreeSet::new();
+        // Who unmounts by hand, or twice, leaves nothing that is surely ours: with the last mount of a file system the
+        // number of its device is free for the next one. So it is also listed once.
+        if !self
+            .is_there()
+            .map_err(|source| failed(&self.point, source))?
+        {
+            return Ok(());
+        }
+        let mounts = || table::mounts().map_err(|source| failed(&self.point, source));
+        let ours = mounts()?.into_iter();
+        let ours = ours.filter(|line| line.device == self.device);
+        let mut left: BTreeSet<u64> = ours.map(|line| line.id).collect();
         loop {
-            let mounts = table::mounts().map_err(|source| failed(&self.point, source))?;
+            let mounts = mounts()?;
             // What lies below another mount cannot be reached by its path.
             let next = mounts.iter().rev().find(|line| {
                 let top = mounts.iter().rfind(|other| other.point == line.point);
-                line.device == self.device
-                    && top.is_some_and(|top| top.id == line.id)
-                    && !tried.contains(&line.id)
+                left.contains(&line.id) && top.is_some_and(|top| top.id == line.id)
             });
             let Some(MountLine { id, point, .. }) = next else {
                 return Ok(());
             };
-            tried.insert(*id);
+            left.remove(id);
             match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
                 Err(Errno::EBUSY) => {
                     umount2(point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
@@ -263,12 +272,12 @@ impl Mount {
         }
     }
 
-    /// Ends the connection: every request gets an error, every later one too, in every namespace.
     /// Returns the file that ends the connection when a byte is written to it.
     pub(super) fn abort_file(&self) -> io::Result<File> {
         self.abort.try_clone()
     }
 
+    /// Ends the connection: every request gets an error, every later one too, in every namespace.
     pub(super) fn abort(&self) -> io::Result<()> {
         (&self.abort).write_all(b"1")
     }

@@ -105,7 +105,12 @@ impl Dev {
             DevCommand::Start { node } => Cluster::open_locked(state)?.start(&node)?,
             DevCommand::Cut { node } => Cluster::open_locked(state)?.set_cut(&node, true)?,
             DevCommand::Heal { node } => Cluster::open_locked(state)?.set_cut(&node, false)?,
-            DevCommand::Down => down(state)?,
+            DevCommand::Down => {
+                let spinner = Spinner::new();
+                let result = down(state, &spinner);
+                spinner.0.finish_and_clear();
+                result?;
+            }
         }
         std::io::stdout().flush().context("write to stdout")?;
         Ok(ExitCode::SUCCESS)

@@ -254,7 +254,7 @@ impl Cluster {
 }
 
 /// Ends and removes the cluster in `state`, whatever state it is in; nothing if there is none.
-pub fn down(state: &Path) -> Result<()> {
+pub fn down(state: &Path, progress: &dyn Progress) -> Result<()> {
     let Some(dir) = StateDir::find(state)? else {
         return Ok(());
     };
@@ -267,6 +267,9 @@ pub fn down(state: &Path) -> Result<()> {
         return Err(e);
     }
     let lock = dir.lock()?;
+    progress.step("ending the nodes");
+    end(&dir)?;
+    progress.step("removing what they had");
     remove(&dir)?;
     drop(lock);
     Ok(())
@@ -276,9 +279,13 @@ pub fn down(state: &Path) -> Result<()> {
 ///
 /// Needs no readable record: what has crashed may have left none.
 fn clear(dir: &StateDir) -> Result<()> {
-    node::kill_all(dir)?;
-    mounts::detach_below(dir.path())?;
+    end(dir)?;
     dir.clear()
+}
+
+fn end(dir: &StateDir) -> Result<()> {
+    node::kill_all(dir)?;
+    mounts::detach_below(dir.path())
 }
 
 fn remove(dir: &StateDir) -> Result<()> {

@@ -21,6 +21,13 @@ pub(super) fn address(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, high, low)
 }
 
+/// Returns the hardware address of node `number`. It outlives the node's power, as that of a network card does: the other
+/// nodes' neighbour tables keep it for half a minute and send to nobody if it changes.
+fn hardware_address(number: u16) -> String {
+    let [high, low] = number.to_be_bytes();
+    format!("02:67:6c:75:{high:02x}:{low:02x}")
+}
+
 /// Makes the hub at `hub` if it is not there.
 pub(super) fn make_hub(hub: &Path) -> Result<()> {
     if mounts::is_mounted(hub)? {
@@ -46,7 +53,18 @@ pub(super) fn attach(hub: &Path, number: u16) -> Result<()> {
     let address = format!("{}/{PREFIX_BITS}", address(number));
     ip(&["link", "set", "lo", "up"])?;
     ip(&[
-        "link", "add", "eth0", "type", "veth", "peer", "name", &port, "netns", hub_path,
+        "link",
+        "add",
+        "eth0",
+        "address",
+        &hardware_address(number),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        &port,
+        "netns",
+        hub_path,
     ])?;
     ip(&["address", "add", &address, "dev", "eth0"])?;
     ip(&["link", "set", "eth0", "up"])?;
