@@ -22,7 +22,7 @@ pub(super) fn address(number: u16) -> Ipv4Addr {
 }
 
 /// Returns the hardware address of node `number`. It outlives the node's power, as that of a network card does: the other
-/// nodes' neighbour tables keep it for half a minute and send to nobody if it changes.
+/// nodes' neighbour tables keep it for a while.
 fn hardware_address(number: u16) -> String {
     let [high, low] = number.to_be_bytes();
     format!("02:67:6c:75:{high:02x}:{low:02x}")
