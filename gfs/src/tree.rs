@@ -12,9 +12,8 @@
 use crate::error::Errno;
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::meta::{
-    Attr, Event, FileKind, Name, NewNode, RenameMode, StatFs, XattrMode,
-};
+use consistency::wire::meta::{Attr, FileKind, Name, NewNode, RenameMode, StatFs, XattrMode};
+use consistency::wire::watch::Event;
 use consistency::{InodeNo, Timestamp};
 use std::any::Any;
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@
 use super::lease::{Grant, Mode};
 use super::lock::{Held, LocalOwner, LockOp, LockReply};
 use super::node::NodeLoad;
+use super::watch::Event;
 use crate::{
     ChunkId, Duration, Epoch, InodeNo, LeaseId, NodeId, OpSeq, SessionId, Timestamp, Version,
 };
@@ -729,41 +730,6 @@ pub enum MetaRequest {
         /// Events up to this number were received: they may be forgotten.
         after: u64,
     },
-}
-
-/// Something that watchers of a file system are told (inotify).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// The name concerned; `None` if the inode is watched itself and no directory that has it is.
-    pub place: Option<(InodeNo, Name)>,
-    /// The inode concerned.
-    pub ino: InodeNo,
-    /// Its type.
-    pub kind: FileKind,
-    /// What happened.
-    pub what: Happened,
-}
-
-/// See [`Event`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Happened {
-    /// The name was made.
-    Created,
-    /// The name was removed.
-    Deleted,
-    /// The name was moved.
-    Moved {
-        /// To this directory.
-        dir: InodeNo,
-        /// To this name.
-        name: Name,
-        /// What had that name before.
-        replaced: Option<(InodeNo, FileKind)>,
-    },
-    /// Mode, owner, times or extended attributes were set.
-    Attributes,
-    /// The content was changed.
-    Content,
 }
 
 /// Answer to a [`MetaRequest`].

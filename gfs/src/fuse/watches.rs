@@ -10,7 +10,8 @@
 use super::sys;
 use crate::tree::Watching;
 use consistency::InodeNo;
-use consistency::wire::meta::{Event, FileKind, Happened, Name};
+use consistency::wire::meta::{FileKind, Name};
+use consistency::wire::watch::{Event, Happened};
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;

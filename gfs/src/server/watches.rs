@@ -8,9 +8,8 @@
 //! N5: a queue is bounded; the oldest events go first, and the gap in the numbers tells the node.
 
 use super::state::MetaState;
-use consistency::wire::meta::{
-    Attr, Event, FileKind, FlushContent, Happened, Name, Op, RenameMode,
-};
+use consistency::wire::meta::{Attr, FileKind, FlushContent, Name, Op, RenameMode};
+use consistency::wire::watch::{Event, Happened};
 use consistency::{InodeNo, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

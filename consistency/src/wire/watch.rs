@@ -1,0 +1,40 @@
+//! What watchers (inotify) on one node are told of the changes of others.
+
+use super::meta::{FileKind, Name};
+use crate::InodeNo;
+use serde::{Deserialize, Serialize};
+
+/// Something that watchers of a file system are told (inotify).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The name concerned; `None` if the inode is watched itself and no directory that has it is.
+    pub place: Option<(InodeNo, Name)>,
+    /// The inode concerned.
+    pub ino: InodeNo,
+    /// Its type.
+    pub kind: FileKind,
+    /// What happened.
+    pub what: Happened,
+}
+
+/// See [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Happened {
+    /// The name was made.
+    Created,
+    /// The name was removed.
+    Deleted,
+    /// The name was moved.
+    Moved {
+        /// To this directory.
+        dir: InodeNo,
+        /// To this name.
+        name: Name,
+        /// What had that name before.
+        replaced: Option<(InodeNo, FileKind)>,
+    },
+    /// Mode, owner, times or extended attributes were set.
+    Attributes,
+    /// The content was changed.
+    Content,
+}
