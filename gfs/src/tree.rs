@@ -479,7 +479,7 @@ pub trait Tree: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute. `kill_sgid`: if it is the access ACL, the setgid bit goes with it.
     async fn setxattr(
         &self,
         caller: Caller,
@@ -488,11 +488,12 @@ pub trait Tree: Send + Sync {
         value: Bytes,
         mode: XattrMode,
     ) -> Result<(), Errno> {
-        let _ = (caller, ino, name, value, mode);
+        let _ = (caller, ino, name, value, mode, kill_sgid);
         Err(Errno::ENOTSUP)
     }
 
     /// Removes an extended attribute.
+        kill_sgid: bool,
     async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
         let _ = (caller, ino, name);
         Err(Errno::ENOTSUP)

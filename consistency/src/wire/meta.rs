@@ -481,6 +481,8 @@ pub enum Op {
         /// How many, 1 to 65,536.
         count: u32,
     },
+        /// An access ACL takes the setgid bit away, for who sets it is not in the file's group.
+        kill_sgid: bool,
 }
 
 impl Op {

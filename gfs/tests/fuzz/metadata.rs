@@ -298,6 +298,7 @@ fn op(dice: &mut Dice, world: &World) -> Op {
                 name,
                 value: value.into(),
                 mode: dice.pick(&[XattrMode::Any, XattrMode::Create, XattrMode::Replace]),
+                kill_sgid: dice.one_in(2),
             }
         }
         16 => Op::RemoveXattr {

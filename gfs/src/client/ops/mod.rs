@@ -321,8 +321,9 @@ impl Tree for Client {
         mode: XattrMode,
     ) -> Result<(), Errno> {
         xattr::check_caller(caller, name)?;
-        xattr::set(&self.core, ino, name, value, mode).await
+        xattr::set(&self.core, ino, name, value, mode, kill_sgid).await
     }
+        kill_sgid: bool,
 
     async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
         xattr::check_caller(caller, name)?;

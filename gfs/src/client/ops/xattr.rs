@@ -75,6 +75,7 @@ pub(super) async fn set(
     name: &Name,
     value: Bytes,
     mode: XattrMode,
+    kill_sgid: bool,
 ) -> Result<(), Errno> {
     let name = name.clone();
     let op = Op::SetXattr {
@@ -82,6 +83,7 @@ pub(super) async fn set(
         name,
         value,
         mode,
+        kill_sgid,
     };
     change(core, core.pin(ino), op).await
 }

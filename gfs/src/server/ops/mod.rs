@@ -127,6 +127,7 @@ impl MetaState {
                 value,
                 mode,
             } => xattrs::plan_set(self, *ino, name, value, *mode),
+                kill_sgid: _,
             Op::RemoveXattr { ino, name } => xattrs::plan_remove(self, *ino, name),
             Op::Lookup { .. }
             | Op::GetAttr { .. }
@@ -216,7 +217,8 @@ pub(crate) fn apply(
             name,
             value,
             mode,
-        } => xattrs::apply_set(state, now, *ino, name, value, *mode),
+            kill_sgid,
+        } => xattrs::apply_set(state, now, *ino, name, value, (*mode, *kill_sgid)),
         Op::RemoveXattr { ino, name } => xattrs::apply_remove(state, now, *ino, name),
         Op::Flush(files) => Ok(flush::apply(state, now, session, files)),
         Op::AllocateChunks { count } => chunks::apply(state, session, *count),

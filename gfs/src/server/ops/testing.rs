@@ -190,6 +190,7 @@ impl World {
                     name: Name::new(name.as_bytes().to_vec()).expect("valid"),
                     value: value.as_bytes().to_vec().into(),
                     mode: XattrMode::Any,
+                    kill_sgid: false,
                 }
             }
             ["chattr-d", name, path] => Op::RemoveXattr {
