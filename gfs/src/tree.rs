@@ -227,6 +227,12 @@ impl OpenFlags {
         self.0 & libc::O_ACCMODE == libc::O_RDWR
     }
 
+    /// Reads leave the time of access as it is.
+    #[must_use]
+    pub const fn noatime(self) -> bool {
+        self.0 & libc::O_NOATIME != 0
+    }
+
     /// Appends.
     #[must_use]
     pub const fn append(self) -> bool {

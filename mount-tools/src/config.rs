@@ -18,6 +18,7 @@
 //! nosuid = true
 //! nodev = true
 //! hard = false                      # wait for the cluster for ever instead of request_timeout_s
+//! noatime = false                   # for all mounts of the tree on this node
 //!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"

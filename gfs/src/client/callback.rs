@@ -86,6 +86,9 @@ impl Core {
                 return self.leases().finish_break(&request, Mode::Known);
             }
             state.breaking = Some(Breaking::default());
+            if request.scope != Scope::Flush {
+                self.accesses.overtaken(request.ino);
+            }
             if matches!(request.scope, Scope::Data | Scope::Flush) {
                 state.sharing.note_break(self.clock.now());
             }

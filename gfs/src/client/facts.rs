@@ -50,7 +50,9 @@ impl Core {
     pub(super) fn learn(&self, node: &Pin, ticket: &Ticket, fact: &Fact) -> Attr {
         let mut state = node.state();
         self.learn_into(&mut state, node.ino, ticket, fact);
-        shown(&state, &fact.attr)
+        let mut attr = shown(&state, &fact.attr);
+        self.accesses.add_to(&mut attr);
+        attr
     }
 
     /// See [`Self::learn`]; true if the fact is covered.
@@ -64,7 +66,9 @@ impl Core {
         self.clock.seen(fact.attr.ctime);
         let covered = self.install(state, ticket, ino, fact.grant);
         if covered {
-            merge_attr(state, &fact.attr);
+            let mut attr = fact.attr.clone();
+            self.accesses.add_to(&mut attr);
+            merge_attr(state, &attr);
         }
         covered
     }

@@ -307,7 +307,10 @@ impl Core {
             let differs = match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.
                 _ if state.generation != generation => false,
-                Ok(attr) => flushed(&mut state, content, &attr),
+                Ok(mut attr) => {
+                    self.accesses.add_to(&mut attr);
+                    flushed(&mut state, content, &attr)
+                }
                 Err(error) => {
                     tracing::error!(ino = %node.ino, %error, "flush failed");
                     flush_failed(&mut state, error);

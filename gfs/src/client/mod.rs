@@ -25,6 +25,7 @@
 //!
 //! Lock order: see [`node`].
 
+mod accesses;
 mod call;
 mod callback;
 mod clock;
@@ -50,6 +51,7 @@ use crate::data::ChunkIo;
 use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
 use crate::tree::{Kernel, Watching};
+use accesses::Accesses;
 use call::Calls;
 use clock::Clock;
 use consistency::lease;
@@ -93,6 +95,8 @@ pub struct Config {
 }
 
 impl Default for Config {
+    /// Reads change times of access.
+    pub access_times: bool,
     fn default() -> Self {
         Self {
             incarnation: 1,
@@ -104,6 +108,7 @@ impl Default for Config {
         }
     }
 }
+            access_times: true,
 
 /// Tells the leader how this node is doing, with every renewal.
 pub type Report = Box<dyn Fn() -> NodeReport + Send + Sync>;
@@ -142,6 +147,7 @@ impl Client {
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
+            accesses: Accesses::new(config.access_times),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
@@ -155,6 +161,7 @@ impl Client {
         Self { core }
     }
 
+        tokio::spawn(accesses::run(Arc::clone(&core)));
     /// Gives the client the kernel of its mount. Until then nothing is cached there.
     pub async fn mounted(&self, kernel: Arc<dyn Kernel>) {
         self.core.kernel.mounted(kernel).await;
@@ -180,6 +187,7 @@ impl Client {
         self.core.release_everything().await;
         self.core.phase.send_replace(Phase::Stopped);
         flushed
+        self.core.tell_accesses().await;
     }
 }
 
@@ -209,6 +217,7 @@ struct Core {
     /// Nodes that nobody uses, by last use.
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
+    accesses: Accesses,
     replays: Replays,
     next_fh: AtomicU64,
     /// Last attempt to open a session.

@@ -6,7 +6,7 @@ use super::content::{FileContent, Segment, index};
 use super::node::{Delivery, State, Waiting};
 use super::{Core, Pin};
 use crate::error::Errno;
-use crate::tree::{Hold, ReadReply};
+use crate::tree::{Hold, OpenFlags, ReadReply};
 use bytes::{Bytes, BytesMut};
 use consistency::InodeNo;
 use consistency::wire::lease::Mode;
@@ -51,12 +51,13 @@ impl Core {
         ino: InodeNo,
         offset: u64,
         size: u32,
+        flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
         let node = self.pin(ino);
         let until = Deadline::now() + self.config.request_deadline;
         self.let_break_end(&node).await;
         while Deadline::now() < until {
-            let step = self.next_step(&node, offset, size);
+            let step = self.next_step(&node, offset, size, flags);
             let (segments, delivery) = match step {
                 Step::Deliver { segments, delivery } => (segments, delivery),
                 Step::Load(mode) => {
@@ -101,7 +102,7 @@ impl Core {
         }
     }
 
-    fn next_step(&self, node: &Pin, offset: u64, size: u32) -> Step {
+    fn next_step(&self, node: &Pin, offset: u64, size: u32, flags: OpenFlags) -> Step {
         let mut state = node.state();
         let mode = self.leases().mode(self.clock.now(), node.ino);
         let breaking = state.breaking.is_some();
@@ -129,6 +130,9 @@ impl Core {
         state.pages = true;
         state.page_reads += 1;
         state.unused = false;
+        if !flags.noatime() {
+            self.accessed(&mut state, node.ino);
+        }
         let segments = plan(&state, offset, size);
         Step::Deliver {
             segments,

@@ -305,7 +305,11 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             ino,
             name: xattr_name(dice),
         },
-        17 | 18 => Op::Flush((0..dice.below(4)).map(|_| flush(dice, world)).collect()),
+        17 => Op::Accessed({
+            let times = (0..dice.below(5)).map(|_| (inode(dice, world), time(dice)));
+            times.collect()
+        }),
+        18 => Op::Flush((0..dice.below(4)).map(|_| flush(dice, world)).collect()),
         _ => Op::AllocateChunks {
             count: if dice.one_in(3) { dice.u32() } else { 3 },
         },

@@ -128,6 +128,10 @@ impl Node {
         let client_config = client::Config {
             incarnation: incarnation::next(&config.state_dir)?,
             request_deadline: config.request_timeout(),
+            access_times: !config.mount.ro && !config.mount.noatime,
+            dirty_bytes_max: config.cache_bytes() as u64 / 2,
+            clean_bytes_max: config.cache_bytes() / 8,
+            idle_nodes_max: config.cache_bytes() / 8 / client::NODE_BYTES_MAX,
             ..client::Config::default()
         };
         let report = Box::new(move || *report.lock().expect("no holder panics"));

@@ -47,7 +47,11 @@ pub(super) async fn link(
 
 pub(super) async fn readlink(core: &Arc<Core>, ino: InodeNo) -> Result<Bytes, Errno> {
     let node = core.pin(ino);
-    let known = node.state().target.clone();
+    let known = {
+        let mut state = node.state();
+        core.accessed(&mut state, ino);
+        state.target.clone()
+    };
     if let Some(target) = known {
         return Ok(target);
     }

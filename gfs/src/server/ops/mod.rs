@@ -8,6 +8,7 @@
 //! Rules: on an error nothing has changed; a changed inode gets one new version and `ctime` per operation.
 //! Permissions are the kernel's to check (`default_permissions`), not ours.
 
+mod accessed;
 mod acl;
 mod chunks;
 mod create;
@@ -129,6 +130,7 @@ impl MetaState {
             } => xattrs::plan_set(self, *ino, name, value, *mode),
                 kill_sgid: _,
             Op::RemoveXattr { ino, name } => xattrs::plan_remove(self, *ino, name),
+            Op::Accessed(times) => accessed::plan(self, times),
             Op::Lookup { .. }
             | Op::GetAttr { .. }
             | Op::Load { .. }
@@ -162,7 +164,8 @@ impl MetaState {
             | Op::SetXattr { .. }
             | Op::RemoveXattr { .. }
             | Op::Flush(_)
-            | Op::AllocateChunks { .. } => Err(FsError::Invalid),
+            | Op::AllocateChunks { .. }
+            | Op::Accessed(_) => Err(FsError::Invalid),
         }
     }
 }
@@ -222,6 +225,7 @@ pub(crate) fn apply(
         Op::RemoveXattr { ino, name } => xattrs::apply_remove(state, now, *ino, name),
         Op::Flush(files) => Ok(flush::apply(state, now, session, files)),
         Op::AllocateChunks { count } => chunks::apply(state, session, *count),
+        Op::Accessed(times) => accessed::apply(state, times),
         Op::Lookup { .. }
         | Op::GetAttr { .. }
         | Op::Load { .. }
