@@ -493,13 +493,13 @@ pub trait Tree: Send + Sync {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     ) -> Result<(), Errno> {
         let _ = (caller, ino, name, value, mode, kill_sgid);
         Err(Errno::ENOTSUP)
     }
 
     /// Removes an extended attribute.
-        kill_sgid: bool,
     async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
         let _ = (caller, ino, name);
         Err(Errno::ENOTSUP)

@@ -481,6 +481,8 @@ pub enum Op {
         value: Bytes,
         /// Treatment of what is there.
         mode: XattrMode,
+        /// An access ACL takes the setgid bit away, for who sets it is not in the file's group.
+        kill_sgid: bool,
     },
     /// Removes an extended attribute; answered by [`OpReply::Changed`].
     RemoveXattr {
@@ -501,11 +503,11 @@ pub enum Op {
     Accessed(Vec<(InodeNo, Timestamp)>),
 }
 
-impl Op {
-    /// Returns whether the operation goes through the log.
 /// Upper limit of inodes in [`Op::Accessed`].
 pub const ACCESSES_MAX: usize = 256;
 
+impl Op {
+    /// Returns whether the operation goes through the log.
     #[must_use]
     pub const fn is_change(&self) -> bool {
         match self {

@@ -72,13 +72,13 @@ impl DirtyFiles {
 /// A flush whose chunks are durable, ready to be committed.
 struct Prepared {
     node: Pin,
-    generation: u64,
+    generation: u32,
     file: FlushFile,
 }
 
 /// State of a file at the beginning of a flush.
 struct Snapshot {
-    generation: u64,
+    generation: u32,
     attr: Attr,
     base: Arc<Base>,
     dirty: Dirty,
@@ -104,9 +104,12 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Core {
     /// Brings the books in step with a node's state after its changes were added to or taken away.
     pub(super) fn account(&self, ino: InodeNo, state: &mut State) {
-        let content = state.content.as_ref();
+        let content = state.content.as_deref();
         let bytes = content.map_or(0, super::content::FileContent::dirty_bytes);
-        let before = std::mem::replace(&mut state.charged, bytes);
+        let before = state.writing.charged;
+        if bytes != before {
+            state.writing.charged = bytes;
+        }
         let total = &self.dirty.bytes;
         if bytes >= before {
             total.fetch_add(bytes - before, Ordering::AcqRel);
@@ -114,14 +117,14 @@ impl Core {
             total.fetch_sub(before - bytes, Ordering::AcqRel);
             self.dirty.room.notify_waiters();
         }
-        match (state.is_dirty(), state.dirty_since) {
+        match (state.is_dirty(), state.writing.dirty_since) {
             (true, None) => {
                 let now = self.clock.now();
-                state.dirty_since = Some(now);
+                state.writing.dirty_since = Some(now);
                 self.dirty.files().insert(ino, now);
             }
             (false, Some(_)) => {
-                state.dirty_since = None;
+                state.writing.dirty_since = None;
                 self.dirty.files().remove(&ino);
             }
             (true, Some(_)) | (false, None) => {}
@@ -157,7 +160,7 @@ impl Core {
         let due = files.into_iter().filter(|&(ino, since)| {
             much || since <= oldest || {
                 let node = self.nodes.get(&ino).map(|node| Arc::clone(&node));
-                node.is_some_and(|node| node.state().charged >= FILE_BYTES)
+                node.is_some_and(|node| node.state().writing.charged >= FILE_BYTES)
             }
         });
         due.map(|(ino, _)| ino).collect()
@@ -296,7 +299,7 @@ impl Core {
     async fn settle(
         &self,
         node: &Pin,
-        generation: u64,
+        generation: u32,
         content: &FlushContent,
         result: Result<Attr, Errno>,
     ) {
@@ -318,7 +321,7 @@ impl Core {
                 }
             };
             // Counts the age of what came since, or is to be tried again, from now.
-            state.dirty_since = None;
+            state.writing.dirty_since = None;
             self.dirty.files().remove(&node.ino);
             self.account(node.ino, &mut state);
             differs
@@ -444,7 +447,7 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
         own.flushed(content);
         // At most: what was replaced is room again, of which the leader knows.
         let taken = before.saturating_sub(own.dirty_bytes());
-        state.room = state.room.map(|room| room.saturating_sub(taken));
+        state.writing.room = state.writing.room.map(|room| room.saturating_sub(taken));
     }
     let clean = !state.is_dirty();
     let Some(own) = &mut state.attr else {
@@ -465,7 +468,7 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
 }
 
 fn flush_failed(state: &mut State, error: Errno) {
-    state.error = Some(error);
+    state.writing.error = Some(error);
     if error == Errno::ESTALE || error == Errno::EDQUOT {
         // The leader does not believe that we own the file: nothing of it can be saved. Or a quota is used up (Q4):
         // what were kept would be sent again and again, and take up the room of everybody's unflushed bytes.

@@ -76,6 +76,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use watches::Replays;
 
+/// Memory that an inode takes here at most, its name and its lease included.
+pub const NODE_BYTES_MAX: usize = 512;
+
 /// Settings of a [`Client`].
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -92,11 +95,11 @@ pub struct Config {
     /// Inodes that stay cached although the kernel does not know them (any more): those of a listing that it is
     /// about to look up, or has evicted and will want again.
     pub idle_nodes_max: usize,
+    /// Reads change times of access.
+    pub access_times: bool,
 }
 
 impl Default for Config {
-    /// Reads change times of access.
-    pub access_times: bool,
     fn default() -> Self {
         Self {
             incarnation: 1,
@@ -105,10 +108,10 @@ impl Default for Config {
             dirty_bytes_max: 256 << 20,
             clean_bytes_max: 64 << 20,
             idle_nodes_max: 16_384,
+            access_times: true,
         }
     }
 }
-            access_times: true,
 
 /// Tells the leader how this node is doing, with every renewal.
 pub type Report = Box<dyn Fn() -> NodeReport + Send + Sync>;
@@ -144,10 +147,10 @@ impl Client {
             dirty: DirtyFiles::default(),
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
+            accesses: Accesses::new(config.access_times),
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
-            accesses: Accesses::new(config.access_times),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
@@ -158,10 +161,10 @@ impl Client {
         tokio::spawn(session::run(Arc::clone(&core)));
         tokio::spawn(flush::run(Arc::clone(&core)));
         tokio::spawn(release::run(Arc::clone(&core)));
+        tokio::spawn(accesses::run(Arc::clone(&core)));
         Self { core }
     }
 
-        tokio::spawn(accesses::run(Arc::clone(&core)));
     /// Gives the client the kernel of its mount. Until then nothing is cached there.
     pub async fn mounted(&self, kernel: Arc<dyn Kernel>) {
         self.core.kernel.mounted(kernel).await;
@@ -184,10 +187,10 @@ impl Client {
     /// The first error of a flush; the changes of that file are lost.
     pub async fn shutdown(&self) -> Result<(), Errno> {
         let flushed = self.core.flush_everything().await;
+        self.core.tell_accesses().await;
         self.core.release_everything().await;
         self.core.phase.send_replace(Phase::Stopped);
         flushed
-        self.core.tell_accesses().await;
     }
 }
 
@@ -214,10 +217,10 @@ struct Core {
     dirty: DirtyFiles,
     clean: CleanContent,
     releases: Releases,
+    accesses: Accesses,
     /// Nodes that nobody uses, by last use.
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
-    accesses: Accesses,
     replays: Replays,
     next_fh: AtomicU64,
     /// Last attempt to open a session.
@@ -303,7 +306,7 @@ impl Core {
 
     /// Removes a node if nobody needs it.
     fn discard(&self, node: &Arc<Node>) {
-        self.nodes.remove_if(&node.ino, |_, current| {
+        let removed = self.nodes.remove_if(&node.ino, |_, current| {
             let unused = current.pins.load(Ordering::Acquire) == 0 && current.state().is_idle();
             if unused {
                 // Under the table's lock: a node made anew for this inode installs its grants after this.
@@ -314,6 +317,9 @@ impl Core {
             }
             unused
         });
+        if removed.is_some() {
+            self.clean.forget(node.ino);
+        }
     }
 
     /// Runs an operation in a task of its own, so that it survives a caller who gives up; the caller waits at

@@ -28,7 +28,7 @@ struct Uncovered {
     size: u64,
     content: Content,
     /// Breaks answered when it was asked for.
-    breaks_done: u64,
+    breaks_done: u32,
 }
 
 /// What a read has to do next.
@@ -128,7 +128,7 @@ impl Core {
             return Step::Load(need);
         }
         state.pages = true;
-        state.page_reads += 1;
+        state.page_reads = state.page_reads.wrapping_add(1);
         state.unused = false;
         if !flags.noatime() {
             self.accessed(&mut state, node.ino);
@@ -273,13 +273,15 @@ impl Core {
             if !self.learn_into(&mut state, node.ino, ticket, file) {
                 return Some(content);
             }
-            state.room = room;
+            if state.writing.room != room {
+                state.writing.room = room;
+            }
             state.unused = mode == Mode::Exclusive && state.waiting > 0;
             match &mut state.content {
                 // Newer than what the leader has.
                 Some(own) if own.is_dirty() => {}
                 Some(own) => own.rebase(content),
-                slot => *slot = Some(FileContent::new(content)),
+                slot => *slot = Some(Box::new(FileContent::new(content))),
             }
             let content = state.content.as_ref();
             content.map_or(0, |content| content.base().bytes())
@@ -352,7 +354,7 @@ fn unleased(node: &Pin, state: &mut State) -> Delivery {
         breaking.served_unleased = true;
     }
     state.pages = true;
-    state.page_reads += 1;
+    state.page_reads = state.page_reads.wrapping_add(1);
     Delivery::unleased(node, state)
 }
 
@@ -368,7 +370,7 @@ pub(super) fn clip(size: u64, offset: u64, len: u64) -> u64 {
     size.saturating_sub(offset).min(len)
 }
 
-/// Which content is cached, by last load.
+/// Which content and which listings are cached, by last load.
 #[derive(Debug)]
 pub(super) struct CleanContent {
     bytes_max: usize,
@@ -392,6 +394,13 @@ impl CleanContent {
             files: Mutex::new(files),
         }
     }
+
+    /// The inode is not known any more.
+    pub(super) fn forget(&self, ino: InodeNo) {
+        let mut files = self.files.lock().expect("no holder panics");
+        let bytes = files.order.pop(&ino).unwrap_or(0);
+        files.bytes -= bytes;
+    }
 }
 
 impl CleanFiles {
@@ -412,9 +421,9 @@ impl CleanFiles {
 }
 
 impl Core {
-    /// Counts the content of a file, and drops that of others above the bound. Their leases and the kernel's pages
-    /// stay as they are.
-    fn clean_loaded(&self, ino: InodeNo, bytes: usize) {
+    /// Counts the content of a file or the listing of a directory, and drops those of others above the bound. Their
+    /// leases and the kernel's pages stay as they are.
+    pub(super) fn clean_loaded(&self, ino: InodeNo, bytes: usize) {
         let evicted = {
             let mut files = self.clean.files.lock().expect("no holder panics");
             files.add(ino, bytes, self.clean.bytes_max)
@@ -423,6 +432,7 @@ impl Core {
             let node = self.nodes.get(&ino).map(|node| Arc::clone(&node));
             let Some(node) = node else { continue };
             let mut state = node.state();
+            state.names.forget_unused();
             // Mapped pages may be written back at any moment, onto content that must be known then.
             if !state.is_dirty() && state.rw_opens == 0 {
                 state.content = None;

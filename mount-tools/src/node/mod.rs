@@ -122,7 +122,7 @@ impl Node {
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
             patience: config.request_timeout(),
-            ..ChunksConfig::default()
+            cache_bytes: config.cache_bytes() / 4,
         };
         let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
         let client_config = client::Config {

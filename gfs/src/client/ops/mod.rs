@@ -323,11 +323,11 @@ impl Tree for Client {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     ) -> Result<(), Errno> {
         xattr::check_caller(caller, name)?;
         xattr::set(&self.core, ino, name, value, mode, kill_sgid).await
     }
-        kill_sgid: bool,
 
     async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {
         xattr::check_caller(caller, name)?;

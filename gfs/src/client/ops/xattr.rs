@@ -47,7 +47,7 @@ async fn with_all<T>(
             let mut covered = false;
             core.learn_page(&node, &ticket, grant, |state| {
                 if state.attr_pending == 0 {
-                    state.xattrs = Some(xattrs.clone());
+                    state.xattrs = Some(Box::new(xattrs.clone()));
                     covered = true;
                 }
             });

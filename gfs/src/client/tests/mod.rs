@@ -11,6 +11,7 @@ mod coherence;
 mod crossing;
 mod files;
 mod locks;
+mod memory;
 mod mount;
 mod sessions;
 

@@ -127,8 +127,8 @@ impl MetaState {
                 name,
                 value,
                 mode,
-            } => xattrs::plan_set(self, *ino, name, value, *mode),
                 kill_sgid: _,
+            } => xattrs::plan_set(self, *ino, name, value, *mode),
             Op::RemoveXattr { ino, name } => xattrs::plan_remove(self, *ino, name),
             Op::Accessed(times) => accessed::plan(self, times),
             Op::Lookup { .. }
