@@ -24,6 +24,16 @@ finish() {
 	exit "$code"
 }
 
+# Runs a command in a directory. On /cluster inside the node: a daemon cannot tell which signals kill a thread of
+# another pid namespace, and ends its waits with EINTR.
+run_local() { (cd "$local/$1" && shift && exec "$@"); }
+run_cluster() {
+	# shellcheck disable=SC2016 # for the other shell
+	"$bin/glu" dev exec --state "$state" 1 -- sh -c 'cd "/cluster/$0" && exec "$@"' "$@"
+}
+export -f run_local run_cluster
+export bin state local
+
 # Runs a command with a time limit; adds a row to the table, and fails at the end if only /cluster fails.
 row() {
 	local what=$1 within=$2 on one=() log
@@ -31,7 +41,7 @@ row() {
 	for on in local cluster; do
 		log=$logs/$what-$on.log
 		mkdir -p "${!on}/$what"
-		if (cd "${!on}/$what" && timeout --kill-after=10 "$within" "$@") >"$log" 2>&1; then
+		if timeout --kill-after=10 "$within" bash -c 'run_"$@"' bash "$on" "$what" "$@" >"$log" 2>&1; then
 			one+=("no error")
 		else
 			one+=("exit $?")
