@@ -82,6 +82,8 @@ struct Snapshot {
     attr: Attr,
     base: Arc<Base>,
     dirty: Dirty,
+    /// Somebody has the file open for writing.
+    written: bool,
 }
 
 /// Flushes what is old or too much, until the client stops.
@@ -245,6 +247,7 @@ impl Core {
         };
         let generation = snapshot.generation;
         let attr = snapshot.attr.clone();
+        let written = snapshot.written;
         match self.store(snapshot).await {
             Ok(content) => Ok(Some(Prepared {
                 node: node.clone(),
@@ -259,10 +262,12 @@ impl Core {
                     mtime: attr.mtime,
                     ctime: attr.ctime,
                     content,
+                    written,
                 },
             })),
             Err(error) => {
-                self.settle(node, generation, &FlushContent::Same, Err(error))
+                let nothing = &FlushContent::Same;
+                self.settle(node, generation, nothing, written, Err(error))
                     .await;
                 Err(error)
             }
@@ -285,8 +290,12 @@ impl Core {
             if let Err(error) = result {
                 outcome = outcome.and(Err(error));
             }
-            let content = &prepared.file.content;
-            self.settle(&prepared.node, prepared.generation, content, result)
+            let Prepared {
+                node,
+                generation,
+                file,
+            } = prepared;
+            self.settle(&node, generation, &file.content, file.written, result)
                 .await;
         }
         outcome
@@ -294,16 +303,20 @@ impl Core {
 
     /// Ends a flush: its layer becomes the base, or is dirty again.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         node: &Pin,
         generation: u64,
         content: &FlushContent,
+        written: bool,
         result: Result<Attr, Errno>,
     ) {
         let refused = matches!(result, Err(Errno::EDQUOT));
-        let kernel_differs = {
+        let (kernel_differs, closed) = {
             let mut state = node.state();
             state.flushing = false;
+            if result.is_ok() && *content != FlushContent::Same {
+                state.close_untold = written;
+            }
             let differs = match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.
                 _ if state.generation != generation => false,
@@ -318,9 +331,12 @@ impl Core {
             state.dirty_since = None;
             self.dirty.files().remove(&node.ino);
             self.account(node.ino, &mut state);
-            differs
+            (differs, state.take_close())
         };
         node.wake();
+        if closed {
+            self.tell_close(node.ino);
+        }
         if refused {
             // It has what is lost.
             self.kernel.forget_data(node.ino).await;
@@ -431,6 +447,7 @@ fn snapshot(state: &mut State) -> Option<Snapshot> {
         attr,
         base,
         dirty,
+        written: state.writers > 0,
     })
 }
 

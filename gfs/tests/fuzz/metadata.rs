@@ -195,6 +195,7 @@ fn flush(dice: &mut Dice, world: &World) -> FlushFile {
         mtime: time(dice),
         ctime: time(dice),
         content,
+        written: dice.one_in(2),
     }
 }
 

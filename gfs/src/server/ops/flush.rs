@@ -262,6 +262,7 @@ mod tests {
             mtime: attr.mtime,
             ctime: attr.ctime,
             content,
+            written: false,
         }
     }
 
