@@ -10,6 +10,7 @@ mod cluster;
 mod coherence;
 mod crossing;
 mod files;
+mod linear;
 mod locks;
 mod mount;
 mod sessions;

@@ -41,6 +41,15 @@ pub(super) struct Model {
     dir_locks: Mutex<HashMap<InodeNo, Arc<RwLock<()>>>>,
     /// `forget_name` waits as long as this is set.
     pub(super) stuck_names: AtomicBool,
+    deaf: Mutex<Option<Deaf>>,
+}
+
+/// What a broken kernel keeps although it was told to forget it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deaf {
+    Attributes,
+    Data,
+    Names,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +81,14 @@ impl Model {
     /// Returns what the kernel was told since the last call.
     pub(super) fn told(&self) -> Vec<String> {
         std::mem::take(&mut self.cache().told)
+    }
+
+    pub(super) fn be_deaf(&self, deaf: Option<Deaf>) {
+        *self.deaf.lock().expect("no holder panics") = deaf;
+    }
+
+    fn hears(&self, of: Deaf) -> bool {
+        *self.deaf.lock().expect("no holder panics") != Some(of)
     }
 
     fn dir_lock(&self, dir: InodeNo) -> Arc<RwLock<()>> {
@@ -152,7 +169,9 @@ impl Kernel for Model {
     fn forget_attr(&self, ino: InodeNo) -> io::Result<()> {
         let mut cache = self.cache();
         cache.told.push(format!("attr {ino}"));
-        cache.attrs.remove(&ino);
+        if self.hears(Deaf::Attributes) {
+            cache.attrs.remove(&ino);
+        }
         Ok(())
     }
 
@@ -165,8 +184,12 @@ impl Kernel for Model {
         self.write_back(ino);
         let mut cache = self.cache();
         cache.told.push(format!("data {ino}"));
-        cache.attrs.remove(&ino);
-        cache.pages.remove(&ino);
+        if self.hears(Deaf::Attributes) {
+            cache.attrs.remove(&ino);
+        }
+        if self.hears(Deaf::Data) {
+            cache.pages.remove(&ino);
+        }
         Ok(())
     }
 
@@ -178,14 +201,18 @@ impl Kernel for Model {
         let _alone = lock.blocking_write();
         let mut cache = self.cache();
         cache.told.push(format!("name {parent} {name:?}"));
-        cache.dentries.remove(&(parent, name.clone()));
+        if self.hears(Deaf::Names) {
+            cache.dentries.remove(&(parent, name.clone()));
+        }
         Ok(())
     }
 
     fn forget_all_names(&self) -> io::Result<()> {
         let mut cache = self.cache();
         cache.told.push("epoch".into());
-        cache.epoch += 1;
+        if self.hears(Deaf::Names) {
+            cache.epoch += 1;
+        }
         Ok(())
     }
 }
