@@ -132,7 +132,7 @@ pub enum FsError {
     /// EOPNOTSUPP
     #[error("not supported")]
     NotSupported,
-    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease.
+    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease, or shares a chunk that is gone.
     #[error("stale")]
     Stale,
     /// EINTR: the caller was interrupted before anything happened.
@@ -342,7 +342,8 @@ pub enum FlushContent {
     Extents {
         /// Smallest size the file had since the last flush.
         cut: Option<u64>,
-        /// New extents; they name `chunks` only.
+        /// New extents. They name `chunks`, or what other files have as well; a chunk that no file has any more is
+        /// refused as [`FsError::Stale`] (M6).
         add: Vec<Extent>,
         /// Chunks that became durable for this flush, with their lengths.
         chunks: Vec<(ChunkId, u32)>,
