@@ -41,6 +41,7 @@ mod pack;
 mod pages;
 mod release;
 mod session;
+mod share;
 mod sharing;
 #[cfg(test)]
 mod tests;
