@@ -278,22 +278,28 @@ impl Core {
         let mut outcome = Ok(());
         let mut stale = Vec::new();
         for (prepared, result) in batch.into_iter().zip(results) {
-            let content = &prepared.file.content;
-            if matches!(result, Err(Errno::ESTALE)) && shares(content) {
+            if matches!(result, Err(Errno::ESTALE)) && shares(&prepared.file.content) {
                 stale.push(prepared);
-                continue;
+            } else {
+                let concluded = self.conclude(&prepared, result).await;
+                outcome = outcome.and(concluded);
             }
-            outcome = outcome.and(result.as_ref().map(drop).map_err(|error| *error));
-            self.settle(&prepared.node, prepared.generation, content, result)
-                .await;
         }
         for mut prepared in stale {
             let result = self.flush_unshared(&mut prepared.file).await;
-            outcome = outcome.and(result.as_ref().map(drop).map_err(|error| *error));
-            let content = &prepared.file.content;
-            self.settle(&prepared.node, prepared.generation, content, result)
-                .await;
+            let concluded = self.conclude(&prepared, result).await;
+            outcome = outcome.and(concluded);
         }
+        outcome
+    }
+
+    async fn conclude(&self, of: &Prepared, result: Result<Attr, Errno>) -> Result<(), Errno> {
+        let outcome = match &result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(*error),
+        };
+        self.settle(&of.node, of.generation, &of.file.content, result)
+            .await;
         outcome
     }
 

@@ -4,8 +4,8 @@ use super::cluster::Cluster;
 use super::files::{Twin, limit_bytes};
 use super::mount::Mount;
 use super::{wait, within};
-use crate::client::node::State;
 use crate::error::Errno;
+use crate::tree::SetAttrRequest;
 use std::sync::atomic::Ordering;
 
 const MIB: usize = 1 << 20;
@@ -223,12 +223,38 @@ async fn small_steps_leave_no_small_extents() {
         assert_eq!(one.copy(("f", at), ("g", at), step).await, Ok(step));
     }
     let ino = one.walk("g").await.expect("there");
-    let pin = one.client.core.pin(ino);
-    let extents = |state: &State| state.content.as_ref().expect("known").base().extents();
-    assert_eq!(extents(&pin.state()), 4);
+    let extents = |mount: &Mount| {
+        let pin = mount.client.core.pin(ino);
+        let state = pin.state();
+        let content = state.content.as_ref();
+        content.map(|content| content.base().extents())
+    };
+    assert_eq!(extents(&one), Some(4));
     check(&two, "g", &data, "elsewhere").await;
-    let pin = two.client.core.pin(ino);
-    assert_eq!(extents(&pin.state()), 4, "the leader says the same");
+    assert_eq!(extents(&two), Some(4), "the leader says the same");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_a_write() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    source(&one, "f", MIB).await;
+    one.create("g").await.expect("created");
+    let set = SetAttrRequest {
+        mode: Some(0o6755),
+        ..SetAttrRequest::default()
+    };
+    let before = one.setattr("g", set).await.expect("changed");
+    let len = MIB as u64;
+    assert_eq!(one.copy(("f", 0), ("g", len), len).await, Ok(len));
+    let after = two.stat("g").await.expect("there");
+    assert_eq!((after.mode, after.size), (0o755, 2 * len));
+    assert!(after.mtime > before.mtime && after.ctime > before.ctime);
+    let far = (1 << 63) - len;
+    assert_eq!(
+        one.copy(("f", 0), ("g", far), len).await,
+        Err(Errno(libc::EFBIG))
+    );
 }
 
 /// Each node owns what the other one reads.
