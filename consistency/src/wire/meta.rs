@@ -21,6 +21,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const TARGET_BYTES_MAX: usize = 4095;
 /// Files up to this size live in their inode record.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Most extents of one file, so that its map fits in one message: with whole chunks enough for 480 GB.
+pub const EXTENTS_MAX: usize = 120_000;
 /// Largest file: 2^63 - 1 bytes.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 

@@ -5,11 +5,12 @@
 
 use super::{check_mode, check_owner, check_time};
 use crate::server::state::{
-    ChunkState, EXTENTS_MAX, Extents, FileContent, MetaState, Payload, Piece, RefChange, Replicas,
+    ChunkState, Extents, FileContent, MetaState, Payload, Piece, RefChange, Replicas,
 };
 use consistency::wire::chunk::CHUNK_BYTES_MAX;
 use consistency::wire::meta::{
-    Attr, Extent, FILE_BYTES_MAX, FlushContent, FlushFile, FsError, INLINE_BYTES_MAX, OpReply,
+    Attr, EXTENTS_MAX, Extent, FILE_BYTES_MAX, FlushContent, FlushFile, FsError, INLINE_BYTES_MAX,
+    OpReply,
 };
 use consistency::{ChunkId, Duration, SessionId, Timestamp};
 use std::collections::BTreeMap;

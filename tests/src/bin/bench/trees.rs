@@ -133,6 +133,6 @@ fn fill(dir: &Path, files: u32, content: &[u8]) {
 
 fn git(dir: &Path, command: &str) {
     let tree = dir.join("git");
-    let quiet = "-c safe.directory='*' -c gc.auto=0 -c advice.detachedHead=false";
+    let quiet = "-c safe.directory='*' -c gc.auto=0 -c init.defaultBranch=main";
     shell(&format!("cd '{}' && git {quiet} {command}", tree.display()));
 }
