@@ -6,7 +6,7 @@
 use super::setattr::{changed, without_suidgid};
 use super::sync;
 use crate::client::call::Patience;
-use crate::client::content::Segment;
+use crate::client::content::{Base, Segment};
 use crate::client::node::{Delivery, State};
 use crate::client::pack::{BYTES_PER_EXTENT, is_fragmented};
 use crate::client::pages::clip;
@@ -188,11 +188,7 @@ fn apply(core: &Core, state: &mut State, copy: Copy, pieces: Vec<Segment>) -> Re
         .content
         .as_mut()
         .expect("an owned file's content is known");
-    let base = content.base();
-    // Each may cut one that is there in two.
-    let extents = base.extents() + 2 * pieces.len();
-    if is_fragmented(base, size) || extents > EXTENTS_MAX {
-        // Writes join the pieces around them.
+    if !has_room(content.base(), size, pieces.len()) {
         return Err(Errno::ENOTSUP);
     }
     let mut at = copy.to.offset;
@@ -216,11 +212,20 @@ fn apply(core: &Core, state: &mut State, copy: Copy, pieces: Vec<Segment>) -> Re
     Ok(at - copy.to.offset)
 }
 
+/// Tells whether a file may get so many more pieces. Writes join the pieces around them, and are never refused because
+/// of those that copies have left: half of the bound is theirs.
+fn has_room(base: &Base, size: u64, pieces: usize) -> bool {
+    // Each may cut one that is there in two.
+    let extents = base.extents() + 2 * pieces;
+    !is_fragmented(base, size) && extents <= EXTENTS_MAX / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::client::content::ChunkPart;
     use consistency::ChunkId;
+    use consistency::wire::meta::{Content, Extent};
 
     const MIB: u64 = 1 << 20;
 
@@ -252,6 +257,28 @@ mod tests {
             &[bytes(), Segment::Zero(7), chunk(4 * MIB), bytes()],
             Some(4),
         );
+    }
+
+    #[test]
+    fn a_map_is_not_made_too_fine() {
+        #[track_caller]
+        fn check(extents: u64, size: u64, pieces: usize, expected: bool) {
+            let extent = |number| Extent {
+                offset: number,
+                len: 1,
+                chunk: ChunkId(1),
+                chunk_offset: 0,
+                replicas: Vec::new(),
+            };
+            let base = Base::new(Content::Extents((0..extents).map(extent).collect()));
+            assert_eq!(has_room(&base, size, pieces), expected);
+        }
+        check(16, 100, 1, true);
+        check(17, 100, 1, false);
+        check(17, SHARED_MIN, 1, true);
+        let half = EXTENTS_MAX as u64 / 2;
+        check(half - 200, 1 << 50, 100, true);
+        check(half - 199, 1 << 50, 100, false);
     }
 
     #[test]
