@@ -131,7 +131,10 @@ async fn copy_what_dies(
     let target = one.walk("g").await.expect("there");
     let core = &one.client.core;
     wait("the copy is being flushed", || {
-        core.pin(target).state().flushing
+        let pin = core.pin(target);
+        let state = pin.state();
+        let content = state.content.as_ref();
+        state.flushing && content.is_some_and(|content| content.shared_bytes() > 0)
     })
     .await;
     two.truncate("f", 0).await.expect("truncated");
