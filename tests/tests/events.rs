@@ -112,6 +112,17 @@ fn remote_changes_are_told_once() {
         "IN_CLOSE_WRITE /cluster/w/f",
     ]);
     check(&watcher, &expected);
+    // A writer that goes on is told as such, its end once.
+    let script = "exec 3>/cluster/w/log; for i in 1 2; do echo $i >&3; sync /cluster/w/log; done; exec 3>&-; rm /cluster/w/log";
+    cluster.sh(1, script).ok();
+    expected.extend([
+        "IN_CREATE /cluster/w/log",
+        "IN_MODIFY /cluster/w/log",
+        "IN_MODIFY /cluster/w/log",
+        "IN_CLOSE_WRITE /cluster/w/log",
+        "IN_DELETE /cluster/w/log",
+    ]);
+    check(&watcher, &expected);
     // N4: node 2's kernel forgets the name of the watched directory, and nobody there looks it up again.
     cluster.sh(1, "mkdir /cluster/other /cluster/w/t").ok();
     effective(&cluster, &watcher, "/cluster/w/t");

@@ -330,6 +330,8 @@ pub struct FlushFile {
     pub ctime: Timestamp,
     /// Changed content.
     pub content: FlushContent,
+    /// Somebody has it open for writing, so that watchers are not told yet that it was closed.
+    pub written: bool,
 }
 
 /// Changed content of a flushed file.
@@ -733,6 +735,13 @@ pub enum MetaRequest {
         /// Events up to this number were received: they may be forgotten.
         after: u64,
     },
+    /// Files whose last writer has closed since their content was flushed. For watchers; not sent where nobody watches.
+    Closed {
+        /// Which session.
+        session: SessionId,
+        /// The files.
+        files: Vec<InodeNo>,
+    },
 }
 
 /// Answer to a [`MetaRequest`].
@@ -766,7 +775,7 @@ pub enum MetaReply {
     },
     /// Reclaim: the new name of each grant, in the order of the request; `None`: it could not be honoured.
     Reclaimed(Vec<Option<LeaseId>>),
-    /// Release, Cancel and ReclaimLocks.
+    /// Release, Cancel, ReclaimLocks and Closed.
     Done,
     /// Op.
     Op {
@@ -774,6 +783,8 @@ pub enum MetaReply {
         now: Timestamp,
         /// Its outcome.
         result: Result<OpReply, FsError>,
+        /// Some node watches something, and wants to hear of closes.
+        watched: bool,
     },
     /// Nodes.
     Nodes(Vec<NodeStatus>),

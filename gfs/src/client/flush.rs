@@ -84,6 +84,8 @@ struct Snapshot {
     attr: Attr,
     base: Arc<Base>,
     dirty: Dirty,
+    /// Somebody has the file open for writing.
+    written: bool,
 }
 
 /// Flushes what is old or too much, until the client stops.
@@ -247,6 +249,7 @@ impl Core {
         };
         let generation = snapshot.generation;
         let attr = snapshot.attr.clone();
+        let written = snapshot.written;
         match self.store(snapshot).await {
             Ok(content) => Ok(Some(Prepared {
                 node: node.clone(),
@@ -261,10 +264,12 @@ impl Core {
                     mtime: attr.mtime,
                     ctime: attr.ctime,
                     content,
+                    written,
                 },
             })),
             Err(error) => {
-                self.settle(node, generation, &FlushContent::Same, Err(error))
+                let nothing = &FlushContent::Same;
+                self.settle(node, generation, nothing, written, Err(error))
                     .await;
                 Err(error)
             }
@@ -293,12 +298,17 @@ impl Core {
         outcome
     }
 
-    async fn conclude(&self, of: &Prepared, result: Result<Attr, Errno>) -> Result<(), Errno> {
+    async fn conclude(
+        self: &Arc<Self>,
+        of: &Prepared,
+        result: Result<Attr, Errno>,
+    ) -> Result<(), Errno> {
         let outcome = match &result {
             Ok(_) => Ok(()),
             Err(error) => Err(*error),
         };
-        self.settle(&of.node, of.generation, &of.file.content, result)
+        let (content, written) = (&of.file.content, of.file.written);
+        self.settle(&of.node, of.generation, content, written, result)
             .await;
         outcome
     }
@@ -321,16 +331,20 @@ impl Core {
 
     /// Ends a flush: its layer becomes the base, or is dirty again.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         node: &Pin,
         generation: u64,
         content: &FlushContent,
+        written: bool,
         result: Result<Attr, Errno>,
     ) {
         let (mut kernel_differs, mut lost) = (false, false);
-        {
+        let closed = {
             let mut state = node.state();
             state.flushing = false;
+            if result.is_ok() && *content != FlushContent::Same {
+                state.close_untold = written;
+            }
             match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.
                 _ if state.generation != generation => {}
@@ -344,8 +358,12 @@ impl Core {
             state.dirty_since = None;
             self.dirty.files().remove(&node.ino);
             self.account(node.ino, &mut state);
-        }
+            state.take_close()
+        };
         node.wake();
+        if closed {
+            self.tell_close(node.ino);
+        }
         if lost {
             // It has what is lost.
             self.kernel.forget_data(node.ino).await;
@@ -458,6 +476,7 @@ fn snapshot(state: &mut State) -> Option<Snapshot> {
         attr,
         base,
         dirty,
+        written: state.writers > 0,
     })
 }
 

@@ -70,7 +70,7 @@ use session::Phase;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -144,6 +144,7 @@ impl Client {
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
+            watched: AtomicBool::new(false),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
@@ -212,6 +213,8 @@ struct Core {
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
     replays: Replays,
+    /// Some node watches something.
+    watched: AtomicBool,
     next_fh: AtomicU64,
     /// Last attempt to open a session.
     attempts: AtomicU64,

@@ -248,6 +248,7 @@ fn flush(dice: &mut Dice, world: &World) -> FlushFile {
         mtime: time(dice),
         ctime: time(dice),
         content,
+        written: dice.one_in(2),
     }
 }
 
@@ -299,6 +300,7 @@ fn sound_flush(dice: &mut Dice, world: &World) -> FlushFile {
             add,
             chunks,
         },
+        written: dice.one_in(2),
     }
 }
 

@@ -305,6 +305,7 @@ mod tests {
             mtime: attr.mtime,
             ctime: attr.ctime,
             content,
+            written: false,
         }
     }
 
