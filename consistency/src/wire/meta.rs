@@ -21,6 +21,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const TARGET_BYTES_MAX: usize = 4095;
 /// Files up to this size live in their inode record.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Most extents of one file, so that its map fits in one message: with whole chunks enough for 480 GB.
+pub const EXTENTS_MAX: usize = 120_000;
 /// Largest file: 2^63 - 1 bytes.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
@@ -132,7 +134,7 @@ pub enum FsError {
     /// EOPNOTSUPP
     #[error("not supported")]
     NotSupported,
-    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease.
+    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease, or shares a chunk that is gone.
     #[error("stale")]
     Stale,
     /// EINTR: the caller was interrupted before anything happened.
@@ -344,7 +346,8 @@ pub enum FlushContent {
     Extents {
         /// Smallest size the file had since the last flush.
         cut: Option<u64>,
-        /// New extents; they name `chunks` only.
+        /// New extents. They name `chunks`, or what other files have as well; a chunk that no file has any more is
+        /// refused as [`FsError::Stale`] (M6).
         add: Vec<Extent>,
         /// Chunks that became durable for this flush, with their lengths.
         chunks: Vec<(ChunkId, u32)>,

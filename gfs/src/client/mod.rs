@@ -18,6 +18,7 @@
 //! - W1: a file that may have a writable shared mapping is owned while the kernel has pages of it.
 //! - W2: a direct write leaves no page from before it. W3: a file that is open for writing here, or that other nodes
 //!   change, is read past the pages by those who open it now (see [`sharing`]).
+//! - W4: chunks of other files are shared only in a flush that is answered before the copy is (see [`share`]).
 //! - C1: see [`clock`]. E1: a kernel without epochs never caches names. S5: nothing is served from a cache once
 //!   the session may have ended.
 //! - L9: the names and the attributes that a change of ours touches are not served until it is answered, because
@@ -41,6 +42,7 @@ mod pack;
 mod pages;
 mod release;
 mod session;
+mod share;
 mod sharing;
 #[cfg(test)]
 mod tests;

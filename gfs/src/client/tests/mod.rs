@@ -8,6 +8,7 @@
 
 mod cluster;
 mod coherence;
+mod copy;
 mod crossing;
 mod files;
 mod linear;

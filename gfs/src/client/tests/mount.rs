@@ -6,7 +6,9 @@
 use super::cluster::Faults;
 use crate::client::Client;
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, Kernel, NewMode, OpenFlags, Opened, SetAttrRequest, Tree};
+use crate::tree::{
+    Caller, EntryReply, FileAt, Kernel, NewMode, OpenFlags, Opened, SetAttrRequest, Tree,
+};
 use bytes::Bytes;
 use consistency::InodeNo;
 use consistency::wire::meta::{Attr, Name, NewNode, RenameMode};
@@ -402,6 +404,61 @@ impl Mount {
         self.kernel.drop_page(ino).await;
         self.kernel.cache().changed(ino);
         Ok(())
+    }
+
+    /// Copies with one call.
+    pub(super) async fn copy(
+        &self,
+        (from, source_at): (&str, u64),
+        (to, target_at): (&str, u64),
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let (source, read) = self.open(from, libc::O_RDONLY).await?;
+        let (target, write) = self.open(to, libc::O_WRONLY).await?;
+        let at = |ino, handle, offset| FileAt {
+            ino,
+            handle,
+            offset,
+        };
+        let source_at = at(source, read.fh, source_at);
+        let target_at = at(target, write.fh, target_at);
+        let copied = self
+            .client
+            .copy_file_range(ROOT, source_at, target_at, len)
+            .await;
+        self.kernel.drop_page(target).await;
+        self.kernel.cache().changed(target);
+        self.client.release(source, read.fh).await;
+        self.client.release(target, write.fh).await;
+        copied
+    }
+
+    /// Copies a whole range as the kernel does: what the tree does not do itself is read and written.
+    pub(super) async fn copy_all(
+        &self,
+        (from, source_at): (&str, u64),
+        (to, target_at): (&str, u64),
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let mut done = 0;
+        while done < len {
+            let source = (from, source_at + done);
+            let target = (to, target_at + done);
+            let copied = match self.copy(source, target, len - done).await {
+                Err(Errno::ENOTSUP) => {
+                    let some = (len - done).min(1 << 20) as u32;
+                    let data = self.read_at(from, source.1, some).await?;
+                    self.write(to, target.1, &data).await?;
+                    data.len() as u64
+                }
+                copied => copied?,
+            };
+            if copied == 0 {
+                break;
+            }
+            done += copied;
+        }
+        Ok(done)
     }
 
     pub(super) async fn create(&self, path: &str) -> Result<InodeNo, Errno> {
