@@ -8,6 +8,7 @@ needs=(
     "ip iproute2"
     "make make"
     "dpkg-deb dpkg"
+    "faketime faketime"
     "fusermount3 fuse3"
     "git git"
     "nsenter util-linux"

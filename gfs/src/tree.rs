@@ -197,6 +197,17 @@ pub struct ListReply {
     pub entries: Vec<ListEntry>,
 }
 
+/// A place in an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileAt {
+    /// Which file.
+    pub ino: InodeNo,
+    /// What [`Tree::open`] answered.
+    pub handle: u64,
+    /// Byte.
+    pub offset: u64,
+}
+
 /// A byte-range or whole-file lock (fcntl and flock).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
@@ -435,6 +446,19 @@ pub trait Tree: Send + Sync {
         mode: i32,
     ) -> Result<(), Errno> {
         let _ = (caller, ino, fh, offset, len, mode);
+        Err(Errno::ENOTSUP)
+    }
+
+    /// Copies bytes from one file of the tree to another, or within one; returns how many. ENOTSUP has the kernel read
+    /// and write them.
+    async fn copy_file_range(
+        &self,
+        caller: Caller,
+        from: FileAt,
+        to: FileAt,
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let _ = (caller, from, to, len);
         Err(Errno::ENOTSUP)
     }
 

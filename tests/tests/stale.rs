@@ -147,6 +147,15 @@ const CHANGES: &[(&str, Change)] = &[
         // Held until the next one is.
         *LOCKED.lock().expect("no panic") = Some(file);
     }),
+    ("copy_file_range", |dir, round| {
+        // Large enough to be shared.
+        let data = vec![u8::try_from(round % 250).expect("small") + 1; 300 << 10];
+        fs::write(dir.join("large"), &data).expect("write");
+        let mut source = File::open(dir.join("large")).expect("open");
+        let target = OpenOptions::new().write(true).open(dir.join("f"));
+        let copied = std::io::copy(&mut source, &mut target.expect("open"));
+        assert_eq!(copied.expect("copy"), data.len() as u64);
+    }),
     ("write through a shared mapping", |dir, round| {
         map_and_store(&dir.join("f"), round);
     }),

@@ -21,6 +21,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const TARGET_BYTES_MAX: usize = 4095;
 /// Files up to this size live in their inode record.
 pub const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Most extents of one file, so that its map fits in one message: with whole chunks enough for 480 GB.
+pub const EXTENTS_MAX: usize = 120_000;
 /// Largest file: 2^63 - 1 bytes.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
 
@@ -132,7 +134,7 @@ pub enum FsError {
     /// EOPNOTSUPP
     #[error("not supported")]
     NotSupported,
-    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease.
+    /// ESTALE: the inode is gone, or a flush came from a session that lost its lease, or shares a chunk that is gone.
     #[error("stale")]
     Stale,
     /// EINTR: the caller was interrupted before anything happened.
@@ -343,6 +345,8 @@ pub struct FlushFile {
     pub ctime: Timestamp,
     /// Changed content.
     pub content: FlushContent,
+    /// Somebody has it open for writing, so that watchers are not told yet that it was closed.
+    pub written: bool,
 }
 
 /// Changed content of a flushed file.
@@ -357,7 +361,8 @@ pub enum FlushContent {
     Extents {
         /// Smallest size the file had since the last flush.
         cut: Option<u64>,
-        /// New extents; they name `chunks` only.
+        /// New extents. They name `chunks`, or what other files have as well; a chunk that no file has any more is
+        /// refused as [`FsError::Stale`] (M6).
         add: Vec<Extent>,
         /// Chunks that became durable for this flush, with their lengths.
         chunks: Vec<(ChunkId, u32)>,
@@ -754,6 +759,13 @@ pub enum MetaRequest {
         /// Events up to this number were received: they may be forgotten.
         after: u64,
     },
+    /// Files whose last writer has closed since their content was flushed. For watchers; not sent where nobody watches.
+    Closed {
+        /// Which session.
+        session: SessionId,
+        /// The files.
+        files: Vec<InodeNo>,
+    },
 }
 
 /// Answer to a [`MetaRequest`].
@@ -787,7 +799,7 @@ pub enum MetaReply {
     },
     /// Reclaim: the new name of each grant, in the order of the request; `None`: it could not be honoured.
     Reclaimed(Vec<Option<LeaseId>>),
-    /// Release, Cancel and ReclaimLocks.
+    /// Release, Cancel, ReclaimLocks and Closed.
     Done,
     /// Op.
     Op {
@@ -795,6 +807,8 @@ pub enum MetaReply {
         now: Timestamp,
         /// Its outcome.
         result: Result<OpReply, FsError>,
+        /// Some node watches something, and wants to hear of closes.
+        watched: bool,
     },
     /// Nodes.
     Nodes(Vec<NodeStatus>),

@@ -37,4 +37,6 @@ pub enum Happened {
     Attributes,
     /// The content was changed.
     Content,
+    /// The last writer has closed.
+    Closed,
 }

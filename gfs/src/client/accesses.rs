@@ -55,7 +55,7 @@ impl Accesses {
         }
     }
 
-    /// Another node has changed the inode, or is about to.
+    /// AT1: another node has changed the inode, or is about to.
     pub(super) fn overtaken(&self, ino: InodeNo) {
         self.waiting().remove(&ino);
     }

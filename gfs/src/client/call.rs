@@ -10,6 +10,7 @@ use consistency::wire::meta::{MetaReply, MetaRequest, Op, OpReply};
 use consistency::wire::{decode, encode};
 use consistency::{Instant, NodeId, OpSeq, SessionId};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -243,8 +244,13 @@ impl Core {
                 }
             };
             match answered.reply {
-                MetaReply::Op { now, result } => {
+                MetaReply::Op {
+                    now,
+                    result,
+                    watched,
+                } => {
                     self.clock.heard(now);
+                    self.watched.store(watched, Ordering::Relaxed);
                     return Ok((result?, ticket));
                 }
                 MetaReply::SessionEnded => {

@@ -12,12 +12,51 @@ use std::sync::Arc;
 pub(super) enum Segment {
     Bytes(Bytes),
     Zero(u64),
-    Chunk {
-        chunk: ChunkId,
-        replicas: Vec<NodeId>,
-        offset: u32,
-        len: u32,
-    },
+    Chunk(ChunkPart),
+}
+
+/// Bytes of a committed chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ChunkPart {
+    pub(super) chunk: ChunkId,
+    pub(super) replicas: Vec<NodeId>,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+impl ChunkPart {
+    /// Returns the bytes `[from, to)` of it.
+    pub(super) fn slice(&self, from: u64, to: u64) -> Self {
+        let within = |at| u32::try_from(at).expect("inside a chunk of at most 4 MiB");
+        Self {
+            chunk: self.chunk,
+            replicas: self.replicas.clone(),
+            offset: self.offset + within(from),
+            len: within(to - from),
+        }
+    }
+
+    /// Returns this and what follows it as one, if they lie together in their chunk.
+    pub(super) fn joined(&self, next: &Self) -> Option<Self> {
+        let together = self.chunk == next.chunk
+            && self.replicas == next.replicas
+            && self.offset + self.len == next.offset;
+        together.then(|| Self {
+            len: self.len + next.len,
+            ..self.clone()
+        })
+    }
+}
+
+impl From<Extent> for ChunkPart {
+    fn from(extent: Extent) -> Self {
+        Self {
+            chunk: extent.chunk,
+            replicas: extent.replicas,
+            offset: extent.chunk_offset,
+            len: extent.len,
+        }
+    }
 }
 
 impl Segment {
@@ -25,7 +64,7 @@ impl Segment {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Zero(len) => *len,
-            Self::Chunk { len, .. } => u64::from(*len),
+            Self::Chunk(part) => u64::from(part.len),
         }
     }
 }
@@ -54,6 +93,14 @@ impl Base {
         match self {
             Self::Inline(bytes) => bytes.len(),
             Self::Extents(extents) => extents.len() * size_of::<Extent>() * 2,
+        }
+    }
+
+    /// Returns how many extents there are.
+    pub(super) fn extents(&self) -> usize {
+        match self {
+            Self::Inline(_) => 0,
+            Self::Extents(extents) => extents.len(),
         }
     }
 
@@ -87,12 +134,7 @@ impl Base {
                     push_zero(out, extent.offset.saturating_sub(at));
                     let part = slice(extent, at.max(extent.offset), extent_end.min(end));
                     at = part.offset + u64::from(part.len);
-                    out.push(Segment::Chunk {
-                        chunk: part.chunk,
-                        replicas: part.replicas,
-                        offset: part.chunk_offset,
-                        len: part.len,
-                    });
+                    out.push(Segment::Chunk(part.into()));
                 }
                 push_zero(out, end - at);
             }
@@ -185,6 +227,11 @@ fn stack(layers: &[&Dirty], base: &Base, offset: u64, len: u64, out: &mut Vec<Se
                 push_zero(out, len);
                 len
             }
+            Span::Chunk(part) => {
+                let len = u64::from(part.len);
+                out.push(Segment::Chunk(part));
+                len
+            }
             Span::Below(len) => {
                 stack(below, base, at, len, out);
                 len
@@ -241,7 +288,18 @@ impl FileContent {
     /// Returns what stat(2) shows as allocated while there are changes, in 512-byte units: as much as a flush would
     /// leave behind if nothing was written twice.
     pub(super) fn blocks(&self, size: u64) -> u64 {
-        size.min(self.allocated + self.dirty_bytes()).div_ceil(512)
+        size.min(self.allocated + self.changed_bytes())
+            .div_ceil(512)
+    }
+
+    /// Returns the bytes that changes will occupy once they are flushed, at most.
+    pub(super) fn changed_bytes(&self) -> u64 {
+        self.dirty_bytes() + self.shared_bytes()
+    }
+
+    /// Returns the bytes of changes that lie in chunks of other files.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        self.dirty.shared() + self.flushing.as_ref().map_or(0, Dirty::shared)
     }
 
     /// Returns the bytes of memory that changes occupy.
@@ -300,9 +358,7 @@ mod tests {
         let show = |segment: &Segment| match segment {
             Segment::Bytes(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
             Segment::Zero(len) => format!("0*{len}"),
-            Segment::Chunk {
-                chunk, offset, len, ..
-            } => format!("{chunk:?}+{offset}*{len}"),
+            Segment::Chunk(part) => format!("{:?}+{}*{}", part.chunk, part.offset, part.len),
         };
         segments.iter().map(show).collect::<Vec<_>>().join(" ")
     }
@@ -331,6 +387,31 @@ mod tests {
         check(&content, 0, 60, r#"c1+0*10 "a" "X" c1+12*38 0*10"#);
         content.flush_failed();
         check(&content, 0, 60, r#"c1+0*10 "a" "X" c1+12*38 0*10"#);
+    }
+
+    #[test]
+    fn parts_of_other_files_are_part_of_a_layer() {
+        let mut content = FileContent::new(Content::Extents(vec![extent(0, 100, 1)]));
+        let part = ChunkPart::from(extent(0, 60, 7));
+        content.dirty.share(20, part.slice(10, 50));
+        check(&content, 0, 100, "c1+0*20 c7+10*40 c1+60*40");
+        assert_eq!((content.dirty_bytes(), content.shared_bytes()), (0, 40));
+        assert_eq!(content.blocks(1000), 1);
+        content.begin_flush();
+        content.dirty.write(30, Bytes::from_static(b"ab"));
+        content.dirty.zero(55, 10);
+        check(
+            &content,
+            0,
+            100,
+            r#"c1+0*20 c7+10*10 "ab" c7+22*23 0*10 c1+65*35"#,
+        );
+        assert_eq!(content.shared_bytes(), 40);
+        content.flush_failed();
+        assert_eq!(content.shared_bytes(), 33);
+        content.dirty.truncate(25);
+        check(&content, 15, 20, "c1+15*5 c7+10*5 0*10");
+        assert_eq!(content.changed_bytes(), 5);
     }
 
     #[test]

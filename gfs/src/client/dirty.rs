@@ -1,8 +1,9 @@
 //! Bytes written to a file that the leader has not seen yet: an interval map over the content below.
 //!
-//! A layer says for each byte: these are its new contents, or it was cut off (zero), or it is as below. Layers
-//! stack: while one is being flushed, new writes go to a fresh one above it.
+//! A layer says for each byte: these are its new contents, or they lie in that chunk of another file (W4), or it was
+//! cut off (zero), or it is as below. Layers stack: while one is being flushed, new writes go to a fresh one above it.
 
+use super::content::ChunkPart;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -19,7 +20,10 @@ pub(super) struct Dirty {
     cut: Option<u64>,
     /// Not overlapping, none of length 0.
     pieces: BTreeMap<u64, Piece>,
+    /// In memory.
     bytes: u64,
+    /// In chunks of other files.
+    shared: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +32,7 @@ enum Piece {
     /// Grows in place.
     Buf(Vec<u8>),
     Zero(u64),
+    Chunk(ChunkPart),
 }
 
 /// What a layer says about a range.
@@ -35,6 +40,7 @@ enum Piece {
 pub(super) enum Span {
     Bytes(Bytes),
     Zero(u64),
+    Chunk(ChunkPart),
     /// As many bytes as in the layer below.
     Below(u64),
 }
@@ -49,6 +55,11 @@ impl Dirty {
         self.bytes
     }
 
+    /// Returns the bytes that lie in chunks of other files.
+    pub(super) const fn shared(&self) -> u64 {
+        self.shared
+    }
+
     pub(super) const fn cut(&self) -> Option<u64> {
         self.cut
     }
@@ -58,13 +69,12 @@ impl Dirty {
             return;
         }
         self.clear(offset, offset + data.len() as u64);
-        self.bytes += data.len() as u64;
         let piece = if data.len() < OWN_BUFFER_BYTES {
             Piece::Buf(data.to_vec())
         } else {
             Piece::Bytes(data)
         };
-        self.pieces.insert(offset, piece);
+        self.insert(offset, piece);
     }
 
     /// Overwrites or extends the growing piece that `offset` lies in or just behind.
@@ -97,7 +107,15 @@ impl Dirty {
     pub(super) fn zero(&mut self, offset: u64, len: u64) {
         if len > 0 {
             self.clear(offset, offset + len);
-            self.pieces.insert(offset, Piece::Zero(len));
+            self.insert(offset, Piece::Zero(len));
+        }
+    }
+
+    /// Puts a part of a chunk that is committed already.
+    pub(super) fn share(&mut self, offset: u64, part: ChunkPart) {
+        if part.len > 0 {
+            self.clear(offset, offset + u64::from(part.len));
+            self.insert(offset, Piece::Chunk(part));
         }
     }
 
@@ -161,9 +179,15 @@ impl Dirty {
         }
         for (at, piece) in above.pieces {
             self.clear(at, at + piece.len());
-            self.bytes += piece.charge();
-            self.pieces.insert(at, piece);
+            self.insert(at, piece);
         }
+    }
+
+    /// Puts a piece where there is none.
+    fn insert(&mut self, at: u64, piece: Piece) {
+        self.bytes += piece.memory();
+        self.shared += piece.shared();
+        self.pieces.insert(at, piece);
     }
 
     /// Removes the pieces of `[start, end)`.
@@ -176,17 +200,16 @@ impl Dirty {
             .collect();
         for at in hit {
             let piece = self.pieces.remove(&at).expect("listed above");
+            self.bytes -= piece.memory();
+            self.shared -= piece.shared();
             let piece_end = at + piece.len();
             if piece_end <= start {
-                self.pieces.insert(at, piece);
+                self.insert(at, piece);
                 continue;
             }
-            self.bytes -= piece.charge();
             let mut keep = |from: u64, to: u64| {
                 if from < to {
-                    let part = piece.part(from - at, to - at);
-                    self.bytes += part.charge();
-                    self.pieces.insert(from, part);
+                    self.insert(from, piece.part(from - at, to - at));
                 }
             };
             keep(at, start.min(piece_end));
@@ -201,19 +224,28 @@ impl Piece {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Buf(buf) => buf.len() as u64,
             Self::Zero(len) => *len,
+            Self::Chunk(part) => u64::from(part.len),
         }
     }
 
-    fn charge(&self) -> u64 {
+    fn memory(&self) -> u64 {
         match self {
             Self::Bytes(_) | Self::Buf(_) => self.len(),
-            Self::Zero(_) => 0,
+            Self::Zero(_) | Self::Chunk(_) => 0,
+        }
+    }
+
+    fn shared(&self) -> u64 {
+        match self {
+            Self::Chunk(part) => u64::from(part.len),
+            Self::Bytes(_) | Self::Buf(_) | Self::Zero(_) => 0,
         }
     }
 
     fn part(&self, from: u64, to: u64) -> Self {
         match self.span(from, to) {
             Span::Bytes(bytes) => Self::Bytes(bytes),
+            Span::Chunk(part) => Self::Chunk(part),
             Span::Zero(len) | Span::Below(len) => Self::Zero(len),
         }
     }
@@ -224,6 +256,7 @@ impl Piece {
             Self::Bytes(bytes) => Span::Bytes(bytes.slice(index(from)..index(to))),
             Self::Buf(buf) => Span::Bytes(Bytes::copy_from_slice(&buf[index(from)..index(to)])),
             Self::Zero(_) => Span::Zero(to - from),
+            Self::Chunk(part) => Span::Chunk(part.slice(from, to)),
         }
     }
 }
@@ -235,6 +268,7 @@ impl Piece {
 )]
 mod tests {
     use super::*;
+    use consistency::ChunkId;
 
     /// A file as an array, and the layer over what it was at first.
     struct Model {
@@ -261,6 +295,21 @@ mod tests {
                 .write(offset as u64, Bytes::copy_from_slice(data));
         }
 
+        fn share(&mut self, offset: usize, chunk_offset: usize, len: usize) {
+            let end = offset + len;
+            self.now.resize(self.now.len().max(end), 0);
+            for (at, byte) in self.now[offset..end].iter_mut().enumerate() {
+                *byte = in_chunk(chunk_offset + at);
+            }
+            let part = ChunkPart {
+                chunk: ChunkId(1),
+                replicas: Vec::new(),
+                offset: chunk_offset as u32,
+                len: len as u32,
+            };
+            self.dirty.share(offset as u64, part);
+        }
+
         fn truncate(&mut self, size: usize) {
             self.now.resize(size, 0);
             self.dirty.truncate(size as u64);
@@ -281,9 +330,16 @@ mod tests {
                 self.now,
                 "{context}"
             );
-            let charged: u64 = self.dirty.pieces.values().map(Piece::charge).sum();
-            assert_eq!(self.dirty.bytes, charged, "{context}");
+            let memory: u64 = self.dirty.pieces.values().map(Piece::memory).sum();
+            assert_eq!(self.dirty.bytes, memory, "{context}");
+            let shared: u64 = self.dirty.pieces.values().map(Piece::shared).sum();
+            assert_eq!(self.dirty.shared, shared, "{context}");
         }
+    }
+
+    /// What the chunk holds that is shared.
+    fn in_chunk(at: usize) -> u8 {
+        100 + (at % 97) as u8
     }
 
     fn flatten(dirty: &Dirty, below: &[u8], size: usize) -> Vec<u8> {
@@ -292,6 +348,10 @@ mod tests {
             match span {
                 Span::Bytes(bytes) => out.extend_from_slice(&bytes),
                 Span::Zero(len) => out.resize(out.len() + len as usize, 0),
+                Span::Chunk(part) => {
+                    let at = part.offset as usize;
+                    out.extend((at..at + part.len as usize).map(in_chunk));
+                }
                 Span::Below(len) => {
                     for at in out.len()..out.len() + len as usize {
                         out.push(below.get(at).copied().unwrap_or(0));
@@ -321,6 +381,7 @@ mod tests {
             0 => model.truncate(rng.below(300)),
             1 => model.zero(offset, len),
             2 => model.dirty.freeze(),
+            3 | 4 => model.share(offset, rng.below(1000), len),
             _ => model.write(offset, &vec![step as u8 | 1; len]),
         }
     }

@@ -2,13 +2,15 @@
 //!
 //! Reasons to flush: fsync, a break, age, too many bytes, the kernel forgetting the file, shutdown. While a flush is
 //! under way its bytes are a layer of their own, so that changes go on above it; there is one flush of a file at a
-//! time. Many small files travel in one message.
+//! time. Many small files travel in one message. What a flush shares with other files, and what becomes of it if they
+//! have changed, is in [`super::share`].
 
 use super::content::{Base, Segment, overlay};
 use super::dirty::Dirty;
 use super::node::State;
 use super::pack::{Packed, Piece, Stored, fragmented_windows, new_pieces};
 use super::session::Phase;
+use super::share::shares;
 use super::{Core, Pin};
 use crate::error::Errno;
 use bytes::{Bytes, BytesMut};
@@ -28,7 +30,7 @@ const FILES_PER_FLUSH: usize = 256;
 /// Bytes of small files in one flush message.
 const INLINE_PER_FLUSH: usize = 1 << 20;
 /// Chunks or files written at a time.
-const WIDTH: usize = 4;
+pub(super) const WIDTH: usize = 4;
 /// Chunk numbers asked for at a time.
 const IDS_PER_REQUEST: u32 = 1024;
 /// A file with so many unflushed bytes is flushed without waiting for age: long writes stream.
@@ -82,6 +84,8 @@ struct Snapshot {
     attr: Attr,
     base: Arc<Base>,
     dirty: Dirty,
+    /// Somebody has the file open for writing.
+    written: bool,
 }
 
 /// Flushes what is old or too much, until the client stops.
@@ -248,6 +252,7 @@ impl Core {
         };
         let generation = snapshot.generation;
         let attr = snapshot.attr.clone();
+        let written = snapshot.written;
         match self.store(snapshot).await {
             Ok(content) => Ok(Some(Prepared {
                 node: node.clone(),
@@ -262,10 +267,12 @@ impl Core {
                     mtime: attr.mtime,
                     ctime: attr.ctime,
                     content,
+                    written,
                 },
             })),
             Err(error) => {
-                self.settle(node, generation, &FlushContent::Same, Err(error))
+                let nothing = &FlushContent::Same;
+                self.settle(node, generation, nothing, written, Err(error))
                     .await;
                 Err(error)
             }
@@ -275,59 +282,95 @@ impl Core {
     /// Commits prepared flushes; returns the first error.
     async fn commit(self: &Arc<Self>, batch: Vec<Prepared>) -> Result<(), Errno> {
         let files = batch.iter().map(|prepared| prepared.file.clone()).collect();
-        let results = match self.op(Op::Flush(files)).await {
-            Ok((OpReply::Flushed(results), _)) if results.len() == batch.len() => results
-                .into_iter()
-                .map(|r| r.map_err(Errno::from))
-                .collect(),
-            Ok((reply, _)) => vec![Err(super::ops::unexpected(&reply)); batch.len()],
-            Err(error) => vec![Err(error); batch.len()],
-        };
+        let results = self.send_flush(files).await;
         let mut outcome = Ok(());
+        let mut stale = Vec::new();
         for (prepared, result) in batch.into_iter().zip(results) {
-            if let Err(error) = result {
-                outcome = outcome.and(Err(error));
+            if matches!(result, Err(Errno::ESTALE)) && shares(&prepared.file.content) {
+                stale.push(prepared);
+            } else {
+                let concluded = self.conclude(&prepared, result).await;
+                outcome = outcome.and(concluded);
             }
-            let content = &prepared.file.content;
-            self.settle(&prepared.node, prepared.generation, content, result)
-                .await;
+        }
+        for mut prepared in stale {
+            let result = self.flush_unshared(&mut prepared.file).await;
+            let concluded = self.conclude(&prepared, result).await;
+            outcome = outcome.and(concluded);
         }
         outcome
     }
 
+    async fn conclude(
+        self: &Arc<Self>,
+        of: &Prepared,
+        result: Result<Attr, Errno>,
+    ) -> Result<(), Errno> {
+        let outcome = match &result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(*error),
+        };
+        let (content, written) = (&of.file.content, of.file.written);
+        self.settle(&of.node, of.generation, content, written, result)
+            .await;
+        outcome
+    }
+
+    /// Sends a flush; returns what became of each file.
+    pub(super) async fn send_flush(
+        self: &Arc<Self>,
+        files: Vec<FlushFile>,
+    ) -> Vec<Result<Attr, Errno>> {
+        let count = files.len();
+        match self.op(Op::Flush(files)).await {
+            Ok((OpReply::Flushed(results), _)) if results.len() == count => {
+                let results = results.into_iter();
+                results.map(|r| r.map_err(Errno::from)).collect()
+            }
+            Ok((reply, _)) => vec![Err(super::ops::unexpected(&reply)); count],
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
     /// Ends a flush: its layer becomes the base, or is dirty again.
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         node: &Pin,
         generation: u32,
         content: &FlushContent,
+        written: bool,
         result: Result<Attr, Errno>,
     ) {
-        let refused = matches!(result, Err(Errno::EDQUOT));
-        let kernel_differs = {
+        let (mut kernel_differs, mut lost) = (false, false);
+        let closed = {
             let mut state = node.state();
             state.flushing = false;
-            let differs = match result {
+            if result.is_ok() && *content != FlushContent::Same {
+                state.close_untold = written;
+            }
+            match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.
-                _ if state.generation != generation => false,
+                _ if state.generation != generation => {}
                 Ok(mut attr) => {
                     self.accesses.add_to(&mut attr);
-                    flushed(&mut state, content, &attr)
+                    kernel_differs = flushed(&mut state, content, &attr);
                 }
                 Err(error) => {
                     tracing::error!(ino = %node.ino, %error, "flush failed");
-                    flush_failed(&mut state, error);
-                    false
+                    lost = flush_failed(&mut state, error);
                 }
-            };
+            }
             // Counts the age of what came since, or is to be tried again, from now.
             state.writing.dirty_since = None;
             self.dirty.files().remove(&node.ino);
             self.account(node.ino, &mut state);
-            differs
+            state.take_close()
         };
         node.wake();
-        if refused {
+        if closed {
+            self.tell_close(node.ino);
+        }
+        if lost {
             // It has what is lost.
             self.kernel.forget_data(node.ino).await;
         } else if kernel_differs {
@@ -374,8 +417,10 @@ impl Core {
         let mut at = window.start;
         for segment in segments {
             let len = segment.len();
-            // New bytes and zeros over old ones are pieces already.
-            if let Segment::Chunk { .. } = segment {
+            // New bytes, zeros over old ones and what is shared are pieces already.
+            let known = pieces.range(..=at).next_back();
+            let shared = known.is_some_and(|(&start, piece)| piece.shares(at - start));
+            if matches!(segment, Segment::Chunk(_)) && !shared {
                 let bytes = self.fetch(vec![segment]).await?;
                 pieces.insert(at, Piece::Bytes(bytes));
             }
@@ -384,7 +429,7 @@ impl Core {
         Ok(())
     }
 
-    async fn store_chunk(self: &Arc<Self>, parts: Vec<Bytes>) -> Result<Stored, Errno> {
+    pub(super) async fn store_chunk(self: &Arc<Self>, parts: Vec<Bytes>) -> Result<Stored, Errno> {
         let len: usize = parts.iter().map(Bytes::len).sum();
         let data = match <[Bytes; 1]>::try_from(parts) {
             Ok([whole]) => whole,
@@ -437,16 +482,17 @@ fn snapshot(state: &mut State) -> Option<Snapshot> {
         attr,
         base,
         dirty,
+        written: state.writers > 0,
     })
 }
 
 /// Takes a committed flush; true if the kernel may have other attributes.
 fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
     if let Some(own) = &mut state.content {
-        let before = own.dirty_bytes();
+        let before = own.changed_bytes();
         own.flushed(content);
         // At most: what was replaced is room again, of which the leader knows.
-        let taken = before.saturating_sub(own.dirty_bytes());
+        let taken = before.saturating_sub(own.changed_bytes());
         state.writing.room = state.writing.room.map(|room| room.saturating_sub(taken));
     }
     let clean = !state.is_dirty();
@@ -467,16 +513,21 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
     differs
 }
 
-fn flush_failed(state: &mut State, error: Errno) {
+/// Takes a flush that failed; true if the kernel may have what is lost with it.
+fn flush_failed(state: &mut State, error: Errno) -> bool {
     state.writing.error = Some(error);
-    if error == Errno::ESTALE || error == Errno::EDQUOT {
+    let content = state.content.as_ref();
+    let shares = content.is_some_and(|content| content.shared_bytes() > 0);
+    if error == Errno::ESTALE || error == Errno::EDQUOT || shares {
         // The leader does not believe that we own the file: nothing of it can be saved. Or a quota is used up (Q4):
-        // what were kept would be sent again and again, and take up the room of everybody's unflushed bytes.
+        // what were kept would be sent again and again, and take up the room of everybody's unflushed bytes. Or
+        // chunks of other files were shared, and nothing keeps them for another attempt (W4).
         state.drop_data();
-        return;
+        return error != Errno::ESTALE;
     }
     if let Some(content) = &mut state.content {
         content.flush_failed();
     }
     state.attr_dirty = state.attr.is_some();
+    false
 }

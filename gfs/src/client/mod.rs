@@ -18,6 +18,7 @@
 //! - W1: a file that may have a writable shared mapping is owned while the kernel has pages of it.
 //! - W2: a direct write leaves no page from before it. W3: a file that is open for writing here, or that other nodes
 //!   change, is read past the pages by those who open it now (see [`sharing`]).
+//! - W4: chunks of other files are shared only in a flush that is answered before the copy is (see [`share`]).
 //! - C1: see [`clock`]. E1: a kernel without epochs never caches names. S5: nothing is served from a cache once
 //!   the session may have ended.
 //! - L9: the names and the attributes that a change of ours touches are not served until it is answered, because
@@ -42,6 +43,7 @@ mod pack;
 mod pages;
 mod release;
 mod session;
+mod share;
 mod sharing;
 #[cfg(test)]
 mod tests;
@@ -70,7 +72,7 @@ use session::Phase;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -151,6 +153,7 @@ impl Client {
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
+            watched: AtomicBool::new(false),
             next_fh: AtomicU64::new(1),
             attempts: AtomicU64::new(u64::from(config.incarnation) << 32),
         });
@@ -222,6 +225,8 @@ struct Core {
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
     replays: Replays,
+    /// Some node watches something.
+    watched: AtomicBool,
     next_fh: AtomicU64,
     /// Last attempt to open a session.
     attempts: AtomicU64,

@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) opens: u32,
     /// Opens that may write.
     pub(super) writers: u32,
+    /// Content was flushed while somebody had it open for writing: watchers have to be told of the close.
+    pub(super) close_untold: bool,
     /// Opens that may have a writable shared mapping (W1).
     pub(super) rw_opens: u32,
     /// The kernel may have pages.
@@ -190,6 +192,14 @@ impl State {
         }
         self.attr_dirty = false;
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Tells whether a file whose flushed content watchers know of has been closed since, and that they are told of it
+    /// now. Unflushed changes tell of it themselves.
+    pub(super) fn take_close(&mut self) -> bool {
+        let closed = self.close_untold && self.writers == 0 && !self.is_dirty();
+        self.close_untold &= !closed;
+        closed
     }
 
     /// Tells whether nobody needs the node: neither the kernel nor an open file nor unflushed changes.

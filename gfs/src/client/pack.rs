@@ -1,9 +1,9 @@
 //! Which bytes a flush writes, and how they lie in chunks. Pure functions.
 //!
 //! Pieces in order of their offsets are packed one behind the other into chunks, so that many small changes cost
-//! one chunk. Where a file's map has become too fine, the neighbourhood of the change is written anew as well.
+//! one chunk; what lies in chunks of other files stays there (W4). Where a file's map has become too fine, the neighbourhood of the change is written anew as well.
 
-use super::content::{Base, Segment, overlay};
+use super::content::{Base, ChunkPart, Segment, overlay};
 use super::dirty::{Dirty, Span};
 use bytes::Bytes;
 use consistency::wire::chunk::CHUNK_BYTES_MAX;
@@ -15,7 +15,7 @@ use std::ops::Range;
 /// A map has this many extents plus one per [`BYTES_PER_EXTENT`] before its neighbourhood is rewritten.
 const EXTENTS_FREE: u64 = 16;
 /// See [`EXTENTS_FREE`].
-const BYTES_PER_EXTENT: u64 = 256 << 10;
+pub(super) const BYTES_PER_EXTENT: u64 = 256 << 10;
 /// What is rewritten around a change of a fragmented file.
 const WINDOW: u64 = 1 << 20;
 /// Windows rewritten by one flush at most.
@@ -28,32 +28,41 @@ pub(super) struct Stored {
     pub(super) replicas: Vec<NodeId>,
 }
 
-/// New bytes at an offset.
+/// New bytes at an offset, and where they are to lie or lie already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     Bytes(Bytes),
     Zero(u64),
+    Chunk(ChunkPart),
 }
 
 impl Piece {
+    /// Tells whether the byte at an offset in it lies in a chunk of another file.
+    pub(super) fn shares(&self, at: u64) -> bool {
+        matches!(self, Self::Chunk(part) if at < u64::from(part.len))
+    }
+
     fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Zero(len) => *len,
+            Self::Chunk(part) => u64::from(part.len),
         }
     }
 }
 
-/// Returns what must be written anew: changed bytes, zeros where the base has bytes, and all old bytes if they
-/// are inline.
+/// Returns what the flush brings: changed bytes, zeros where the base has bytes, all old bytes if they are inline, and
+/// parts of other files' chunks.
 pub(super) fn new_pieces(base: &Base, dirty: &Dirty, size: u64) -> BTreeMap<u64, Piece> {
     let mut pieces = BTreeMap::new();
     if let Base::Inline(_) = base {
         let mut at = 0;
         for segment in overlay(&[dirty], base, 0, size) {
             let len = segment.len();
-            if let Segment::Bytes(bytes) = segment {
-                pieces.insert(at, Piece::Bytes(bytes));
+            match segment {
+                Segment::Bytes(bytes) => drop(pieces.insert(at, Piece::Bytes(bytes))),
+                Segment::Chunk(part) => drop(pieces.insert(at, Piece::Chunk(part))),
+                Segment::Zero(_) => {}
             }
             at += len;
         }
@@ -64,6 +73,10 @@ pub(super) fn new_pieces(base: &Base, dirty: &Dirty, size: u64) -> BTreeMap<u64,
             Span::Bytes(bytes) => {
                 pieces.insert(at, Piece::Bytes(bytes));
             }
+            Span::Chunk(part) => {
+                let (at, part) = lengthened(base, dirty, size, at, part);
+                pieces.insert(at, Piece::Chunk(part));
+            }
             Span::Zero(len) | Span::Below(len) => {
                 let end = (at + len).min(size).min(dirty.cut().unwrap_or(u64::MAX));
                 zeros_over(base, at, end, &mut pieces);
@@ -71,6 +84,31 @@ pub(super) fn new_pieces(base: &Base, dirty: &Dirty, size: u64) -> BTreeMap<u64,
         }
     }
     pieces
+}
+
+/// Returns a part of a chunk together with what lies before and behind it in the file, if that is the same in the
+/// chunk: a chunk that is shared in many small steps becomes one extent.
+fn lengthened(
+    base: &Base,
+    dirty: &Dirty,
+    size: u64,
+    at: u64,
+    mut part: ChunkPart,
+) -> (u64, ChunkPart) {
+    let reach = u64::from(CHUNK_BYTES_MAX);
+    let end = at + u64::from(part.len);
+    let behind = overlay(&[dirty], base, end, size.saturating_sub(end).min(reach));
+    if let Some(Segment::Chunk(next)) = behind.first() {
+        part = part.joined(next).unwrap_or(part);
+    }
+    let back = at.min(reach);
+    let before = overlay(&[dirty], base, at - back, back);
+    if let Some(Segment::Chunk(last)) = before.last()
+        && let Some(joined) = last.joined(&part)
+    {
+        return (at - u64::from(last.len), joined);
+    }
+    (at, part)
 }
 
 /// Adds zeros where the base has bytes.
@@ -84,11 +122,16 @@ fn zeros_over(base: &Base, from: u64, to: u64, pieces: &mut BTreeMap<u64, Piece>
     let mut at = from;
     for segment in below {
         let len = segment.len();
-        if let Segment::Chunk { .. } = segment {
+        if let Segment::Chunk(_) = segment {
             pieces.insert(at, Piece::Zero(len));
         }
         at += len;
     }
+}
+
+/// Tells whether a file's map has become too fine.
+pub(super) fn is_fragmented(base: &Base, size: u64) -> bool {
+    base.extents() as u64 > EXTENTS_FREE + size / BYTES_PER_EXTENT
 }
 
 /// Returns the ranges to rewrite whole because the file's map has become too fine.
@@ -97,14 +140,12 @@ pub(super) fn fragmented_windows(
     pieces: &BTreeMap<u64, Piece>,
     size: u64,
 ) -> Vec<Range<u64>> {
-    let Base::Extents(extents) = base else {
-        return Vec::new();
-    };
-    if extents.len() as u64 <= EXTENTS_FREE + size / BYTES_PER_EXTENT {
+    if !is_fragmented(base, size) {
         return Vec::new();
     }
     let mut windows: Vec<Range<u64>> = Vec::new();
-    for (&at, piece) in pieces {
+    let written = |piece: &Piece| !matches!(piece, Piece::Chunk(_));
+    for (&at, piece) in pieces.iter().filter(|(_, piece)| written(piece)) {
         let last = (at + piece.len() - 1) / WINDOW;
         for window in at / WINDOW..=last {
             let start = window * WINDOW;
@@ -122,6 +163,8 @@ pub(super) struct Packed {
     pub(super) chunks: Vec<Vec<Bytes>>,
     /// Offset, length, number of the chunk, offset in it.
     extents: Vec<(u64, u32, usize, u32)>,
+    /// What lies in chunks of other files.
+    shared: Vec<(u64, ChunkPart)>,
 }
 
 impl Packed {
@@ -129,6 +172,7 @@ impl Packed {
         let mut packed = Self {
             chunks: Vec::new(),
             extents: Vec::new(),
+            shared: Vec::new(),
         };
         let mut zeros = Vec::new();
         let mut filled = CHUNK_BYTES_MAX;
@@ -137,6 +181,10 @@ impl Packed {
                 Piece::Bytes(bytes) => bytes,
                 Piece::Zero(len) => {
                     zeros.push((at, len));
+                    continue;
+                }
+                Piece::Chunk(part) => {
+                    packed.share(at, part);
                     continue;
                 }
             };
@@ -171,6 +219,18 @@ impl Packed {
         self.extents.push((at, len, chunk, chunk_offset));
     }
 
+    /// Adds an extent of another file's chunk, or lengthens the one before.
+    fn share(&mut self, at: u64, part: ChunkPart) {
+        if let Some((start, last)) = self.shared.last_mut()
+            && *start + u64::from(last.len) == at
+            && let Some(joined) = last.joined(&part)
+        {
+            *last = joined;
+            return;
+        }
+        self.shared.push((at, part));
+    }
+
     /// One chunk of zeros stands for all of them.
     fn add_zeros(&mut self, zeros: &[(u64, u64)]) {
         let Some(longest) = zeros.iter().map(|&(_, len)| len).max() else {
@@ -192,8 +252,6 @@ impl Packed {
     }
 
     pub(super) fn into_content(self, cut: Option<u64>, stored: &[Stored]) -> FlushContent {
-        let mut extents = self.extents;
-        extents.sort_unstable_by_key(|extent| extent.0);
         let extent = |(offset, len, chunk, chunk_offset): (u64, u32, usize, u32)| Extent {
             offset,
             len,
@@ -201,9 +259,19 @@ impl Packed {
             chunk_offset,
             replicas: stored[chunk].replicas.clone(),
         };
+        let shared = |(offset, part): (u64, ChunkPart)| Extent {
+            offset,
+            len: part.len,
+            chunk: part.chunk,
+            chunk_offset: part.offset,
+            replicas: part.replicas,
+        };
+        let mut add: Vec<Extent> = self.extents.into_iter().map(extent).collect();
+        add.extend(self.shared.into_iter().map(shared));
+        add.sort_by_key(|extent| extent.offset);
         FlushContent::Extents {
             cut,
-            add: extents.into_iter().map(extent).collect(),
+            add,
             chunks: stored.iter().map(|chunk| (chunk.id, chunk.len)).collect(),
         }
     }
@@ -251,6 +319,67 @@ mod tests {
         check(cut_then_zero(60, 10), &[(60, Piece::Zero(5))]);
         check(cut_then_zero(65, 5), &[]);
         check(cut_then_zero(70, 10), &[]);
+    }
+
+    fn part(chunk: u64, offset: u32, len: u32) -> ChunkPart {
+        ChunkPart {
+            chunk: ChunkId(chunk),
+            replicas: vec![NodeId(1)],
+            offset,
+            len,
+        }
+    }
+
+    /// Shares a part with a file of these extents (offset, chunk, offset in it, length), and shows what is sent.
+    #[track_caller]
+    fn check_shared(
+        base: &[(u64, u64, u32, u32)],
+        change: impl FnOnce(&mut Dirty),
+        expected: &[(u64, u64, u32, u32)],
+    ) {
+        let extent = |&(offset, chunk, chunk_offset, len): &(u64, u64, u32, u32)| Extent {
+            offset,
+            len,
+            chunk: ChunkId(chunk),
+            chunk_offset,
+            replicas: vec![NodeId(1)],
+        };
+        let base = Base::new(Content::Extents(base.iter().map(extent).collect()));
+        let mut dirty = Dirty::default();
+        change(&mut dirty);
+        let packed = Packed::new(new_pieces(&base, &dirty, 1000).into_iter());
+        assert!(packed.chunks.is_empty(), "nothing is written");
+        match packed.into_content(dirty.cut(), &[]) {
+            FlushContent::Extents { add, chunks, .. } => {
+                assert_eq!(add, expected.iter().map(extent).collect::<Vec<_>>());
+                assert!(chunks.is_empty());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn w4_shared_parts_are_not_written() {
+        let share = |at, part: ChunkPart| move |dirty: &mut Dirty| dirty.share(at, part);
+        check_shared(&[], share(50, part(7, 3, 20)), &[(50, 7, 3, 20)]);
+        // Together with what is there of the same chunk.
+        let base = [(0, 7, 0, 50), (70, 7, 70, 30)];
+        check_shared(&base, share(50, part(7, 50, 20)), &[(0, 7, 0, 100)]);
+        check_shared(&base, share(50, part(7, 49, 20)), &[(50, 7, 49, 20)]);
+        check_shared(&base, share(50, part(8, 50, 20)), &[(50, 8, 50, 20)]);
+        // Not with what has been cut off.
+        let after_cut = |dirty: &mut Dirty| {
+            dirty.truncate(40);
+            dirty.share(50, part(7, 50, 20));
+        };
+        check_shared(&base, after_cut, &[(50, 7, 50, 20)]);
+        // One step after the other.
+        let steps = |dirty: &mut Dirty| {
+            dirty.share(0, part(7, 0, 10));
+            dirty.share(10, part(7, 10, 10));
+            dirty.share(20, part(9, 0, 10));
+        };
+        check_shared(&[], steps, &[(0, 7, 0, 20), (20, 9, 0, 10)]);
     }
 
     fn bytes(len: usize) -> Piece {

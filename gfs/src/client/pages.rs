@@ -79,7 +79,7 @@ impl Core {
                     }
                 }
             };
-            let remote = segments.iter().any(|s| matches!(s, Segment::Chunk { .. }));
+            let remote = segments.iter().any(|s| matches!(s, Segment::Chunk(_)));
             let data = self.fetch(segments).await?;
             // S5: the session may have ended while chunks were fetched; the kernel's pages are forgotten then.
             if remote && self.leases().mode(self.clock.now(), ino).is_none() {
@@ -191,14 +191,12 @@ impl Core {
         match segment {
             Segment::Bytes(bytes) => Ok(bytes),
             Segment::Zero(len) => Ok(vec![0; index(len)].into()),
-            Segment::Chunk {
-                chunk,
-                replicas,
-                offset,
-                len,
-            } => {
-                let data = self.chunks.read(chunk, &replicas, offset, len).await?;
-                assert_eq!(data.len(), len as usize, "chunks are read whole");
+            Segment::Chunk(part) => {
+                let read = self
+                    .chunks
+                    .read(part.chunk, &part.replicas, part.offset, part.len);
+                let data = read.await?;
+                assert_eq!(data.len(), part.len as usize, "chunks are read whole");
                 Ok(data)
             }
         }

@@ -19,6 +19,7 @@ use consistency::wire::meta::{Attr, FileKind, MetaReply, MetaRequest, Name};
 use consistency::wire::watch::{Event, Happened};
 use consistency::{InodeNo, SessionId, Timestamp, Version};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -150,6 +151,22 @@ impl Core {
         }
     }
 
+    /// Tells the leader that the last writer of a file has closed it, for the watchers of other nodes.
+    pub(super) fn tell_close(self: &Arc<Self>, ino: InodeNo) {
+        let session = self.phase.borrow().session();
+        let Some(session) = session.filter(|_| self.watched.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            let files = vec![ino];
+            let request = MetaRequest::Closed { session, files };
+            if let Err(error) = core.meta(&request, Instant::now() + ASK_WITHIN).await {
+                tracing::warn!(%ino, %error, "watchers are not told of a close");
+            }
+        });
+    }
+
     /// Replays an event.
     async fn replay(self: &Arc<Self>, watching: &Arc<dyn Watching>, event: Event) {
         let inode = Inode {
@@ -184,7 +201,10 @@ impl Core {
             };
             *self.replays.current() = Some(replay);
             // Not for a change of what stays: to forget a directory's name takes it from those who are in it.
-            let stays = matches!(event.what, Happened::Attributes | Happened::Content);
+            let stays = matches!(
+                event.what,
+                Happened::Attributes | Happened::Content | Happened::Closed
+            );
             if !stays || failed.is_some() {
                 for (dir, name) in names.keys() {
                     self.kernel.forget_names(*dir, vec![name.clone()]).await;

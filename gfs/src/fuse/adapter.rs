@@ -170,6 +170,18 @@ impl Adapter {
                 tree.fallocate(caller, ino, fh, offset, len, mode).await?;
                 Answer::done()
             }
+            Operation::CopyFileRange {
+                from,
+                to,
+                len,
+                wide,
+            } => {
+                let copied = tree.copy_file_range(caller, from, to, len).await?.min(len);
+                match u32::try_from(copied) {
+                    Ok(copied) if !wide => Answer::written(copied),
+                    _ => Answer::copied(copied),
+                }
+            }
             Operation::Lseek { fh, offset, whence } => {
                 self.lseek(caller, ino, fh, offset, whence).await?
             }

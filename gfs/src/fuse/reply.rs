@@ -205,6 +205,11 @@ impl Answer {
         Self::fields(fields.0)
     }
 
+    /// Answers COPY_FILE_RANGE_64.
+    pub(super) fn copied(bytes: u64) -> Self {
+        Self::fields(bytes.to_ne_bytes().to_vec())
+    }
+
     /// Answers LSEEK.
     pub(super) fn position(offset: u64) -> Self {
         Self::fields(offset.to_ne_bytes().to_vec())

@@ -2,7 +2,7 @@
 
 use super::abi::{self, IN_HEADER_BYTES, Malformed, Opcode, Reader, fattr};
 use crate::error::Errno;
-use crate::tree::{Caller, Lock, NewMode, OpenFlags, SetAttrRequest, TimeOrNow};
+use crate::tree::{Caller, FileAt, Lock, NewMode, OpenFlags, SetAttrRequest, TimeOrNow};
 use bytes::Bytes;
 use consistency::wire::meta::{
     FileKind, FsError, Name, NewNode, RenameMode, TARGET_BYTES_MAX, XattrMode,
@@ -132,6 +132,13 @@ pub(super) enum Operation {
         offset: u64,
         len: u64,
         mode: i32,
+    },
+    CopyFileRange {
+        from: FileAt,
+        to: FileAt,
+        len: u64,
+        /// The reply has 64 bits.
+        wide: bool,
     },
     Lseek {
         fh: u64,
@@ -408,6 +415,35 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
             len: a.u64("length")?,
             mode: a.i32("mode")?,
         },
+        Opcode::COPY_FILE_RANGE | Opcode::COPY_FILE_RANGE_64 => {
+            let from = FileAt {
+                ino: header.ino,
+                handle: a.u64("fh_in")?,
+                offset: a.u64("off_in")?,
+            };
+            let to = FileAt {
+                ino: InodeNo(a.u64("nodeid_out")?),
+                handle: a.u64("fh_out")?,
+                offset: a.u64("off_out")?,
+            };
+            let (len, flags) = (a.u64("len")?, a.u64("flags")?);
+            if flags != 0 {
+                return Err(Malformed::Value("the flags of copy_file_range"));
+            }
+            let wide = header.opcode == Opcode::COPY_FILE_RANGE_64;
+            // The old reply has room for so many.
+            let len = if wide {
+                len
+            } else {
+                len.min(u64::from(u32::MAX))
+            };
+            Operation::CopyFileRange {
+                from,
+                to,
+                len,
+                wide,
+            }
+        }
         Opcode::LSEEK => Operation::Lseek {
             fh: a.u64("fh")?,
             offset: a.u64("offset")?,

@@ -12,6 +12,7 @@ use crate::tree::Watching;
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
 use consistency::wire::watch::{Event, Happened};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
@@ -159,7 +160,7 @@ impl Watching for Watches {
         match &event.what {
             Happened::Created => make(&*self.open(*dir)?, name, event.kind),
             Happened::Deleted => remove(&*self.open(*dir)?, name, event.kind),
-            Happened::Attributes | Happened::Content => {
+            Happened::Attributes | Happened::Content | Happened::Closed => {
                 touch(self.open(*dir)?, path(name), event, false)
             }
             Happened::Moved {
@@ -202,31 +203,34 @@ fn remove(dir: &OwnedFd, name: &Name, kind: FileKind) -> io::Result<()> {
     Ok(unlinkat(dir, path(name), how)?)
 }
 
-/// Sets times: both are told as a change of attributes, that of modification alone as a change of content.
+/// Sets times: both are told as a change of attributes, that of modification alone as a change of content. The end of
+/// writing is an open and a close.
 fn touch(dir: impl AsFd, path: &Path, event: &Event, follow: bool) -> io::Result<()> {
-    let content = event.what == Happened::Content;
-    let now = TimeSpec::UTIME_NOW;
-    let access = if content { TimeSpec::UTIME_OMIT } else { now };
+    let access = match event.what {
+        Happened::Closed => return open_and_close(dir, path, follow),
+        Happened::Content => TimeSpec::UTIME_OMIT,
+        _ => TimeSpec::UTIME_NOW,
+    };
     let links = if follow {
         UtimensatFlags::FollowSymlink
     } else {
         UtimensatFlags::NoFollowSymlink
     };
-    utimensat(&dir, path, &access, &now, links)?;
-    if content && event.kind == FileKind::File {
-        // Nobody says when the last writer has closed; what is told here is that there is something to read.
-        let links = if follow {
-            OFlag::empty()
-        } else {
-            OFlag::O_NOFOLLOW
-        };
-        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | links;
-        if let Err(error) = openat(&dir, path, flags, Mode::empty()).map(drop) {
-            // ETXTBSY: it runs here.
-            tracing::debug!(%error, "the end of a write is not told");
-        }
+    Ok(utimensat(&dir, path, &access, &TimeSpec::UTIME_NOW, links)?)
+}
+
+fn open_and_close(dir: impl AsFd, path: &Path, follow: bool) -> io::Result<()> {
+    let links = if follow {
+        OFlag::empty()
+    } else {
+        OFlag::O_NOFOLLOW
+    };
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | links;
+    match openat(&dir, path, flags, Mode::empty()).map(drop) {
+        // It runs here: nobody can have it open for writing.
+        Err(Errno::ETXTBSY) => Ok(()),
+        done => Ok(done?),
     }
-    Ok(())
 }
 
 /// Returns the inode of a line of fdinfo, if it is a watch on the file system `device`.

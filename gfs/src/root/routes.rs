@@ -3,8 +3,8 @@
 use super::{Place, RESERVED_COOKIE, Root, joint, listing, tree_index};
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, Hold, ListReply, Lock, NO_CACHE, NewMode, OpenFlags, Opened,
-    ReadReply, SetAttrRequest, Tree,
+    AttrReply, Caller, EntryReply, FileAt, Hold, ListReply, Lock, NO_CACHE, NewMode, OpenFlags,
+    Opened, ReadReply, SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -273,6 +273,21 @@ impl Tree for Root {
     ) -> Result<(), Errno> {
         self.owner(ino)?
             .fallocate(caller, ino, fh, offset, len, mode)
+            .await
+    }
+
+    async fn copy_file_range(
+        &self,
+        caller: Caller,
+        from: FileAt,
+        to: FileAt,
+        len: u64,
+    ) -> Result<u64, Errno> {
+        if tree_index(from.ino) != tree_index(to.ino) {
+            return Err(Errno::EXDEV);
+        }
+        self.owner(to.ino)?
+            .copy_file_range(caller, from, to, len)
             .await
     }
 

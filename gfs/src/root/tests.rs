@@ -1,5 +1,5 @@
 use super::*;
-use crate::tree::{Hold, NO_CACHE, NewMode, OpenFlags, Opened, ReadReply};
+use crate::tree::{FileAt, Hold, NO_CACHE, NewMode, OpenFlags, Opened, ReadReply};
 use async_trait::async_trait;
 use consistency::wire::meta::{NewNode, RenameMode};
 use futures::executor::block_on;
@@ -275,18 +275,26 @@ fn reserved_names_can_neither_be_made_nor_taken() {
 }
 
 #[test]
-fn nothing_is_linked_or_moved_from_tree_to_tree() {
-    let ((linked, moved, inside), log) = asked(async |root| {
+fn nothing_is_linked_moved_or_shared_from_tree_to_tree() {
+    let ((linked, moved, copied, inside), log) = asked(async |root| {
         let (proc, x, replace) = (InodeNo(PROC_BASE), name("x"), RenameMode::Replace);
         let top = InodeNo::ROOT;
+        let at = |ino| FileAt {
+            ino,
+            handle: 1,
+            offset: 0,
+        };
         (
             root.link(CALLER, InodeNo(9), proc, &x).await.map(drop),
             root.rename(CALLER, top, &x, proc, &x, replace).await,
+            root.copy_file_range(CALLER, at(proc), at(InodeNo(9)), 1)
+                .await,
             root.rename(CALLER, top, &x, InodeNo(9), &x, replace).await,
         )
     });
     assert_eq!(linked, Err(Errno::EXDEV));
     assert_eq!(moved, Err(Errno::EXDEV));
+    assert_eq!(copied, Err(Errno::EXDEV));
     assert_eq!(inside, Ok(()));
     assert_eq!(log, ["files rename \"x\" \"x\""]);
 }

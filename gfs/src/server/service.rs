@@ -134,6 +134,13 @@ impl MetaServer {
                     Err(ended) => self.ended(ended),
                 }
             }
+            MetaRequest::Closed { session, files } => match self.barriers.check(from, session) {
+                Ok(()) => {
+                    self.closed(session, &files);
+                    MetaReply::Done
+                }
+                Err(ended) => self.ended(ended),
+            },
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(from, session, seq);
                 MetaReply::Done
@@ -250,17 +257,16 @@ impl MetaServer {
             self.look(session, seq, &op).await
         };
         tracing::trace!(session = session.0, seq = seq.0, ?result, "answered");
-        match result {
-            Ok(reply) => MetaReply::Op {
-                now: clock(),
-                result: Ok(reply),
-            },
-            Err(Refusal::Error(error)) => MetaReply::Op {
-                now: clock(),
-                result: Err(error),
-            },
-            Err(Refusal::Ended(ended)) => self.ended(ended),
-            Err(Refusal::Log(error)) => self.refused(&error),
+        let result = match result {
+            Ok(reply) => Ok(reply),
+            Err(Refusal::Error(error)) => Err(error),
+            Err(Refusal::Ended(ended)) => return self.ended(ended),
+            Err(Refusal::Log(error)) => return self.refused(&error),
+        };
+        MetaReply::Op {
+            now: clock(),
+            result,
+            watched: self.watches.any(),
         }
     }
 
@@ -348,6 +354,13 @@ impl MetaServer {
                 .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
         });
         granted.map_err(Refusal::Ended)
+    }
+
+    fn closed(&self, session: SessionId, files: &[InodeNo]) {
+        if self.watches.any() {
+            let told = self.log.read(|state| watches::told_closed(state, files));
+            self.watches.tell(session, &told);
+        }
     }
 
     /// Answers when there are events, or after a while.
@@ -446,6 +459,7 @@ impl MetaServer {
             Ended::TooManyOps => MetaReply::Op {
                 now: clock(),
                 result: Err(FsError::Busy),
+                watched: self.watches.any(),
             },
         }
     }

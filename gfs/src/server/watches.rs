@@ -172,7 +172,7 @@ impl Watcher {
                 let replaced = replaced.as_ref().is_some_and(|(ino, _)| watched(ino));
                 place.is_some() || watched(dir) || watched(&event.ino) || replaced
             }
-            Happened::Attributes | Happened::Content => {
+            Happened::Attributes | Happened::Content | Happened::Closed => {
                 let place = self.places.get(&event.ino).cloned();
                 let concerned = place.is_some() || watched(&event.ino);
                 event.place = place;
@@ -216,15 +216,7 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
         kind: attr.kind,
         what,
     };
-    let unnamed = |ino: InodeNo, what: Happened| {
-        let kind = state.inode(ino).map(|inode| inode.attr.kind);
-        kind.ok().map(|kind| Event {
-            place: None,
-            ino,
-            kind,
-            what,
-        })
-    };
+    let unnamed = |ino: InodeNo, what: Happened| unnamed(state, ino, what);
     let event = match op {
         // Number and type of what is made are known when it is.
         Op::Create {
@@ -287,20 +279,41 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
             unnamed(*ino, Happened::Attributes)
         }
         Op::Flush(files) => {
-            let told = files.iter().filter_map(|file| {
+            let told = files.iter().flat_map(|file| {
                 let changed = file.content != FlushContent::Same;
                 let what = if changed {
                     Happened::Content
                 } else {
                     Happened::Attributes
                 };
-                unnamed(file.ino, what)
+                let closed = changed && !file.written;
+                let closed = closed.then(|| unnamed(file.ino, Happened::Closed));
+                [unnamed(file.ino, what), closed.flatten()]
             });
-            return told.collect();
+            return told.flatten().collect();
         }
         _ => None,
     };
     event.into_iter().collect()
+}
+
+/// Returns what watchers are told of files whose last writer has closed.
+pub(super) fn told_closed(state: &MetaState, files: &[InodeNo]) -> Vec<Event> {
+    let files = files.iter();
+    files
+        .filter_map(|ino| unnamed(state, *ino, Happened::Closed))
+        .collect()
+}
+
+/// Returns an event of an inode, whatever its names are.
+fn unnamed(state: &MetaState, ino: InodeNo, what: Happened) -> Option<Event> {
+    let kind = state.inode(ino).map(|inode| inode.attr.kind);
+    kind.ok().map(|kind| Event {
+        place: None,
+        ino,
+        kind,
+        what,
+    })
 }
 
 /// Adds what is known only after the operation.
@@ -321,6 +334,9 @@ pub(super) fn told_after(state: &MetaState, events: &mut Vec<Event>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use consistency::Timestamp;
+    use consistency::wire::meta::FlushFile;
 
     const WATCHER: SessionId = SessionId(1);
     const WRITER: SessionId = SessionId(2);
@@ -428,6 +444,33 @@ mod tests {
             .collect();
         assert_eq!(told, [(2, "a".to_owned()), (4, "new".to_owned())]);
         assert_eq!(events.len(), 5);
+    }
+
+    #[test]
+    fn a_flush_tells_of_a_close_if_nobody_writes_on() {
+        let time = Timestamp::default();
+        let flush = |content: FlushContent, written| FlushFile {
+            ino: InodeNo::ROOT,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            content,
+            written,
+        };
+        let check = |content: FlushContent, written, expected: &[Happened]| {
+            let op = Op::Flush(vec![flush(content, written)]);
+            let told = told_before(&MetaState::default(), &op);
+            let told: Vec<_> = told.into_iter().map(|event| event.what).collect();
+            assert_eq!(told, expected);
+        };
+        let bytes = || FlushContent::Inline(Bytes::new());
+        check(bytes(), true, &[Happened::Content]);
+        check(bytes(), false, &[Happened::Content, Happened::Closed]);
+        check(FlushContent::Same, false, &[Happened::Attributes]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod basic;
 mod cache;
 mod ending;
+mod fanotify;
 mod growth;
 mod locks;
 mod memtree;

@@ -3,6 +3,7 @@
 //!
 //! `docs/decisions/0007-remote-events.md` builds on each of these.
 
+use super::fanotify::Fanotify;
 use super::memtree::name;
 use super::{sys, within};
 use async_trait::async_trait;
@@ -496,6 +497,39 @@ fn a_name_that_takes_another_one_s_place() {
         (Event::IN_DELETE_SELF, "", false),
         (Event::IN_IGNORED, "", false),
     ]);
+}
+
+/// fanotify is told the same by the same replays.
+#[test]
+fn marks_of_fanotify() {
+    let watched = Watched::new(&[(DIR, "f", FILE)], &["dir"]);
+    let mut fanotify = Fanotify::on(&watched.path("dir")).expect("a mark on a FUSE directory");
+    let now = TimeSpec::UTIME_NOW;
+    let omit = TimeSpec::UTIME_OMIT;
+    let follow = UtimensatFlags::FollowSymlink;
+    watched.replay(&[], move |dir| utimensat(&dir, "f", &omit, &now, follow));
+    assert_eq!(fanotify.told(), ["MODIFY f"]);
+    watched.replay(&[], |dir| {
+        nix::fcntl::openat(&dir, "f", OFlag::O_WRONLY, Mode::empty()).map(drop)
+    });
+    assert_eq!(fanotify.told(), ["CLOSE_WRITE f"]);
+    watched.replay(&[], move |dir| utimensat(&dir, "f", &now, &now, follow));
+    assert_eq!(fanotify.told(), ["ATTRIB f"]);
+    watched.change(DIR, "f", None);
+    watched.change(DIR, "g", Some(FILE));
+    let before = [(DIR, "f", Some(FILE)), (DIR, "g", None)];
+    watched.replay(&before, |dir| nix::fcntl::renameat(&dir, "f", &dir, "g"));
+    assert_eq!(fanotify.told(), ["MOVED_FROM f", "MOVED_TO g"]);
+    watched.change(DIR, "g", None);
+    watched.replay(&[(DIR, "g", Some(FILE))], |dir| {
+        unlinkat(&dir, "g", UnlinkatFlags::NoRemoveDir)
+    });
+    assert_eq!(fanotify.told(), ["DELETE g"]);
+    watched.change(DIR, "sub", Some(SUB));
+    watched.replay(&[(DIR, "sub", None)], |dir| {
+        mkdirat(&dir, "sub", Mode::S_IRWXU)
+    });
+    assert_eq!(fanotify.told(), ["CREATE sub"]);
 }
 
 /// A further name of an inode is made by link(2) elsewhere; here mknod(2) tells the same.

@@ -20,7 +20,12 @@ const REQUESTS_PER_CHECK: u64 = 40;
 struct World {
     state: MetaState,
     inodes: Vec<InodeNo>,
+    files: Vec<InodeNo>,
     chunks: Vec<ChunkId>,
+    /// What files were given: other files may share it, if it is still there (M6).
+    extents: Vec<Extent>,
+    /// Extents taken that share a chunk.
+    shared: u64,
     sessions: Vec<SessionId>,
     seq: u64,
 }
@@ -30,7 +35,10 @@ impl World {
         let mut world = Self {
             state: MetaState::default(),
             inodes: vec![InodeNo::ROOT],
+            files: Vec::new(),
             chunks: vec![ChunkId(0)],
+            extents: Vec::new(),
+            shared: 0,
             sessions: vec![SessionId(0)],
             seq: 0,
         };
@@ -45,14 +53,47 @@ impl World {
 
     fn apply(&mut self, body: Body) {
         let now = Timestamp::from_nanos(1_000_000_000);
+        let files = match &body {
+            Body::Change {
+                op: Op::Flush(files),
+                ..
+            } => files.clone(),
+            _ => Vec::new(),
+        };
         match self.state.apply(&Command { now, body }) {
             Reply::Session { session, .. } => self.sessions.push(session),
+            Reply::Op {
+                result: Ok(OpReply::Flushed(results)),
+                again: false,
+                ..
+            } => {
+                let taken = files
+                    .iter()
+                    .zip(results)
+                    .filter(|(_, result)| result.is_ok());
+                for (file, _) in taken {
+                    self.flushed(&file.content);
+                }
+            }
             Reply::Op { result, .. } => match result {
-                Ok(OpReply::Created { entry, .. }) => self.inodes.push(entry.attr.ino),
+                Ok(OpReply::Created { entry, .. }) => {
+                    self.inodes.push(entry.attr.ino);
+                    if entry.attr.kind == FileKind::File {
+                        self.files.push(entry.attr.ino);
+                    }
+                }
                 Ok(OpReply::ChunkIds(first)) => self.chunks.push(first),
                 Ok(_) | Err(_) => {}
             },
             Reply::Reign(_) | Reply::SessionEnded | Reply::Dead(_) | Reply::Done => {}
+        }
+    }
+
+    fn flushed(&mut self, content: &FlushContent) {
+        if let FlushContent::Extents { add, chunks, .. } = content {
+            let brought = |extent: &&Extent| chunks.iter().any(|(id, _)| *id == extent.chunk);
+            self.shared += add.iter().filter(|extent| !brought(extent)).count() as u64;
+            self.extents.extend_from_slice(add);
         }
     }
 
@@ -140,6 +181,18 @@ fn extent(dice: &mut Dice, world: &World) -> Extent {
     } else {
         dice.below(8) * 4096
     };
+    if !world.extents.is_empty() && dice.one_in(3) {
+        let known = &world.extents[dice.len(world.extents.len() as u64)];
+        return Extent {
+            offset,
+            len: if dice.one_in(8) {
+                dice.u32()
+            } else {
+                known.len
+            },
+            ..known.clone()
+        };
+    }
     let len = if dice.one_in(4) { dice.u32() } else { 4096 };
     Extent {
         offset,
@@ -195,6 +248,59 @@ fn flush(dice: &mut Dice, world: &World) -> FlushFile {
         mtime: time(dice),
         ctime: time(dice),
         content,
+        written: dice.one_in(2),
+    }
+}
+
+/// What a client would send: new bytes in chunks of its own, and what it shares with other files (M6).
+fn sound_flush(dice: &mut Dice, world: &World) -> FlushFile {
+    let (mut add, mut chunks) = (Vec::new(), Vec::new());
+    for _ in 0..1 + dice.below(3) {
+        let offset = dice.below(8) * 4096;
+        let known = (!world.extents.is_empty()).then(|| dice.len(world.extents.len() as u64));
+        let known = known.map(|at| &world.extents[at]);
+        let extent = match known.filter(|_| !dice.one_in(3)) {
+            Some(known) => Extent {
+                offset,
+                ..known.clone()
+            },
+            None => {
+                let chunk = chunk(dice, world);
+                chunks.push((chunk, 4 << 20));
+                Extent {
+                    offset,
+                    len: dice.pick(&[1, 512, 4096, 20_000]),
+                    chunk,
+                    chunk_offset: dice.pick(&[0, 4096]),
+                    replicas: vec![NodeId(1), NodeId(2)],
+                }
+            }
+        };
+        add.push(extent);
+    }
+    chunks.sort_unstable();
+    chunks.dedup();
+    let stamp = Timestamp { secs: 1, nanos: 5 };
+    let ino = if world.files.is_empty() || dice.one_in(8) {
+        inode(dice, world)
+    } else {
+        dice.pick(&world.files)
+    };
+    FlushFile {
+        ino,
+        mode: 0o644,
+        uid: 1,
+        gid: 1,
+        size: 1 << 20,
+        atime: stamp,
+        mtime: stamp,
+        ctime: stamp,
+        content: FlushContent::Extents {
+            cut: dice.one_in(4).then(|| dice.below(8) * 4096),
+            add,
+            chunks,
+        },
+        written: dice.one_in(2),
     }
 }
 
@@ -309,7 +415,11 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             let times = (0..dice.below(5)).map(|_| (inode(dice, world), time(dice)));
             times.collect()
         }),
-        18 => Op::Flush((0..dice.below(4)).map(|_| flush(dice, world)).collect()),
+        18 => {
+            let sound = dice.one_in(2);
+            let one = if sound { sound_flush } else { flush };
+            Op::Flush((0..dice.below(4)).map(|_| one(dice, world)).collect())
+        }
         _ => Op::AllocateChunks {
             count: if dice.one_in(3) { dice.u32() } else { 3 },
         },
@@ -334,9 +444,10 @@ fn request(dice: &mut Dice, world: &mut World) -> MetaRequest {
     }
 }
 
-fn run(test: &str, cases: u64, mut case: impl FnMut(&mut Dice, &mut World)) {
+/// Returns how many extents were taken that share a chunk.
+fn run(test: &str, cases: u64, mut case: impl FnMut(&mut Dice, &mut World)) -> u64 {
     let mut dice = Dice::new(test);
-    let mut left = cases;
+    let (mut left, mut shared) = (cases, 0);
     while left > 0 {
         let mut world = World::new();
         for number in 0..REQUESTS_PER_STATE.min(left) {
@@ -358,15 +469,23 @@ fn run(test: &str, cases: u64, mut case: impl FnMut(&mut Dice, &mut World)) {
         let restored = MetaState::restore(&world.state.snapshot());
         assert_eq!(restored.as_ref(), Ok(&world.state), "after a snapshot");
         left = left.saturating_sub(REQUESTS_PER_STATE);
+        shared += world.shared;
     }
+    shared
 }
 
 #[test]
 fn hostile_values() {
-    run("hostile_values", cases(60_000), |dice, world| {
+    let cases = cases(60_000);
+    let shared = run("hostile_values", cases, |dice, world| {
         let request = request(dice, world);
         world.handle(request);
     });
+    println!("{shared} extents share a chunk");
+    assert!(
+        shared >= cases / 1_000,
+        "{shared} of {cases} requests share a chunk: too few to show anything"
+    );
 }
 
 /// Messages that were changed on their way, or by who sent them.

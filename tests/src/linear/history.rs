@@ -43,6 +43,17 @@ impl<O, R> Log<O, R> {
     pub fn run(&mut self, op: O, carry_out: impl FnOnce() -> Option<R>) {
         let called = self.clock.now();
         let ret = carry_out();
+        self.note(op, called, ret);
+    }
+
+    /// [`Self::run`] for what takes its time.
+    pub async fn record(&mut self, op: O, carry_out: impl Future<Output = Option<R>>) {
+        let called = self.clock.now();
+        let ret = carry_out.await;
+        self.note(op, called, ret);
+    }
+
+    fn note(&mut self, op: O, called: u64, ret: Option<R>) {
         let returned = ret.is_some().then(|| self.clock.now());
         self.operations.push(Operation {
             actor: self.actor.clone(),

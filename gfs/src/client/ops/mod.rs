@@ -1,6 +1,7 @@
 //! The operations, one file each; this page is their table.
 
 mod content;
+mod copy;
 mod create;
 pub(super) mod getattr;
 mod link;
@@ -19,7 +20,7 @@ mod xattr;
 use super::Client;
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, Caller, EntryReply, ListReply, Lock, NO_CACHE, NewMode, OpenFlags, Opened,
+    AttrReply, Caller, EntryReply, FileAt, ListReply, Lock, NO_CACHE, NewMode, OpenFlags, Opened,
     ReadReply, SetAttrRequest, Tree,
 };
 use async_trait::async_trait;
@@ -277,6 +278,16 @@ impl Tree for Client {
         mode: i32,
     ) -> Result<(), Errno> {
         content::fallocate(&self.core, ino, fh, offset, len, mode).await
+    }
+
+    async fn copy_file_range(
+        &self,
+        _caller: Caller,
+        from: FileAt,
+        to: FileAt,
+        len: u64,
+    ) -> Result<u64, Errno> {
+        copy::copy_file_range(&self.core, copy::Copy { from, to, len }).await
     }
 
     async fn lseek(

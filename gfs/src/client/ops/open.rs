@@ -105,5 +105,10 @@ pub(super) fn release(core: &Arc<Core>, ino: InodeNo, fh: u64) {
         if fh & READS_AND_WRITES != 0 {
             state.rw_opens = state.rw_opens.saturating_sub(1);
         }
+        let closed = state.take_close();
+        drop(state);
+        if closed {
+            core.tell_close(ino);
+        }
     }
 }

@@ -54,7 +54,10 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
 async fn check_quota(core: &Arc<Core>, node: &Pin, write: &Write) -> Result<(), Errno> {
     let len = write.data.len() as u64;
     let is_short = |state: &State| {
-        let dirty = state.content.as_deref().map_or(0, FileContent::dirty_bytes);
+        let dirty = state
+            .content
+            .as_deref()
+            .map_or(0, FileContent::changed_bytes);
         state.writing.room.is_some_and(|room| dirty + len > room)
     };
     if !is_short(&node.state()) {

@@ -117,6 +117,20 @@ pub(super) struct MemChunks {
     chunks: Mutex<HashMap<ChunkId, Bytes>>,
     pub(super) full: AtomicBool,
     pub(super) reads: AtomicU64,
+    /// Writes wait for it.
+    pub(super) gate: tokio::sync::RwLock<()>,
+}
+
+impl MemChunks {
+    /// Returns how many chunks there are.
+    pub(super) fn count(&self) -> usize {
+        self.chunks.lock().expect("no holder panics").len()
+    }
+
+    /// Loses all of them.
+    pub(super) fn lose(&self) {
+        self.chunks.lock().expect("no holder panics").clear();
+    }
 }
 
 #[async_trait]
@@ -125,7 +139,7 @@ impl ChunkIo for MemChunks {
         if self.full.load(Ordering::SeqCst) {
             return Err(Errno(libc::ENOSPC));
         }
-        tokio::task::yield_now().await;
+        let _open = self.gate.read().await;
         let before = self
             .chunks
             .lock()

@@ -9,13 +9,13 @@ use consistency::wire::meta::{FileKind, QUOTA_BYTES, XattrMode};
 use std::sync::atomic::Ordering;
 
 /// A file as an array, changed like the one in the cluster.
-struct Twin<'a> {
-    mount: &'a Mount,
-    model: Vec<u8>,
+pub(super) struct Twin<'a> {
+    pub(super) mount: &'a Mount,
+    pub(super) model: Vec<u8>,
 }
 
 impl Twin<'_> {
-    async fn write(&mut self, at: usize, data: &[u8]) {
+    pub(super) async fn write(&mut self, at: usize, data: &[u8]) {
         let end = at + data.len();
         self.model.resize(self.model.len().max(end), 0);
         self.model[at..end].copy_from_slice(data);
@@ -25,7 +25,7 @@ impl Twin<'_> {
             .expect("written");
     }
 
-    async fn truncate(&mut self, size: usize) {
+    pub(super) async fn truncate(&mut self, size: usize) {
         self.model.resize(size, 0);
         self.mount
             .truncate("f", size as u64)
@@ -33,7 +33,7 @@ impl Twin<'_> {
             .expect("truncated");
     }
 
-    async fn punch(&mut self, at: usize, len: usize) {
+    pub(super) async fn punch(&mut self, at: usize, len: usize) {
         let end = (at + len).min(self.model.len());
         if at < end {
             self.model[at..end].fill(0);
@@ -45,7 +45,7 @@ impl Twin<'_> {
         punched.await.expect("punched");
     }
 
-    async fn check(&self, reader: &Mount, what: &str) {
+    pub(super) async fn check(&self, reader: &Mount, what: &str) {
         let size = reader.stat("f").await.expect("there").size;
         assert_eq!(size, self.model.len() as u64, "size {what}");
         for at in (0..self.model.len()).step_by(300_000) {
@@ -228,7 +228,7 @@ async fn a_full_store_is_told_by_fsync_and_nothing_is_lost() {
     assert_eq!(two.read("f").await.expect("readable"), vec![5; 100_000]);
 }
 
-async fn limit_bytes(mount: &Mount, path: &str, bytes: u64) -> Result<(), Errno> {
+pub(super) async fn limit_bytes(mount: &Mount, path: &str, bytes: u64) -> Result<(), Errno> {
     let ino = mount.walk(path).await?;
     let (limit, value) = (name(QUOTA_BYTES), bytes.to_string().into());
     let set = mount

@@ -18,7 +18,7 @@ mod counting {
     use std::cell::Cell;
 
     thread_local! {
-        static BYTES: Cell<usize> = const { Cell::new(0) };
+        static BYTES: Cell<i64> = const { Cell::new(0) };
     }
 
     struct Counting;
@@ -29,19 +29,24 @@ mod counting {
     // SAFETY: everything is handed on to the system's allocator as it is.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            BYTES.set(BYTES.get().wrapping_add(layout.size()));
+            BYTES.set(BYTES.get() + bytes(layout));
             // SAFETY: the caller keeps to the contract, which is the same.
             unsafe { System.alloc(layout) }
         }
 
         unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-            BYTES.set(BYTES.get().wrapping_sub(layout.size()));
+            BYTES.set(BYTES.get() - bytes(layout));
             // SAFETY: the caller keeps to the contract, which is the same.
             unsafe { System.dealloc(ptr, layout) }
         }
     }
 
-    pub(super) fn allocated() -> usize {
+    fn bytes(layout: Layout) -> i64 {
+        layout.size().try_into().unwrap_or(i64::MAX)
+    }
+
+    /// May be negative: a thread also gives back what others have allocated.
+    pub(super) fn allocated() -> i64 {
         BYTES.get()
     }
 }
@@ -99,7 +104,8 @@ fn a_cached_inode_is_small() {
         assert!(dir.learn(&name, Known::Present(ino, FileKind::File)));
         assert!(dir.give_to_kernel(&name));
     }
-    let each = (counting::allocated() - before) / INODES;
+    let taken = usize::try_from(counting::allocated() - before).expect("more than before");
+    let each = taken / INODES;
     println!(
         "a cached inode takes {each} bytes, {} of them the node",
         size_of::<Node>()

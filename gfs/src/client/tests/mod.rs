@@ -8,8 +8,10 @@
 
 mod cluster;
 mod coherence;
+mod copy;
 mod crossing;
 mod files;
+mod linear;
 mod locks;
 mod memory;
 mod mount;

@@ -6,7 +6,9 @@
 use super::cluster::Faults;
 use crate::client::Client;
 use crate::error::Errno;
-use crate::tree::{Caller, EntryReply, Kernel, NewMode, OpenFlags, Opened, SetAttrRequest, Tree};
+use crate::tree::{
+    Caller, EntryReply, FileAt, Kernel, NewMode, OpenFlags, Opened, SetAttrRequest, Tree,
+};
 use bytes::Bytes;
 use consistency::InodeNo;
 use consistency::wire::meta::{Attr, Name, NewNode, RenameMode};
@@ -41,6 +43,15 @@ pub(super) struct Model {
     dir_locks: Mutex<HashMap<InodeNo, Arc<RwLock<()>>>>,
     /// `forget_name` waits as long as this is set.
     pub(super) stuck_names: AtomicBool,
+    deaf: Mutex<Option<Deaf>>,
+}
+
+/// What a broken kernel keeps although it was told to forget it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Deaf {
+    Attributes,
+    Data,
+    Names,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +83,14 @@ impl Model {
     /// Returns what the kernel was told since the last call.
     pub(super) fn told(&self) -> Vec<String> {
         std::mem::take(&mut self.cache().told)
+    }
+
+    pub(super) fn be_deaf(&self, deaf: Option<Deaf>) {
+        *self.deaf.lock().expect("no holder panics") = deaf;
+    }
+
+    fn hears(&self, of: Deaf) -> bool {
+        *self.deaf.lock().expect("no holder panics") != Some(of)
     }
 
     fn dir_lock(&self, dir: InodeNo) -> Arc<RwLock<()>> {
@@ -152,7 +171,9 @@ impl Kernel for Model {
     fn forget_attr(&self, ino: InodeNo) -> io::Result<()> {
         let mut cache = self.cache();
         cache.told.push(format!("attr {ino}"));
-        cache.attrs.remove(&ino);
+        if self.hears(Deaf::Attributes) {
+            cache.attrs.remove(&ino);
+        }
         Ok(())
     }
 
@@ -165,8 +186,12 @@ impl Kernel for Model {
         self.write_back(ino);
         let mut cache = self.cache();
         cache.told.push(format!("data {ino}"));
-        cache.attrs.remove(&ino);
-        cache.pages.remove(&ino);
+        if self.hears(Deaf::Attributes) {
+            cache.attrs.remove(&ino);
+        }
+        if self.hears(Deaf::Data) {
+            cache.pages.remove(&ino);
+        }
         Ok(())
     }
 
@@ -178,14 +203,18 @@ impl Kernel for Model {
         let _alone = lock.blocking_write();
         let mut cache = self.cache();
         cache.told.push(format!("name {parent} {name:?}"));
-        cache.dentries.remove(&(parent, name.clone()));
+        if self.hears(Deaf::Names) {
+            cache.dentries.remove(&(parent, name.clone()));
+        }
         Ok(())
     }
 
     fn forget_all_names(&self) -> io::Result<()> {
         let mut cache = self.cache();
         cache.told.push("epoch".into());
-        cache.epoch += 1;
+        if self.hears(Deaf::Names) {
+            cache.epoch += 1;
+        }
         Ok(())
     }
 }
@@ -375,6 +404,61 @@ impl Mount {
         self.kernel.drop_page(ino).await;
         self.kernel.cache().changed(ino);
         Ok(())
+    }
+
+    /// Copies with one call.
+    pub(super) async fn copy(
+        &self,
+        (from, source_at): (&str, u64),
+        (to, target_at): (&str, u64),
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let (source, read) = self.open(from, libc::O_RDONLY).await?;
+        let (target, write) = self.open(to, libc::O_WRONLY).await?;
+        let at = |ino, handle, offset| FileAt {
+            ino,
+            handle,
+            offset,
+        };
+        let source_at = at(source, read.fh, source_at);
+        let target_at = at(target, write.fh, target_at);
+        let copied = self
+            .client
+            .copy_file_range(ROOT, source_at, target_at, len)
+            .await;
+        self.kernel.drop_page(target).await;
+        self.kernel.cache().changed(target);
+        self.client.release(source, read.fh).await;
+        self.client.release(target, write.fh).await;
+        copied
+    }
+
+    /// Copies a whole range as the kernel does: what the tree does not do itself is read and written.
+    pub(super) async fn copy_all(
+        &self,
+        (from, source_at): (&str, u64),
+        (to, target_at): (&str, u64),
+        len: u64,
+    ) -> Result<u64, Errno> {
+        let mut done = 0;
+        while done < len {
+            let source = (from, source_at + done);
+            let target = (to, target_at + done);
+            let copied = match self.copy(source, target, len - done).await {
+                Err(Errno::ENOTSUP) => {
+                    let some = (len - done).min(1 << 20) as u32;
+                    let data = self.read_at(from, source.1, some).await?;
+                    self.write(to, target.1, &data).await?;
+                    data.len() as u64
+                }
+                copied => copied?,
+            };
+            if copied == 0 {
+                break;
+            }
+            done += copied;
+        }
+        Ok(done)
     }
 
     pub(super) async fn create(&self, path: &str) -> Result<InodeNo, Errno> {

@@ -107,6 +107,19 @@ fn arguments_are_read() {
         &[&four(1), Z4, &eight(8), Z4, &four(0xfff)],
         "Ok(Statx { fh: Some(8) })",
     );
+    let copy = [3_u64, 4096, 12, 5, 8192, u64::MAX, 0].map(eight);
+    let fields: Vec<&[u8]> = copy.iter().map(|field| &field[..]).collect();
+    let files = "from: FileAt { ino: i9, handle: 3, offset: 4096 }, to: FileAt { ino: i12, handle: 5, offset: 8192 }";
+    check(
+        Opcode::COPY_FILE_RANGE,
+        &fields,
+        &format!("Ok(CopyFileRange {{ {files}, len: 4294967295, wide: false }})"),
+    );
+    check(
+        Opcode::COPY_FILE_RANGE_64,
+        &fields,
+        &format!("Ok(CopyFileRange {{ {files}, len: 18446744073709551615, wide: true }})"),
+    );
     check(
         Opcode::TMPFILE,
         &[&four(2), &four(0o100_640), Z4, Z4, b"/\0"],

@@ -43,6 +43,7 @@ fn check(times: &[(InodeNo, Timestamp)]) -> Result<(), FsError> {
     times.iter().try_for_each(|&(_, at)| check_time(at))
 }
 
+/// AT1
 fn is_news(state: &MetaState, ino: InodeNo, at: Timestamp) -> bool {
     let inode = state.inode(ino);
     inode.is_ok_and(|inode| at > inode.attr.ctime && at > inode.attr.atime)

@@ -5,14 +5,16 @@
 
 use super::{check_mode, check_owner, check_time};
 use crate::server::state::{
-    ChunkState, EXTENTS_MAX, Extents, FileContent, MetaState, Payload, Piece, RefChange, Replicas,
+    ChunkState, Extents, FileContent, MetaState, Payload, Piece, RefChange, Replicas,
 };
 use consistency::wire::chunk::CHUNK_BYTES_MAX;
 use consistency::wire::meta::{
-    Attr, Extent, FILE_BYTES_MAX, FlushContent, FlushFile, FsError, INLINE_BYTES_MAX, OpReply,
+    Attr, EXTENTS_MAX, Extent, FILE_BYTES_MAX, FlushContent, FlushFile, FsError, INLINE_BYTES_MAX,
+    OpReply,
 };
 use consistency::{ChunkId, Duration, SessionId, Timestamp};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// How far a holder's clock may be ahead of the leader's and still be followed: it runs on its own between
 /// two messages of the leader. What it has shown under its lease must not be taken back (S6), so the
@@ -178,6 +180,15 @@ fn resolve(
     }
 }
 
+/// A chunk that a flush names.
+struct Named {
+    len: u32,
+    /// `None`: the first extent that names it tells.
+    replicas: Option<Replicas>,
+    /// The flush lists it as its own.
+    brought: bool,
+}
+
 fn resolve_chunks(
     state: &MetaState,
     session: SessionId,
@@ -185,49 +196,77 @@ fn resolve_chunks(
     add: &[Extent],
     chunks: &[(ChunkId, u32)],
 ) -> Result<Vec<(ChunkId, u32, Replicas)>, FsError> {
-    let mut known: BTreeMap<ChunkId, (u32, Option<Replicas>)> = BTreeMap::new();
+    let mut known: BTreeMap<ChunkId, Named> = BTreeMap::new();
     for &(id, len) in chunks {
-        if !(1..=CHUNK_BYTES_MAX).contains(&len) {
-            return Err(FsError::Invalid);
-        }
-        if !state.sessions.owns_in(session, id) {
-            // The number was given to a session that has ended: the chunk may be collected already.
-            return Err(FsError::Stale);
-        }
-        let replicas = match state.chunks.state(id) {
-            ChunkState::New => None,
-            // Small files of one flush may share a chunk.
-            ChunkState::Live(live_len, replicas) if live_len == len => Some(replicas),
-            ChunkState::Live(..) => return Err(FsError::Invalid),
-            ChunkState::Dead => return Err(FsError::Stale),
-        };
-        if known.insert(id, (len, replicas)).is_some() {
+        let named = brought(state, session, id, len)?;
+        if known.insert(id, named).is_some() {
             return Err(FsError::Invalid);
         }
     }
     let mut new = Vec::new();
     for extent in add {
-        let (chunk_len, replicas) = known.get_mut(&extent.chunk).ok_or(FsError::Invalid)?;
+        let told = Replicas::new(&extent.replicas).ok_or(FsError::Invalid)?;
+        let named = match known.entry(extent.chunk) {
+            Entry::Occupied(named) => named.into_mut(),
+            Entry::Vacant(slot) => slot.insert(shared(state, extent.chunk)?),
+        };
         let end = extent.offset.checked_add(u64::from(extent.len));
         let chunk_end = extent.chunk_offset.checked_add(extent.len);
         if extent.len == 0
             || end.is_none_or(|end| end > size)
-            || chunk_end.is_none_or(|end| end > *chunk_len)
+            || chunk_end.is_none_or(|end| end > named.len)
         {
             return Err(FsError::Invalid);
         }
-        let told = Replicas::new(&extent.replicas).ok_or(FsError::Invalid)?;
-        match replicas {
-            Some(replicas) if *replicas == told => {}
-            Some(_) => return Err(FsError::Invalid),
+        match named.replicas {
+            Some(replicas) if replicas == told => {}
+            Some(_) if named.brought => return Err(FsError::Invalid),
+            // Who shares it knows an older list.
+            Some(_) => return Err(FsError::Stale),
             None => {
-                *replicas = Some(told);
-                new.push((extent.chunk, *chunk_len, told));
+                named.replicas = Some(told);
+                new.push((extent.chunk, named.len, told));
             }
         }
     }
     // A chunk that no extent names is not entered: it is garbage once the session ends.
     Ok(new)
+}
+
+/// Checks a chunk that a flush brings.
+fn brought(state: &MetaState, session: SessionId, id: ChunkId, len: u32) -> Result<Named, FsError> {
+    if !(1..=CHUNK_BYTES_MAX).contains(&len) {
+        return Err(FsError::Invalid);
+    }
+    if !state.sessions.owns_in(session, id) {
+        // The number was given to a session that has ended: the chunk may be collected already.
+        return Err(FsError::Stale);
+    }
+    let replicas = match state.chunks.state(id) {
+        ChunkState::New => None,
+        // Small files of one flush may share a chunk.
+        ChunkState::Live(live_len, replicas) if live_len == len => Some(replicas),
+        ChunkState::Live(..) => return Err(FsError::Invalid),
+        ChunkState::Dead => return Err(FsError::Stale),
+    };
+    Ok(Named {
+        len,
+        replicas,
+        brought: true,
+    })
+}
+
+/// Finds a chunk that a flush shares with other files. M6: it must be live now, whatever its writer knew when it
+/// read the other file's map; what is dead may be deleted at any moment.
+fn shared(state: &MetaState, id: ChunkId) -> Result<Named, FsError> {
+    match state.chunks.state(id) {
+        ChunkState::Live(len, replicas) => Ok(Named {
+            len,
+            replicas: Some(replicas),
+            brought: false,
+        }),
+        ChunkState::New | ChunkState::Dead => Err(FsError::Stale),
+    }
 }
 
 #[cfg(test)]
@@ -251,7 +290,11 @@ mod tests {
 
     /// A flush that changes nothing but content and size.
     fn flush_of(world: &World, size: u64, content: FlushContent) -> FlushFile {
-        let attr = world.attr("f");
+        flush_to(world, "f", size, content)
+    }
+
+    fn flush_to(world: &World, path: &str, size: u64, content: FlushContent) -> FlushFile {
+        let attr = world.attr(path);
         FlushFile {
             ino: attr.ino,
             mode: attr.mode,
@@ -262,6 +305,7 @@ mod tests {
             mtime: attr.mtime,
             ctime: attr.ctime,
             content,
+            written: false,
         }
     }
 
@@ -561,7 +605,7 @@ mod tests {
         in_extent(|extent| extent.chunk_offset = u32::MAX, invalid);
         in_extent(|extent| extent.offset = 1001, invalid);
         in_extent(|extent| extent.offset = u64::MAX, invalid);
-        in_extent(|extent| extent.chunk = ChunkId(3), invalid);
+        in_extent(|extent| extent.chunk = ChunkId(3), FsError::Stale);
         in_extent(|extent| extent.replicas.clear(), invalid);
         in_extent(|extent| extent.replicas = vec![NodeId(0)], invalid);
         in_extent(|extent| extent.replicas = vec![NodeId(1); 2], invalid);
@@ -569,7 +613,7 @@ mod tests {
             |extent| extent.replicas = (1..=REPLICAS_MAX as u16 + 1).map(NodeId).collect(),
             invalid,
         );
-        in_chunks(&[], invalid);
+        in_chunks(&[], FsError::Stale);
         in_chunks(&[(2, 0)], invalid);
         in_chunks(&[(2, CHUNK_BYTES_MAX + 1)], invalid);
         in_chunks(&[(2, 1000), (2, 1000)], invalid);
@@ -601,6 +645,113 @@ mod tests {
             extents(None, &[(size - 1, 1, 1, 0); 30_001]),
         );
         assert_eq!(more, Err(FsError::TooLarge));
+    }
+
+    /// Extents of chunks that the flush does not bring.
+    fn references(add: &[Extent]) -> FlushContent {
+        FlushContent::Extents {
+            cut: None,
+            add: add.to_vec(),
+            chunks: Vec::new(),
+        }
+    }
+
+    /// A file `f` of the chunks 1 and 2, and an empty file `g` that another session changes.
+    fn shared_world() -> World {
+        let mut world = world();
+        let content = extents(None, &[(0, 1000, 1, 0), (1000, 1000, 2, 0)]);
+        put(&mut world, 2000, content).expect("taken");
+        world.setup("touch g");
+        match world.apply(Body::OpenSession {
+            node: NodeId(2),
+            attempt: 1,
+        }) {
+            Reply::Session { session, .. } => world.session = session,
+            other => panic!("{other:?}"),
+        }
+        world
+    }
+
+    fn share(world: &mut World, size: u64, add: &[Extent]) -> Result<Attr, FsError> {
+        let file = flush_to(world, "g", size, references(add));
+        flush(world, file)
+    }
+
+    #[test]
+    fn m6_a_chunk_of_another_file_is_shared() {
+        let mut world = shared_world();
+        let add = [extent(500, 1000, 1, 0), extent(1500, 300, 2, 700)];
+        let attr = share(&mut world, 4000, &add).expect("both are live");
+        assert_eq!((attr.size, attr.blocks), (4000, 3));
+        let content = world.state.load(world.ino("g")).expect("loads").1;
+        assert_eq!(content, Content::Extents(add.to_vec()));
+        assert_eq!(world.state.check(), Ok(()));
+        // Each of the two keeps them.
+        world.setup("rm f; reap f");
+        assert_eq!(dead(&world), [0_u64; 0]);
+        // A part that moves within its file does not let its chunk die in between.
+        let moved = [extent(0, 1000, 1, 0), extent(1000, 800, 2, 200)];
+        share(&mut world, 4000, &moved).expect("both are live");
+        let one = [extent(0, 2000, 3, 0)];
+        assert_eq!(share(&mut world, 4000, &one), Err(FsError::Stale));
+        world.setup("rm g; reap g");
+        assert_eq!(dead(&world), [1, 2]);
+    }
+
+    #[test]
+    fn m6_what_is_not_live_is_not_shared() {
+        let mut world = shared_world();
+        let before = world.attr("g");
+        let stale = Err(FsError::Stale);
+        world.setup("rm f; reap f");
+        assert_eq!(dead(&world), [1, 2]);
+        assert_eq!(share(&mut world, 2000, &[extent(0, 1000, 1, 0)]), stale);
+        // Deleted: as if it had never been.
+        world.apply(Body::ForgetDead(vec![ChunkId(1)]));
+        assert_eq!(share(&mut world, 2000, &[extent(0, 1000, 1, 0)]), stale);
+        assert_eq!(share(&mut world, 2000, &[extent(0, 1000, 999, 0)]), stale);
+        assert_eq!(world.attr("g"), before);
+        assert_eq!(dead(&world), [2]);
+    }
+
+    #[test]
+    fn m6_references_fit_their_chunk() {
+        #[track_caller]
+        fn refused(spoil: impl FnOnce(&mut Extent), expected: FsError) {
+            let mut world = shared_world();
+            let mut extent = extent(0, 1000, 1, 0);
+            spoil(&mut extent);
+            assert_eq!(share(&mut world, 2000, &[extent]), Err(expected));
+        }
+        let invalid = FsError::Invalid;
+        refused(|extent| extent.len = 1001, invalid);
+        refused(|extent| extent.len = 0, invalid);
+        refused(|extent| extent.chunk_offset = 1, invalid);
+        refused(|extent| extent.chunk_offset = u32::MAX, invalid);
+        refused(|extent| extent.offset = 1001, invalid);
+        refused(|extent| extent.replicas.clear(), invalid);
+        // The chunk lies elsewhere by now.
+        let moved = |nodes: &[u16]| nodes.iter().copied().map(NodeId).collect();
+        refused(|extent| extent.replicas = moved(&[1]), FsError::Stale);
+        refused(|extent| extent.replicas = moved(&[2, 1]), FsError::Stale);
+        // What a session brings it lists.
+        refused(|extent| extent.chunk = ChunkId(3), FsError::Stale);
+    }
+
+    #[test]
+    fn q3_shared_bytes_count_for_each_file() {
+        let mut world = shared_world();
+        world.setup("mkdir d; touch d/h; chattr user.glu.quota.bytes=5096 d");
+        let put = |world: &mut World, add: &[Extent]| {
+            let file = flush_to(world, "d/h", 2000, references(add));
+            flush(world, file)
+        };
+        let full = Err(FsError::Quota);
+        assert_eq!(put(&mut world, &[extent(0, 1000, 1, 0)]), full);
+        // What others have is not given up.
+        assert_eq!(dead(&world), [0_u64; 0]);
+        put(&mut world, &[extent(0, 500, 1, 0)]).expect("fits");
+        assert_eq!(world.state.check(), Ok(()));
     }
 
     #[test]

@@ -3,13 +3,11 @@
 use bytes::Bytes;
 use consistency::ChunkId;
 use consistency::wire::MESSAGE_BYTES_MAX;
+use consistency::wire::meta::EXTENTS_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, btree_map};
 
 use super::chunks::REPLICAS_MAX;
-
-/// Most extents of one file, so that its map fits in one message: with whole chunks enough for 480 GB.
-pub const EXTENTS_MAX: usize = 120_000;
 
 /// An extent on the wire at its longest: two 64-bit and two 32-bit numbers, the replicas and their count.
 const EXTENT_WIRE_BYTES_MAX: usize = 9 + 5 + 9 + 5 + 1 + 3 * REPLICAS_MAX;

@@ -32,7 +32,6 @@ pub(crate) mod tests;
 
 pub use chunks::REPLICAS_MAX;
 pub use command::{Body, Command, Reply};
-pub use content::EXTENTS_MAX;
 pub use session::RESULTS_MAX;
 
 pub(crate) use chunks::{ChunkState, ChunkTable, Replicas};

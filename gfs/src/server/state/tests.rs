@@ -183,6 +183,7 @@ impl Author {
                 .now
                 .plus(consistency::Duration(self.dice.below(2_000_000))),
             content,
+            written: false,
         }
     }
 

@@ -1,0 +1,53 @@
+//! Jobs started elsewhere.
+
+use super::{Bench, Row, time};
+
+impl Bench {
+    pub(super) fn jobs(&mut self) {
+        let loops =
+            |command: &str| format!("i=0; while [ $i -lt 50 ]; do {command}; i=$((i+1)); done");
+        let cluster = &self.cluster;
+        let run = |command: &str| {
+            let output = cluster.sh(1, command);
+            assert!(output.status.success(), "{command}: {output:?}");
+        };
+        let mut rows = Vec::new();
+        for (name, goal, command) in [
+            (
+                "null glurun job, any node",
+                "<= 3 x the time",
+                "glurun /bin/true",
+            ),
+            ("null glurun job, other node", "", "glurun -w 2 /bin/true"),
+        ] {
+            let (mut here, mut control) = (Vec::new(), Vec::new());
+            for _ in 0..5 {
+                here.push(time(|| run(&loops(command))));
+                control.push(time(|| run(&loops("/bin/true"))));
+            }
+            rows.push(Row {
+                name,
+                goal,
+                here,
+                control,
+                ops: 50,
+            });
+        }
+        let together = "for i in 1 2 3 4 5 6 7 8 9 10; do (glurun /bin/true; glurun /bin/true; glurun /bin/true) & done; wait";
+        let here = (0..5).map(|_| time(|| run(together))).collect();
+        let alone = together.replace("glurun ", "");
+        let control = (0..5).map(|_| time(|| run(&alone))).collect();
+        rows.push(Row {
+            name: "glurun jobs, ten at a time",
+            goal: "2,000 jobs/s",
+            here,
+            control,
+            ops: 30,
+        });
+        self.rows.extend(rows.into_iter().filter(|row| {
+            self.only
+                .iter()
+                .all(|word| row.name.contains(word.as_str()))
+        }));
+    }
+}

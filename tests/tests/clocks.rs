@@ -1,0 +1,75 @@
+//! S6: one clock. A node whose own clock is an hour off, with its daemon and its programs, builds as all others do.
+//!
+//! Needs root and /dev/fuse.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use tests::{Cluster, Options, binary, scratch_dir};
+
+/// The node whose clock is off.
+const OFF: u32 = 2;
+/// The library would change what stat(2) returns as well, which no wrong clock does.
+const FAKE: &str = "NO_FAKE_STAT=1 faketime -m --exclude-monotonic -f +1h";
+
+/// A cluster of three nodes, one of them an hour ahead.
+fn cluster() -> Cluster {
+    let glud = scratch_dir().join(format!("glud-an-hour-ahead-{}", std::process::id()));
+    let script = format!(
+        "#!/bin/sh\ncase $2 in */node{OFF}/*) exec env {FAKE} {glud} \"$@\" ;; esac\nexec {glud} \"$@\"\n",
+        glud = binary("glud").display()
+    );
+    fs::write(&glud, script).expect("write the script");
+    fs::set_permissions(&glud, Permissions::from_mode(0o755)).expect("make it a program");
+    Cluster::with(&Options {
+        nodes: Some(3),
+        glud: Some(glud),
+    })
+}
+
+/// Runs a script by the clock of its node.
+#[track_caller]
+fn sh(cluster: &Cluster, node: u32, script: &str) -> String {
+    let faked = format!("{FAKE} sh -c '{script}'");
+    cluster
+        .sh(node, if node == OFF { &faked } else { script })
+        .ok()
+}
+
+#[test]
+fn s6_a_clock_that_is_off_is_not_seen() {
+    let cluster = cluster();
+    let seconds = |node| -> i64 { sh(&cluster, node, "date +%s").parse().expect("a number") };
+    assert!(seconds(OFF) - seconds(1) > 3500, "its clock is off");
+    cluster.sh(1, "mkdir /cluster/w").ok();
+    let rule = r"out: in\n\tcat in >out; echo >>log\n";
+    cluster
+        .sh(1, &format!("printf '{rule}' >/cluster/w/Makefile"))
+        .ok();
+    let mut last = (0, 0);
+    for round in 0..6_u32 {
+        let node = |step| (round + step) % 3 + 1;
+        let edit = format!("echo {round} >/cluster/w/in");
+        sh(&cluster, node(0), &edit);
+        sh(&cluster, node(1), "make -s -C /cluster/w");
+        let path = cluster.path(node(2)).join("w");
+        let time = |name| {
+            let found = fs::metadata(path.join(name)).expect("stat");
+            (found.mtime(), found.mtime_nsec())
+        };
+        assert!(
+            last < time("in"),
+            "round {round}: edited after it was built"
+        );
+        assert!(
+            time("in") < time("out"),
+            "round {round}: built after it was edited"
+        );
+        last = time("out");
+        // Up to date everywhere, and built once.
+        for node in 1..=3 {
+            sh(&cluster, node, "make -s -q -C /cluster/w");
+        }
+        let built = cluster.sh(node(2), "cat /cluster/w/out; wc -l </cluster/w/log");
+        assert_eq!(built.ok(), format!("{round}\n{}", round + 1));
+    }
+}
