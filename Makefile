@@ -21,7 +21,7 @@ PROGRAMS := glu glud glurun glumake glumake-sh
 
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release install demo check test test-long bench conformance clean
+.PHONY: help setup build release install demo check test test-long bench conformance soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -61,6 +61,10 @@ test-long: setup ## The tests that take minutes, too
 
 bench: setup release ## Measure against the local filesystem
 	GLU_BIN_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release $(within) $(LONG_TIMEOUT) cargo run --release --quiet -p tests --bin bench
+
+soak: setup ## dbench, fio, stress-ng and copies, from Debian; SECONDS_EACH=30 for longer
+	$(within) $(BUILD_TIMEOUT) cargo build --workspace --bins --quiet
+	$(within) $(LONG_TIMEOUT) scripts/soak.sh
 
 conformance: setup ## pjdfstest and fsx on two nodes; FSX_OPS=1000000 for longer
 	$(within) $(BUILD_TIMEOUT) cargo build --workspace --bins --quiet

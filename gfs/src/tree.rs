@@ -238,6 +238,12 @@ impl OpenFlags {
         self.0 & libc::O_ACCMODE == libc::O_RDWR
     }
 
+    /// Reads leave the time of access as it is.
+    #[must_use]
+    pub const fn noatime(self) -> bool {
+        self.0 & libc::O_NOATIME != 0
+    }
+
     /// Appends.
     #[must_use]
     pub const fn append(self) -> bool {
@@ -503,7 +509,7 @@ pub trait Tree: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute. `kill_sgid`: if it is the access ACL, the setgid bit goes with it.
     async fn setxattr(
         &self,
         caller: Caller,
@@ -511,8 +517,9 @@ pub trait Tree: Send + Sync {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     ) -> Result<(), Errno> {
-        let _ = (caller, ino, name, value, mode);
+        let _ = (caller, ino, name, value, mode, kill_sgid);
         Err(Errno::ENOTSUP)
     }
 

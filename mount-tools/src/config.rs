@@ -10,6 +10,7 @@
 //! replicas = 2                      # copies of file data
 //! lease_term_ms = 4000
 //! request_timeout_s = 30            # how long a cut-off node waits before EIO
+//! cache_mib = 256                   # memory for caches and unflushed changes
 //! log = "info"
 //!
 //! [mount]                           # of the tree itself; `mount -t glu` makes others of it
@@ -17,6 +18,7 @@
 //! noexec = false
 //! nosuid = true
 //! nodev = true
+//! noatime = false                   # for all mounts of the tree on this node
 //! hard = false                      # wait for the cluster for ever instead of request_timeout_s
 //!
 //! [tls]
@@ -75,6 +77,10 @@ pub struct GludConfig {
     /// Seconds that an operation waits for the cluster before it fails with EIO, 1 to 3,600.
     #[serde(default = "default_request_timeout_s")]
     pub request_timeout_s: u32,
+    /// Memory in MiB for file data, listings and inodes that are cached and for changes that are not flushed yet,
+    /// 16 to 1,048,576. What the kernel knows of inodes and names comes on top.
+    #[serde(default = "default_cache_mib")]
+    pub cache_mib: u32,
     /// What is logged, as for `RUST_LOG`.
     #[serde(default = "default_log")]
     pub log: String,
@@ -212,6 +218,12 @@ impl GludConfig {
         }
     }
 
+    /// Returns how many bytes of memory caches and unflushed changes may take.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        usize::try_from(u64::from(self.cache_mib) << 20).unwrap_or(usize::MAX)
+    }
+
     /// Returns all nodes, this one included, in ascending order.
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<NodeId> {
@@ -250,6 +262,7 @@ impl GludConfig {
             self.request_timeout_s,
             1..=3_600,
         )?;
+        check_range(Place::Key("cache_mib"), self.cache_mib, 16..=1_048_576)?;
         EnvFilter::try_new(&self.log).map(drop).map_err(|error| {
             (
                 Place::Key("log"),
@@ -418,6 +431,10 @@ fn default_request_timeout_s() -> u32 {
     30
 }
 
+pub(crate) fn default_cache_mib() -> u32 {
+    256
+}
+
 fn default_control_socket() -> PathBuf {
     "/run/glu/glud.sock".into()
 }
@@ -444,6 +461,7 @@ replicas = 2
 lease_term_ms = 4000
 request_timeout_s = 30
 log = "info,gfs=debug"
+cache_mib = 64
 [tls]
 ca = "/etc/glu/ca.pem"
 cert = "/etc/glu/node.pem"
@@ -516,14 +534,14 @@ addr = "127.0.0.1:7422"
         check(
             "addr = \"127.0.0.1:7422\"",
             "",
-            18,
+            19,
             &["missing field `addr`"],
         );
         check("name = \"alpha\"\n", "", 1, &["missing field `name`"]);
         check(
             "key = \"/etc/glu/node.key\"",
             "keys = \"x\"",
-            13,
+            14,
             &["unknown field `keys`"],
         );
     }
@@ -548,11 +566,12 @@ addr = "127.0.0.1:7422"
         check("_ms = 4000", "_ms = 40", 7, &["1000 to 60000"]);
         check("_s = 30", "_s = 0", 8, &["1 to 3600"]);
         check("info,gfs=debug", "gfs=loud", 9, &["info,gfs=debug"]);
-        check("\"/etc/glu/ca.pem\"", "\"ca.pem\"", 10, &["relative"]);
-        check("id = 2", "id = 1", 14, &["node 1", "twice"]);
-        check("\"beta\"", "\"gamma\"", 18, &["gamma", "rename"]);
-        check("127.0.0.1:7421", "127.0.0.1:7422", 18, &["127.0.0.1:7422"]);
-        check("127.0.0.1:7421", "0.0.0.0:7421", 14, &["cannot be reached"]);
+        check("cache_mib = 64", "cache_mib = 1", 10, &["16 to 1048576"]);
+        check("\"/etc/glu/ca.pem\"", "\"ca.pem\"", 11, &["relative"]);
+        check("id = 2", "id = 1", 15, &["node 1", "twice"]);
+        check("\"beta\"", "\"gamma\"", 19, &["gamma", "rename"]);
+        check("127.0.0.1:7421", "127.0.0.1:7422", 19, &["127.0.0.1:7422"]);
+        check("127.0.0.1:7421", "0.0.0.0:7421", 15, &["cannot be reached"]);
     }
 
     #[test]

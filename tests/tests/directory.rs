@@ -5,9 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Instant;
 use tests::Cluster;
+
+const WRITERS: u32 = 16;
+const NAMES_PER_FILE: u32 = 50_000;
 
 #[test]
 fn a_large_directory_is_listed_while_it_changes() {
@@ -27,9 +31,9 @@ fn listed_while_it_changes(entries: u32) {
     let (one, two) = (cluster.path(1), cluster.path(2));
     fs::create_dir(one.join("d")).expect("mkdir");
     File::create(one.join("f")).expect("create");
-    for i in 0..entries {
-        fs::hard_link(one.join("f"), one.join("d").join(i.to_string())).expect("link");
-    }
+    let began = Instant::now();
+    fill(&one, entries);
+    println!("{entries} names: made in {:?}", began.elapsed());
     let stop = AtomicBool::new(false);
     let listings = thread::scope(|scope| {
         let changes = scope.spawn(|| change(&two, &stop));
@@ -54,6 +58,33 @@ fn listed_while_it_changes(entries: u32) {
     assert_eq!(here.len(), entries as usize);
 }
 
+/// Makes names in `d`, several at a time so that they share the log's syncs.
+fn fill(root: &Path, entries: u32) {
+    let next = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let next = &next;
+            scope.spawn(move || {
+                let mut made = 0;
+                let mut target = root.join("f");
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= entries {
+                        return;
+                    }
+                    // A file has 65,000 names at most.
+                    if made % NAMES_PER_FILE == 0 {
+                        target = root.join(format!("f{writer}-{made}"));
+                        File::create(&target).expect("create");
+                    }
+                    made += 1;
+                    fs::hard_link(&target, root.join("d").join(i.to_string())).expect("link");
+                }
+            });
+        }
+    });
+}
+
 /// Makes and removes names until told to stop; returns how many.
 fn change(root: &Path, stop: &AtomicBool) -> u32 {
     let mut changed = 0;
@@ -74,6 +105,7 @@ fn change(root: &Path, stop: &AtomicBool) -> u32 {
 
 /// Lists a directory; a name that comes twice is an error.
 fn list(dir: &Path) -> BTreeSet<String> {
+    let began = Instant::now();
     let mut seen = BTreeSet::new();
     for entry in fs::read_dir(dir).expect("opendir") {
         let name = entry.expect("readdir").file_name();
@@ -81,5 +113,6 @@ fn list(dir: &Path) -> BTreeSet<String> {
         assert!(!seen.contains(&name), "{name} is listed twice");
         seen.insert(name);
     }
+    println!("{} names: listed in {:?}", seen.len(), began.elapsed());
     seen
 }

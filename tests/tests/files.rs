@@ -152,6 +152,32 @@ fn access_lists_are_obeyed_on_every_node() {
     }
 }
 
+/// As chmod(2) does: who is not in a file's group cannot leave it running as that group.
+#[test]
+fn an_access_list_takes_setgid_away() {
+    let cluster = Cluster::up(2);
+    let (here, there) = (cluster.path(1).join("f"), cluster.path(2).join("f"));
+    fs::write(&here, "").expect("write");
+    std::os::unix::fs::chown(&here, Some(NOBODY), Some(77)).expect("chown");
+    let set = |groups: &str| {
+        fs::set_permissions(&here, Permissions::from_mode(0o2755)).expect("chmod");
+        let script = format!(
+            "python3 -c \"
+import os, struct
+os.setgroups([{groups}])
+os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
+os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+acl = [(1, 7, -1), (2, 7, 5), (4, 5, -1), (16, 7, -1), (32, 5, -1)]
+value = struct.pack('<I', 2) + b''.join(struct.pack('<HHi', *entry) for entry in acl)
+os.setxattr('/cluster/f', 'system.posix_acl_access', value)\""
+        );
+        cluster.sh(2, &script).ok();
+        fs::metadata(&there).expect("stat").mode() & 0o7777
+    };
+    assert_eq!(set("77"), 0o2775);
+    assert_eq!(set(""), 0o775);
+}
+
 #[test]
 fn a_default_access_list_is_inherited_in_place_of_the_umask() {
     let cluster = Cluster::up(2);

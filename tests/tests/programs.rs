@@ -107,6 +107,41 @@ fn a_save_by_rename_is_never_seen_half() {
     assert!(reads > 0, "nothing was read meanwhile");
 }
 
+/// What cargo has built on one node is fresh on the other, and what is changed there is built anew, and no more.
+#[test]
+fn cargo_on_two_nodes() {
+    let cluster = Cluster::up(2);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let copy = format!(
+        "set -e; mkdir /cluster/project; cd /cluster/project
+         cp -r '{0}/consistency' '{0}/Cargo.lock' .
+         sed 's/^members = .*/members = [\"consistency\"]/' '{0}/Cargo.toml' > Cargo.toml",
+        sources.display()
+    );
+    cluster.sh(1, &copy).ok();
+    let cargo = |node: u32, command: &str| {
+        let script = format!(
+            "cd /cluster/project; unset CARGO_TARGET_DIR
+             cargo {command} --offline --color never -p consistency 2>&1"
+        );
+        cluster.node(node).sh_within(5 * LONG, &script).ok()
+    };
+    cargo(1, "build");
+    cargo(1, "test --no-run");
+    for command in ["build", "test --no-run"] {
+        let said = cargo(2, command);
+        assert!(said.contains("Finished"), "{said}");
+        assert!(!said.contains("Compiling"), "built again: {said}");
+    }
+    cluster
+        .sh(2, "echo >> /cluster/project/consistency/src/lib.rs")
+        .ok();
+    let said = cargo(1, "build");
+    assert_eq!(said.matches("Compiling").count(), 1, "{said}");
+    let said = cargo(2, "build");
+    assert!(!said.contains("Compiling"), "built again: {said}");
+}
+
 /// Archives made on one node unpack to the same on the other.
 #[test]
 fn archives_and_copies() {

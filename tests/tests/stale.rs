@@ -3,15 +3,20 @@
 //!
 //! Needs root and /dev/fuse.
 
+use nix::fcntl::FcntlArg;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::time::TimeSpec;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::Mutex;
 use tests::Cluster;
 
 /// A change, done in a directory that [`prepare`] made.
@@ -127,7 +132,20 @@ const CHANGES: &[(&str, Change)] = &[
         .expect("utimens");
     }),
     ("setxattr", |dir, round| {
-        setxattr(&dir.join("f"), &round.to_string());
+        setxattr(&dir.join("f"), TEST, round.to_string().as_bytes());
+    }),
+    ("set an access list", |dir, round| {
+        set_acl(&dir.join("f"), round);
+    }),
+    ("lock", |dir, _| {
+        let file = OpenOptions::new()
+            .write(true)
+            .open(dir.join("f"))
+            .expect("open");
+        let lock = whole_file(libc::F_WRLCK);
+        nix::fcntl::fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).expect("lock");
+        // Held until the next one is.
+        *LOCKED.lock().expect("no panic") = Some(file);
     }),
     ("copy_file_range", |dir, round| {
         // Large enough to be shared.
@@ -143,6 +161,9 @@ const CHANGES: &[(&str, Change)] = &[
     }),
 ];
 
+/// The file that was locked last.
+static LOCKED: Mutex<Option<File>> = Mutex::new(None);
+
 /// Everything that can be seen in a directory, by kind of look.
 type Seen = BTreeMap<String, String>;
 
@@ -151,13 +172,15 @@ struct View {
     dir: PathBuf,
     f: File,
     g: File,
+    mapped: Mapped,
 }
 
 impl View {
     fn open(dir: PathBuf) -> Self {
         let f = File::open(dir.join("f")).expect("open f");
         let g = File::open(dir.join("g")).expect("open g");
-        Self { dir, f, g }
+        let mapped = Mapped::new(&f, ProtFlags::PROT_READ);
+        Self { dir, f, g, mapped }
     }
 
     fn look(&mut self) -> Seen {
@@ -185,7 +208,15 @@ impl View {
             "readlink".into(),
             shown(fs::read_link(self.dir.join("link")).map(|to| format!("{to:?}"))),
         );
-        seen.insert("getxattr".into(), shown(getxattr(&self.dir.join("f"))));
+        for name in [TEST, ACL] {
+            let value = getxattr(&self.dir.join("f"), name).map(|value| format!("{value:?}"));
+            seen.insert(format!("getxattr {name}"), shown(value));
+        }
+        seen.insert("lock".into(), shown(lock_of(&self.dir.join("f"))));
+        // What is mapped behind the end of a file cannot be looked at.
+        if self.f.metadata().expect("fstat").len() > 0 {
+            seen.insert("load from a mapping".into(), self.mapped.load().to_string());
+        }
         for (name, file) in [("f", &mut self.f), ("g", &mut self.g)] {
             seen.insert(
                 format!("fstat of open {name}"),
@@ -359,71 +390,122 @@ fn shown<T: ToString>(result: std::io::Result<T>) -> String {
     }
 }
 
-fn xattr_name() -> CString {
-    CString::new("user.test").expect("no NUL")
-}
+const TEST: &str = "user.test";
+const ACL: &str = "system.posix_acl_access";
 
-fn c_path(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).expect("no NUL")
+fn c_string(bytes: &[u8]) -> CString {
+    CString::new(bytes).expect("no NUL")
 }
 
 #[allow(unsafe_code)]
-fn setxattr(path: &Path, value: &str) {
+fn setxattr(path: &Path, name: &str, value: &[u8]) {
+    let (path, name) = (
+        c_string(path.as_os_str().as_bytes()),
+        c_string(name.as_bytes()),
+    );
+    let (value, len) = (value.as_ptr().cast(), value.len());
     // SAFETY: all pointers are to live buffers of the lengths given.
-    let done = unsafe {
-        libc::setxattr(
-            c_path(path).as_ptr(),
-            xattr_name().as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
+    let done = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value, len, 0) };
     assert_eq!(done, 0, "setxattr: {}", std::io::Error::last_os_error());
 }
 
 #[allow(unsafe_code)]
-fn getxattr(path: &Path) -> std::io::Result<String> {
+fn getxattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
+    let (path, name) = (
+        c_string(path.as_os_str().as_bytes()),
+        c_string(name.as_bytes()),
+    );
     let mut value = [0_u8; 64];
+    let (to, len) = (value.as_mut_ptr().cast(), value.len());
     // SAFETY: all pointers are to live buffers of the lengths given.
-    let len = unsafe {
-        libc::getxattr(
-            c_path(path).as_ptr(),
-            xattr_name().as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
-    };
+    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), to, len) };
     let len = usize::try_from(len).map_err(|_| std::io::Error::last_os_error())?;
-    Ok(String::from_utf8_lossy(&value[..len]).into_owned())
+    Ok(value[..len].to_vec())
 }
 
-#[allow(unsafe_code)]
+/// Sets an access list that names a user.
+fn set_acl(path: &Path, round: usize) {
+    let user = u32::try_from(1_000 + round).expect("small");
+    let none = u32::MAX;
+    let mut value = 2_u32.to_le_bytes().to_vec();
+    let entries = [
+        (1, 6, none),
+        (2, 4, user),
+        (4, 4, none),
+        (0x10, 4, none),
+        (0x20, 0, none),
+    ];
+    for (tag, bits, id) in entries {
+        value.extend(u16::to_le_bytes(tag));
+        value.extend(u16::to_le_bytes(bits));
+        value.extend(u32::to_le_bytes(id));
+    }
+    setxattr(path, ACL, &value);
+}
+
+fn whole_file(kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind.try_into().expect("small"),
+        l_whence: libc::SEEK_SET.try_into().expect("small"),
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Says which lock would be in the way of one on the whole file.
+fn lock_of(path: &Path) -> std::io::Result<String> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut lock = whole_file(libc::F_WRLCK);
+    nix::fcntl::fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+    Ok(format!(
+        "{} from {}, {}",
+        lock.l_type, lock.l_start, lock.l_len
+    ))
+}
+
+/// The first page of a file in memory.
+struct Mapped(NonNull<u8>);
+
+impl Mapped {
+    const LEN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+    #[allow(unsafe_code)]
+    fn new(file: &File, protection: ProtFlags) -> Self {
+        // SAFETY: a fresh mapping that nothing else in this process refers to.
+        let map = unsafe { mmap(None, Self::LEN, protection, MapFlags::MAP_SHARED, file, 0) };
+        Self(map.expect("mmap").cast())
+    }
+
+    /// Loads the first byte of a file that is not empty.
+    #[allow(unsafe_code)]
+    fn load(&self) -> u8 {
+        // SAFETY: the page is mapped for reading, and the caller says that the file has it.
+        unsafe { self.0.as_ptr().read_volatile() }
+    }
+
+    /// Stores the first byte of a file that is not empty, mapped for writing.
+    #[allow(unsafe_code)]
+    fn store(&self, byte: u8) {
+        // SAFETY: the page is mapped for writing, and the caller says that the file has it.
+        unsafe { self.0.as_ptr().write_volatile(byte) }
+    }
+}
+
+impl Drop for Mapped {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: unmaps what `new` has mapped, once.
+        unsafe { munmap(self.0.cast(), Self::LEN.get()) }.expect("munmap");
+    }
+}
+
 fn map_and_store(path: &Path, round: usize) {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(path)
         .expect("open");
-    let length = std::num::NonZeroUsize::new(4096).expect("not zero");
-    let protection = nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE;
-    // SAFETY: a fresh mapping that nothing else in this process refers to.
-    let map = unsafe {
-        nix::sys::mman::mmap(
-            None,
-            length,
-            protection,
-            nix::sys::mman::MapFlags::MAP_SHARED,
-            &file,
-            0,
-        )
-    }
-    .expect("mmap");
-    // SAFETY: the file has at least one byte, so the first page is mapped and writable.
-    unsafe {
-        map.cast::<u8>()
-            .write(b'0' + u8::try_from(round % 10).expect("a digit"));
-    };
-    // SAFETY: unmaps what was mapped above, once.
-    unsafe { nix::sys::mman::munmap(map, length.get()) }.expect("munmap");
+    let map = Mapped::new(&file, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);
+    map.store(b'0' + u8::try_from(round % 10).expect("a digit"));
 }

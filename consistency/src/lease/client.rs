@@ -6,6 +6,7 @@ use super::{DRIFT, lease_floor};
 use crate::wire::lease::{Break, BreakAck, Grant, Mode};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, SessionId};
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 /// What this node's session holds. It never believes more than the server does: the server grants before the
 /// client hears of it, and the client lowers before the server does.
@@ -38,8 +39,8 @@ pub struct Client {
 struct Held {
     lease: LeaseId,
     mode: Mode,
-    /// Name of the break that is being carried out.
-    breaking: Option<LeaseId>,
+    /// Name of the break that is being carried out; no name is 0. There is one of these for each inode known here.
+    breaking: Option<NonZeroU64>,
 }
 
 impl Default for Client {
@@ -237,7 +238,7 @@ impl Client {
         }
         // L4: the break gives the grant its new name.
         held.lease = request.lease;
-        held.breaking = Some(request.lease);
+        held.breaking = NonZeroU64::new(request.lease.0);
         true
     }
 
@@ -246,7 +247,7 @@ impl Client {
         let kept = kept.min(request.keep);
         let kept = match self.held.get_mut(&request.ino) {
             // A reclaim may have named the grant anew while this was carried out.
-            Some(held) if held.breaking == Some(request.lease) => {
+            Some(held) if held.breaking == NonZeroU64::new(request.lease.0) => {
                 held.mode = held.mode.min(kept);
                 held.breaking = None;
                 held.mode

@@ -173,6 +173,9 @@ pub enum FileKind {
     Block,
 }
 
+/// How old a time of access may be before a read renews it.
+const ACCESS_EVERY_SECS: i64 = 24 * 3600;
+
 /// Attributes of an inode, as stat(2) shows them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {
@@ -204,6 +207,18 @@ pub struct Attr {
     pub btime: Timestamp,
     /// Counts the committed changes of this inode, content included.
     pub version: Version,
+}
+
+impl Attr {
+    /// Returns whether a read at `at` changes the time of access, by the rule of `relatime` in mount(8): if it is not
+    /// later than the last change, or a day old.
+    #[must_use]
+    pub fn is_access_due(&self, at: Timestamp) -> bool {
+        let changed = self.mtime.max(self.ctime);
+        // Anybody may set any time: it must not overflow.
+        let old = at.secs.saturating_sub(self.atime.secs) >= ACCESS_EVERY_SECS;
+        at > self.atime && (self.atime <= changed || old)
+    }
 }
 
 /// Attributes together with the right to cache them.
@@ -471,6 +486,8 @@ pub enum Op {
         value: Bytes,
         /// Treatment of what is there.
         mode: XattrMode,
+        /// An access ACL takes the setgid bit away, for who sets it is not in the file's group.
+        kill_sgid: bool,
     },
     /// Removes an extended attribute; answered by [`OpReply::Changed`].
     RemoveXattr {
@@ -486,7 +503,13 @@ pub enum Op {
         /// How many, 1 to 65,536.
         count: u32,
     },
+    /// Tells when inodes were read, at most [`ACCESSES_MAX`] of them; answered by [`OpReply::Changed`], with those whose
+    /// time of access it took: what was changed or read since keeps its own.
+    Accessed(Vec<(InodeNo, Timestamp)>),
 }
+
+/// Upper limit of inodes in [`Op::Accessed`].
+pub const ACCESSES_MAX: usize = 256;
 
 impl Op {
     /// Returns whether the operation goes through the log.
@@ -508,7 +531,8 @@ impl Op {
             | Self::SetXattr { .. }
             | Self::RemoveXattr { .. }
             | Self::Flush(_)
-            | Self::AllocateChunks { .. } => true,
+            | Self::AllocateChunks { .. }
+            | Self::Accessed(_) => true,
         }
     }
 }

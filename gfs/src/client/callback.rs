@@ -12,7 +12,7 @@
 //! A break that offers less than Shared takes everything, whatever its scope: what stayed would not be covered.
 //! Where everything known was dropped, nothing is kept: a lease on nothing only costs the next break.
 
-use super::node::Breaking;
+use super::node::{BreakTurn, Breaking};
 use super::{Core, Pin};
 use crate::error::Errno;
 use crate::net::Service;
@@ -76,7 +76,7 @@ impl Core {
         // Made if it is not known: its grant is on its way, or has just been given back. When the pin goes the
         // node goes, and with it the lease.
         let node = self.pin(request.ino);
-        let _turn = node.break_turn.lock().await;
+        let _turn = BreakTurn::take(&node).await;
         self.let_grant_arrive(&node).await;
         {
             let mut state = node.state();
@@ -86,8 +86,11 @@ impl Core {
                 return self.leases().finish_break(&request, Mode::Known);
             }
             state.breaking = Some(Breaking::default());
+            if request.scope != Scope::Flush {
+                self.accesses.overtaken(request.ino);
+            }
             if matches!(request.scope, Scope::Data | Scope::Flush) {
-                state.sharing.note_break(self.clock.now());
+                state.writing.sharing.note_break(self.clock.now());
             }
         }
         // READs that wait for a lease behind this break get along without (R1).
@@ -242,7 +245,7 @@ impl Core {
         let mut state = node.state();
         if state.wants_flush() {
             tracing::error!(ino = %node.ino, "cannot flush before a break: changes are lost");
-            state.error = Some(Errno::EIO);
+            state.writing.error = Some(Errno::EIO);
             state.drop_data();
             self.account(node.ino, &mut state);
         }
@@ -256,7 +259,7 @@ impl Core {
 
     fn finish(&self, state: &mut super::node::State, request: &Break, kept: Mode) -> BreakAck {
         state.breaking = None;
-        state.breaks_done += 1;
+        state.breaks_done = state.breaks_done.wrapping_add(1);
         self.leases().finish_break(request, kept)
     }
 }

@@ -50,7 +50,9 @@ impl Core {
     pub(super) fn learn(&self, node: &Pin, ticket: &Ticket, fact: &Fact) -> Attr {
         let mut state = node.state();
         self.learn_into(&mut state, node.ino, ticket, fact);
-        shown(&state, &fact.attr)
+        let mut attr = shown(&state, &fact.attr);
+        self.accesses.add_to(&mut attr);
+        attr
     }
 
     /// See [`Self::learn`]; true if the fact is covered.
@@ -64,14 +66,16 @@ impl Core {
         self.clock.seen(fact.attr.ctime);
         let covered = self.install(state, ticket, ino, fact.grant);
         if covered {
-            merge_attr(state, &fact.attr);
+            let mut attr = fact.attr.clone();
+            self.accesses.add_to(&mut attr);
+            merge_attr(state, &attr);
         }
         covered
     }
 
     /// Takes the attributes out of the reply to a change of ours. If they are covered, returns the number of breaks
     /// answered so far, by which one that comes later is noticed.
-    fn learn_changed(&self, node: &Pin, ticket: &Ticket, fact: &Fact) -> Option<u64> {
+    fn learn_changed(&self, node: &Pin, ticket: &Ticket, fact: &Fact) -> Option<u32> {
         self.clock.seen(fact.attr.ctime);
         let mut state = node.state();
         let covered = self.install(&state, ticket, node.ino, fact.grant);
@@ -108,11 +112,15 @@ impl Core {
         grant: Option<Grant>,
         learn: impl FnOnce(&mut State),
     ) {
-        let mut state = dir.state();
-        let covered = self.install(&state, ticket, dir.ino, grant);
-        if covered {
+        let bytes = {
+            let mut state = dir.state();
+            if !self.install(&state, ticket, dir.ino, grant) {
+                return;
+            }
             learn(&mut state);
-        }
+            state.names.bytes()
+        };
+        self.clean_loaded(dir.ino, bytes);
     }
 
     /// Returns the attributes of a node without asking, if it may.
@@ -214,7 +222,7 @@ pub(super) struct Change {
     names: Vec<(Pin, Name, Option<Known>)>,
     attrs: Vec<Pin>,
     /// Inodes whose new facts are covered, and the breaks answered before.
-    covered: BTreeMap<InodeNo, u64>,
+    covered: BTreeMap<InodeNo, u32>,
     /// Inodes that the reply has named a grant of: what older replies tell of them is refused by that name (L2).
     told: BTreeSet<InodeNo>,
 }

@@ -74,13 +74,13 @@ impl DirtyFiles {
 /// A flush whose chunks are durable, ready to be committed.
 struct Prepared {
     node: Pin,
-    generation: u64,
+    generation: u32,
     file: FlushFile,
 }
 
 /// State of a file at the beginning of a flush.
 struct Snapshot {
-    generation: u64,
+    generation: u32,
     attr: Attr,
     base: Arc<Base>,
     dirty: Dirty,
@@ -108,9 +108,12 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Core {
     /// Brings the books in step with a node's state after its changes were added to or taken away.
     pub(super) fn account(&self, ino: InodeNo, state: &mut State) {
-        let content = state.content.as_ref();
+        let content = state.content.as_deref();
         let bytes = content.map_or(0, super::content::FileContent::dirty_bytes);
-        let before = std::mem::replace(&mut state.charged, bytes);
+        let before = state.writing.charged;
+        if bytes != before {
+            state.writing.charged = bytes;
+        }
         let total = &self.dirty.bytes;
         if bytes >= before {
             total.fetch_add(bytes - before, Ordering::AcqRel);
@@ -118,14 +121,14 @@ impl Core {
             total.fetch_sub(before - bytes, Ordering::AcqRel);
             self.dirty.room.notify_waiters();
         }
-        match (state.is_dirty(), state.dirty_since) {
+        match (state.is_dirty(), state.writing.dirty_since) {
             (true, None) => {
                 let now = self.clock.now();
-                state.dirty_since = Some(now);
+                state.writing.dirty_since = Some(now);
                 self.dirty.files().insert(ino, now);
             }
             (false, Some(_)) => {
-                state.dirty_since = None;
+                state.writing.dirty_since = None;
                 self.dirty.files().remove(&ino);
             }
             (true, Some(_)) | (false, None) => {}
@@ -161,7 +164,7 @@ impl Core {
         let due = files.into_iter().filter(|&(ino, since)| {
             much || since <= oldest || {
                 let node = self.nodes.get(&ino).map(|node| Arc::clone(&node));
-                node.is_some_and(|node| node.state().charged >= FILE_BYTES)
+                node.is_some_and(|node| node.state().writing.charged >= FILE_BYTES)
             }
         });
         due.map(|(ino, _)| ino).collect()
@@ -333,7 +336,7 @@ impl Core {
     async fn settle(
         self: &Arc<Self>,
         node: &Pin,
-        generation: u64,
+        generation: u32,
         content: &FlushContent,
         written: bool,
         result: Result<Attr, Errno>,
@@ -348,14 +351,17 @@ impl Core {
             match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.
                 _ if state.generation != generation => {}
-                Ok(attr) => kernel_differs = flushed(&mut state, content, &attr),
+                Ok(mut attr) => {
+                    self.accesses.add_to(&mut attr);
+                    kernel_differs = flushed(&mut state, content, &attr);
+                }
                 Err(error) => {
                     tracing::error!(ino = %node.ino, %error, "flush failed");
                     lost = flush_failed(&mut state, error);
                 }
             }
             // Counts the age of what came since, or is to be tried again, from now.
-            state.dirty_since = None;
+            state.writing.dirty_since = None;
             self.dirty.files().remove(&node.ino);
             self.account(node.ino, &mut state);
             state.take_close()
@@ -487,7 +493,7 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
         own.flushed(content);
         // At most: what was replaced is room again, of which the leader knows.
         let taken = before.saturating_sub(own.changed_bytes());
-        state.room = state.room.map(|room| room.saturating_sub(taken));
+        state.writing.room = state.writing.room.map(|room| room.saturating_sub(taken));
     }
     let clean = !state.is_dirty();
     let Some(own) = &mut state.attr else {
@@ -509,7 +515,7 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
 
 /// Takes a flush that failed; true if the kernel may have what is lost with it.
 fn flush_failed(state: &mut State, error: Errno) -> bool {
-    state.error = Some(error);
+    state.writing.error = Some(error);
     let content = state.content.as_ref();
     let shares = content.is_some_and(|content| content.shared_bytes() > 0);
     if error == Errno::ESTALE || error == Errno::EDQUOT || shares {

@@ -26,6 +26,7 @@
 //!
 //! Lock order: see [`node`].
 
+mod accesses;
 mod call;
 mod callback;
 mod clock;
@@ -52,6 +53,7 @@ use crate::data::ChunkIo;
 use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
 use crate::tree::{Kernel, Watching};
+use accesses::Accesses;
 use call::Calls;
 use clock::Clock;
 use consistency::lease;
@@ -76,6 +78,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use watches::Replays;
 
+/// Memory that an inode takes here at most, its name and its lease included.
+pub const NODE_BYTES_MAX: usize = 512;
+
 /// Settings of a [`Client`].
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -92,6 +97,8 @@ pub struct Config {
     /// Inodes that stay cached although the kernel does not know them (any more): those of a listing that it is
     /// about to look up, or has evicted and will want again.
     pub idle_nodes_max: usize,
+    /// Reads change times of access.
+    pub access_times: bool,
 }
 
 impl Default for Config {
@@ -103,6 +110,7 @@ impl Default for Config {
             dirty_bytes_max: 256 << 20,
             clean_bytes_max: 64 << 20,
             idle_nodes_max: 16_384,
+            access_times: true,
         }
     }
 }
@@ -141,6 +149,7 @@ impl Client {
             dirty: DirtyFiles::default(),
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
+            accesses: Accesses::new(config.access_times),
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
@@ -155,6 +164,7 @@ impl Client {
         tokio::spawn(session::run(Arc::clone(&core)));
         tokio::spawn(flush::run(Arc::clone(&core)));
         tokio::spawn(release::run(Arc::clone(&core)));
+        tokio::spawn(accesses::run(Arc::clone(&core)));
         Self { core }
     }
 
@@ -180,6 +190,7 @@ impl Client {
     /// The first error of a flush; the changes of that file are lost.
     pub async fn shutdown(&self) -> Result<(), Errno> {
         let flushed = self.core.flush_everything().await;
+        self.core.tell_accesses().await;
         self.core.release_everything().await;
         self.core.phase.send_replace(Phase::Stopped);
         flushed
@@ -209,6 +220,7 @@ struct Core {
     dirty: DirtyFiles,
     clean: CleanContent,
     releases: Releases,
+    accesses: Accesses,
     /// Nodes that nobody uses, by last use.
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,
@@ -299,7 +311,7 @@ impl Core {
 
     /// Removes a node if nobody needs it.
     fn discard(&self, node: &Arc<Node>) {
-        self.nodes.remove_if(&node.ino, |_, current| {
+        let removed = self.nodes.remove_if(&node.ino, |_, current| {
             let unused = current.pins.load(Ordering::Acquire) == 0 && current.state().is_idle();
             if unused {
                 // Under the table's lock: a node made anew for this inode installs its grants after this.
@@ -310,6 +322,9 @@ impl Core {
             }
             unused
         });
+        if removed.is_some() {
+            self.clean.forget(node.ino);
+        }
     }
 
     /// Runs an operation in a task of its own, so that it survives a caller who gives up; the caller waits at

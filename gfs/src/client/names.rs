@@ -4,13 +4,52 @@
 //! `kernel` flag), or when the listing is otherwise complete: then every name that is not in the map at all is
 //! known not to exist.
 
+use bytes::Bytes;
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 /// Names remembered for one directory; above this nothing more is cached for it, neither here nor in the kernel
 /// (lookups of endless absent names must not fill the memory).
 pub(super) const NAMES_MAX: usize = 1 << 17;
+
+/// What a name costs in one of the maps, about.
+const NAME_BYTES: usize = 100;
+
+/// The names of an inode; of one that is no directory, nothing at all.
+#[derive(Debug, Default)]
+pub(super) struct DirNames(Option<Box<Names>>);
+
+impl Deref for DirNames {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        static NONE: Names = Names {
+            names: BTreeMap::new(),
+            total: false,
+            listing: None,
+            pending: BTreeMap::new(),
+        };
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for DirNames {
+    fn deref_mut(&mut self) -> &mut Names {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl DirNames {
+    /// See [`Names::forget_all`].
+    pub(super) fn forget_all(&mut self) {
+        if let Some(names) = &mut self.0 {
+            names.forget_all();
+        }
+    }
+}
 
 /// What is known about a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +61,7 @@ pub(super) enum Known {
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    names: BTreeMap<Name, Entry>,
+    names: BTreeMap<Key, Entry>,
     /// Every name that exists is in `names`.
     total: bool,
     listing: Option<Listing>,
@@ -30,11 +69,45 @@ pub(super) struct Names {
     pending: BTreeMap<Name, Pending>,
 }
 
+/// The bytes of a name, once for both maps: the message that a [`Name`] came with would be kept along with it.
+type Key = Arc<[u8]>;
+
+fn name_of(key: &Key) -> Name {
+    Name::new(Bytes::copy_from_slice(key)).expect("it was a name")
+}
+
+/// A [`Known`], packed, for there may be a million of them.
 #[derive(Debug)]
 struct Entry {
-    known: Known,
+    ino: InodeNo,
+    is: Is,
     /// The kernel may have it.
     kernel: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Unknown,
+    Absent,
+    Present(FileKind),
+}
+
+impl Entry {
+    fn known(&self) -> Known {
+        match self.is {
+            Is::Unknown => Known::Unknown,
+            Is::Absent => Known::Absent,
+            Is::Present(kind) => Known::Present(self.ino, kind),
+        }
+    }
+
+    fn set(&mut self, known: Known) {
+        (self.ino, self.is) = match known {
+            Known::Unknown => (InodeNo(0), Is::Unknown),
+            Known::Absent => (InodeNo(0), Is::Absent),
+            Known::Present(ino, kind) => (ino, Is::Present(kind)),
+        };
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +121,7 @@ struct Pending {
 #[derive(Debug)]
 struct Listing {
     parent: InodeNo,
-    cookies: BTreeMap<u64, Name>,
+    cookies: BTreeMap<u64, Key>,
     /// Cookie up to which the pages are complete, `u64::MAX` to the end.
     upto: u64,
 }
@@ -66,8 +139,12 @@ impl Names {
         if self.pending.contains_key(name) {
             return Known::Unknown;
         }
+        self.listed(name.as_bytes())
+    }
+
+    fn listed(&self, name: &[u8]) -> Known {
         match self.names.get(name) {
-            Some(entry) => entry.known,
+            Some(entry) => entry.known(),
             None if self.total => Known::Absent,
             None => Known::Unknown,
         }
@@ -82,17 +159,19 @@ impl Names {
     }
 
     fn set(&mut self, name: &Name, known: Known) -> bool {
-        if let Some(entry) = self.names.get_mut(name) {
-            entry.known = known;
+        if let Some(entry) = self.names.get_mut(name.as_bytes()) {
+            entry.set(known);
             return true;
         }
         let room = self.names.len() < NAMES_MAX;
         if room {
-            let entry = Entry {
-                known,
+            let mut entry = Entry {
+                ino: InodeNo(0),
+                is: Is::Unknown,
                 kernel: false,
             };
-            self.names.insert(name.clone(), entry);
+            entry.set(known);
+            self.names.insert(name.as_bytes().into(), entry);
         } else {
             self.total = false;
         }
@@ -105,13 +184,13 @@ impl Names {
             return false;
         }
         let total = self.total;
-        if let Some(entry) = self.names.get_mut(name) {
+        if let Some(entry) = self.names.get_mut(name.as_bytes()) {
             entry.kernel = true;
             return true;
         }
         let known = if total { Known::Absent } else { Known::Unknown };
         self.set(name, known)
-            && self.names.get_mut(name).is_some_and(|entry| {
+            && self.names.get_mut(name.as_bytes()).is_some_and(|entry| {
                 entry.kernel = true;
                 true
             })
@@ -140,30 +219,25 @@ impl Names {
             }
             _ => self.forget(name),
         }
-        self.unlist(name, outcome.filter(|_| !overlapped));
-    }
-
-    /// Keeps the listing's order in step with a change of ours.
-    fn unlist(&mut self, name: &Name, known: Option<Known>) {
-        match (known, &mut self.listing) {
-            (_, None) => {}
-            (Some(Known::Absent), Some(listing)) => listing.cookies.retain(|_, n| n != name),
-            // A new name's cookie is not known.
-            _ => self.listing = None,
+        // A removed name stays in the order of the listing, where it is passed over: to look for its cookie would
+        // make the removal of a whole directory cost the square of its size. A new name's cookie is not known.
+        if overlapped || outcome != Some(Known::Absent) {
+            self.listing = None;
         }
     }
 
     /// Drops a fact.
     pub(super) fn forget(&mut self, name: &Name) {
-        match self.names.get_mut(name) {
-            Some(entry) => entry.known = Known::Unknown,
+        let key = name.as_bytes();
+        match self.names.get_mut(key) {
+            Some(entry) => entry.set(Known::Unknown),
             None if self.total => {
                 self.set(name, Known::Unknown);
             }
             None => {}
         }
-        if !self.total && self.names.get(name).is_some_and(|entry| !entry.kernel) {
-            self.names.remove(name);
+        if !self.total && self.names.get(key).is_some_and(|entry| !entry.kernel) {
+            self.names.remove(key);
         }
         self.listing = None;
     }
@@ -173,17 +247,31 @@ impl Names {
         self.total = false;
         self.listing = None;
         self.names.retain(|_, entry| {
-            entry.known = Known::Unknown;
+            entry.set(Known::Unknown);
             entry.kernel
         });
     }
 
+    /// Drops what only answers faster, and returns the memory of it.
+    pub(super) fn forget_unused(&mut self) {
+        self.total = false;
+        self.listing = None;
+        self.names.retain(|_, entry| entry.kernel);
+    }
+
+    /// Returns the memory it is charged for, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let listed = self.listing.as_ref().map_or(0, |l| l.cookies.len());
+        (self.names.len() + listed) * NAME_BYTES
+    }
+
     /// The kernel has forgotten a name.
     pub(super) fn taken_from_kernel(&mut self, name: &Name) {
-        if let Some(entry) = self.names.get_mut(name) {
+        let key = name.as_bytes();
+        if let Some(entry) = self.names.get_mut(key) {
             entry.kernel = false;
-            if entry.known == Known::Unknown && !self.total {
-                self.names.remove(name);
+            if entry.is == Is::Unknown && !self.total {
+                self.names.remove(key);
             }
         }
     }
@@ -191,7 +279,7 @@ impl Names {
     /// Returns the names that the kernel may have.
     pub(super) fn in_kernel(&self) -> Vec<Name> {
         let held = self.names.iter().filter(|(_, entry)| entry.kernel);
-        held.map(|(name, _)| name.clone()).collect()
+        held.map(|(key, _)| name_of(key)).collect()
     }
 
     /// Takes a page of a listing under a lease: entries after cookie `after`.
@@ -217,9 +305,11 @@ impl Names {
             self.listing = None;
             return;
         };
-        let cookies = entries
-            .iter()
-            .map(|(cookie, name, ..)| (*cookie, name.clone()));
+        let names = &self.names;
+        let cookies = entries.iter().filter_map(|(cookie, name, ..)| {
+            let (key, _) = names.get_key_value(name.as_bytes())?;
+            Some((*cookie, Arc::clone(key)))
+        });
         listing.cookies.extend(cookies);
         listing.upto = match entries.last() {
             _ if end => u64::MAX,
@@ -234,10 +324,11 @@ impl Names {
     /// The listing reached its end: what is not in it does not exist.
     fn complete(&mut self) {
         let Some(listing) = &self.listing else { return };
-        let listed: BTreeSet<&Name> = listing.cookies.values().collect();
-        for (name, entry) in &mut self.names {
-            if !listed.contains(name) && !self.pending.contains_key(name) {
-                entry.known = Known::Absent;
+        let listed: BTreeSet<&Key> = listing.cookies.values().collect();
+        // Nothing is pending where a listing is kept.
+        for (key, entry) in &mut self.names {
+            if !listed.contains(key) {
+                entry.set(Known::Absent);
             }
         }
         self.total = true;
@@ -250,11 +341,15 @@ impl Names {
             return None;
         }
         let range = listing.cookies.range(after.checked_add(1)?..);
-        let entry = |(&cookie, name): (&u64, &Name)| match self.find(name) {
-            Known::Present(ino, kind) => Some((cookie, name.clone(), ino, kind)),
-            Known::Absent | Known::Unknown => None,
+        // Nothing is pending.
+        let entry = |(&cookie, key): (&u64, &Key)| match self.listed(key) {
+            Known::Present(ino, kind) => Some(Some((cookie, name_of(key), ino, kind))),
+            // Removed since, by this node.
+            Known::Absent => None,
+            Known::Unknown => Some(None),
         };
-        let entries = range.take(limit).map(entry).collect::<Option<_>>()?;
+        let entries = range.filter_map(entry).take(limit);
+        let entries = entries.collect::<Option<_>>()?;
         Some(Page {
             parent: listing.parent,
             entries,

@@ -6,13 +6,14 @@
 //! and nothing is awaited, while a state is locked.
 
 use super::content::FileContent;
-use super::names::Names;
+use super::names::DirNames;
 use super::sharing::Sharing;
 use crate::error::Errno;
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, Name};
 use consistency::{InodeNo, Instant};
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -25,8 +26,6 @@ pub(super) struct Node {
     changed: Notify,
     /// Operations that work with the node; it stays in the table while there are any.
     pub(super) pins: AtomicU32,
-    /// Breaks of one inode are handled one after the other.
-    pub(super) break_turn: tokio::sync::Mutex<()>,
 }
 
 /// Everything that changes about a node.
@@ -35,27 +34,21 @@ pub(super) struct State {
     /// As the caller of stat(2) would see them, local changes included.
     pub(super) attr: Option<Attr>,
     /// Of a symbolic link; never changes.
-    pub(super) target: Option<Bytes>,
-    pub(super) xattrs: Option<BTreeMap<Name, Bytes>>,
+    pub(super) target: Option<Box<Bytes>>,
+    #[allow(clippy::box_collection, reason = "most nodes have none")]
+    pub(super) xattrs: Option<Box<BTreeMap<Name, Bytes>>>,
     /// Of a directory.
-    pub(super) names: Names,
+    pub(super) names: DirNames,
     /// Of a regular file.
-    pub(super) content: Option<FileContent>,
-    /// Bytes that a quota leaves for the file at least beyond what the leader has of it, going by what was last heard;
-    /// `None`: no quota.
-    pub(super) room: Option<u64>,
+    pub(super) content: Option<Box<FileContent>>,
+    /// Of a file that is changed, here or on other nodes.
+    pub(super) writing: Writing,
     /// Attributes were changed that the leader has not seen.
     pub(super) attr_dirty: bool,
-    /// When the oldest change was made that the leader has not seen.
-    pub(super) dirty_since: Option<Instant>,
     /// Counts the times content and attributes were dropped.
-    pub(super) generation: u64,
+    pub(super) generation: u32,
     /// A flush is under way.
     pub(super) flushing: bool,
-    /// Bytes of changes that are counted in the client's total.
-    pub(super) charged: u64,
-    /// What a background flush ran into, for the next fsync or close.
-    pub(super) error: Option<Errno>,
     /// Times the kernel was told about the inode, less what it has forgotten.
     pub(super) lookups: u64,
     pub(super) opens: u32,
@@ -68,7 +61,7 @@ pub(super) struct State {
     /// The kernel may have pages.
     pub(super) pages: bool,
     /// Counts the READs answered.
-    pub(super) page_reads: u64,
+    pub(super) page_reads: u32,
     /// Replies under the lease that have not reached the kernel yet (K1).
     pub(super) holds: u32,
     /// Replies outside a lease that have not reached the kernel yet (R1).
@@ -80,12 +73,53 @@ pub(super) struct State {
     pub(super) waiting: u32,
     /// An exclusive lease was granted and nobody has used it yet.
     pub(super) unused: bool,
+    /// A break is being handled: those of one inode are handled one after the other.
+    pub(super) break_turn: bool,
     pub(super) breaking: Option<Breaking>,
-    pub(super) sharing: Sharing,
     /// Counts the breaks answered.
-    pub(super) breaks_done: u64,
+    pub(super) breaks_done: u32,
     /// Changes of ours in flight that touch the attributes.
     pub(super) attr_pending: u32,
+}
+
+/// What is known of the changes of a file. Most are only read: they have none of it, which matters where there are a
+/// million of them.
+#[derive(Debug, Default)]
+pub(super) struct Writing(Option<Box<Changes>>);
+
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Bytes that a quota leaves for the file at least beyond what the leader has of it, going by what was last heard;
+    /// `None`: no quota.
+    pub(super) room: Option<u64>,
+    /// When the oldest change was made that the leader has not seen.
+    pub(super) dirty_since: Option<Instant>,
+    /// Bytes of changes that are counted in the client's total.
+    pub(super) charged: u64,
+    /// What a background flush ran into, for the next fsync or close.
+    pub(super) error: Option<Errno>,
+    pub(super) sharing: Sharing,
+}
+
+impl Deref for Writing {
+    type Target = Changes;
+
+    fn deref(&self) -> &Changes {
+        static NONE: Changes = Changes {
+            room: None,
+            dirty_since: None,
+            charged: 0,
+            error: None,
+            sharing: Sharing::NONE,
+        };
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Writing {
+    fn deref_mut(&mut self) -> &mut Changes {
+        self.0.get_or_insert_default()
+    }
 }
 
 /// An unanswered break.
@@ -106,7 +140,6 @@ impl Node {
             state: Mutex::default(),
             changed: Notify::new(),
             pins: AtomicU32::new(0),
-            break_turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -135,7 +168,9 @@ impl Node {
 impl State {
     /// Tells whether the leader has not seen everything.
     pub(super) fn is_dirty(&self) -> bool {
-        self.attr_dirty || self.flushing || self.content.as_ref().is_some_and(FileContent::is_dirty)
+        self.attr_dirty
+            || self.flushing
+            || self.content.as_deref().is_some_and(FileContent::is_dirty)
     }
 
     /// Tells whether there is something to flush that is not being flushed already.
@@ -152,9 +187,11 @@ impl State {
         self.attr = None;
         self.xattrs = None;
         self.content = None;
-        self.room = None;
+        if self.writing.room.is_some() {
+            self.writing.room = None;
+        }
         self.attr_dirty = false;
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
     }
 
     /// Tells whether a file whose flushed content watchers know of has been closed since, and that they are told of it
@@ -217,6 +254,24 @@ impl Drop for Delivery {
         if last {
             self.node.wake();
         }
+    }
+}
+
+/// The turn of one break (see `State::break_turn`).
+pub(super) struct BreakTurn<'a>(&'a Node);
+
+impl<'a> BreakTurn<'a> {
+    pub(super) async fn take(node: &'a Node) -> Self {
+        node.wait(|state| (!std::mem::replace(&mut state.break_turn, true)).then_some(()))
+            .await;
+        Self(node)
+    }
+}
+
+impl Drop for BreakTurn<'_> {
+    fn drop(&mut self) {
+        self.0.state().break_turn = false;
+        self.0.wake();
     }
 }
 

@@ -6,7 +6,7 @@ use super::content::{FileContent, Segment, index};
 use super::node::{Delivery, State, Waiting};
 use super::{Core, Pin};
 use crate::error::Errno;
-use crate::tree::{Hold, ReadReply};
+use crate::tree::{Hold, OpenFlags, ReadReply};
 use bytes::{Bytes, BytesMut};
 use consistency::InodeNo;
 use consistency::wire::lease::Mode;
@@ -28,7 +28,7 @@ struct Uncovered {
     size: u64,
     content: Content,
     /// Breaks answered when it was asked for.
-    breaks_done: u64,
+    breaks_done: u32,
 }
 
 /// What a read has to do next.
@@ -51,12 +51,13 @@ impl Core {
         ino: InodeNo,
         offset: u64,
         size: u32,
+        flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
         let node = self.pin(ino);
         let until = Deadline::now() + self.config.request_deadline;
         self.let_break_end(&node).await;
         while Deadline::now() < until {
-            let step = self.next_step(&node, offset, size);
+            let step = self.next_step(&node, offset, size, flags);
             let (segments, delivery) = match step {
                 Step::Deliver { segments, delivery } => (segments, delivery),
                 Step::Load(mode) => {
@@ -101,7 +102,7 @@ impl Core {
         }
     }
 
-    fn next_step(&self, node: &Pin, offset: u64, size: u32) -> Step {
+    fn next_step(&self, node: &Pin, offset: u64, size: u32, flags: OpenFlags) -> Step {
         let mut state = node.state();
         let mode = self.leases().mode(self.clock.now(), node.ino);
         let breaking = state.breaking.is_some();
@@ -127,8 +128,11 @@ impl Core {
             return Step::Load(need);
         }
         state.pages = true;
-        state.page_reads += 1;
+        state.page_reads = state.page_reads.wrapping_add(1);
         state.unused = false;
+        if !flags.noatime() {
+            self.accessed(&mut state, node.ino);
+        }
         let segments = plan(&state, offset, size);
         Step::Deliver {
             segments,
@@ -267,13 +271,15 @@ impl Core {
             if !self.learn_into(&mut state, node.ino, ticket, file) {
                 return Some(content);
             }
-            state.room = room;
+            if state.writing.room != room {
+                state.writing.room = room;
+            }
             state.unused = mode == Mode::Exclusive && state.waiting > 0;
             match &mut state.content {
                 // Newer than what the leader has.
                 Some(own) if own.is_dirty() => {}
                 Some(own) => own.rebase(content),
-                slot => *slot = Some(FileContent::new(content)),
+                slot => *slot = Some(Box::new(FileContent::new(content))),
             }
             let content = state.content.as_ref();
             content.map_or(0, |content| content.base().bytes())
@@ -346,7 +352,7 @@ fn unleased(node: &Pin, state: &mut State) -> Delivery {
         breaking.served_unleased = true;
     }
     state.pages = true;
-    state.page_reads += 1;
+    state.page_reads = state.page_reads.wrapping_add(1);
     Delivery::unleased(node, state)
 }
 
@@ -362,7 +368,7 @@ pub(super) fn clip(size: u64, offset: u64, len: u64) -> u64 {
     size.saturating_sub(offset).min(len)
 }
 
-/// Which content is cached, by last load.
+/// Which content and which listings are cached, by last load.
 #[derive(Debug)]
 pub(super) struct CleanContent {
     bytes_max: usize,
@@ -386,6 +392,13 @@ impl CleanContent {
             files: Mutex::new(files),
         }
     }
+
+    /// The inode is not known any more.
+    pub(super) fn forget(&self, ino: InodeNo) {
+        let mut files = self.files.lock().expect("no holder panics");
+        let bytes = files.order.pop(&ino).unwrap_or(0);
+        files.bytes -= bytes;
+    }
 }
 
 impl CleanFiles {
@@ -406,9 +419,9 @@ impl CleanFiles {
 }
 
 impl Core {
-    /// Counts the content of a file, and drops that of others above the bound. Their leases and the kernel's pages
-    /// stay as they are.
-    fn clean_loaded(&self, ino: InodeNo, bytes: usize) {
+    /// Counts the content of a file or the listing of a directory, and drops those of others above the bound. Their
+    /// leases and the kernel's pages stay as they are.
+    pub(super) fn clean_loaded(&self, ino: InodeNo, bytes: usize) {
         let evicted = {
             let mut files = self.clean.files.lock().expect("no holder panics");
             files.add(ino, bytes, self.clean.bytes_max)
@@ -417,6 +430,7 @@ impl Core {
             let node = self.nodes.get(&ino).map(|node| Arc::clone(&node));
             let Some(node) = node else { continue };
             let mut state = node.state();
+            state.names.forget_unused();
             // Mapped pages may be written back at any moment, onto content that must be known then.
             if !state.is_dirty() && state.rw_opens == 0 {
                 state.content = None;

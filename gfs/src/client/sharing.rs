@@ -18,6 +18,11 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
+    pub(super) const NONE: Self = Self {
+        last: None,
+        breaks: 0,
+    };
+
     pub(super) fn note_break(&mut self, now: Instant) {
         self.breaks = if self.recent(now) {
             self.breaks.saturating_add(1)

@@ -66,6 +66,9 @@ pub(super) mod notify {
     pub(in crate::fuse) const INC_EPOCH: i32 = 8;
 }
 
+/// Bit of `setxattr_flags` in SETXATTR.
+pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+
 /// Bits of `valid` in SETATTR.
 pub(super) mod fattr {
     pub(in crate::fuse) const MODE: u32 = 1 << 0;

@@ -201,8 +201,14 @@ impl Adapter {
             Operation::Listxattr { size } => {
                 Answer::xattr(xattr_names(&tree.listxattr(caller, ino).await?), size)
             }
-            Operation::Setxattr { name, value, mode } => {
-                tree.setxattr(caller, ino, &name, value, mode).await?;
+            Operation::Setxattr {
+                name,
+                value,
+                mode,
+                kill_sgid,
+            } => {
+                tree.setxattr(caller, ino, &name, value, mode, kill_sgid)
+                    .await?;
                 Answer::done()
             }
             Operation::Removexattr { name } => {

@@ -44,6 +44,7 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(InitFlags::FUSE_POSIX_ACL)
     .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_SETXATTR_EXT)
     .union(InitFlags::FUSE_INIT_EXT)
     .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
 

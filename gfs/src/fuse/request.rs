@@ -165,6 +165,7 @@ pub(super) enum Operation {
         name: Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     },
     Removexattr {
         name: Name,
@@ -479,10 +480,13 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
                 libc::XATTR_REPLACE => XattrMode::Replace,
                 _ => return Err(Malformed::Value("the flags of setxattr")),
             };
+            let kill_sgid = a.u32("setxattr_flags")? & abi::SETXATTR_ACL_KILL_SGID != 0;
+            a.u32("padding")?;
             Operation::Setxattr {
                 name: a.name()?,
                 value: Bytes::copy_from_slice(a.bytes(size as usize, "value")?),
                 mode,
+                kill_sgid,
             }
         }
         Opcode::REMOVEXATTR => Operation::Removexattr { name: a.name()? },

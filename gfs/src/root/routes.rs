@@ -339,9 +339,10 @@ impl Tree for Root {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     ) -> Result<(), Errno> {
         self.owner(ino)?
-            .setxattr(caller, ino, name, value, mode)
+            .setxattr(caller, ino, name, value, mode, kill_sgid)
             .await
     }
 

@@ -43,7 +43,8 @@ pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::Flush(_)
-        | Op::AllocateChunks { .. } => unreachable!("{op:?} changes the tree"),
+        | Op::AllocateChunks { .. }
+        | Op::Accessed(_) => unreachable!("{op:?} changes the tree"),
     }
 }
 

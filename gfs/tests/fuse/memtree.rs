@@ -595,6 +595,7 @@ impl Tree for MemTree {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        _kill_sgid: bool,
     ) -> Result<(), Errno> {
         self.run("setxattr", |state| {
             let xattrs = &mut state.node(ino)?.xattrs;

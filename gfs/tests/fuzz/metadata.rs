@@ -404,13 +404,18 @@ fn op(dice: &mut Dice, world: &World) -> Op {
                 name,
                 value: value.into(),
                 mode: dice.pick(&[XattrMode::Any, XattrMode::Create, XattrMode::Replace]),
+                kill_sgid: dice.one_in(2),
             }
         }
         16 => Op::RemoveXattr {
             ino,
             name: xattr_name(dice),
         },
-        17 | 18 => {
+        17 => Op::Accessed({
+            let times = (0..dice.below(5)).map(|_| (inode(dice, world), time(dice)));
+            times.collect()
+        }),
+        18 => {
             let sound = dice.one_in(2);
             let one = if sound { sound_flush } else { flush };
             Op::Flush((0..dice.below(4)).map(|_| one(dice, world)).collect())

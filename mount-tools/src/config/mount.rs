@@ -15,6 +15,8 @@ pub struct MountConfig {
     pub nosuid: bool,
     /// Device nodes do nothing.
     pub nodev: bool,
+    /// Reads leave times of access as they are.
+    pub noatime: bool,
     /// Requests wait for the cluster for ever instead of `request_timeout_s`.
     pub hard: bool,
 }
@@ -33,6 +35,7 @@ impl Default for MountConfig {
             noexec,
             nosuid,
             nodev,
+            noatime: false,
             hard: false,
         }
     }

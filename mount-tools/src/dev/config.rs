@@ -2,7 +2,9 @@
 
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
-use crate::config::{GludConfig, MountConfig, PeerConfig, TlsPaths, default_log};
+use crate::config::{
+    GludConfig, MountConfig, PeerConfig, TlsPaths, default_cache_mib, default_log,
+};
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
 use consistency::NodeId;
@@ -51,6 +53,7 @@ fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
         replicas: REPLICAS,
         lease_term_ms: LEASE_TERM_MS,
         request_timeout_s: REQUEST_TIMEOUT_S,
+        cache_mib: default_cache_mib(),
         log: std::env::var("RUST_LOG").unwrap_or_else(|_| default_log()),
         mount: MountConfig::default(),
         tls: TlsPaths {

@@ -122,12 +122,16 @@ impl Node {
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
             patience: config.request_timeout(),
-            ..ChunksConfig::default()
+            cache_bytes: config.cache_bytes() / 4,
         };
         let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
         let client_config = client::Config {
             incarnation: incarnation::next(&config.state_dir)?,
             request_deadline: config.request_timeout(),
+            access_times: !config.mount.ro && !config.mount.noatime,
+            dirty_bytes_max: config.cache_bytes() as u64 / 2,
+            clean_bytes_max: config.cache_bytes() / 8,
+            idle_nodes_max: config.cache_bytes() / 8 / client::NODE_BYTES_MAX,
             ..client::Config::default()
         };
         let report = Box::new(move || *report.lock().expect("no holder panics"));

@@ -165,7 +165,7 @@ async fn send(
             } else {
                 core.learn_into(&mut child.state(), child.ino, &ticket, &entry);
             }
-            child.state().target = target;
+            child.state().target = target.map(Box::new);
             if let Some(name) = &name {
                 let known = Known::Present(entry.attr.ino, entry.attr.kind);
                 change.outcome(dir.ino, name, known);
@@ -189,7 +189,9 @@ fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, room: Opt
         .is_some_and(|grant| grant.mode == Mode::Exclusive);
     if covered && exclusive && entry.attr.kind == FileKind::File {
         let empty = crate::client::content::FileContent::new(Content::default());
-        state.content.get_or_insert(empty);
-        state.room = room;
+        state.content.get_or_insert_with(|| Box::new(empty));
+        if state.writing.room != room {
+            state.writing.room = room;
+        }
     }
 }

@@ -47,9 +47,13 @@ pub(super) async fn link(
 
 pub(super) async fn readlink(core: &Arc<Core>, ino: InodeNo) -> Result<Bytes, Errno> {
     let node = core.pin(ino);
-    let known = node.state().target.clone();
+    let known = {
+        let mut state = node.state();
+        core.accessed(&mut state, ino);
+        state.target.clone()
+    };
     if let Some(target) = known {
-        return Ok(target);
+        return Ok(*target);
     }
     let task = {
         let (core, node) = (Arc::clone(core), node.clone());
@@ -58,7 +62,7 @@ pub(super) async fn readlink(core: &Arc<Core>, ino: InodeNo) -> Result<Bytes, Er
             let OpReply::Target(target) = reply else {
                 return Err(unexpected(&reply));
             };
-            node.state().target = Some(target.clone());
+            node.state().target = Some(Box::new(target.clone()));
             Ok(target)
         }
     };

@@ -164,7 +164,11 @@ impl Tree for Client {
         } else {
             flags
         };
-        open::open(&self.core, ino, flags).await
+        let opened = open::open(&self.core, ino, flags).await?;
+        if !replayed {
+            open::accessed(&self.core, ino, flags);
+        }
+        Ok(opened)
     }
 
     async fn read(
@@ -174,9 +178,9 @@ impl Tree for Client {
         fh: u64,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
-        let read = self.core.read_pages(ino, offset, size).await?;
+        let read = self.core.read_pages(ino, offset, size, flags).await?;
         // LK8: what was read under a new session must not pass for what the lock covers.
         self.core.locks.check(fh)?;
         Ok(read)
@@ -330,9 +334,10 @@ impl Tree for Client {
         name: &Name,
         value: Bytes,
         mode: XattrMode,
+        kill_sgid: bool,
     ) -> Result<(), Errno> {
         xattr::check_caller(caller, name)?;
-        xattr::set(&self.core, ino, name, value, mode).await
+        xattr::set(&self.core, ino, name, value, mode, kill_sgid).await
     }
 
     async fn removexattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<(), Errno> {

@@ -39,10 +39,27 @@ pub(super) async fn open_pinned(core: &Arc<Core>, node: &Pin, flags: OpenFlags) 
     Opened {
         fh,
         // W1: a WRITE never holds the lock of a page that an invalidation waits for. W3
-        direct_io: state.writers > 0 || state.sharing.is_shared(core.clock.now()),
+        direct_io: state.writers > 0 || state.writing.sharing.is_shared(core.clock.now()),
         keep_cache: true,
         nonseekable: false,
         noflush: false,
+    }
+}
+
+/// The reads that follow may be answered from pages that the kernel has, where nobody sees them: they count now.
+pub(super) fn accessed(core: &Arc<Core>, ino: InodeNo, flags: OpenFlags) {
+    if flags.writes() || flags.noatime() {
+        return;
+    }
+    let node = core.pin(ino);
+    let changed = {
+        let mut state = node.state();
+        state.pages && core.accessed(&mut state, ino)
+    };
+    if changed {
+        // After this reply: it is a notification.
+        let core = Arc::clone(core);
+        tokio::spawn(async move { core.kernel.forget_attr(node.ino).await });
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) async fn readdir(
 ) -> Result<ListReply, Errno> {
     let dir = core.pin(ino);
     let limit = limit.clamp(1, PAGE_MAX);
+    core.accessed(&mut dir.state(), ino);
     if let Some(reply) = cached(core, &dir, after, limit, plus) {
         return Ok(reply);
     }

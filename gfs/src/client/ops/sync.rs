@@ -14,7 +14,7 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
     let node = core.pin(ino);
     let flushed = core.flush_node(&node).await;
     // An error of this flush has been kept as well; it is reported once.
-    let kept = node.state().error.take();
+    let kept = node.state().writing.error.take();
     match kept {
         Some(error) => flushed.and(Err(error)),
         None => flushed,
@@ -27,11 +27,11 @@ pub(super) async fn close(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
     let tight = {
         let node = core.pin(ino);
         let state = node.state();
-        state.is_dirty() && state.room.is_some_and(|room| room < TIGHT_BYTES)
+        state.is_dirty() && state.writing.room.is_some_and(|room| room < TIGHT_BYTES)
     };
     if tight {
         return fsync(core, ino).await;
     }
-    let kept = core.pin(ino).state().error.take();
+    let kept = core.pin(ino).state().writing.error.take();
     kept.map_or(Ok(()), Err)
 }

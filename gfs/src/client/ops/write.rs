@@ -54,8 +54,11 @@ pub(super) async fn write(core: &Arc<Core>, ino: InodeNo, write: Write) -> Resul
 async fn check_quota(core: &Arc<Core>, node: &Pin, write: &Write) -> Result<(), Errno> {
     let len = write.data.len() as u64;
     let is_short = |state: &State| {
-        let dirty = state.content.as_ref().map_or(0, FileContent::changed_bytes);
-        state.room.is_some_and(|room| dirty + len > room)
+        let dirty = state
+            .content
+            .as_deref()
+            .map_or(0, FileContent::changed_bytes);
+        state.writing.room.is_some_and(|room| dirty + len > room)
     };
     if !is_short(&node.state()) {
         return Ok(());
@@ -66,7 +69,7 @@ async fn check_quota(core: &Arc<Core>, node: &Pin, write: &Write) -> Result<(), 
         core.load(node, Mode::Exclusive, Patience::Session).await?;
     }
     let state = node.state();
-    let (size, room) = (state.size(), state.room);
+    let (size, room) = (state.size(), state.writing.room);
     let at = if write.append { size } else { write.offset };
     // What lies behind the end is certainly new; whether the rest is, the flush tells.
     let new = at.saturating_add(len).saturating_sub(size.max(at));

@@ -47,7 +47,7 @@ async fn with_all<T>(
             let mut covered = false;
             core.learn_page(&node, &ticket, grant, |state| {
                 if state.attr_pending == 0 {
-                    state.xattrs = Some(xattrs.clone());
+                    state.xattrs = Some(Box::new(xattrs.clone()));
                     covered = true;
                 }
             });
@@ -75,6 +75,7 @@ pub(super) async fn set(
     name: &Name,
     value: Bytes,
     mode: XattrMode,
+    kill_sgid: bool,
 ) -> Result<(), Errno> {
     let name = name.clone();
     let op = Op::SetXattr {
@@ -82,6 +83,7 @@ pub(super) async fn set(
         name,
         value,
         mode,
+        kill_sgid,
     };
     change(core, core.pin(ino), op).await
 }

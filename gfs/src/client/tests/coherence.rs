@@ -167,7 +167,7 @@ async fn extended_attributes() {
                 let how = XattrMode::Any;
                 mount
                     .client
-                    .setxattr(ROOT, ino, &name("user.n"), value, how)
+                    .setxattr(ROOT, ino, &name("user.n"), value, how, false)
                     .await
             })
         },

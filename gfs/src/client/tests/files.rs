@@ -233,7 +233,7 @@ pub(super) async fn limit_bytes(mount: &Mount, path: &str, bytes: u64) -> Result
     let (limit, value) = (name(QUOTA_BYTES), bytes.to_string().into());
     let set = mount
         .client
-        .setxattr(ROOT, ino, &limit, value, XattrMode::Any);
+        .setxattr(ROOT, ino, &limit, value, XattrMode::Any, false);
     set.await
 }
 
@@ -309,7 +309,7 @@ async fn what_a_quota_refuses_is_gone_for_all() {
     assert_eq!(removed, Err(Errno::EPERM));
     let set = one
         .client
-        .setxattr(user, ino, &limit, "9".into(), XattrMode::Any);
+        .setxattr(user, ino, &limit, "9".into(), XattrMode::Any, false);
     assert_eq!(set.await, Err(Errno::EPERM));
 }
 

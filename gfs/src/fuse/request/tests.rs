@@ -152,8 +152,8 @@ fn arguments_are_read() {
     );
     check(
         Opcode::SETXATTR,
-        &[&four(2), &four(2), b"user.a\0vv"],
-        r#"Ok(Setxattr { name: "user.a", value: b"vv", mode: Replace })"#,
+        &[&four(2), &four(2), &four(1), Z4, b"user.a\0vv"],
+        r#"Ok(Setxattr { name: "user.a", value: b"vv", mode: Replace, kill_sgid: true })"#,
     );
     check(Opcode(4711), &[], "Ok(Unsupported)");
 }

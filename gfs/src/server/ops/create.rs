@@ -327,6 +327,7 @@ mod tests {
             name: acl::DEFAULT.clone(),
             value: default.clone(),
             mode: consistency::wire::meta::XattrMode::Any,
+            kill_sgid: false,
         };
         world.run(&set).expect("sets");
         world.setup("touch d/f; mkdir d/e; symlink x d/l");
@@ -361,6 +362,7 @@ mod tests {
                     name: acl::DEFAULT.clone(),
                     value: acl(default),
                     mode: consistency::wire::meta::XattrMode::Any,
+                    kill_sgid: false,
                 };
                 world.run(&set).expect("sets");
             }

@@ -8,6 +8,7 @@
 //! Rules: on an error nothing has changed; a changed inode gets one new version and `ctime` per operation.
 //! Permissions are the kernel's to check (`default_permissions`), not ours.
 
+mod accessed;
 mod acl;
 mod chunks;
 mod create;
@@ -126,8 +127,10 @@ impl MetaState {
                 name,
                 value,
                 mode,
+                kill_sgid: _,
             } => xattrs::plan_set(self, *ino, name, value, *mode),
             Op::RemoveXattr { ino, name } => xattrs::plan_remove(self, *ino, name),
+            Op::Accessed(times) => accessed::plan(self, times),
             Op::Lookup { .. }
             | Op::GetAttr { .. }
             | Op::Load { .. }
@@ -161,7 +164,8 @@ impl MetaState {
             | Op::SetXattr { .. }
             | Op::RemoveXattr { .. }
             | Op::Flush(_)
-            | Op::AllocateChunks { .. } => Err(FsError::Invalid),
+            | Op::AllocateChunks { .. }
+            | Op::Accessed(_) => Err(FsError::Invalid),
         }
     }
 }
@@ -216,10 +220,12 @@ pub(crate) fn apply(
             name,
             value,
             mode,
-        } => xattrs::apply_set(state, now, *ino, name, value, *mode),
+            kill_sgid,
+        } => xattrs::apply_set(state, now, *ino, name, value, (*mode, *kill_sgid)),
         Op::RemoveXattr { ino, name } => xattrs::apply_remove(state, now, *ino, name),
         Op::Flush(files) => Ok(flush::apply(state, now, session, files)),
         Op::AllocateChunks { count } => chunks::apply(state, session, *count),
+        Op::Accessed(times) => accessed::apply(state, times),
         Op::Lookup { .. }
         | Op::GetAttr { .. }
         | Op::Load { .. }

@@ -52,7 +52,7 @@ pub(super) fn apply_set(
     ino: InodeNo,
     name: &Name,
     value: &Bytes,
-    mode: XattrMode,
+    (mode, kill_sgid): (XattrMode, bool),
 ) -> Result<OpReply, FsError> {
     let meaning = resolve_set(state, ino, name, value, mode)?;
     let inode = state.inode_mut(ino);
@@ -63,6 +63,9 @@ pub(super) fn apply_set(
         Meaning::Acl(acl) => {
             if *name == *acl::ACCESS {
                 inode.attr.mode = inode.attr.mode & !0o777 | acl.mode();
+                if kill_sgid {
+                    inode.attr.mode &= !0o2000;
+                }
             }
             if *name == *acl::ACCESS && acl.is_minimal() {
                 inode.xattrs.remove(name);
@@ -208,6 +211,7 @@ mod tests {
             name: Name::new(name.as_bytes().to_vec())?,
             value: value.into(),
             mode,
+            kill_sgid: false,
         };
         world.run(&op).map(|_| ())
     }
@@ -232,6 +236,26 @@ mod tests {
             check("", name, Any, Err(FsError::NotSupported));
         }
         check("", "user.", Any, Err(FsError::Invalid));
+    }
+
+    #[test]
+    fn an_acl_of_a_stranger_to_the_group_takes_setgid_away() {
+        for (name, kill_sgid, expected) in [
+            (&*acl::ACCESS, true, 0o4670),
+            (&*acl::ACCESS, false, 0o6670),
+            (&*acl::DEFAULT, true, 0o6755),
+        ] {
+            let mut world = World::new("mkdir f; chmod 6755 f");
+            let op = Op::SetXattr {
+                ino: world.ino("f"),
+                name: name.clone(),
+                value: acl("u::rw-,u:5:rwx,g::r-x,m::rwx,o::---"),
+                mode: XattrMode::Any,
+                kill_sgid,
+            };
+            world.run(&op).expect("sets");
+            assert_eq!(world.attr("f").mode, expected, "{name:?}");
+        }
     }
 
     #[test]

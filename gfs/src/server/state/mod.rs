@@ -21,6 +21,8 @@ mod command;
 mod content;
 mod dir;
 mod inode;
+#[cfg(test)]
+mod large;
 mod quota;
 mod session;
 mod snapshot;

@@ -127,6 +127,7 @@ impl Author {
                 mode: *self
                     .dice
                     .pick(&[XattrMode::Any, XattrMode::Create, XattrMode::Replace]),
+                kill_sgid: false,
             },
             14 => Op::RemoveXattr {
                 ino,
