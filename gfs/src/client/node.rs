@@ -44,6 +44,8 @@ pub(super) struct State {
     /// Bytes that a quota leaves for the file at least beyond what the leader has of it, going by what was last heard;
     /// `None`: no quota.
     pub(super) room: Option<u64>,
+    /// Copies to make of its chunks, as last heard; 0: as many as are made of everything.
+    pub(super) copies: u8,
     /// Attributes were changed that the leader has not seen.
     pub(super) attr_dirty: bool,
     /// When the oldest change was made that the leader has not seen.

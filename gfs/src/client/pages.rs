@@ -237,12 +237,13 @@ impl Core {
             file,
             content,
             room,
+            copies,
         } = reply
         else {
             return Err(super::ops::unexpected(&reply));
         };
         let size = file.attr.size;
-        let Some(content) = self.loaded(node, &ticket, &file, content, room, mode) else {
+        let Some(content) = self.loaded(node, &ticket, &file, (content, room, copies), mode) else {
             return Ok(None);
         };
         Ok(Some(Uncovered {
@@ -258,8 +259,7 @@ impl Core {
         node: &Pin,
         ticket: &Ticket,
         file: &Fact,
-        content: Content,
-        room: Option<u64>,
+        (content, room, copies): (Content, Option<u64>, u8),
         mode: Mode,
     ) -> Option<Content> {
         let bytes = {
@@ -268,6 +268,7 @@ impl Core {
                 return Some(content);
             }
             state.room = room;
+            state.copies = copies;
             state.unused = mode == Mode::Exclusive && state.waiting > 0;
             match &mut state.content {
                 // Newer than what the leader has.

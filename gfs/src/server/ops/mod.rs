@@ -10,6 +10,7 @@
 
 mod acl;
 mod chunks;
+mod copies;
 mod create;
 mod flush;
 mod getattr;
@@ -29,6 +30,7 @@ pub(crate) mod testing;
 mod unlink;
 mod xattrs;
 
+pub(crate) use copies::copies_in;
 pub(crate) use quota::limits_in;
 pub(crate) use statfs::within_quota;
 
