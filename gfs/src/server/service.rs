@@ -221,7 +221,7 @@ impl MetaServer {
                     Err(error) => self.refused(&error),
                 }
             }
-            _ => MetaReply::Repair(self.repair.status()),
+            _ => MetaReply::Repair(self.repair.status(&self.statuses())),
         }
     }
 

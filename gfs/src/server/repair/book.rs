@@ -4,7 +4,7 @@
 use super::plan::{Finding, Job, View};
 use crate::server::state::Listed;
 use consistency::wire::chunk::VERIFY_CHUNKS_MAX;
-use consistency::wire::meta::RepairStatus;
+use consistency::wire::meta::{NodeStatus, RepairStatus};
 use consistency::{ChunkId, Epoch, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -143,8 +143,17 @@ impl Book {
         self.busy.clone()
     }
 
-    pub(crate) fn status(&self) -> RepairStatus {
+    /// Returns how it stands; `nodes` are as they are now, which it may not have seen yet.
+    pub(crate) fn status(&self, nodes: &[NodeStatus]) -> RepairStatus {
+        let now = nodes
+            .iter()
+            .map(|status| (status.node, status.up, status.draining));
+        let seen = self
+            .seen
+            .iter()
+            .map(|(node, up, _, draining)| (*node, *up, *draining));
         RepairStatus {
+            complete: self.status.complete && now.eq(seen),
             copying: self.busy.len() as u64,
             ..self.status
         }

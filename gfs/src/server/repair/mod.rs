@@ -27,7 +27,7 @@ use super::state::{Body, Listed, MetaState, Reply, Step};
 use crate::net::ServiceId;
 use bytes::Bytes;
 use consistency::wire::chunk::{ChunkFailure, ChunkReply, ChunkRequest};
-use consistency::wire::meta::{MetaReply, RepairStatus};
+use consistency::wire::meta::{MetaReply, NodeStatus, RepairStatus};
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, Epoch, NodeId};
 use std::collections::BTreeSet;
@@ -67,8 +67,9 @@ impl Repair {
         self.book().is_gone(node)
     }
 
-    pub(super) fn status(&self) -> RepairStatus {
-        self.book().status()
+    /// Returns how it stands; `nodes` are as they are now.
+    pub(super) fn status(&self, nodes: &[NodeStatus]) -> RepairStatus {
+        self.book().status(nodes)
     }
 
     /// Takes a node's word that its copies may be bad.
