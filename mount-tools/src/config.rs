@@ -8,6 +8,7 @@
 //! mount_point = "/cluster"
 //! voters = [1, 2, 3]                # who keeps the metadata
 //! replicas = 2                      # copies of file data
+//! rack = "a"                        # what fails with this node; copies go elsewhere
 //! lease_term_ms = 4000
 //! request_timeout_s = 30            # how long a cut-off node waits before EIO
 //! cache_mib = 256                   # memory for caches and unflushed changes
@@ -20,6 +21,13 @@
 //! nodev = true
 //! noatime = false                   # for all mounts of the tree on this node
 //! hard = false                      # wait for the cluster for ever instead of request_timeout_s
+//!
+//! [repair]
+//! after_s = 60                      # how long a node may be away until its copies are made anew
+//! mib_per_s = 64                    # how fast this node makes copies
+//! sweep_s = 300                     # how often it looks for chunks that no file has
+//! scrub_s = 604800                  # how often it reads every chunk, and how fast
+//! scrub_mib_per_s = 16
 //!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"
@@ -36,8 +44,10 @@
 //! error, because a misspelt limit that silently has its default is found only when it was needed.
 
 mod mount;
+mod repair;
 
 pub use mount::MountConfig;
+pub use repair::RepairConfig;
 
 use crate::identity::{CA_CERT_FILE, NODE_CERT_FILE, NODE_ID_MAX, NODE_KEY_FILE};
 use consistency::NodeId;
@@ -68,9 +78,12 @@ pub struct GludConfig {
     pub mount_point: PathBuf,
     /// Nodes that keep the metadata: 1, 3 or 5 of them.
     pub voters: Vec<NodeId>,
-    /// Copies of file data, 1 to 5; the number of nodes if there are fewer.
+    /// Copies of file data, 1 to 4; the number of nodes if there are fewer.
     #[serde(default = "default_replicas")]
     pub replicas: u8,
+    /// What this node shares with those that fail together with it: copies go to others. Empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rack: String,
     /// Term of a lease in milliseconds, 1,000 to 60,000.
     #[serde(default = "default_lease_term_ms")]
     pub lease_term_ms: u32,
@@ -96,6 +109,9 @@ pub struct GludConfig {
     /// How the tree is mounted.
     #[serde(default)]
     pub mount: MountConfig,
+    /// How chunks are looked after.
+    #[serde(default)]
+    pub repair: RepairConfig,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -151,6 +167,8 @@ pub enum ConfigError {
     },
 }
 
+/// Longest name of a rack.
+const RACK_BYTES_MAX: usize = 64;
 /// Longer than any node runs, and still a time that can be added to a clock.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -251,7 +269,15 @@ impl GludConfig {
         }
         self.check_peers()?;
         self.check_voters()?;
-        check_range(Place::Key("replicas"), self.replicas.into(), 1..=5)?;
+        check_range(Place::Key("replicas"), self.replicas.into(), 1..=4)?;
+        if self.rack.len() > RACK_BYTES_MAX {
+            let why = format!("the name is longer than {RACK_BYTES_MAX} bytes: shorten it");
+            return Err((Place::Key("rack"), why));
+        }
+        if let Some((key, value, most)) = self.repair.broken() {
+            let why = format!("{key} is {value}: choose 1 to {most}");
+            return Err((Place::Key("repair"), why));
+        }
         check_range(
             Place::Key("lease_term_ms"),
             self.lease_term_ms,
@@ -562,7 +588,7 @@ addr = "127.0.0.1:7422"
         check("[1, 2, 3]", "[1, 1, 2]", 4, &["twice"]);
         check("\"/srv/glu\"", "\"srv/glu\"", 5, &["relative"]);
         check("\"/srv/glu\"", "\"/cluster/glu\"", 5, &["mount_point"]);
-        check("replicas = 2", "replicas = 0", 6, &["1 to 5"]);
+        check("replicas = 2", "replicas = 0", 6, &["1 to 4"]);
         check("_ms = 4000", "_ms = 40", 7, &["1000 to 60000"]);
         check("_s = 30", "_s = 0", 8, &["1 to 3600"]);
         check("info,gfs=debug", "gfs=loud", 9, &["info,gfs=debug"]);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Where a daemon listens unless configured otherwise.
 pub(crate) const SOCKET_DEFAULT: &str = "/run/glu/glud.sock";
-/// The daemon answers from memory.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The daemon answers from memory, or asks the leader, which it may have to look for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Room for a line about each of the requests that may wait at one time.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -26,14 +26,19 @@ pub(crate) struct Daemon {
 
 /// There is no answer.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no answer from this node's daemon at {}: {why}: start it (glud --config /etc/glu/glud.toml) and wait until it serves, or name its control_socket with {option}", socket.display()
-)]
-pub(crate) struct DaemonError {
-    socket: PathBuf,
-    why: String,
-    /// How the caller's user names another socket.
-    option: &'static str,
+pub(crate) enum DaemonError {
+    #[error(
+        "no answer from this node's daemon at {}: {why}: start it (glud --config /etc/glu/glud.toml) and wait until it serves, or name its control_socket with {option}", socket.display()
+    )]
+    Silent {
+        socket: PathBuf,
+        why: String,
+        /// How the caller's user names another socket.
+        option: &'static str,
+    },
+    /// It cannot do what it was asked for.
+    #[error("{error}")]
+    Refused { error: String },
 }
 
 /// Asks a question, a JSON object.
@@ -42,7 +47,7 @@ pub(crate) fn ask<A: DeserializeOwned>(
     question: &serde_json::Value,
     option: &'static str,
 ) -> Result<A, DaemonError> {
-    let failed = |why: String| DaemonError {
+    let failed = |why: String| DaemonError::Silent {
         socket: socket.to_owned(),
         why,
         option,
@@ -56,7 +61,16 @@ pub(crate) fn ask<A: DeserializeOwned>(
         BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)
     };
     converse().map_err(|error: std::io::Error| failed(error.to_string()))?;
+    if let Ok(Refusal { error }) = serde_json::from_str(&line) {
+        return Err(DaemonError::Refused { error });
+    }
     serde_json::from_str(&line).map_err(|error| failed(error.to_string()))
+}
+
+/// How the daemon says that it cannot.
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 impl Daemon {

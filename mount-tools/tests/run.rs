@@ -43,11 +43,7 @@ impl Nodes for FixedNodes {
             load,
             ..NodeReport::default()
         };
-        let status = |node| NodeStatus {
-            node,
-            up: true,
-            report,
-        };
+        let status = |node| NodeStatus::new(node, true, report.clone());
         Ok(vec![status(HERE), status(THERE)])
     }
 }

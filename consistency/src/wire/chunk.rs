@@ -1,6 +1,6 @@
 //! Messages of the chunk service: immutable pieces of file data on the nodes' disks.
 
-use crate::ChunkId;
+use crate::{ChunkId, NodeId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,9 @@ pub const CHUNK_BYTES_MAX: u32 = 4 << 20;
 
 /// Upper limit of the chunks in one [`ChunkRequest::Delete`].
 pub const DELETE_CHUNKS_MAX: usize = 65_536;
+
+/// Upper limit of the chunks in one [`ChunkRequest::Verify`].
+pub const VERIFY_CHUNKS_MAX: usize = 16;
 
 /// Asks a node's chunk store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +41,17 @@ pub enum ChunkRequest {
     Delete(Vec<ChunkId>),
     /// Asks for the room on the disk.
     Space,
+    /// Has the node make a copy of a chunk of another node's; answered by [`ChunkReply::Done`] when it is durable.
+    Copy {
+        /// Which chunk.
+        id: ChunkId,
+        /// Who has it.
+        source: NodeId,
+    },
+    /// Has the node look at its copies of chunks from the disk up; answered by [`ChunkReply::Bad`].
+    ///
+    /// At most [`VERIFY_CHUNKS_MAX`] at a time.
+    Verify(Vec<ChunkId>),
 }
 
 /// Answers a [`ChunkRequest`].
@@ -61,6 +75,8 @@ pub enum ChunkReply {
     },
     /// The request failed.
     Failed(ChunkFailure),
+    /// Verify: which of them are damaged or missing.
+    Bad(Vec<ChunkId>),
 }
 
 /// Why a chunk request failed.
@@ -84,4 +100,12 @@ pub enum ChunkFailure {
     /// Too many requests wait for the disk.
     #[error("too many requests wait for the disk; ask again")]
     Busy,
+    /// The node that a copy was to be made of did not hand the chunk out.
+    #[error("cannot be copied from node {source_node}: {why}")]
+    Source {
+        /// Which node.
+        source_node: NodeId,
+        /// What it said.
+        why: String,
+    },
 }

@@ -560,7 +560,16 @@ pub const QUOTA_BYTES: &str = "user.glu.quota.bytes";
 /// Extended attribute of a directory that limits the inodes of its tree, in decimal.
 pub const QUOTA_INODES: &str = "user.glu.quota.inodes";
 
-/// Returns true for the extended attributes that limit a tree: root alone sets and removes them.
+/// Extended attribute of a directory: copies of each chunk of its tree, in decimal.
+pub const REPLICAS: &str = "user.glu.replicas";
+
+/// Returns true for the extended attributes that root alone sets and removes.
+#[must_use]
+pub fn is_policy(name: &Name) -> bool {
+    is_quota(name) || name.as_bytes() == REPLICAS.as_bytes()
+}
+
+/// Returns true for the extended attributes that limit a tree.
 #[must_use]
 pub fn is_quota(name: &Name) -> bool {
     [QUOTA_BYTES, QUOTA_INODES]
@@ -588,6 +597,8 @@ pub enum OpReply {
         content: Content,
         /// Bytes that a quota leaves for it; `None`: no quota limits it.
         room: Option<u64>,
+        /// Copies to make of its chunks; 0: as many as the cluster makes of everything.
+        copies: u8,
     },
     /// ReadDir.
     Listing {
@@ -619,6 +630,8 @@ pub enum OpReply {
         entry: Fact,
         /// Bytes that a quota leaves for it; `None`: no quota limits it.
         room: Option<u64>,
+        /// Copies to make of its chunks; 0: as many as the cluster makes of everything.
+        copies: u8,
         /// False: it was there already (`exclusive` was not asked for).
         new: bool,
     },
@@ -645,7 +658,7 @@ pub struct StatFs {
 }
 
 /// What a node tells with each renewal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
     /// Load for placement.
     pub load: NodeLoad,
@@ -653,10 +666,12 @@ pub struct NodeReport {
     pub disk_total: u64,
     /// Free bytes there.
     pub disk_free: u64,
+    /// What fails together with the nodes that say the same (a rack, a room); empty: nothing but the node.
+    pub domain: String,
 }
 
 /// A node as the leader sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Which node.
     pub node: NodeId,
@@ -664,7 +679,44 @@ pub struct NodeStatus {
     pub up: bool,
     /// Its last report.
     pub report: NodeReport,
+    /// Chunks in use that are listed there.
+    pub chunks: u64,
+    /// Sum of their lengths.
+    pub chunk_bytes: u64,
+    /// It is being emptied: it gets no new chunks.
+    pub draining: bool,
 }
+
+impl NodeStatus {
+    /// Returns a node without chunks.
+    #[must_use]
+    pub fn new(node: NodeId, up: bool, report: NodeReport) -> Self {
+        Self {
+            node,
+            up,
+            report,
+            chunks: 0,
+            chunk_bytes: 0,
+            draining: false,
+        }
+    }
+}
+
+/// How the repair of chunks stands, as far as the leader has looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// The leader has looked at every chunk since a node came or went last.
+    pub complete: bool,
+    /// Chunks with fewer copies than there should be, on nodes that are there or not away for long.
+    pub lacking: u64,
+    /// Chunks without a copy on a node that is up.
+    pub unreachable: u64,
+    /// Copies under way.
+    pub copying: u64,
+}
+
+/// Most chunks in a [`MetaRequest::BadCopies`] or [`MetaRequest::Inventory`].
+pub const COPIES_PER_MESSAGE: usize = 20_000;
 
 /// A request to the metadata leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -766,6 +818,29 @@ pub enum MetaRequest {
         /// The files.
         files: Vec<InodeNo>,
     },
+    /// Asks where the copies of a chunk are by now; answered by [`MetaReply::Located`].
+    Locate(ChunkId),
+    /// The asking node found its copies of these chunks damaged or missing. The leader asks it again before it
+    /// believes that: this may be late.
+    BadCopies(Vec<ChunkId>),
+    /// What the asking node has; answered by [`MetaReply::Inventory`].
+    Inventory {
+        /// It has told of all chunks below this before.
+        from: ChunkId,
+        /// It has told of all its chunks up to this one, included.
+        to: ChunkId,
+        /// What it has from `from` to `to`, in ascending order.
+        chunks: Vec<ChunkId>,
+    },
+    /// Begins or ends the emptying of a node.
+    Drain {
+        /// Which node.
+        node: NodeId,
+        /// Ends it if false.
+        drain: bool,
+    },
+    /// Asks how the repair of chunks stands; answered by [`MetaReply::Repair`].
+    Repair,
 }
 
 /// Answer to a [`MetaRequest`].
@@ -799,7 +874,7 @@ pub enum MetaReply {
     },
     /// Reclaim: the new name of each grant, in the order of the request; `None`: it could not be honoured.
     Reclaimed(Vec<Option<LeaseId>>),
-    /// Release, Cancel, ReclaimLocks and Closed.
+    /// Release, Cancel, ReclaimLocks, Closed, BadCopies and Drain.
     Done,
     /// Op.
     Op {
@@ -825,6 +900,17 @@ pub enum MetaReply {
         /// What happened after the number in the request, in order.
         events: Vec<(u64, Event)>,
     },
+    /// Locate: its copies; none: no file has such a chunk.
+    Located(Vec<NodeId>),
+    /// Inventory.
+    Inventory {
+        /// What the node may delete, unless it has been put there since it made the list (D3).
+        orphans: Vec<ChunkId>,
+        /// The leader has looked up to here; the next list begins behind it.
+        upto: ChunkId,
+    },
+    /// Repair.
+    Repair(RepairStatus),
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of the wire protocol; nodes of different versions refuse each other at the handshake.
-pub const WIRE_VERSION: u32 = 5;
+pub const WIRE_VERSION: u32 = 6;
 
 /// Upper limit of one message: the largest chunk (4 MiB) with room for its header.
 pub const MESSAGE_BYTES_MAX: usize = 5 << 20;

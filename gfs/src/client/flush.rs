@@ -86,6 +86,7 @@ struct Snapshot {
     dirty: Dirty,
     /// Somebody has the file open for writing.
     written: bool,
+    copies: u8,
 }
 
 /// Flushes what is old or too much, until the client stops.
@@ -381,7 +382,11 @@ impl Core {
     /// Writes the new bytes of a snapshot where they belong.
     async fn store(self: &Arc<Self>, snapshot: Snapshot) -> Result<FlushContent, Errno> {
         let Snapshot {
-            attr, base, dirty, ..
+            attr,
+            base,
+            dirty,
+            copies,
+            ..
         } = snapshot;
         let size = attr.size;
         if dirty.is_empty() {
@@ -400,7 +405,7 @@ impl Core {
         }
         let packed = Packed::new(pieces.into_iter());
         let stored: Vec<_> = futures::stream::iter(packed.chunks.iter().cloned())
-            .map(|parts| self.store_chunk(parts))
+            .map(|parts| self.store_chunk(parts, copies))
             .buffered(WIDTH)
             .try_collect()
             .await?;
@@ -429,7 +434,11 @@ impl Core {
         Ok(())
     }
 
-    pub(super) async fn store_chunk(self: &Arc<Self>, parts: Vec<Bytes>) -> Result<Stored, Errno> {
+    pub(super) async fn store_chunk(
+        self: &Arc<Self>,
+        parts: Vec<Bytes>,
+        copies: u8,
+    ) -> Result<Stored, Errno> {
         let len: usize = parts.iter().map(Bytes::len).sum();
         let data = match <[Bytes; 1]>::try_from(parts) {
             Ok([whole]) => whole,
@@ -442,7 +451,7 @@ impl Core {
             }
         };
         let id = self.chunk_id().await?;
-        let replicas = self.chunks.write(id, data).await?;
+        let replicas = self.chunks.write(id, data, copies).await?;
         let len = u32::try_from(len).expect("chunks have at most 4 MiB");
         Ok(Stored { id, len, replicas })
     }
@@ -483,6 +492,7 @@ fn snapshot(state: &mut State) -> Option<Snapshot> {
         base,
         dirty,
         written: state.writers > 0,
+        copies: state.writing.copies,
     })
 }
 

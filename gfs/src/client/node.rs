@@ -90,6 +90,8 @@ pub(super) struct Changes {
     /// Bytes that a quota leaves for the file at least beyond what the leader has of it, going by what was last heard;
     /// `None`: no quota.
     pub(super) room: Option<u64>,
+    /// Copies to make of its chunks, as last heard; 0: as many as are made of everything.
+    pub(super) copies: u8,
     /// When the oldest change was made that the leader has not seen.
     pub(super) dirty_since: Option<Instant>,
     /// Bytes of changes that are counted in the client's total.
@@ -107,6 +109,7 @@ impl Deref for Writing {
     fn deref(&self) -> &Changes {
         static NONE: Changes = Changes {
             room: None,
+            copies: 0,
             dirty_since: None,
             charged: 0,
             error: None,

@@ -241,12 +241,13 @@ impl Core {
             file,
             content,
             room,
+            copies,
         } = reply
         else {
             return Err(super::ops::unexpected(&reply));
         };
         let size = file.attr.size;
-        let Some(content) = self.loaded(node, &ticket, &file, content, room, mode) else {
+        let Some(content) = self.loaded(node, &ticket, &file, (content, room, copies), mode) else {
             return Ok(None);
         };
         Ok(Some(Uncovered {
@@ -262,8 +263,7 @@ impl Core {
         node: &Pin,
         ticket: &Ticket,
         file: &Fact,
-        content: Content,
-        room: Option<u64>,
+        (content, room, copies): (Content, Option<u64>, u8),
         mode: Mode,
     ) -> Option<Content> {
         let bytes = {
@@ -273,6 +273,9 @@ impl Core {
             }
             if state.writing.room != room {
                 state.writing.room = room;
+            }
+            if state.writing.copies != copies {
+                state.writing.copies = copies;
             }
             state.unused = mode == Mode::Exclusive && state.waiting > 0;
             match &mut state.content {

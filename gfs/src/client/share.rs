@@ -55,7 +55,8 @@ impl Core {
     async fn store_anew(self: &Arc<Self>, extent: Extent) -> Result<Extent, Errno> {
         let part = ChunkPart::from(extent.clone());
         let bytes = self.fetch(vec![Segment::Chunk(part)]).await?;
-        let stored = self.store_chunk(vec![bytes]).await?;
+        // More copies, if its tree has more, are the repair's to make.
+        let stored = self.store_chunk(vec![bytes], 0).await?;
         Ok(Extent {
             chunk: stored.id,
             chunk_offset: 0,

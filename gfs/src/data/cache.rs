@@ -10,7 +10,7 @@
 //! The one mutex is never held across an await or while bytes are copied.
 
 use super::BLOCK_BYTES;
-use super::replica::{GET_HEDGE, Refusals, Replicas, gather, persist};
+use super::replica::{Refusals, Replicas, persist};
 use bytes::{Bytes, BytesMut};
 use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
 use consistency::{ChunkId, NodeId};
@@ -239,10 +239,8 @@ impl BlockCache {
             (blocks.end - blocks.start) * BLOCK_BYTES,
         );
         persist(self.patience, || async {
-            let nodes = self.replicas.by_health(nodes.clone());
-            let ask = |node| self.replicas.get(node, chunk, offset, len);
-            let (mut answers, refusals) = gather(nodes, 1, GET_HEDGE, ask).await;
-            answers.pop().map(|(_, bytes)| bytes).ok_or(refusals)
+            let fetched = self.replicas.fetch(chunk, &nodes, offset, len).await;
+            fetched.map(|(_, bytes)| bytes)
         })
         .await
     }

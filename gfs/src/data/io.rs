@@ -5,10 +5,10 @@
 //! that may pass is in the way, the caller gets an error, and the log what each node said. A chunk that turns out to
 //! be damaged or missing on this node's disk is brought back from another node.
 
-use super::ChunkIo;
 use super::cache::BlockCache;
 use super::disk::Disk;
-use super::replica::{GET_HEDGE, Refusal, Refusals, Replicas, gather, persist};
+use super::replica::{Refusal, Refusals, Replicas, gather, persist};
+use super::{ChunkIo, Places};
 use crate::error::Errno;
 use crate::net::Transport;
 use async_trait::async_trait;
@@ -51,47 +51,51 @@ impl Default for ChunksConfig {
 pub struct Chunks {
     replicas: Arc<Replicas>,
     disk: Option<Disk>,
-    peers: Box<dyn Fn() -> Vec<NodeId> + Send + Sync>,
+    places: Arc<dyn Places>,
     cache: Arc<BlockCache>,
     repairs: Arc<Semaphore>,
     config: ChunksConfig,
 }
 
 impl Chunks {
-    /// Joins this node's disk, if it stores chunks, and those of the other nodes. `peers` returns the nodes that take
-    /// chunks now, the best first; whether this node is among them does not matter.
+    /// Joins this node's disk, if it stores chunks, and those of the other nodes.
     pub fn new(
         transport: Arc<dyn Transport>,
         disk: Option<Disk>,
-        peers: impl Fn() -> Vec<NodeId> + Send + Sync + 'static,
+        places: Arc<dyn Places>,
         config: ChunksConfig,
     ) -> Self {
-        let replicas = Arc::new(Replicas::new(transport));
+        let replicas = Arc::new(Replicas::new(transport, Arc::clone(&places)));
         let cache = BlockCache::new(Arc::clone(&replicas), config.cache_bytes, config.patience);
         Self {
             replicas,
             disk,
-            peers: Box::new(peers),
+            places,
             cache: Arc::new(cache),
             repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
             config,
         }
     }
 
-    /// Returns where a new chunk may go: first here, then elsewhere.
-    fn candidates(&self) -> Vec<NodeId> {
+    /// Returns where a new chunk may go, the best first; at last here, also if this node should get none.
+    fn candidates(&self, chunk: ChunkId) -> Vec<NodeId> {
         let local = self.replicas.local();
-        let mut nodes = Vec::from_iter(self.disk.as_ref().map(|_| local));
-        for node in self.replicas.by_health((self.peers)()) {
-            if node != local && !nodes.contains(&node) {
-                nodes.push(node);
-            }
+        let mut nodes = self.replicas.by_health(self.places.targets(chunk));
+        if self.disk.is_none() {
+            nodes.retain(|node| *node != local);
+        } else if !nodes.contains(&local) {
+            nodes.push(local);
         }
         nodes
     }
 
     /// Stores a chunk on as many nodes as are wanted, or as can be had, but at least on one.
-    async fn store(&self, id: ChunkId, data: &Bytes) -> Result<Vec<NodeId>, Refusals> {
+    async fn store(
+        &self,
+        id: ChunkId,
+        data: &Bytes,
+        copies: usize,
+    ) -> Result<Vec<NodeId>, Refusals> {
         let crc = crc32fast::hash(data);
         let local = self.replicas.local();
         let request = OnceLock::new();
@@ -110,12 +114,12 @@ impl Chunks {
             Some(disk) if node == local => Ok(disk.put(id, data.clone(), crc).await?),
             _ => self.replicas.put(node, request()).await,
         };
-        let nodes = self.candidates();
-        let (stored, refusals) = gather(nodes.clone(), self.config.replicas, PUT_HEDGE, ask).await;
+        let nodes = self.candidates(id);
+        let (stored, refusals) = gather(nodes.clone(), copies, PUT_HEDGE, ask).await;
         if stored.is_empty() {
             return Err(refusals);
         }
-        if stored.len() < self.config.replicas {
+        if stored.len() < copies {
             tracing::debug!(%id, copies = stored.len(), %refusals, "fewer copies of a chunk than wanted");
         }
         let holds = |node: &NodeId| stored.iter().any(|(holder, ())| holder == node);
@@ -141,12 +145,12 @@ impl Chunks {
         let replicas = Arc::clone(&self.replicas);
         tokio::spawn(async move {
             let _turn = turn;
-            let nodes = replicas.by_health(others);
-            let ask = |node| replicas.get(node, chunk, 0, CHUNK_BYTES_MAX);
-            let (mut whole, refusals) = gather(nodes, 1, GET_HEDGE, ask).await;
-            let Some((from, data)) = whole.pop() else {
-                tracing::warn!(%chunk, %refusals, "cannot repair a chunk of this node");
-                return;
+            let (from, data) = match replicas.fetch(chunk, &others, 0, CHUNK_BYTES_MAX).await {
+                Ok(whole) => whole,
+                Err(refusals) => {
+                    tracing::warn!(%chunk, %refusals, "cannot repair a chunk of this node");
+                    return;
+                }
             };
             let crc = crc32fast::hash(&data);
             match disk.put(chunk, data, crc).await {
@@ -161,8 +165,12 @@ impl Chunks {
 
 #[async_trait]
 impl ChunkIo for Chunks {
-    async fn write(&self, id: ChunkId, data: Bytes) -> Result<Vec<NodeId>, Errno> {
-        let stored = persist(self.config.patience, || self.store(id, &data)).await;
+    async fn write(&self, id: ChunkId, data: Bytes, copies: u8) -> Result<Vec<NodeId>, Errno> {
+        let copies = match copies {
+            0 => self.config.replicas,
+            copies => usize::from(copies),
+        };
+        let stored = persist(self.config.patience, || self.store(id, &data, copies)).await;
         stored.map_err(|refusals| {
             tracing::error!(%id, bytes = data.len(), %refusals, "cannot store a chunk");
             refusals.errno()
@@ -190,6 +198,7 @@ impl ChunkIo for Chunks {
             return Err(fail(&"the range is larger than a chunk"));
         }
         let local = self.replicas.local();
+        let replicas = self.replicas.known(chunk, replicas);
         let (here, others) = replicas
             .iter()
             .partition::<Vec<_>, _>(|node| **node == local);
@@ -204,9 +213,6 @@ impl ChunkIo for Chunks {
             Ok(data) => return Ok(data),
             Err(refusal) => refusal,
         };
-        if others.is_empty() {
-            return Err(fail(&Refusals::of(local, refusal)));
-        }
         match self.cache.read(chunk, &others, offset, len).await {
             Ok(data) => {
                 tracing::warn!(%chunk, %refusal, "read a chunk of this node from another one");

@@ -4,17 +4,24 @@
 //! - [`disk`]: a store for asynchronous callers, with a bound on what runs at once.
 //! - [`service`]: a node's store, offered to the other nodes.
 //! - [`io`]: the client's side, [`ChunkIo`]: writes to all replicas, reads from the nearest.
+//! - [`place`]: which nodes get a chunk.
+//! - [`keeper`]: looks after a node's store: scrubs it, tells the leader what is wrong, deletes orphans ([`sweep`]).
 //!
 //! A *chunk* is immutable and its number is never used again. Therefore replicas cannot differ, a cached piece of
 //! a chunk is never stale, and whatever happened to an unanswered request, repeating it is harmless. What a failed
-//! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it.
+//! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it. Where the
+//! copies of a chunk are may change: what a reader knows of that is a hint ([`Places::locate`]).
 
 pub mod disk;
 pub mod io;
+pub mod keeper;
+pub mod place;
 pub mod service;
 pub mod store;
+pub mod sweep;
 
 mod cache;
+mod pace;
 mod replica;
 #[cfg(test)]
 mod testing;
@@ -22,7 +29,7 @@ mod testing;
 use crate::error::Errno;
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::chunk::ChunkFailure;
+use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
 use consistency::{ChunkId, NodeId};
 use std::fmt;
 
@@ -54,11 +61,26 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
     /// that were put; `Disk`.
     fn get(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, ChunkFailure>;
 
+    /// Reads a whole chunk, from the medium if that is possible, and returns its length.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn verify(&self, id: ChunkId) -> Result<u32, ChunkFailure> {
+        let data = self.get(id, 0, CHUNK_BYTES_MAX)?;
+        Ok(u32::try_from(data.len()).expect("chunks are small"))
+    }
+
     /// Removes chunks; absent ones are ignored. After a crash some may be back.
     ///
     /// # Errors
     /// `Disk`; some may be gone.
     fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkFailure>;
+
+    /// Moves a chunk aside, for somebody to look at; an absent one is ignored. It is no chunk of the store any more.
+    ///
+    /// # Errors
+    /// `Disk`.
+    fn quarantine(&self, id: ChunkId) -> Result<(), ChunkFailure>;
 
     /// Returns the room on the disk.
     ///
@@ -73,14 +95,25 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
     fn ids(&self) -> Result<Vec<ChunkId>, ChunkFailure>;
 }
 
+/// What the metadata leader knows of the nodes and the chunks on them.
+#[async_trait]
+pub trait Places: Send + Sync {
+    /// Returns the nodes that take a new chunk, the best first.
+    fn targets(&self, chunk: ChunkId) -> Vec<NodeId>;
+
+    /// Returns where the copies of a chunk are by now, `None` if nobody can tell.
+    async fn locate(&self, chunk: ChunkId) -> Option<Vec<NodeId>>;
+}
+
 /// Chunks of the whole cluster, for the client.
 #[async_trait]
 pub trait ChunkIo: Send + Sync {
-    /// Stores a new chunk and returns the nodes that hold it durably, at least one, in order of preference.
+    /// Stores a new chunk and returns the nodes that hold it durably, at least one, in order of preference. `copies` are
+    /// wanted, 0: as many as are made of everything.
     ///
     /// # Errors
     /// ENOSPC or EIO: no node took it.
-    async fn write(&self, id: ChunkId, data: Bytes) -> Result<Vec<NodeId>, Errno>;
+    async fn write(&self, id: ChunkId, data: Bytes, copies: u8) -> Result<Vec<NodeId>, Errno>;
 
     /// Returns exactly `len` bytes of a chunk from `offset` on.
     ///

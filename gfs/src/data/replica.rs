@@ -1,5 +1,6 @@
 //! Asks several nodes for the same thing: who is asked when, and what becomes of their refusals.
 
+use super::Places;
 use crate::error::Errno;
 use crate::net::{NetError, ServiceId, Transport};
 use bytes::Bytes;
@@ -8,8 +9,10 @@ use consistency::wire::{decode, encode};
 use consistency::{ChunkId, NodeId};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use lru::LruCache;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,6 +26,8 @@ const GET_DEADLINE: Duration = Duration::from_secs(5);
 const SUSPECT_TIME: Duration = Duration::from_secs(5);
 /// How long a replica has to answer a read before the next one is asked as well.
 pub(super) const GET_HEDGE: Duration = Duration::from_millis(50);
+/// How many chunks are remembered that have moved.
+const MOVED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Pause before all nodes are asked once more.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,10 +52,6 @@ pub(super) struct Refusals(Vec<(NodeId, Refusal)>);
 impl Refusals {
     pub(super) fn push(&mut self, node: NodeId, refusal: Refusal) {
         self.0.push((node, refusal));
-    }
-
-    pub(super) fn of(node: NodeId, refusal: Refusal) -> Self {
-        Self(vec![(node, refusal)])
     }
 
     /// Returns whether asking again may help.
@@ -156,19 +157,64 @@ pub(super) async fn gather<T, F: Future<Output = Result<T, Refusal>>>(
 }
 
 /// The chunk stores of the other nodes.
-#[derive(Debug)]
 pub(super) struct Replicas {
     transport: Arc<dyn Transport>,
+    places: Arc<dyn Places>,
     /// Nodes that did not answer, and when.
     suspects: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Where chunks are that were not where somebody thought.
+    moved: Mutex<LruCache<ChunkId, Vec<NodeId>>>,
 }
 
 impl Replicas {
-    pub(super) fn new(transport: Arc<dyn Transport>) -> Self {
+    pub(super) fn new(transport: Arc<dyn Transport>, places: Arc<dyn Places>) -> Self {
         Self {
             transport,
+            places,
             suspects: Mutex::default(),
+            moved: Mutex::new(LruCache::new(MOVED_MAX)),
         }
+    }
+
+    /// Returns where a chunk is as far as is known here; `told` is what its file said once.
+    pub(super) fn known(&self, chunk: ChunkId, told: &[NodeId]) -> Vec<NodeId> {
+        let mut moved = self.moved.lock().expect("no holder panics");
+        moved.get(&chunk).map_or_else(|| told.to_vec(), Vec::clone)
+    }
+
+    fn remember(&self, chunk: ChunkId, located: Vec<NodeId>) {
+        let mut moved = self.moved.lock().expect("no holder panics");
+        moved.put(chunk, located);
+    }
+
+    /// Reads part of a chunk from those that are said to have it, else from those that have it by now.
+    pub(super) async fn fetch(
+        &self,
+        chunk: ChunkId,
+        told: &[NodeId],
+        offset: u32,
+        len: u32,
+    ) -> Result<(NodeId, Bytes), Refusals> {
+        let ask = |node| self.get(node, chunk, offset, len);
+        let known = self.known(chunk, told);
+        let nodes = self.by_health(known.clone());
+        let (mut answers, mut refusals) = gather(nodes, 1, GET_HEDGE, ask).await;
+        if let Some(answer) = answers.pop() {
+            return Ok(answer);
+        }
+        if let Some(located) = self.places.locate(chunk).await
+            && located.iter().any(|node| !known.contains(node))
+        {
+            tracing::debug!(%chunk, ?known, ?located, "a chunk has moved");
+            let nodes = self.by_health(located.clone());
+            self.remember(chunk, located);
+            let (mut answers, more) = gather(nodes, 1, GET_HEDGE, ask).await;
+            if let Some(answer) = answers.pop() {
+                return Ok(answer);
+            }
+            refusals.0.extend(more.0);
+        }
+        Err(refusals)
     }
 
     /// Returns this node.
@@ -240,6 +286,14 @@ impl Replicas {
     }
 }
 
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicas")
+            .field("suspects", &self.suspects)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Makes a node a suspect unless it answers: also one that was too slow and whose call was therefore dropped.
 struct Suspicion<'a> {
     replicas: &'a Replicas,
@@ -261,6 +315,7 @@ fn unexpected(to: NodeId, reply: &ChunkReply) -> Refusal {
         ChunkReply::Data { .. } => "Data",
         ChunkReply::Space { .. } => "Space",
         ChunkReply::Failed(_) => "Failed",
+        ChunkReply::Bad(_) => "Bad",
     };
     NetError::Malformed {
         to,

@@ -4,6 +4,7 @@
 //! FORMAT       the version of the store
 //! LOCK         locked by the process that uses the store
 //! tmp/         files being written; emptied when the store is opened
+//! quarantine/  damaged chunks that are in nobody's way any more, `<number>-<when>`; nothing looks at them
 //! 00/ .. ff/   chunks, named by their number in hexadecimal; the directory is bits 8 to 15 of it
 //! ```
 //! A writer uses chunk numbers one after the other, so the chunks that it writes at the same time share a directory,
@@ -25,16 +26,19 @@ use super::{ChunkStore, Space};
 use bytes::Bytes;
 use consistency::ChunkId;
 use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many directories the chunks are spread over.
 const SHARDS: usize = 256;
 const FORMAT: &str = "FORMAT";
 const TMP: &str = "tmp";
+const QUARANTINE: &str = "quarantine";
 
 /// A chunk store in a directory, locked against other processes as long as the value lives.
 #[derive(Debug)]
@@ -84,6 +88,19 @@ impl DirStore {
         }
     }
 
+    /// Keeps a damaged chunk for somebody to look at. That is not worth failing for.
+    fn set_aside(&self, id: ChunkId, keep: impl FnOnce(&Path) -> io::Result<()>) {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let name = format!("{:016x}-{}", id.0, since.as_millis());
+        let aside = self.root.join(QUARANTINE).join(name);
+        match keep(&aside) {
+            Ok(()) => tracing::warn!(%id, path = %aside.display(), "set a damaged chunk aside"),
+            Err(error) => tracing::warn!(%id, %error, "cannot set a damaged chunk aside"),
+        }
+    }
+
     /// Writes the file of a chunk and makes its bytes durable, but not its name.
     fn write(&self, id: ChunkId, header: &Header, data: &[u8]) -> Result<(), ChunkFailure> {
         let number = self.puts.fetch_add(1, Ordering::Relaxed);
@@ -97,6 +114,7 @@ impl DirStore {
                 if self.holds(id, data)? {
                     Ok(())
                 } else {
+                    self.set_aside(id, |aside| fs::hard_link(&path, aside));
                     fs::rename(&tmp.0, &path)
                 }
             }
@@ -129,6 +147,21 @@ impl ChunkStore for DirStore {
         Header::read(&file)?.read_range(&mut file, offset, len)
     }
 
+    fn verify(&self, id: ChunkId) -> Result<u32, ChunkFailure> {
+        // What the kernel remembers says nothing about the medium; and nobody is helped if it remembers all of this.
+        let forget = || {
+            if let Ok(file) = File::open(self.path(id)) {
+                let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+                // Advice.
+                let _ignored = posix_fadvise(&file, 0, 0, advice);
+            }
+        };
+        forget();
+        let data = self.get(id, 0, CHUNK_BYTES_MAX);
+        forget();
+        Ok(u32::try_from(data?.len()).expect("chunks are small"))
+    }
+
     fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkFailure> {
         for id in ids {
             match fs::remove_file(self.path(*id)) {
@@ -137,6 +170,11 @@ impl ChunkStore for DirStore {
             }
         }
         Ok(())
+    }
+
+    fn quarantine(&self, id: ChunkId) -> Result<(), ChunkFailure> {
+        self.set_aside(id, |aside| fs::rename(self.path(id), aside));
+        self.delete(&[id])
     }
 
     fn space(&self) -> Result<Space, ChunkFailure> {

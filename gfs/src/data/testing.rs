@@ -3,7 +3,7 @@
 use super::disk::Disk;
 use super::io::{Chunks, ChunksConfig};
 use super::service::ChunkService;
-use super::{ChunkStore, Space};
+use super::{ChunkStore, Places, Space};
 use crate::net::mem::{MemNet, MemTransport};
 use crate::net::{Router, Service, ServiceId};
 use async_trait::async_trait;
@@ -97,6 +97,10 @@ impl ChunkStore for Arc<MemStore> {
         Ok(())
     }
 
+    fn quarantine(&self, id: ChunkId) -> Result<(), ChunkFailure> {
+        self.delete(&[id])
+    }
+
     fn space(&self) -> Result<Space, ChunkFailure> {
         Ok(Space {
             total: 1000,
@@ -188,6 +192,28 @@ pub(super) struct Cluster {
     pub(super) net: MemNet,
     nodes: BTreeMap<NodeId, Node>,
     pub(super) config: ChunksConfig,
+    /// Where the leader says that a chunk is.
+    pub(super) located: Located,
+}
+
+type Located = Arc<Mutex<BTreeMap<ChunkId, Vec<NodeId>>>>;
+
+/// New chunks go to the same nodes always.
+pub(super) struct TestPlaces {
+    pub(super) targets: Vec<NodeId>,
+    pub(super) located: Located,
+}
+
+#[async_trait]
+impl Places for TestPlaces {
+    fn targets(&self, _chunk: ChunkId) -> Vec<NodeId> {
+        self.targets.clone()
+    }
+
+    async fn locate(&self, chunk: ChunkId) -> Option<Vec<NodeId>> {
+        let located = self.located.lock().expect("no holder panics");
+        located.get(&chunk).cloned()
+    }
 }
 
 impl Cluster {
@@ -213,7 +239,13 @@ impl Cluster {
             patience: Duration::ZERO,
             ..ChunksConfig::default()
         };
-        Self { net, nodes, config }
+        let located = Located::default();
+        Self {
+            net,
+            nodes,
+            config,
+            located,
+        }
     }
 
     pub(super) fn node(&self, id: u16) -> &Node {
@@ -232,10 +264,16 @@ impl Cluster {
 
     pub(super) fn client_with(&self, id: u16, disk: Option<Disk>) -> Chunks {
         let peers = self.nodes.keys().copied().collect::<Vec<_>>();
+        let mut targets = peers.clone();
+        targets.sort_by_key(|node| node.0 != id);
+        let places = TestPlaces {
+            targets,
+            located: Arc::clone(&self.located),
+        };
         Chunks::new(
             self.node(id).transport.clone(),
             disk,
-            move || peers.clone(),
+            Arc::new(places),
             self.config,
         )
     }

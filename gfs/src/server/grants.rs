@@ -93,6 +93,7 @@ pub(super) fn change(
             dir,
             entry,
             room,
+            copies,
             new,
         } => {
             let mode = if new && entry.attr.kind == consistency::wire::meta::FileKind::File {
@@ -106,6 +107,7 @@ pub(super) fn change(
                 dir: fresh(state, dir, grants[0]),
                 entry: fresh(state, entry, grants[1]),
                 room,
+                copies,
                 new,
             }
         }

@@ -8,6 +8,7 @@ pub mod log;
 pub mod machine;
 mod ops;
 mod reaper;
+mod repair;
 pub mod service;
 pub mod state;
 mod watches;

@@ -75,6 +75,14 @@ async fn delete_chunks(server: &MetaServer, dead_since: &mut BTreeMap<ChunkId, I
         }
     }
     for (node, chunks) in by_node {
+        if server.repair.is_gone(node) {
+            // It would be asked in vain for ever. What it has of them are orphans when it is back (D3).
+            if let Err(error) = server.commit(Body::ForgetDeadOn(node)).await {
+                tracing::debug!(%error, "dead chunks wait for a node that is gone");
+            }
+            gone.extend(chunks.into_iter().map(|chunk| (chunk, false)));
+            continue;
+        }
         let body = Bytes::from(encode(&ChunkRequest::Delete(chunks.clone())));
         let reply = server
             .transport

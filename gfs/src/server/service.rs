@@ -23,6 +23,7 @@ use super::barriers::{Barrier, Barriers, Ended};
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
 use super::reaper;
+use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
 use super::watches::{self, Watches};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
@@ -48,8 +49,10 @@ pub struct Config {
     pub term: Duration,
     /// How long a session may take to answer a break before it is ended.
     pub break_timeout: Duration,
-    /// Copies that are made of each chunk, for the free space that statfs(2) tells.
-    pub replicas: u32,
+    /// Copies that there should be of each chunk whose tree says nothing.
+    pub replicas: u8,
+    /// How long a node may be away until its copies are made anew elsewhere.
+    pub gone_after: std::time::Duration,
 }
 
 /// The metadata service of one node; it answers while the node leads.
@@ -58,7 +61,8 @@ pub struct MetaServer {
     pub(super) log: Replicated<MetaState>,
     pub(super) barriers: Barriers,
     pub(super) transport: Arc<dyn Transport>,
-    config: Config,
+    pub(super) config: Config,
+    pub(super) repair: Repair,
     reports: Mutex<BTreeMap<NodeId, NodeReport>>,
     pub(super) watches: Watches,
 }
@@ -76,6 +80,7 @@ impl MetaServer {
             barriers: Barriers::new(config.term, config.break_timeout),
             transport,
             config,
+            repair: Repair::default(),
             reports: Mutex::default(),
             watches: Watches::default(),
         });
@@ -83,6 +88,7 @@ impl MetaServer {
         tokio::spawn(Arc::clone(&server).follow_leadership());
         tokio::spawn(Arc::clone(&server).drive());
         tokio::spawn(reaper::run(Arc::clone(&server)));
+        tokio::spawn(repair::run(Arc::clone(&server)));
         server
     }
 
@@ -141,6 +147,11 @@ impl MetaServer {
                 }
                 Err(ended) => self.ended(ended),
             },
+            MetaRequest::Locate(_)
+            | MetaRequest::BadCopies(_)
+            | MetaRequest::Inventory { .. }
+            | MetaRequest::Drain { .. }
+            | MetaRequest::Repair => self.about_copies(from, request).await,
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(from, session, seq);
                 MetaReply::Done
@@ -183,6 +194,34 @@ impl MetaServer {
                 }
                 self.operate(session, seq, done_below, op).await
             }
+        }
+    }
+
+    /// Answers what is about copies of chunks.
+    async fn about_copies(&self, from: NodeId, request: MetaRequest) -> MetaReply {
+        match request {
+            MetaRequest::Locate(chunk) => {
+                let listed = self.log.read(|state| state.listed(chunk));
+                MetaReply::Located(listed.map(|listed| listed.replicas).unwrap_or_default())
+            }
+            MetaRequest::BadCopies(chunks) => {
+                self.repair.report(from, chunks);
+                MetaReply::Done
+            }
+            MetaRequest::Inventory {
+                from: first,
+                to,
+                chunks,
+            } => repair::inventory(self, from, first, to, &chunks)
+                .await
+                .unwrap_or_else(|| self.not_leader()),
+            MetaRequest::Drain { node, drain } => {
+                match self.commit(Body::Drain { node, drain }).await {
+                    Ok(_) => MetaReply::Done,
+                    Err(error) => self.refused(&error),
+                }
+            }
+            _ => MetaReply::Repair(self.repair.status(&self.statuses())),
         }
     }
 
@@ -432,14 +471,28 @@ impl MetaServer {
         if self.barriers.epoch().is_none() {
             return self.not_leader();
         }
+        MetaReply::Nodes(self.statuses())
+    }
+
+    /// Returns the nodes as this leader sees them.
+    pub(super) fn statuses(&self) -> Vec<NodeStatus> {
         let reports = self.reports.lock().expect("no holder panics").clone();
         let up = self.barriers.nodes_up();
-        let status = |node: NodeId| NodeStatus {
-            node,
-            up: up.contains(&node),
-            report: reports.get(&node).copied().unwrap_or_default(),
+        let (held, draining) = self
+            .log
+            .read(|state| (state.held().clone(), state.draining().clone()));
+        let status = |node: NodeId| {
+            let held = held.get(&node).copied().unwrap_or_default();
+            NodeStatus {
+                node,
+                up: up.contains(&node),
+                report: reports.get(&node).cloned().unwrap_or_default(),
+                chunks: held.chunks,
+                chunk_bytes: held.bytes,
+                draining: draining.contains(&node),
+            }
         };
-        MetaReply::Nodes(self.transport.nodes().into_iter().map(status).collect())
+        self.transport.nodes().into_iter().map(status).collect()
     }
 
     fn not_leader(&self) -> MetaReply {

@@ -43,6 +43,10 @@ impl ChunkStore for MemStore {
         Ok(())
     }
 
+    fn quarantine(&self, id: ChunkId) -> Result<(), ChunkFailure> {
+        self.delete(&[id])
+    }
+
     fn space(&self) -> Result<Space, ChunkFailure> {
         Ok(Space { total: 9, free: 1 })
     }

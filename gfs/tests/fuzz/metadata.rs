@@ -5,12 +5,12 @@ use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
     Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply,
-    QUOTA_BYTES, QUOTA_INODES, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
+    QUOTA_BYTES, QUOTA_INODES, REPLICAS, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
 };
 use consistency::wire::{decode, encode};
-use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use gfs::server::machine::StateMachine;
-use gfs::server::state::{Body, Command, MetaState, Reply};
+use gfs::server::state::{Body, Command, MetaState, Reply, Step};
 
 /// Requests to one state, so that it stays small and its check fast.
 const REQUESTS_PER_STATE: u64 = 400;
@@ -85,7 +85,11 @@ impl World {
                 Ok(OpReply::ChunkIds(first)) => self.chunks.push(first),
                 Ok(_) | Err(_) => {}
             },
-            Reply::Reign(_) | Reply::SessionEnded | Reply::Dead(_) | Reply::Done => {}
+            Reply::Reign(_)
+            | Reply::SessionEnded
+            | Reply::Dead(_)
+            | Reply::Repaired(_)
+            | Reply::Done => {}
         }
     }
 
@@ -153,6 +157,7 @@ fn xattr_name(dice: &mut Dice) -> Name {
         "system.posix_acl_default",
         QUOTA_BYTES,
         QUOTA_INODES,
+        REPLICAS,
         "none",
     ];
     Name::new(dice.pick(&names)).expect("valid")
@@ -394,6 +399,9 @@ fn op(dice: &mut Dice, world: &World) -> Op {
                     .pick(&[0, 3, 10, 20_000, 60_000, 1 << 20, u64::MAX])
                     .to_string()
                     .into(),
+                1.. if name.as_bytes() == REPLICAS.as_bytes() => {
+                    dice.pick(&["0", "1", "3", "4", "5"]).into()
+                }
                 0 => vec![0; dice.pick(&[0, 1, 64 << 10, (64 << 10) + 1])],
                 // An ACL, perhaps.
                 1 => [&2_u32.to_le_bytes()[..], &dice.bytes(60)].concat(),
@@ -444,6 +452,28 @@ fn request(dice: &mut Dice, world: &mut World) -> MetaRequest {
     }
 }
 
+/// Steps that mostly fit.
+fn repair(dice: &mut Dice, world: &World) -> Body {
+    let mut node = || NodeId(dice.pick(&[0, 1, 2, 3, 4, 5]));
+    let nodes = [node(), node(), node()];
+    let steps = world.chunks.iter().map(|&chunk| {
+        if dice.one_in(2) {
+            let node = nodes[0];
+            return Step::Drop { chunk, node };
+        }
+        Step::Copied {
+            chunk,
+            source: nodes[0],
+            to: nodes[1],
+            instead: dice.one_in(2).then_some(nodes[2]),
+        }
+    });
+    Body::Repair {
+        steps: steps.collect(),
+        reign: Epoch(dice.below(2)),
+    }
+}
+
 /// Returns how many extents were taken that share a chunk.
 fn run(test: &str, cases: u64, mut case: impl FnMut(&mut Dice, &mut World)) -> u64 {
     let mut dice = Dice::new(test);
@@ -459,6 +489,12 @@ fn run(test: &str, cases: u64, mut case: impl FnMut(&mut Dice, &mut World)) -> u
                 }),
                 2 => world.apply(Body::Reap(world.inodes.clone())),
                 3 => world.apply(Body::ForgetDead(world.chunks.clone())),
+                4 => world.apply(repair(&mut dice, &world)),
+                5 => world.apply(Body::ForgetDeadOn(NodeId(dice.pick(&[1, 2])))),
+                6 => world.apply(Body::Drain {
+                    node: NodeId(dice.pick(&[1, 2])),
+                    drain: dice.one_in(2),
+                }),
                 _ => case(&mut dice, &mut world),
             }
             if number % REQUESTS_PER_CHECK == 0 {

@@ -149,14 +149,11 @@ mod tests {
             mem_available_kib: 1 << 20,
             ..NodeLoad::default()
         };
-        NodeStatus {
-            node: NodeId(id),
-            up: true,
-            report: NodeReport {
-                load,
-                ..NodeReport::default()
-            },
-        }
+        let report = NodeReport {
+            load,
+            ..NodeReport::default()
+        };
+        NodeStatus::new(NodeId(id), true, report)
     }
 
     fn down(mut status: NodeStatus) -> NodeStatus {

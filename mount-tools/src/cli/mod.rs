@@ -2,6 +2,7 @@
 //!
 //! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
 
+mod cluster;
 mod debug;
 mod dev;
 
@@ -30,6 +31,12 @@ struct Glu {
 enum Command {
     /// A development cluster of several nodes on this machine.
     Dev(dev::Dev),
+    /// The nodes of the cluster, and how the repair of file data stands.
+    Status(cluster::Status),
+    /// Move all file data off a node, and show how far that is.
+    Drain(cluster::Drain),
+    /// Let a node have file data again.
+    Undrain(cluster::Undrain),
     /// What requests of this node wait for.
     Debug(debug::Debug),
     /// Pid 1 of a development node.
@@ -53,6 +60,9 @@ pub fn main() -> ExitCode {
     };
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
+        Command::Status(status) => status.run(),
+        Command::Drain(drain) => drain.run(),
+        Command::Undrain(undrain) => undrain.run(),
         Command::Debug(debug) => debug.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

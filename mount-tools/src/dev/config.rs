@@ -3,7 +3,7 @@
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
 use crate::config::{
-    GludConfig, MountConfig, PeerConfig, TlsPaths, default_cache_mib, default_log,
+    GludConfig, MountConfig, PeerConfig, RepairConfig, TlsPaths, default_cache_mib, default_log,
 };
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
@@ -19,6 +19,10 @@ const VOTER: NodeId = NodeId(1);
 const REPLICAS: u8 = 2;
 const LEASE_TERM_MS: u32 = 4_000;
 const REQUEST_TIMEOUT_S: u32 = 30;
+/// Short, so that what takes an hour in a cluster can be seen.
+const REPAIR_AFTER_S: u32 = 10;
+const SWEEP_S: u32 = 5;
+const SCRUB_S: u32 = 30;
 
 /// Makes the directories, the identity and the configuration of every node of a new cluster.
 pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
@@ -51,11 +55,18 @@ fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
         ready_file: Some(run.join("ready")),
         voters: vec![VOTER],
         replicas: REPLICAS,
+        rack: String::new(),
         lease_term_ms: LEASE_TERM_MS,
         request_timeout_s: REQUEST_TIMEOUT_S,
         cache_mib: default_cache_mib(),
         log: std::env::var("RUST_LOG").unwrap_or_else(|_| default_log()),
         mount: MountConfig::default(),
+        repair: RepairConfig {
+            after_s: REPAIR_AFTER_S,
+            sweep_s: SWEEP_S,
+            scrub_s: SCRUB_S,
+            ..RepairConfig::default()
+        },
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
             cert: dir.tls().join(NODE_CERT_FILE),

@@ -6,14 +6,19 @@
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
+//! | `{"cmd":"cluster"}` | `{"nodes":[{"node":1,"up":true,"chunks":7, ...}, ...],"repair":{"lacking":0, ...}}` |
+//! | `{"cmd":"drain","target":3,"drain":true}` | `{"drain":true}` |
 //!
 //! Only root may connect.
 
 use super::Node;
+use super::members::Members;
 use anyhow::{Context, Result};
 use consistency::NodeId;
+use consistency::wire::meta::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +36,8 @@ enum Request {
     Mount,
     Waits,
     Abort { number: u64 },
+    Cluster,
+    Drain { target: u16, drain: bool },
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +54,13 @@ enum Answer {
     },
     Aborted {
         aborted: bool,
+    },
+    Cluster {
+        nodes: Vec<ClusterNode>,
+        repair: ClusterRepair,
+    },
+    Drain {
+        drain: bool,
     },
     Error {
         error: String,
@@ -72,6 +86,95 @@ struct Wait {
     ms: u128,
 }
 
+/// A node as the leader sees it.
+#[derive(Debug, Serialize)]
+struct ClusterNode {
+    node: u16,
+    name: String,
+    up: bool,
+    voter: bool,
+    rack: String,
+    disk_total: u64,
+    disk_free: u64,
+    chunks: u64,
+    chunk_bytes: u64,
+    draining: bool,
+}
+
+/// How the repair of chunks stands.
+#[derive(Debug, Serialize)]
+struct ClusterRepair {
+    complete: bool,
+    lacking: u64,
+    unreachable: u64,
+    copying: u64,
+}
+
+/// What answers about the whole cluster.
+struct About {
+    members: Arc<Members>,
+    names: BTreeMap<NodeId, String>,
+    voters: Vec<NodeId>,
+}
+
+impl About {
+    fn new(node: &Node) -> Self {
+        let config = &node.config;
+        let peers = config.peers.iter().map(|peer| (peer.id, peer.name.clone()));
+        Self {
+            members: Arc::clone(&node.members),
+            names: peers.chain([(config.node, config.name.clone())]).collect(),
+            voters: config.voters.clone(),
+        }
+    }
+
+    async fn cluster(&self) -> Answer {
+        let nodes = self.members.ask_leader(&MetaRequest::Nodes).await;
+        let repair = self.members.ask_leader(&MetaRequest::Repair).await;
+        let (Ok(MetaReply::Nodes(nodes)), Ok(MetaReply::Repair(repair))) = (nodes, repair) else {
+            return no_leader();
+        };
+        let shown = |status: NodeStatus| ClusterNode {
+            node: status.node.0,
+            name: self.names.get(&status.node).cloned().unwrap_or_default(),
+            up: status.up,
+            voter: self.voters.contains(&status.node),
+            rack: status.report.domain,
+            disk_total: status.report.disk_total,
+            disk_free: status.report.disk_free,
+            chunks: status.chunks,
+            chunk_bytes: status.chunk_bytes,
+            draining: status.draining,
+        };
+        Answer::Cluster {
+            nodes: nodes.into_iter().map(shown).collect(),
+            repair: ClusterRepair {
+                complete: repair.complete,
+                lacking: repair.lacking,
+                unreachable: repair.unreachable,
+                copying: repair.copying,
+            },
+        }
+    }
+
+    async fn drain(&self, node: NodeId, drain: bool) -> Answer {
+        if !self.names.contains_key(&node) {
+            let error = format!("there is no node {node}: glu status shows those there are");
+            return Answer::Error { error };
+        }
+        let request = MetaRequest::Drain { node, drain };
+        match self.members.ask_leader(&request).await {
+            Ok(MetaReply::Done) => Answer::Drain { drain },
+            Ok(_) | Err(_) => no_leader(),
+        }
+    }
+}
+
+fn no_leader() -> Answer {
+    let error = "no metadata leader answers: try again, or look at the voters' logs".to_owned();
+    Answer::Error { error }
+}
+
 /// Listens; the task ends with the node.
 pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     let path = &node.config.control_socket;
@@ -93,7 +196,8 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         hard: node.config.mount.hard,
         timeo: node.config.request_timeout_s * 10,
     };
-    let answer = Arc::new(move |request: Request| match request {
+    let about = About::new(node);
+    let at_once = move |request: Request| match request {
         Request::Status => Answer::Status {
             node: local.0,
             leader: meta
@@ -118,7 +222,9 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Abort { number } => Answer::Aborted {
             aborted: mount.abort_request(number),
         },
-    });
+        Request::Cluster | Request::Drain { .. } => unreachable!("answered by the leader"),
+    };
+    let answer = Arc::new((about, at_once));
     Ok(tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -132,7 +238,8 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     }))
 }
 
-async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer>) {
+async fn converse(mut stream: UnixStream, answer: Arc<(About, impl Fn(Request) -> Answer)>) {
+    let (about, at_once) = &*answer;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -147,7 +254,9 @@ async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer
             Ok(0) | Err(_) => return,
         }
         let reply = match serde_json::from_slice(&line) {
-            Ok(request) => answer(request),
+            Ok(Request::Cluster) => about.cluster().await,
+            Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
+            Ok(request) => at_once(request),
             Err(error) => Answer::Error {
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),
             },

@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::NodeId;
-use consistency::wire::meta::{MetaReply, MetaRequest, NodeStatus};
+use consistency::wire::meta::{MetaReply, MetaRequest, NodeReport, NodeStatus};
 use consistency::wire::{decode, encode};
+use consistency::{ChunkId, NodeId};
+use gfs::data::keeper::AskLeader;
+use gfs::data::{Places, place};
 use gfs::net::{NetError, ServiceId, Transport};
 use gproc::job;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -24,49 +25,38 @@ pub(super) struct Members {
     voters: Vec<NodeId>,
     /// Who led when last asked.
     leader: AtomicU16,
-    /// Which nodes had a live session when last asked; all of them until the first answer.
-    up: RwLock<BTreeSet<NodeId>>,
+    /// The nodes when last asked; all of them until the first answer.
+    nodes: RwLock<Vec<NodeStatus>>,
 }
 
 impl Members {
     pub(super) fn new(transport: Arc<dyn Transport>, voters: &[NodeId]) -> Self {
         let first = voters.first().expect("checked by the configuration");
-        let all = transport.nodes().into_iter().collect();
+        let up = |node| NodeStatus::new(node, true, NodeReport::default());
+        let all = transport.nodes().into_iter().map(up).collect();
         Self {
             transport,
             voters: voters.to_vec(),
             leader: AtomicU16::new(first.0),
-            up: RwLock::new(all),
+            nodes: RwLock::new(all),
         }
     }
 
-    /// Returns the other nodes that are up, as far as is known.
-    pub(super) fn others_up(&self) -> Vec<NodeId> {
-        let local = self.transport.local();
-        let up = self.up.read().expect("no holder panics");
-        up.iter().copied().filter(|node| *node != local).collect()
-    }
-
-    /// Keeps [`others_up`](Self::others_up) fresh: a chunk sent to a node that is down waits for it.
+    /// Keeps what is known of the nodes fresh: a chunk sent to a node that is down waits for it.
     pub(super) async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
             // Without a leader what was known stays the best guess.
             if let Ok(nodes) = job::Nodes::nodes(&*self).await {
-                let up = nodes
-                    .iter()
-                    .filter(|status| status.up)
-                    .map(|status| status.node);
-                *self.up.write().expect("no holder panics") = up.collect();
+                *self.nodes.write().expect("no holder panics") = nodes;
             }
         }
     }
-}
 
-#[async_trait]
-impl job::Nodes for Members {
-    async fn nodes(&self) -> Result<Vec<NodeStatus>, NetError> {
-        let body = Bytes::from(encode(&MetaRequest::Nodes));
+    /// Asks the leader, or who leads by now.
+    pub(super) async fn ask_leader(&self, request: &MetaRequest) -> Result<MetaReply, NetError> {
+        let body = Bytes::from(encode(request));
+
         let last = NodeId(self.leader.load(Ordering::Relaxed));
         let others = self.voters.iter().copied().filter(|voter| *voter != last);
         let mut failure = None;
@@ -76,14 +66,14 @@ impl job::Nodes for Members {
                 .call(voter, ServiceId::Meta, body.clone(), DEADLINE)
                 .await;
             let why = match reply.map(|reply| decode(&reply)) {
-                Ok(Ok(MetaReply::Nodes(nodes))) => {
-                    self.leader.store(voter.0, Ordering::Relaxed);
-                    return Ok(nodes);
-                }
-                Ok(Ok(_)) => NetError::Unreachable {
+                Ok(Ok(MetaReply::NotLeader(_))) => NetError::Unreachable {
                     to: voter,
                     why: "it does not lead the metadata".to_owned(),
                 },
+                Ok(Ok(reply)) => {
+                    self.leader.store(voter.0, Ordering::Relaxed);
+                    return Ok(reply);
+                }
                 Ok(Err(error)) => NetError::Malformed {
                     to: voter,
                     why: error.to_string(),
@@ -93,5 +83,43 @@ impl job::Nodes for Members {
             failure = Some(why);
         }
         Err(failure.expect("there is a voter"))
+    }
+}
+
+#[async_trait]
+impl job::Nodes for Members {
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, NetError> {
+        match self.ask_leader(&MetaRequest::Nodes).await? {
+            MetaReply::Nodes(nodes) => Ok(nodes),
+            other => Err(NetError::Malformed {
+                to: NodeId(self.leader.load(Ordering::Relaxed)),
+                why: format!("{other:?} does not tell of nodes"),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Places for Members {
+    fn targets(&self, chunk: ChunkId) -> Vec<NodeId> {
+        let nodes = self.nodes.read().expect("no holder panics");
+        place::order(chunk, Some(self.transport.local()), &[], &nodes)
+    }
+
+    async fn locate(&self, chunk: ChunkId) -> Option<Vec<NodeId>> {
+        match self.ask_leader(&MetaRequest::Locate(chunk)).await {
+            Ok(MetaReply::Located(nodes)) => Some(nodes),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
+
+#[async_trait]
+impl AskLeader for Members {
+    async fn ask(&self, request: MetaRequest) -> Option<MetaReply> {
+        let reply = self.ask_leader(&request).await;
+        reply
+            .inspect_err(|error| tracing::debug!(%error, "no leader to tell of chunks"))
+            .ok()
     }
 }

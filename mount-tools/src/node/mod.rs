@@ -27,6 +27,7 @@ use gfs::data::disk::Disk;
 use gfs::data::io::{Chunks, ChunksConfig};
 use gfs::data::service::ChunkService;
 use gfs::data::store::DirStore;
+use gfs::data::{Places, keeper};
 use gfs::net::{Router, ServiceId, Transport};
 use gfs::root::Root;
 use gfs::server::log::{LogConfig, Replicated};
@@ -105,26 +106,28 @@ impl Node {
         let transport = Arc::new(transport);
         let network: Arc<dyn Transport> = Arc::clone(&transport) as _;
 
-        router.register(ServiceId::Chunk, Arc::new(ChunkService::new(disk.clone())));
+        let copying = config.repair.bytes_per_s();
+        let chunk_service =
+            ChunkService::new(disk.clone()).with_copies(Arc::clone(&network), copying);
+        router.register(ServiceId::Chunk, Arc::new(chunk_service));
         let (meta, log) = Self::start_meta(&config, &network, &router).await?;
 
-        let report = Arc::new(Mutex::new(NodeReport::default()));
-        let first = measure(&disk).await;
-        *report.lock().expect("no holder panics") = first;
-        tokio::spawn(keep_measuring(disk.clone(), Arc::clone(&report)));
+        let first = measure(&disk, &config.rack).await;
+        let report = Arc::new(Mutex::new(first));
+        let rack = config.rack.clone();
+        tokio::spawn(keep_measuring(disk.clone(), rack, Arc::clone(&report)));
 
         let members = Arc::new(Members::new(Arc::clone(&network), &config.voters));
         tokio::spawn(Arc::clone(&members).watch());
-        let others = {
-            let members = Arc::clone(&members);
-            move || members.others_up()
-        };
+        let leader = Arc::clone(&members);
+        tokio::spawn(keeper::run(disk.clone(), leader, config.repair.keeper()));
+        let places: Arc<dyn Places> = Arc::clone(&members) as _;
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
             patience: config.request_timeout(),
             cache_bytes: config.cache_bytes() / 4,
         };
-        let chunks = Chunks::new(Arc::clone(&network), Some(disk), others, chunks_config);
+        let chunks = Chunks::new(Arc::clone(&network), Some(disk), places, chunks_config);
         let client_config = client::Config {
             incarnation: incarnation::next(&config.state_dir)?,
             request_deadline: config.request_timeout(),
@@ -134,7 +137,7 @@ impl Node {
             idle_nodes_max: config.cache_bytes() / 8 / client::NODE_BYTES_MAX,
             ..client::Config::default()
         };
-        let report = Box::new(move || *report.lock().expect("no holder panics"));
+        let report = Box::new(move || report.lock().expect("no holder panics").clone());
         let client = Client::start(
             client_config,
             Arc::clone(&network),
@@ -277,7 +280,8 @@ impl Node {
         let service = server::service::Config {
             term,
             break_timeout: Micros(term.0 * 5),
-            replicas: u32::from(config.replicas),
+            replicas: config.replicas,
+            gone_after: config.repair.after(),
         };
         let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);
         Ok((Some(meta), Some(log)))
@@ -316,19 +320,20 @@ fn instance(config: &GludConfig) -> String {
     format!("{sum:08x}-{}", config.node)
 }
 
-async fn measure(disk: &Disk) -> NodeReport {
+async fn measure(disk: &Disk, rack: &str) -> NodeReport {
     let space = disk.space().await.ok();
     NodeReport {
         load: gproc::measure(),
         disk_total: space.map_or(0, |space| space.total),
         disk_free: space.map_or(0, |space| space.free),
+        domain: rack.to_owned(),
     }
 }
 
-async fn keep_measuring(disk: Disk, report: Arc<Mutex<NodeReport>>) {
+async fn keep_measuring(disk: Disk, rack: String, report: Arc<Mutex<NodeReport>>) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        let now = measure(&disk).await;
+        let now = measure(&disk, &rack).await;
         *report.lock().expect("no holder panics") = now;
     }
 }

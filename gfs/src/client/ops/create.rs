@@ -153,6 +153,7 @@ async fn send(
                 dir: dir_fact,
                 entry,
                 room,
+                copies,
                 new,
             } = reply
             else {
@@ -161,7 +162,7 @@ async fn send(
             let child = core.pin(entry.attr.ino);
             change.changed(&ticket, std::slice::from_ref(&dir_fact));
             if new {
-                learn_made(&core, &child, &ticket, &entry, room);
+                learn_made(&core, &child, &ticket, &entry, (room, copies));
             } else {
                 core.learn_into(&mut child.state(), child.ino, &ticket, &entry);
             }
@@ -181,7 +182,13 @@ async fn send(
 }
 
 /// A new file comes exclusively: its content is known to be empty, and writing to it needs no further request.
-fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, room: Option<u64>) {
+fn learn_made(
+    core: &Core,
+    child: &Pin,
+    ticket: &Ticket,
+    entry: &Fact,
+    (room, copies): (Option<u64>, u8),
+) {
     let mut state = child.state();
     let covered = core.learn_into(&mut state, child.ino, ticket, entry);
     let exclusive = entry
@@ -192,6 +199,9 @@ fn learn_made(core: &Core, child: &Pin, ticket: &Ticket, entry: &Fact, room: Opt
         state.content.get_or_insert_with(|| Box::new(empty));
         if state.writing.room != room {
             state.writing.room = room;
+        }
+        if state.writing.copies != copies {
+            state.writing.copies = copies;
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::error::Errno;
 use crate::tree::Caller;
 use bytes::Bytes;
 use consistency::InodeNo;
-use consistency::wire::meta::{Name, Op, OpReply, XattrMode, is_quota};
+use consistency::wire::meta::{Name, Op, OpReply, XattrMode, is_policy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -61,9 +61,9 @@ async fn with_all<T>(
     Ok(read(&core.detached(task).await?))
 }
 
-/// The kernel lets owners set everything that begins with `user.`; limits are not theirs to set.
+/// The kernel lets owners set everything that begins with `user.`; what concerns the whole cluster is not theirs to set.
 pub(super) fn check_caller(caller: Caller, name: &Name) -> Result<(), Errno> {
-    if caller.uid != 0 && is_quota(name) {
+    if caller.uid != 0 && is_policy(name) {
         return Err(Errno::EPERM);
     }
     Ok(())

@@ -62,6 +62,7 @@ impl Cluster {
             term: micros(term),
             break_timeout: Micros::from_millis(5_000),
             replicas: 1,
+            gone_after: Duration::from_secs(60),
         };
         let cluster = Self {
             net,
@@ -135,7 +136,7 @@ impl MemChunks {
 
 #[async_trait]
 impl ChunkIo for MemChunks {
-    async fn write(&self, id: ChunkId, data: Bytes) -> Result<Vec<NodeId>, Errno> {
+    async fn write(&self, id: ChunkId, data: Bytes, _copies: u8) -> Result<Vec<NodeId>, Errno> {
         if self.full.load(Ordering::SeqCst) {
             return Err(Errno(libc::ENOSPC));
         }

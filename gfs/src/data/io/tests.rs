@@ -1,6 +1,6 @@
 use super::*;
 use crate::data::store::{DirStore, OpenError};
-use crate::data::testing::{Cluster, bytes, eventually, serve};
+use crate::data::testing::{Cluster, TestPlaces, bytes, eventually, serve};
 use crate::data::{BLOCK_BYTES, ChunkStore};
 use crate::net::mem::MemNet;
 use consistency::wire::chunk::ChunkReply;
@@ -41,20 +41,20 @@ async fn write_stores_here_and_elsewhere() {
     ] {
         let mut cluster = Cluster::new(count);
         cluster.config.replicas = replicas;
-        let result = cluster.client(1).write(ID, data.clone()).await;
+        let result = cluster.client(1).write(ID, data.clone(), 0).await;
         check_stored(&cluster, result, &data, expected);
     }
     let cluster = Cluster::new(3);
     check_stored(
         &cluster,
-        cluster.client(3).write(ID, data.clone()).await,
+        cluster.client(3).write(ID, data.clone(), 0).await,
         &data,
         &[3, 1],
     );
     let cluster = Cluster::new(3);
     check_stored(
         &cluster,
-        cluster.diskless(1).write(ID, data.clone()).await,
+        cluster.diskless(1).write(ID, data.clone(), 0).await,
         &data,
         &[2, 3],
     );
@@ -67,7 +67,7 @@ async fn a_node_that_is_cut_off_is_replaced() {
     cluster.net.cut(NodeId(2));
     check_stored(
         &cluster,
-        cluster.client(1).write(ID, data.clone()).await,
+        cluster.client(1).write(ID, data.clone(), 0).await,
         &data,
         &[1, 3],
     );
@@ -75,7 +75,7 @@ async fn a_node_that_is_cut_off_is_replaced() {
     cluster.net.cut(NodeId(1));
     check_stored(
         &cluster,
-        cluster.client(1).write(ID, data.clone()).await,
+        cluster.client(1).write(ID, data.clone(), 0).await,
         &data,
         &[1],
     );
@@ -89,7 +89,7 @@ async fn a_node_that_hangs_is_replaced_before_its_deadline() {
     let begun = Instant::now();
     check_stored(
         &cluster,
-        cluster.client(1).write(ID, data.clone()).await,
+        cluster.client(1).write(ID, data.clone(), 0).await,
         &data,
         &[1, 3],
     );
@@ -111,20 +111,20 @@ async fn full_disks() {
     fill(&cluster, 1);
     check_stored(
         &cluster,
-        cluster.client(1).write(ID, data.clone()).await,
+        cluster.client(1).write(ID, data.clone(), 0).await,
         &data,
         &[2, 3],
     );
     fill(&cluster, 2);
     check_stored(
         &cluster,
-        cluster.client(1).write(ID, data.clone()).await,
+        cluster.client(1).write(ID, data.clone(), 0).await,
         &data,
         &[3],
     );
     fill(&cluster, 3);
     assert_eq!(
-        cluster.client(1).write(ID, data).await,
+        cluster.client(1).write(ID, data, 0).await,
         Err(Errno(libc::ENOSPC))
     );
 }
@@ -134,11 +134,11 @@ async fn a_write_that_nobody_can_take_is_an_error() {
     let cluster = Cluster::new(2);
     cluster.net.cut(NodeId(2));
     assert_eq!(
-        cluster.diskless(1).write(ID, bytes(10)).await,
+        cluster.diskless(1).write(ID, bytes(10), 0).await,
         Err(Errno::EIO)
     );
     assert_eq!(
-        Cluster::new(1).diskless(1).write(ID, bytes(10)).await,
+        Cluster::new(1).diskless(1).write(ID, bytes(10), 0).await,
         Err(Errno::EIO)
     );
     *cluster
@@ -148,7 +148,7 @@ async fn a_write_that_nobody_can_take_is_an_error() {
         .lock()
         .expect("no holder panics") = Some(ChunkFailure::Disk("gone".into()));
     assert_eq!(
-        cluster.client(1).write(ID, bytes(10)).await,
+        cluster.client(1).write(ID, bytes(10), 0).await,
         Err(Errno::EIO)
     );
 }
@@ -403,7 +403,10 @@ impl Real {
             clients.push(Chunks::new(
                 transport,
                 Some(disk),
-                || nodes(&[1, 2]),
+                Arc::new(TestPlaces {
+                    targets: nodes(&[id, 3 - id]),
+                    located: Arc::default(),
+                }),
                 config,
             ));
         }
@@ -453,7 +456,7 @@ async fn damage_on_a_disk_is_covered_and_repaired_by_the_other_replica() {
     let cluster = Real::start(dirs).await;
     let data = bytes(3 * BLOCK_BYTES);
     let replicas = cluster.clients[0]
-        .write(ID, data.clone())
+        .write(ID, data.clone(), 0)
         .await
         .expect("written");
     assert_eq!(replicas, nodes(&[1, 2]));
@@ -502,7 +505,7 @@ async fn chunks_are_there_after_a_restart() {
     let cluster = Real::start(dirs).await;
     let data = bytes(CHUNK_BYTES_MAX);
     let replicas = cluster.clients[1]
-        .write(ID, data.clone())
+        .write(ID, data.clone(), 0)
         .await
         .expect("written");
     assert_eq!(replicas, nodes(&[2, 1]));

@@ -75,7 +75,7 @@ impl Header {
     pub(super) fn read(file: &File) -> Result<Self, ChunkFailure> {
         let mut buffer = [0; HEADER_BYTES_MAX];
         let filled =
-            read_up_to(file, &mut buffer).map_err(|error| disk("read the header", &error))?;
+            read_up_to(file, &mut buffer).map_err(|error| unread("read the header", &error))?;
         let (fixed, rest) = buffer[..filled]
             .split_at_checked(FIXED_BYTES)
             .ok_or(ChunkFailure::Corrupt)?;
@@ -120,7 +120,7 @@ impl Header {
             header_bytes(self.len) as u64 + u64::from(start),
             size as usize,
         )
-        .map_err(|error| disk("read", &error))?;
+        .map_err(|error| unread("read", &error))?;
         let sums = &self.crcs[first as usize..after as usize];
         let good = blocks
             .chunks(BLOCK)
@@ -138,6 +138,17 @@ pub(super) fn disk(doing: &str, error: &io::Error) -> ChunkFailure {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ChunkFailure::NoSpace,
         _ => ChunkFailure::Disk(format!("{doing}: {error}")),
+    }
+}
+
+/// Returns an error of a read: what the medium does not give back is damaged, whatever else fails may pass.
+fn unread(doing: &str, error: &io::Error) -> ChunkFailure {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::EUCLEAN | libc::EBADMSG) => {
+            tracing::warn!(%error, "cannot {doing} of a chunk");
+            ChunkFailure::Corrupt
+        }
+        _ => disk(doing, error),
     }
 }
 

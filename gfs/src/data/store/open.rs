@@ -1,7 +1,7 @@
 //! Finds, checks and makes the directory of a chunk store.
 
 use super::format::VERSION;
-use super::{FORMAT, SHARDS, TMP, shard_name};
+use super::{FORMAT, QUARANTINE, SHARDS, TMP, shard_name};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -157,7 +157,10 @@ fn write_format(root: &Path) -> io::Result<()> {
 
 fn make_dirs(root: &Path) -> io::Result<()> {
     let mut made = false;
-    for name in (0..SHARDS).map(shard_name).chain([TMP.to_owned()]) {
+    for name in (0..SHARDS)
+        .map(shard_name)
+        .chain([TMP, QUARANTINE].map(str::to_owned))
+    {
         match fs::create_dir(root.join(name)) {
             Ok(()) => made = true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

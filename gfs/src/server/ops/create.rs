@@ -47,6 +47,7 @@ impl Create<'_> {
             dir: fact(&state.inode(self.parent)?.attr),
             entry: fact(&state.inode(ino)?.attr),
             room: state.bytes_left(ino),
+            copies: state.inode(ino)?.copies,
             new,
         })
     }
@@ -173,6 +174,7 @@ impl Create<'_> {
             attr,
             payload,
             xattrs,
+            copies: parent.copies,
         }
     }
 

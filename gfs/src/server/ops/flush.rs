@@ -48,8 +48,9 @@ fn flush_file(
         refused.extend(new_chunks.into_iter().map(|(id, _, nodes)| (id, nodes)));
         return Err(error);
     }
+    let copies = state.inode(file.ino)?.copies;
     for (id, len, replicas) in new_chunks {
-        state.chunks.enter(id, len, replicas);
+        state.chunks.enter(id, len, copies, replicas);
     }
     let inode = state.inodes.get_mut(&file.ino).expect("resolved before");
     let Payload::File(content) = &mut inode.payload else {
@@ -183,10 +184,17 @@ fn resolve(
 /// A chunk that a flush names.
 struct Named {
     len: u32,
-    /// `None`: the first extent that names it tells.
-    replicas: Option<Replicas>,
-    /// The flush lists it as its own.
-    brought: bool,
+    lies: Lies,
+}
+
+/// Where it lies.
+enum Lies {
+    /// Where the first extent that names it says.
+    Unknown,
+    /// There, and the other extents must agree.
+    Told(Replicas),
+    /// Where the table says: its copies may have moved since the sender heard of them.
+    Listed,
 }
 
 fn resolve_chunks(
@@ -218,13 +226,12 @@ fn resolve_chunks(
         {
             return Err(FsError::Invalid);
         }
-        match named.replicas {
-            Some(replicas) if replicas == told => {}
-            Some(_) if named.brought => return Err(FsError::Invalid),
-            // Who shares it knows an older list.
-            Some(_) => return Err(FsError::Stale),
-            None => {
-                named.replicas = Some(told);
+        match named.lies {
+            Lies::Listed => {}
+            Lies::Told(replicas) if replicas == told => {}
+            Lies::Told(_) => return Err(FsError::Invalid),
+            Lies::Unknown => {
+                named.lies = Lies::Told(told);
                 new.push((extent.chunk, named.len, told));
             }
         }
@@ -242,28 +249,23 @@ fn brought(state: &MetaState, session: SessionId, id: ChunkId, len: u32) -> Resu
         // The number was given to a session that has ended: the chunk may be collected already.
         return Err(FsError::Stale);
     }
-    let replicas = match state.chunks.state(id) {
-        ChunkState::New => None,
+    let lies = match state.chunks.state(id) {
+        ChunkState::New => Lies::Unknown,
         // Small files of one flush may share a chunk.
-        ChunkState::Live(live_len, replicas) if live_len == len => Some(replicas),
-        ChunkState::Live(..) => return Err(FsError::Invalid),
+        ChunkState::Live(live_len) if live_len == len => Lies::Listed,
+        ChunkState::Live(_) => return Err(FsError::Invalid),
         ChunkState::Dead => return Err(FsError::Stale),
     };
-    Ok(Named {
-        len,
-        replicas,
-        brought: true,
-    })
+    Ok(Named { len, lies })
 }
 
 /// Finds a chunk that a flush shares with other files. M6: it must be live now, whatever its writer knew when it
 /// read the other file's map; what is dead may be deleted at any moment.
 fn shared(state: &MetaState, id: ChunkId) -> Result<Named, FsError> {
     match state.chunks.state(id) {
-        ChunkState::Live(len, replicas) => Ok(Named {
+        ChunkState::Live(len) => Ok(Named {
             len,
-            replicas: Some(replicas),
-            brought: false,
+            lies: Lies::Listed,
         }),
         ChunkState::New | ChunkState::Dead => Err(FsError::Stale),
     }

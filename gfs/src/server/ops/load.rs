@@ -44,6 +44,7 @@ pub(super) fn reply(state: &MetaState, ino: InodeNo) -> Result<OpReply, FsError>
         file: fact(&attr),
         content,
         room: state.bytes_left(ino),
+        copies: state.inode(ino)?.copies,
     })
 }
 

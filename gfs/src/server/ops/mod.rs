@@ -11,6 +11,7 @@
 mod accessed;
 mod acl;
 mod chunks;
+mod copies;
 mod create;
 mod flush;
 mod getattr;
@@ -30,6 +31,7 @@ pub(crate) mod testing;
 mod unlink;
 mod xattrs;
 
+pub(crate) use copies::copies_in;
 pub(crate) use quota::limits_in;
 pub(crate) use statfs::within_quota;
 

@@ -5,7 +5,7 @@
 
 use super::Plan;
 use super::acl::{self, Acl};
-use super::quota;
+use super::{copies, quota};
 use crate::server::state::{Inode, MetaState};
 use bytes::Bytes;
 use consistency::wire::lease::Scope;
@@ -80,6 +80,10 @@ pub(super) fn apply_set(
             inode.xattrs.insert(name.clone(), value.clone());
             change.apply(state, ino);
         }
+        Meaning::Copies(change) => {
+            inode.xattrs.insert(name.clone(), value.clone());
+            change.apply(state);
+        }
     }
     Ok(state.changed(now, &[], &[ino]))
 }
@@ -95,10 +99,12 @@ pub(super) fn apply_remove(
     ino: InodeNo,
     name: &Name,
 ) -> Result<OpReply, FsError> {
-    let limit = resolve_remove(state, ino, name)?;
+    let meaning = resolve_remove(state, ino, name)?;
     state.inode_mut(ino).xattrs.remove(name);
-    if let Some(change) = limit {
-        change.apply(state, ino);
+    match meaning {
+        Meaning::Limit(change) => change.apply(state, ino),
+        Meaning::Copies(change) => change.apply(state),
+        Meaning::Plain | Meaning::Acl(_) | Meaning::NoAcl => {}
     }
     Ok(state.changed(now, &[], &[ino]))
 }
@@ -111,6 +117,8 @@ enum Meaning {
     NoAcl,
     /// A limit of a tree.
     Limit(quota::Change),
+    /// Copies of a tree's chunks.
+    Copies(copies::Change),
 }
 
 fn resolve_set(
@@ -136,6 +144,9 @@ fn resolve_set(
     if is_quota(name) {
         return quota::Change::resolve(state, ino, name, Some(value)).map(Meaning::Limit);
     }
+    if copies::is_name(name) {
+        return copies::Change::resolve(state, ino, Some(value)).map(Meaning::Copies);
+    }
     if *name != *acl::ACCESS && *name != *acl::DEFAULT {
         return Ok(Meaning::Plain);
     }
@@ -154,19 +165,20 @@ fn resolve_set(
     })
 }
 
-/// Returns what the removal of a limit comes to.
-fn resolve_remove(
-    state: &MetaState,
-    ino: InodeNo,
-    name: &Name,
-) -> Result<Option<quota::Change>, FsError> {
+/// Returns what the removal of an attribute comes to.
+fn resolve_remove(state: &MetaState, ino: InodeNo, name: &Name) -> Result<Meaning, FsError> {
     let inode = state.inode(ino)?;
     check_name(name)?;
     if !inode.xattrs.contains_key(name) {
         return Err(FsError::NoData);
     }
-    let limit = is_quota(name).then(|| quota::Change::resolve(state, ino, name, None));
-    limit.transpose()
+    if is_quota(name) {
+        return quota::Change::resolve(state, ino, name, None).map(Meaning::Limit);
+    }
+    if copies::is_name(name) {
+        return copies::Change::resolve(state, ino, None).map(Meaning::Copies);
+    }
+    Ok(Meaning::Plain)
 }
 
 fn size_without(inode: &Inode, name: &Name) -> usize {

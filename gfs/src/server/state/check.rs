@@ -47,6 +47,10 @@ impl MetaState {
         if attr.ctime > self.now {
             return Err(format!("changed at {:?}, after {:?}", attr.ctime, self.now));
         }
+        let copies = crate::server::ops::copies_in(&inode.xattrs);
+        if copies.is_some_and(|copies| copies != inode.copies) {
+            return Err(format!("has {} copies, not {copies:?}", inode.copies));
+        }
         let kind_fits = match &inode.payload {
             Payload::Dir(_) => attr.kind == FileKind::Dir,
             Payload::File(_) => attr.kind == FileKind::File,

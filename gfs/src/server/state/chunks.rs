@@ -1,9 +1,13 @@
 //! The chunk table: which chunks there are, where they lie, and who refers to them.
+//!
+//! # Rules
+//! - D1: a copy is listed once it is durable, if the chunk is still live and what it was made of still listed.
+//! - D2: the last listed copy of a live chunk stays listed, whatever is wrong with it.
 
 use super::content::RefChange;
 use consistency::{ChunkId, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most replicas of one chunk.
 pub const REPLICAS_MAX: usize = 4;
@@ -14,6 +18,10 @@ pub(crate) struct ChunkTable {
     next: ChunkId,
     live: BTreeMap<ChunkId, Chunk>,
     dead: BTreeMap<ChunkId, Replicas>,
+    /// What is listed on each node, of the live ones.
+    held: BTreeMap<NodeId, Held>,
+    /// Nodes that are being emptied.
+    draining: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +29,54 @@ struct Chunk {
     len: u32,
     /// Number of extents, over all files, that refer to it.
     refs: u32,
+    /// Copies that there should be; 0: as many as the cluster makes of everything.
+    copies: u8,
     replicas: Replicas,
+}
+
+/// Live chunks that are listed on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// How many.
+    pub chunks: u64,
+    /// Sum of their lengths.
+    pub bytes: u64,
+}
+
+/// A live chunk, as its repair sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which chunk.
+    pub id: ChunkId,
+    /// Its length.
+    pub len: u32,
+    /// Copies that there should be; 0: as many as the cluster makes of everything.
+    pub copies: u8,
+    /// Where they are.
+    pub replicas: Vec<NodeId>,
+}
+
+/// A change of the list of a chunk's copies. One that does not fit the table (any more) changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// A new copy is durable (D1).
+    Copied {
+        /// Of which chunk.
+        chunk: ChunkId,
+        /// Where it was copied from.
+        source: NodeId,
+        /// Where it is.
+        to: NodeId,
+        /// The copy that it replaces.
+        instead: Option<NodeId>,
+    },
+    /// A copy is damaged, missing or too much, and another one is listed (D2).
+    Drop {
+        /// Of which chunk.
+        chunk: ChunkId,
+        /// Where it is, or was.
+        node: NodeId,
+    },
 }
 
 /// The nodes that hold a chunk: a set without heap memory, since there are many chunks. Node 0 does not
@@ -42,7 +97,21 @@ impl Replicas {
     }
 
     pub(crate) fn to_vec(self) -> Vec<NodeId> {
-        self.0.into_iter().take_while(|node| node.0 != 0).collect()
+        self.iter().collect()
+    }
+
+    fn iter(self) -> impl Iterator<Item = NodeId> {
+        self.0.into_iter().take_while(|node| node.0 != 0)
+    }
+
+    fn contains(self, node: NodeId) -> bool {
+        self.iter().any(|there| there == node)
+    }
+
+    /// Returns the list without `old` and with `new`, if that is a list.
+    fn with(self, old: Option<NodeId>, new: Option<NodeId>) -> Option<Self> {
+        let kept = self.iter().filter(|node| Some(*node) != old);
+        Self::new(&kept.chain(new).collect::<Vec<_>>())
     }
 }
 
@@ -51,8 +120,8 @@ impl Replicas {
 pub(crate) enum ChunkState {
     /// Not seen before.
     New,
-    /// In use, with this length and these replicas.
-    Live(u32, Replicas),
+    /// In use, with this length.
+    Live(u32),
     /// Given up; its replicas are being deleted.
     Dead,
 }
@@ -63,6 +132,8 @@ impl Default for ChunkTable {
             next: ChunkId(1),
             live: BTreeMap::new(),
             dead: BTreeMap::new(),
+            held: BTreeMap::new(),
+            draining: BTreeSet::new(),
         }
     }
 }
@@ -82,19 +153,23 @@ impl ChunkTable {
 
     pub(crate) fn state(&self, id: ChunkId) -> ChunkState {
         match self.live.get(&id) {
-            Some(chunk) => ChunkState::Live(chunk.len, chunk.replicas),
+            Some(chunk) => ChunkState::Live(chunk.len),
             None if self.dead.contains_key(&id) => ChunkState::Dead,
             None => ChunkState::New,
         }
     }
 
     /// Enters a new chunk. The flush that brings it counts its extents with [`Self::change_refs`].
-    pub(crate) fn enter(&mut self, id: ChunkId, len: u32, replicas: Replicas) {
+    pub(crate) fn enter(&mut self, id: ChunkId, len: u32, copies: u8, replicas: Replicas) {
         let chunk = Chunk {
             len,
             refs: 0,
+            copies,
             replicas,
         };
+        for node in replicas.iter() {
+            self.hold(node, len);
+        }
         assert!(
             self.live.insert(id, chunk).is_none(),
             "chunk {id} is entered twice"
@@ -123,12 +198,116 @@ impl ChunkTable {
                 .checked_add_signed(by)
                 .expect("a chunk has as many references as extents");
             if chunk.refs == 0 {
-                self.dead.insert(id, chunk.replicas);
+                let (len, replicas) = (chunk.len, chunk.replicas);
+                self.dead.insert(id, replicas);
                 self.live.remove(&id);
+                for node in replicas.iter() {
+                    self.let_go(node, len);
+                }
                 died.push(id);
             }
         }
         died
+    }
+
+    fn hold(&mut self, node: NodeId, len: u32) {
+        let held = self.held.entry(node).or_default();
+        held.chunks += 1;
+        held.bytes += u64::from(len);
+    }
+
+    fn let_go(&mut self, node: NodeId, len: u32) {
+        let held = self.held.get_mut(&node).expect("listed, so it was counted");
+        held.chunks -= 1;
+        held.bytes -= u64::from(len);
+        if held.chunks == 0 {
+            self.held.remove(&node);
+        }
+    }
+
+    /// Changes the list of a chunk's copies; returns whether it did.
+    pub(super) fn step(&mut self, step: Step) -> bool {
+        let (id, old, new) = match step {
+            Step::Copied {
+                chunk, to, instead, ..
+            } => (chunk, instead, Some(to)),
+            Step::Drop { chunk, node } => (chunk, Some(node), None),
+        };
+        let Some(chunk) = self.live.get_mut(&id) else {
+            return false;
+        };
+        let before = chunk.replicas;
+        let listed = |node| before.contains(node);
+        let fits = match step {
+            Step::Copied { source, to, .. } => listed(source) && !listed(to),
+            Step::Drop { node, .. } => listed(node),
+        };
+        let Some(after) = before.with(old, new).filter(|_| fits) else {
+            return false;
+        };
+        chunk.replicas = after;
+        let len = chunk.len;
+        for node in before.iter().filter(|node| !after.contains(*node)) {
+            self.let_go(node, len);
+        }
+        for node in after.iter().filter(|node| !listed(*node)) {
+            self.hold(node, len);
+        }
+        true
+    }
+
+    /// Takes a node that is gone for good off the list of a dead chunk.
+    pub(super) fn forget_dead_on(&mut self, node: NodeId) {
+        self.dead.retain(|_, replicas| {
+            if !replicas.contains(node) {
+                return true;
+            }
+            match replicas.with(Some(node), None) {
+                Some(rest) => {
+                    *replicas = rest;
+                    true
+                }
+                None => false,
+            }
+        });
+    }
+
+    /// Sets how many copies there should be of a chunk.
+    pub(crate) fn set_copies(&mut self, id: ChunkId, copies: u8) {
+        let chunk = self.live.get_mut(&id).expect("an extent refers to it");
+        chunk.copies = copies;
+    }
+
+    /// Returns live chunks from `from` on, in ascending order.
+    pub(super) fn listed_from(&self, from: ChunkId) -> impl Iterator<Item = Listed> {
+        self.live.range(from..).map(|(id, chunk)| Listed {
+            id: *id,
+            len: chunk.len,
+            copies: chunk.copies,
+            replicas: chunk.replicas.to_vec(),
+        })
+    }
+
+    pub(super) fn is_listed_on(&self, id: ChunkId, node: NodeId) -> bool {
+        let live = self.live.get(&id).map(|chunk| chunk.replicas);
+        let replicas = live.or_else(|| self.dead.get(&id).copied());
+        replicas.is_some_and(|replicas| replicas.contains(node))
+    }
+
+    pub(super) const fn held(&self) -> &BTreeMap<NodeId, Held> {
+        &self.held
+    }
+
+    pub(super) const fn draining(&self) -> &BTreeSet<NodeId> {
+        &self.draining
+    }
+
+    pub(super) fn drain(&mut self, node: NodeId, drain: bool) {
+        if drain {
+            self.draining.insert(node);
+        } else {
+            self.draining.remove(&node);
+        }
     }
 
     pub(super) fn forget_dead(&mut self, ids: &[ChunkId]) {
@@ -140,6 +319,11 @@ impl ChunkTable {
     /// Returns the nodes that hold a chunk some extent refers to.
     pub(crate) fn replicas(&self, id: ChunkId) -> Vec<NodeId> {
         self.live[&id].replicas.to_vec()
+    }
+
+    /// Returns a live chunk.
+    pub(super) fn listed(&self, id: ChunkId) -> Option<Listed> {
+        self.listed_from(id).next().filter(|chunk| chunk.id == id)
     }
 
     pub(super) fn dead(&self) -> impl Iterator<Item = (ChunkId, Vec<NodeId>)> {
@@ -163,7 +347,13 @@ impl ChunkTable {
     /// Says what is wrong with the table, given the references and the furthest byte used of each chunk; see
     /// [`super::MetaState::check`].
     pub(super) fn check(&self, used: &BTreeMap<ChunkId, (u32, u64)>) -> Result<(), String> {
+        let mut held: BTreeMap<NodeId, Held> = BTreeMap::new();
         for (id, chunk) in &self.live {
+            for node in chunk.replicas.iter() {
+                let held = held.entry(node).or_default();
+                held.chunks += 1;
+                held.bytes += u64::from(chunk.len);
+            }
             let (refs, end) = used.get(id).copied().unwrap_or_default();
             if chunk.refs != refs || refs == 0 {
                 return Err(format!(
@@ -177,6 +367,9 @@ impl ChunkTable {
                     chunk.len
                 ));
             }
+        }
+        if held != self.held {
+            return Err(format!("nodes hold {held:?}, counted as {:?}", self.held));
         }
         if let Some(id) = used.keys().find(|id| !self.live.contains_key(id)) {
             return Err(format!("an extent refers to chunk {id}, which is not live"));

@@ -1,5 +1,6 @@
 //! What goes through the replicated log, and what comes back.
 
+use super::Step;
 use consistency::wire::meta::{FsError, Op, OpReply};
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,23 @@ pub enum Body {
     Reap(Vec<InodeNo>),
     /// All their replicas are deleted: forgets these dead chunks. Answered by [`Reply::Done`].
     ForgetDead(Vec<ChunkId>),
+    /// Changes lists of copies; one of an earlier reign does nothing (D4). Answered by [`Reply::Repaired`].
+    Repair {
+        /// Under which it was decided.
+        reign: Epoch,
+        /// One after the other.
+        steps: Vec<Step>,
+    },
+    /// A node is gone, and dead chunks wait for it in vain: what it has of them is deleted when it comes back (D3).
+    /// Answered by [`Reply::Done`].
+    ForgetDeadOn(NodeId),
+    /// Begins or ends the emptying of a node. Answered by [`Reply::Done`].
+    Drain {
+        /// Which node.
+        node: NodeId,
+        /// Ends it if false.
+        drain: bool,
+    },
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
@@ -73,6 +91,8 @@ pub enum Reply {
     SessionEnded,
     /// Reap: the chunks that died.
     Dead(Vec<ChunkId>),
-    /// EndSession and ForgetDead.
+    /// Repair: which steps were made.
+    Repaired(Vec<bool>),
+    /// EndSession, ForgetDead, ForgetDeadOn and Drain.
     Done,
 }

@@ -16,6 +16,8 @@ pub(crate) struct Inode {
     pub(crate) attr: Attr,
     pub(crate) payload: Payload,
     pub(crate) xattrs: BTreeMap<Name, Bytes>,
+    /// Copies of its chunks, as of its tree; 0: as many as the cluster makes of everything.
+    pub(crate) copies: u8,
 }
 
 /// What an inode is beside its attributes.
@@ -52,6 +54,7 @@ impl Inode {
             attr,
             payload: Payload::Dir(Box::new(Directory::new(ino))),
             xattrs: BTreeMap::new(),
+            copies: 0,
         }
     }
 

@@ -30,7 +30,7 @@ mod snapshot;
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 pub(crate) mod tests;
 
-pub use chunks::REPLICAS_MAX;
+pub use chunks::{Held, Listed, REPLICAS_MAX, Step};
 pub use command::{Body, Command, Reply};
 pub use session::RESULTS_MAX;
 
@@ -155,6 +155,18 @@ impl StateMachine for MetaState {
                 self.chunks.forget_dead(chunks);
                 Reply::Done
             }
+            Body::Repair { reign, steps } => {
+                let mut step = |step: &Step| *reign == self.reign && self.chunks.step(*step);
+                Reply::Repaired(steps.iter().map(&mut step).collect())
+            }
+            Body::ForgetDeadOn(node) => {
+                self.chunks.forget_dead_on(*node);
+                Reply::Done
+            }
+            Body::Drain { node, drain } => {
+                self.chunks.drain(*node, *drain);
+                Reply::Done
+            }
         }
     }
 
@@ -209,6 +221,46 @@ impl MetaState {
     #[must_use]
     pub fn is_garbage(&self, chunk: ChunkId) -> bool {
         chunk < self.chunks.next() && !self.chunks.is_used(chunk) && !self.sessions.owns(chunk)
+    }
+
+    /// Returns true if a node may delete its copy of a chunk, unless one is being made there (D3): it is listed
+    /// there neither as live nor as dead, and nobody can enter it any more.
+    #[must_use]
+    pub fn is_orphan(&self, chunk: ChunkId, node: NodeId) -> bool {
+        if self.chunks.is_used(chunk) {
+            !self.chunks.is_listed_on(chunk, node)
+        } else {
+            self.is_garbage(chunk)
+        }
+    }
+
+    /// Returns live chunks from `from` on, in ascending order.
+    pub fn listed_from(&self, from: ChunkId) -> impl Iterator<Item = Listed> {
+        self.chunks.listed_from(from)
+    }
+
+    /// Returns a live chunk.
+    #[must_use]
+    pub fn listed(&self, id: ChunkId) -> Option<Listed> {
+        self.chunks.listed(id)
+    }
+
+    /// Returns what is listed on each node; nodes with nothing are not there.
+    #[must_use]
+    pub const fn held(&self) -> &BTreeMap<NodeId, Held> {
+        self.chunks.held()
+    }
+
+    /// Returns the nodes that are being emptied.
+    #[must_use]
+    pub const fn draining(&self) -> &BTreeSet<NodeId> {
+        self.chunks.draining()
+    }
+
+    /// Returns the present reign.
+    #[must_use]
+    pub const fn reign(&self) -> Epoch {
+        self.reign
     }
 
     /// Returns how much of everything there is.

@@ -14,7 +14,7 @@ use super::{MetaState, Payload};
 
 const MAGIC: &[u8; 8] = b"GLU-META";
 /// Changes with every change of a record's layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 24;
 
 pub(super) fn encode(state: &MetaState) -> Vec<u8> {

@@ -58,11 +58,7 @@ impl Nodes for FixedNodes {
             ..NodeReport::default()
         };
         Ok([HERE, THERE]
-            .map(|node| NodeStatus {
-                node,
-                up: true,
-                report,
-            })
+            .map(|node| NodeStatus::new(node, true, report.clone()))
             .into())
     }
 }

@@ -1,0 +1,209 @@
+//! `glu status`, `glu drain`, `glu undrain`: the nodes as the metadata leader sees them, and emptying one.
+
+use crate::daemon::{SOCKET_DEFAULT, ask};
+use anyhow::{Result, bail};
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often the progress is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+const OPTION: &str = "--socket PATH";
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// The daemon's control socket.
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Drain {
+    /// The daemon's control socket.
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+    /// Its number.
+    node: u16,
+    /// Do not wait until it is empty: `glu status` shows how far it is.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Undrain {
+    /// The daemon's control socket.
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+    /// Its number.
+    node: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Cluster {
+    nodes: Vec<Node>,
+    repair: Repair,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Node {
+    node: u16,
+    name: String,
+    up: bool,
+    voter: bool,
+    rack: String,
+    disk_total: u64,
+    disk_free: u64,
+    chunks: u64,
+    chunk_bytes: u64,
+    draining: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Repair {
+    complete: bool,
+    lacking: u64,
+    unreachable: u64,
+    copying: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Draining {}
+
+impl Cluster {
+    fn ask(socket: &Path) -> Result<Self> {
+        Ok(ask(socket, &serde_json::json!({"cmd": "cluster"}), OPTION)?)
+    }
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let cluster = Cluster::ask(&self.socket)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&cluster)?);
+        } else {
+            println!("{}\n{}", table(&cluster.nodes), line(&cluster.repair));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Drain {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        drain(&self.socket, self.node, true)?;
+        if self.no_wait {
+            println!(
+                "node {} is being emptied: glu status shows how far it is",
+                self.node
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut shown = None;
+        loop {
+            let cluster = Cluster::ask(&self.socket)?;
+            let Some(node) = cluster.nodes.iter().find(|node| node.node == self.node) else {
+                bail!("node {} is no longer there", self.node);
+            };
+            if !node.draining {
+                bail!(
+                    "node {} is not being emptied any more: somebody ran glu undrain",
+                    self.node
+                );
+            }
+            if node.chunks == 0 {
+                println!("{}", may_go(node));
+                return Ok(ExitCode::SUCCESS);
+            }
+            if shown != Some(node.chunks) {
+                shown = Some(node.chunks);
+                println!(
+                    "{} chunks, {} left on node {}",
+                    node.chunks,
+                    mib(node.chunk_bytes),
+                    node.node
+                );
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Undrain {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        drain(&self.socket, self.node, false)?;
+        println!("node {} gets file data again", self.node);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn drain(socket: &Path, node: u16, drain: bool) -> Result<()> {
+    let question = serde_json::json!({"cmd": "drain", "target": node, "drain": drain});
+    let Draining {} = ask(socket, &question, OPTION)?;
+    Ok(())
+}
+
+/// Says whether an empty node may be switched off.
+fn may_go(node: &Node) -> String {
+    if node.voter {
+        format!(
+            "node {} holds no file data, but keeps the metadata: it may be switched off only while most voters are up",
+            node.node
+        )
+    } else {
+        format!(
+            "node {} holds no file data: it may be switched off",
+            node.node
+        )
+    }
+}
+
+fn table(nodes: &[Node]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header([
+        "NODE", "NAME", "STATE", "RACK", "CHUNKS", "DATA", "FREE", "DISK",
+    ]);
+    for node in nodes {
+        table.add_row([
+            node.node.to_string(),
+            node.name.clone(),
+            state(node),
+            node.rack.clone(),
+            node.chunks.to_string(),
+            mib(node.chunk_bytes),
+            mib(node.disk_free),
+            mib(node.disk_total),
+        ]);
+    }
+    table
+}
+
+fn state(node: &Node) -> String {
+    let up = if node.up { "up" } else { "down" };
+    match (node.draining, node.chunks) {
+        (false, _) => up.to_owned(),
+        (true, 0) => format!("{up}, empty"),
+        (true, _) => format!("{up}, draining"),
+    }
+}
+
+fn line(repair: &Repair) -> String {
+    if !repair.complete {
+        return format!("repair: looking, {} copies under way", repair.copying);
+    }
+    if repair.lacking == 0 && repair.unreachable == 0 {
+        return "repair: all file data has its copies".to_owned();
+    }
+    format!(
+        "repair: {} chunks lack copies, {} cannot be read now, {} copies under way",
+        repair.lacking, repair.unreachable, repair.copying
+    )
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}

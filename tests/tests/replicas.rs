@@ -1,0 +1,206 @@
+//! Copies of file data, on real mounts of three nodes of which node 1 keeps the metadata.
+//!
+//! Needs root and /dev/fuse.
+
+use serde::Deserialize;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tests::{Cluster, binary, wait_until, with_deadline};
+
+/// How long it may take until the copies of a lost node are made anew: its lease, the time it is waited for (10 s in
+/// development clusters), copying, and much slack for a busy machine.
+const REPAIR: Duration = Duration::from_secs(120);
+/// How long a read may take whose first choice is dead.
+const READ: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Deserialize)]
+struct Status {
+    nodes: Vec<Node>,
+    repair: Repair,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    node: u32,
+    up: bool,
+    chunks: u64,
+    draining: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repair {
+    complete: bool,
+    lacking: u64,
+    unreachable: u64,
+    copying: u64,
+}
+
+/// Runs `glu` on node 1.
+fn glu(cluster: &Cluster, words: &str) -> tests::Output {
+    cluster.sh(1, &format!("{} {words}", binary("glu").display()))
+}
+
+fn status(cluster: &Cluster) -> Status {
+    let text = glu(cluster, "status --json").ok();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn node(status: &Status, number: u32) -> &Node {
+    let mut nodes = status.nodes.iter();
+    nodes.find(|node| node.node == number).expect("a node")
+}
+
+/// Waits until node `away` is known to be down, and every chunk has its copies on the others.
+fn wait_for_repair(cluster: &Cluster, away: &[u32]) {
+    let mut last = None;
+    wait_until("every chunk to have its copies", REPAIR, || {
+        let now = status(cluster);
+        let Repair {
+            complete,
+            lacking,
+            unreachable,
+            copying,
+        } = now.repair;
+        let down = away.iter().all(|number| !node(&now, *number).up);
+        let done = down && complete && lacking == 0 && unreachable == 0 && copying == 0;
+        last = Some(now);
+        done
+    });
+    println!("{last:?}");
+}
+
+fn pattern(file: usize, size: usize) -> Vec<u8> {
+    let byte = |i: usize| u8::try_from((i * 31 + file * 7) % 251).expect("below 256");
+    (0..size).map(byte).collect()
+}
+
+const SIZES: [usize; 6] = [10_000, 70_000, 100_000, 1_000_000, 5_000_000, 9_000_000];
+
+/// Writes files on a node, durably.
+fn write(cluster: &Cluster, number: u32) {
+    let dir = cluster.path(number).join(format!("by{number}"));
+    fs::create_dir(&dir).expect("mkdir");
+    for (at, size) in SIZES.into_iter().enumerate() {
+        let mut file = File::create(dir.join(at.to_string())).expect("create");
+        file.write_all(&pattern(at, size)).expect("write");
+        file.sync_all().expect("fsync");
+    }
+}
+
+/// Reads what `writer` wrote on another node.
+fn check(cluster: &Cluster, reader: u32, writer: u32) {
+    for (at, size) in SIZES.into_iter().enumerate() {
+        let path = cluster.path(reader).join(format!("by{writer}/{at}"));
+        let what = format!("{} to be read", path.display());
+        let data = with_deadline(&what, READ, move || fs::read(path));
+        let right = data.expect("readable") == pattern(at, size);
+        assert!(right, "{size} bytes of node {writer} on node {reader}");
+    }
+}
+
+/// Returns the files of the chunks in a node's store.
+fn chunks(cluster: &Cluster, number: u32) -> Vec<PathBuf> {
+    let store = cluster.state().join(format!("node{number}/state/chunks"));
+    let mut found = Vec::new();
+    for shard in fs::read_dir(store).expect("a store") {
+        let shard = shard.expect("an entry").path();
+        let name = shard.file_name().expect("a name").to_string_lossy();
+        if name.len() == 2 && shard.is_dir() {
+            found.extend(
+                fs::read_dir(&shard)
+                    .expect("a shard")
+                    .map(|e| e.expect("an entry").path()),
+            );
+        }
+    }
+    found.sort();
+    found
+}
+
+fn damage(chunk: &Path) {
+    let mut bytes = fs::read(chunk).expect("a chunk");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x55;
+    fs::write(chunk, bytes).expect("writes");
+}
+
+/// One node after the other goes for good; in between everything gets its copies again.
+#[test]
+fn d2_two_nodes_lost_one_after_the_other() {
+    let cluster = Cluster::up(3);
+    for number in 1..=3 {
+        write(&cluster, number);
+    }
+    cluster.kill(3);
+    wait_for_repair(&cluster, &[3]);
+    cluster.kill(2);
+    for writer in 1..=3 {
+        check(&cluster, 1, writer);
+    }
+    // What the first one still has is nobody's: it goes when it is back, and all is as it was.
+    cluster.start(3);
+    cluster.start(2);
+    wait_for_repair(&cluster, &[]);
+    for writer in 1..=3 {
+        check(&cluster, 3, writer);
+    }
+    let listed = |status: &Status, number| node(status, number).chunks;
+    wait_until("orphans to be deleted", REPAIR, || {
+        let now = status(&cluster);
+        (2..=3).all(|number| chunks(&cluster, number).len() as u64 == listed(&now, number))
+    });
+}
+
+/// A damaged copy is not read, and is made good: the scrub finds it, the leader has it copied.
+#[test]
+fn a_damaged_copy_is_made_good() {
+    let cluster = Cluster::up(3);
+    write(&cluster, 2);
+    wait_for_repair(&cluster, &[]);
+    let before = chunks(&cluster, 2);
+    assert!(!before.is_empty(), "the writer has the first copies");
+    for chunk in &before {
+        damage(chunk);
+    }
+    check(&cluster, 2, 2);
+    let aside = cluster.state().join("node2/state/chunks/quarantine");
+    wait_until("the damaged chunks to be set aside", REPAIR, || {
+        fs::read_dir(&aside).expect("a directory").count() >= before.len()
+    });
+    wait_for_repair(&cluster, &[]);
+    // Now others may go: what was damaged has two good copies again.
+    cluster.kill(3);
+    wait_for_repair(&cluster, &[3]);
+    check(&cluster, 1, 2);
+    check(&cluster, 2, 2);
+}
+
+/// An emptied node may go at once, and nothing is lost with it.
+#[test]
+fn a_drained_node_may_be_switched_off() {
+    let cluster = Cluster::up(3);
+    for number in 1..=3 {
+        write(&cluster, number);
+    }
+    let said = cluster
+        .node(1)
+        .sh_within(REPAIR, &format!("{} drain 3", binary("glu").display()))
+        .ok();
+    assert!(said.contains("it may be switched off"), "{said}");
+    let now = status(&cluster);
+    assert_eq!((node(&now, 3).chunks, node(&now, 3).draining), (0, true));
+    cluster.kill(3);
+    for writer in 1..=3 {
+        check(&cluster, 1, writer);
+        check(&cluster, 2, writer);
+    }
+    let refused = glu(&cluster, "drain 9");
+    assert!(
+        refused.to_string().contains("there is no node 9"),
+        "{refused}"
+    );
+    glu(&cluster, "undrain 3").ok();
+    assert!(!node(&status(&cluster), 3).draining);
+}
