@@ -346,7 +346,7 @@ impl Core {
             let mut state = node.state();
             state.flushing = false;
             if result.is_ok() && *content != FlushContent::Same {
-                state.close_untold = written;
+                state.writing.close_untold = written;
             }
             match result {
                 // Dropped meanwhile, with the lease: what is there now has nothing to do with this flush.

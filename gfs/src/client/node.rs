@@ -54,8 +54,6 @@ pub(super) struct State {
     pub(super) opens: u32,
     /// Opens that may write.
     pub(super) writers: u32,
-    /// Content was flushed while somebody had it open for writing: watchers have to be told of the close.
-    pub(super) close_untold: bool,
     /// Opens that may have a writable shared mapping (W1).
     pub(super) rw_opens: u32,
     /// The kernel may have pages.
@@ -98,6 +96,8 @@ pub(super) struct Changes {
     pub(super) charged: u64,
     /// What a background flush ran into, for the next fsync or close.
     pub(super) error: Option<Errno>,
+    /// Content was flushed while somebody had it open for writing: watchers have to be told of the close.
+    pub(super) close_untold: bool,
     pub(super) sharing: Sharing,
 }
 
@@ -110,6 +110,7 @@ impl Deref for Writing {
             dirty_since: None,
             charged: 0,
             error: None,
+            close_untold: false,
             sharing: Sharing::NONE,
         };
         self.0.as_deref().unwrap_or(&NONE)
@@ -197,8 +198,10 @@ impl State {
     /// Tells whether a file whose flushed content watchers know of has been closed since, and that they are told of it
     /// now. Unflushed changes tell of it themselves.
     pub(super) fn take_close(&mut self) -> bool {
-        let closed = self.close_untold && self.writers == 0 && !self.is_dirty();
-        self.close_untold &= !closed;
+        let closed = self.writing.close_untold && self.writers == 0 && !self.is_dirty();
+        if closed {
+            self.writing.close_untold = false;
+        }
         closed
     }
 
