@@ -99,6 +99,11 @@ impl Calls {
         (Seq { calls: self, seq }, OpSeq(done_below))
     }
 
+    /// Returns who leads, as far as is known.
+    pub(super) fn known_leader(&self) -> Option<NodeId> {
+        *self.leader()
+    }
+
     fn leader(&self) -> MutexGuard<'_, Option<NodeId>> {
         self.leader.lock().expect("no holder panics")
     }

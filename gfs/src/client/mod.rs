@@ -58,7 +58,7 @@ use call::Calls;
 use clock::Clock;
 use consistency::lease;
 use consistency::wire::meta::NodeReport;
-use consistency::{InodeNo, SessionId};
+use consistency::{InodeNo, NodeId, SessionId};
 use dashmap::DashMap;
 use flush::DirtyFiles;
 use locks::Locks;
@@ -182,6 +182,12 @@ impl Client {
     #[must_use]
     pub fn session(&self) -> Option<SessionId> {
         self.core.phase.borrow().session()
+    }
+
+    /// Returns the leader that this node asks, if it knows of one.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.core.calls.known_leader()
     }
 
     /// Flushes everything, gives all leases back, and stops. The mount must be gone.

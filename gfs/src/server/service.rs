@@ -91,6 +91,11 @@ impl MetaServer {
         self.log.leadership().borrow().leader
     }
 
+    /// Returns the voters, as this node knows them.
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.log.voters()
+    }
+
     /// Answers one request of a node.
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: MetaRequest) -> MetaReply {
         if let MetaRequest::Nodes = request {

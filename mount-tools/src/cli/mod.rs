@@ -4,6 +4,7 @@
 
 mod debug;
 mod dev;
+mod status;
 
 use crate::dev::{UsageError, init};
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ struct Glu {
 enum Command {
     /// A development cluster of several nodes on this machine.
     Dev(dev::Dev),
+    /// Show this node, who keeps the metadata and who leads.
+    Status(status::Status),
     /// What requests of this node wait for.
     Debug(debug::Debug),
     /// Pid 1 of a development node.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
     };
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
+        Command::Status(status) => status.run(),
         Command::Debug(debug) => debug.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

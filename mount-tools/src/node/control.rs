@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"state":"serving"}` |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
@@ -39,6 +39,7 @@ enum Answer {
     Status {
         node: u16,
         leader: Option<u16>,
+        voters: Vec<u16>,
         state: &'static str,
     },
     Mount(Mount),
@@ -87,6 +88,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let local = node.transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let (client, configured) = (Arc::clone(&node.client), node.config.voters.clone());
     let about_mount = Mount {
         cluster: node.cluster.clone(),
         point: mount.point().to_owned(),
@@ -98,8 +100,14 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             node: local.0,
             leader: meta
                 .as_ref()
-                .and_then(|meta| meta.leader())
+                .map_or_else(|| client.leader(), |meta| meta.leader())
                 .map(|NodeId(leader)| leader),
+            voters: meta
+                .as_ref()
+                .map_or_else(|| configured.clone(), |meta| meta.voters())
+                .into_iter()
+                .map(|NodeId(voter)| voter)
+                .collect(),
             state: "serving",
         },
         Request::Mount => Answer::Mount(about_mount.clone()),

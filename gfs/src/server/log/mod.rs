@@ -291,6 +291,15 @@ impl<M: StateMachine> Replicated<M> {
         self.inner.leadership.clone()
     }
 
+    /// Returns the voters in ascending order, as this node knows them.
+    #[must_use]
+    pub fn voters(&self) -> Vec<NodeId> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let voters = metrics.membership_config.voter_ids();
+        voters.map(NodeId).collect()
+    }
+
     /// Returns once it is certain that this node led at some time during the call and that
     /// [`Replicated::read`] sees everything that was acknowledged before it.
     ///
