@@ -28,6 +28,7 @@ use super::watches::{self, Watches};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
+use consistency::wire::lease::Announcement;
 use consistency::wire::lock::LockReply;
 use consistency::wire::meta::{
     FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
@@ -503,7 +504,7 @@ impl MetaServer {
     }
 
     /// Records a new reign and starts it; returns false if the log does not take it (yet).
-    async fn begin_reign(&self) -> bool {
+    async fn begin_reign(self: &Arc<Self>) -> bool {
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
@@ -514,6 +515,9 @@ impl MetaServer {
                 );
                 self.watches.clear();
                 self.barriers.start_reign(reign, &sessions);
+                for node in self.transport.nodes() {
+                    tokio::spawn(Arc::clone(self).announce(node, reign));
+                }
                 true
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
@@ -521,6 +525,24 @@ impl MetaServer {
                 tracing::debug!(%error, "cannot begin to reign yet");
                 false
             }
+        }
+    }
+
+    /// Tells a node that this one leads, until it has heard it; one that has not within a term finds out by asking.
+    async fn announce(self: Arc<Self>, node: NodeId, reign: Epoch) {
+        const ATTEMPT: std::time::Duration = std::time::Duration::from_millis(500);
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        let body = Bytes::from(encode(&Announcement { epoch: reign }));
+        let until =
+            tokio::time::Instant::now() + std::time::Duration::from_micros(self.config.term.0);
+        while self.barriers.epoch() == Some(reign) && tokio::time::Instant::now() < until {
+            let told = self
+                .transport
+                .call(node, ServiceId::Reign, body.clone(), ATTEMPT);
+            if told.await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

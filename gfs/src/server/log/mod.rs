@@ -27,6 +27,7 @@
 )]
 
 mod directory;
+mod election;
 mod error;
 mod leadership;
 mod machine;
@@ -48,6 +49,7 @@ use crate::server::machine::StateMachine;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
 use directory::{Closed, Directory};
+use election::{Campaigner, Heard};
 use leadership::Watcher;
 use machine::{Applied, Machine};
 use mark::MarkFile;
@@ -98,8 +100,9 @@ pub struct LogConfig {
     /// How often a leader reminds the others. Each append has this long to be synced by a follower
     /// before it is sent again, so keep it well above an fsync.
     pub heartbeat: Duration,
-    /// The election time-out is drawn from this range; above the heartbeat. A new leader is there after
-    /// the upper end plus one draw.
+    /// The upper end is the leader's lease: how long voters keep to a leader that they have heard, and how long a
+    /// majority's word lasts; some heartbeats. Who has heard none for that long waits for a draw from zero to the
+    /// width of the range before it stands.
     pub election: (Duration, Duration),
     /// Entries between two snapshots.
     pub snapshot_every: u64,
@@ -126,7 +129,7 @@ struct Inner<M: StateMachine> {
 }
 
 struct Running {
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
     closed: Closed,
 }
 
@@ -181,14 +184,18 @@ impl<M: StateMachine> Replicated<M> {
             transport,
             backoff: config.heartbeat,
         };
+        let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
         let applied = machine.applied();
-        let raft = Raft::new(config.node.0, raft_config, network, store, machine)
+        let raft = Raft::new(config.node.0, raft_config, network.clone(), store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let voters: BTreeSet<u16> = config.voters.iter().map(|voter| voter.0).collect();
         let service = RaftService {
             raft: raft.clone(),
             voters: voters.clone(),
+            heard: Arc::clone(&heard),
+            end: end.clone(),
+            lease,
         };
         router.register(ServiceId::Raft, Arc::new(service));
         found(&raft, config.node, &voters).await.map_err(failed)?;
@@ -198,7 +205,15 @@ impl<M: StateMachine> Replicated<M> {
             raft: raft.clone(),
             leadership: leadership_in,
             heartbeat: config.heartbeat,
-            lease: config.election.1,
+            lease,
+        };
+        let campaigner = Campaigner {
+            raft: raft.clone(),
+            network,
+            heard,
+            end,
+            lease,
+            spread: lease.saturating_sub(config.election.0),
         };
         let (queue, queued) = mpsc::unbounded_channel();
         let proposer = Proposer {
@@ -209,7 +224,11 @@ impl<M: StateMachine> Replicated<M> {
             leadership: leadership.clone(),
         };
         let running = Running {
-            tasks: [tokio::spawn(watcher.run()), tokio::spawn(proposer.run())],
+            tasks: [
+                tokio::spawn(watcher.run()),
+                tokio::spawn(proposer.run()),
+                tokio::spawn(campaigner.run()),
+            ],
             closed,
         };
         let inner = Inner {
@@ -438,6 +457,7 @@ fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let raft_config = Config {
         cluster_name: "glu".into(),
+        enable_elect: false,
         heartbeat_interval: millis(config.heartbeat),
         election_timeout_min: millis(config.election.0),
         election_timeout_max: millis(config.election.1),

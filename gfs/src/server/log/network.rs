@@ -1,11 +1,12 @@
 //! Raft's messages over [`Transport`]: three calls, encoded with the wire codec.
 
-use super::raft::{Entry, Raft, Types, node};
+use super::election::Heard;
+use super::raft::{Entry, LogId, Raft, Types, node};
+use super::store::LogEnd;
 use crate::net::{NetError, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
-use openraft::EmptyNode;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
 };
@@ -14,6 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
+use openraft::{EmptyNode, ServerState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -26,10 +28,12 @@ const _: () = assert!(SNAPSHOT_CHUNK_BYTES * 2 < wire::MESSAGE_BYTES_MAX);
 
 /// What one voter asks of another. Part of the protocol: append, never reorder.
 #[derive(Serialize, Deserialize)]
-enum Request {
+pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u16>),
     Snapshot(InstallSnapshotRequest<Types>),
+    /// Whether the other would vote for a node whose log ends here; answered by a truth value.
+    WouldVote(Option<LogId>),
 }
 
 type Failure<E> = RPCError<u16, EmptyNode, E>;
@@ -116,6 +120,10 @@ pub(super) struct RaftService {
     pub raft: Raft,
     /// The voters as configured; those of the log, once there is one, count as well.
     pub voters: BTreeSet<u16>,
+    pub heard: Arc<Heard>,
+    pub end: LogEnd,
+    /// How long a voter keeps to a leader that it has heard.
+    pub lease: Duration,
 }
 
 #[async_trait]
@@ -127,24 +135,40 @@ impl Service for RaftService {
         let request = wire::decode(&body).ok()?;
         // Nobody speaks for another: a vote or a reign is claimed by the node it belongs to.
         let claimed = match &request {
-            Request::Append(request) => request.vote,
-            Request::Vote(request) => request.vote,
-            Request::Snapshot(request) => request.vote,
+            Request::Append(request) => Some(request.vote),
+            Request::Vote(request) => Some(request.vote),
+            Request::Snapshot(request) => Some(request.vote),
+            Request::WouldVote(_) => None,
         };
-        if claimed.leader_id.node_id != from.0 {
+        if claimed.is_some_and(|vote| vote.leader_id.node_id != from.0) {
             return None;
+        }
+        // Noted when it comes: it may have to wait for a disk, and its sender leads all the same.
+        let current = self.raft.server_metrics().borrow().vote;
+        let leads = claimed.is_some_and(|vote| vote.is_committed() && vote >= current);
+        if leads {
+            self.heard.note();
         }
         let reply = match request {
             Request::Append(request) if !is_contiguous(&request.entries) => return None,
             Request::Append(request) => wire::encode(&self.raft.append_entries(request).await),
             Request::Vote(request) => wire::encode(&self.raft.vote(request).await),
             Request::Snapshot(request) => wire::encode(&self.raft.install_snapshot(request).await),
+            Request::WouldVote(last) => wire::encode(&self.would_vote(last)),
         };
         Some(reply.into())
     }
 }
 
 impl RaftService {
+    fn would_vote(&self, last: Option<LogId>) -> bool {
+        let leads = self.raft.server_metrics().borrow().state == ServerState::Leader;
+        if leads || self.heard.age() < self.lease {
+            return false;
+        }
+        self.end.get().is_some_and(|mine| mine <= last)
+    }
+
     fn is_member(&self, from: NodeId) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();
