@@ -97,6 +97,14 @@ impl MetaServer {
         self.log.voters()
     }
 
+    /// Changes the set of voters; this node must lead.
+    ///
+    /// # Errors
+    /// See [`Replicated::set_voters`].
+    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        self.log.set_voters(voters).await
+    }
+
     /// Answers one request of a node.
     pub async fn handle(self: &Arc<Self>, from: NodeId, request: MetaRequest) -> MetaReply {
         if let MetaRequest::Nodes = request {

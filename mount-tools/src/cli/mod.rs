@@ -5,6 +5,7 @@
 mod debug;
 mod dev;
 mod status;
+mod voters;
 
 use crate::dev::{UsageError, init};
 use clap::{Parser, Subcommand};
@@ -33,6 +34,8 @@ enum Command {
     Dev(dev::Dev),
     /// Show this node, who keeps the metadata and who leads.
     Status(status::Status),
+    /// Show or change the nodes that keep the metadata.
+    Voters(voters::Voters),
     /// What requests of this node wait for.
     Debug(debug::Debug),
     /// Pid 1 of a development node.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
         Command::Status(status) => status.run(),
+        Command::Voters(voters) => voters.run(),
         Command::Debug(debug) => debug.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

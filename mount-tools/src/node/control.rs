@@ -3,6 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}` |
+//! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
@@ -13,7 +14,9 @@ use super::Node;
 use anyhow::{Context, Result};
 use consistency::NodeId;
 use gfs::net::Transport;
+use gfs::server::service::MetaServer;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +31,7 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 #[serde(tag = "cmd", rename_all = "lowercase")]
 enum Request {
     Status,
+    Voters { set: BTreeSet<u16> },
     Mount,
     Waits,
     Abort { number: u64 },
@@ -41,6 +45,9 @@ enum Answer {
         leader: Option<u16>,
         voters: Vec<u16>,
         state: &'static str,
+    },
+    Voters {
+        voters: BTreeSet<u16>,
     },
     Mount(Mount),
     Waits {
@@ -88,6 +95,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let local = node.transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let voting = node.meta.clone();
     let (client, configured) = (Arc::clone(&node.client), node.config.voters.clone());
     let about_mount = Mount {
         cluster: node.cluster.clone(),
@@ -110,6 +118,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 .collect(),
             state: "serving",
         },
+        Request::Voters { .. } => unreachable!("answered by who may wait"),
         Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {
             let shown = |wait: gfs::fuse::Waiting| Wait {
@@ -130,7 +139,11 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     Ok(tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&answer)))),
+                Ok((stream, _)) => drop(tokio::spawn(converse(
+                    stream,
+                    Arc::clone(&answer),
+                    voting.clone(),
+                ))),
                 Err(error) => {
                     tracing::warn!(%error, "control socket");
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -140,7 +153,29 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     }))
 }
 
-async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer>) {
+/// Changes the set of voters, where it can be done and would survive something.
+async fn set_voters(meta: Option<&MetaServer>, set: BTreeSet<u16>) -> Answer {
+    let refused = |error: String| Answer::Error { error };
+    let Some(meta) = meta else {
+        return refused("this node keeps no metadata: run it on the leader".into());
+    };
+    if !matches!(set.len(), 1 | 3 | 5) {
+        return refused(format!("{} voters: choose 1, 3 or 5", set.len()));
+    }
+    match meta
+        .set_voters(&set.iter().copied().map(NodeId).collect())
+        .await
+    {
+        Ok(()) => Answer::Voters { voters: set },
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    answer: Arc<impl Fn(Request) -> Answer>,
+    meta: Option<Arc<MetaServer>>,
+) {
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -155,6 +190,7 @@ async fn converse(mut stream: UnixStream, answer: Arc<impl Fn(Request) -> Answer
             Ok(0) | Err(_) => return,
         }
         let reply = match serde_json::from_slice(&line) {
+            Ok(Request::Voters { set }) => set_voters(meta.as_deref(), set).await,
             Ok(request) => answer(request),
             Err(error) => Answer::Error {
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),

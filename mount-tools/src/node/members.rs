@@ -14,14 +14,13 @@ use std::time::Duration;
 
 /// How often the nodes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-/// How long one voter may take to answer.
+/// How long one node may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The voters, one of which leads.
+/// All nodes, one of which leads; the others say so at once.
 #[derive(Debug)]
 pub(super) struct Members {
     transport: Arc<dyn Transport>,
-    voters: Vec<NodeId>,
     /// Who led when last asked.
     leader: AtomicU16,
     /// Which nodes had a live session when last asked; all of them until the first answer.
@@ -34,7 +33,6 @@ impl Members {
         let all = transport.nodes().into_iter().collect();
         Self {
             transport,
-            voters: voters.to_vec(),
             leader: AtomicU16::new(first.0),
             up: RwLock::new(all),
         }
@@ -68,7 +66,8 @@ impl job::Nodes for Members {
     async fn nodes(&self) -> Result<Vec<NodeStatus>, NetError> {
         let body = Bytes::from(encode(&MetaRequest::Nodes));
         let last = NodeId(self.leader.load(Ordering::Relaxed));
-        let others = self.voters.iter().copied().filter(|voter| *voter != last);
+        let others = self.transport.nodes().into_iter();
+        let others = others.filter(|node| *node != last);
         let mut failure = None;
         for voter in std::iter::once(last).chain(others) {
             let reply = self
@@ -92,6 +91,6 @@ impl job::Nodes for Members {
             };
             failure = Some(why);
         }
-        Err(failure.expect("there is a voter"))
+        Err(failure.expect("there is a node"))
     }
 }

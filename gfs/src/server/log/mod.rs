@@ -81,6 +81,8 @@ const _: () = assert!(COMMAND_BYTES_MAX <= QUEUE_BYTES_MAX);
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the confirmation of leadership may take: some heartbeats.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a change of the voters may take: a new one gets the whole state first.
+const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a snapshot's last chunk may take: it is synced and decoded before the answer.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the store's last user.
@@ -319,6 +321,34 @@ impl<M: StateMachine> Replicated<M> {
         voters.map(NodeId).collect()
     }
 
+    /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
+    /// step, and commands go on all the time. A new voter must run with a log that names the leader among its first
+    /// voters. Returns when the change is committed.
+    ///
+    /// # Errors
+    /// As [`Replicated::propose`]; after [`ProposeError::Unknown`] see [`Replicated::voters`].
+    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let change = async {
+            let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
+            for new in voters.difference(&before) {
+                let added = self.inner.raft.add_learner(new.0, EmptyNode {}, true);
+                added.await.map_err(membership_failed)?;
+            }
+            let ids: BTreeSet<u16> = voters.iter().map(|voter| voter.0).collect();
+            let changed = self.inner.raft.change_membership(ids, false);
+            changed.await.map(drop).map_err(membership_failed)
+        };
+        match tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let why = format!(
+                    "the set of voters did not change within {MEMBERSHIP_DEADLINE:?}: is each new voter up?"
+                );
+                Err(ProposeError::Unknown(why))
+            }
+        }
+    }
+
     /// Returns once it is certain that this node led at some time during the call and that
     /// [`Replicated::read`] sees everything that was acknowledged before it.
     ///
@@ -376,6 +406,15 @@ impl<M: StateMachine> Replicated<M> {
         let metrics = self.inner.raft.metrics();
         let state = metrics.borrow().running_state.clone();
         state.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
+    }
+}
+
+fn membership_failed(
+    error: RaftError<u16, openraft::error::ClientWriteError<u16, EmptyNode>>,
+) -> ProposeError {
+    match error {
+        RaftError::APIError(error) => error.into(),
+        RaftError::Fatal(fatal) => ProposeError::Unavailable(fatal.to_string()),
     }
 }
 
