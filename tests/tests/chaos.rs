@@ -35,8 +35,6 @@ struct Node {
     number: u32,
     /// Held for writing by who disturbs the node.
     calm: RwLock<Option<Instant>>,
-    /// What disturbed it last was a pause.
-    paused: AtomicBool,
     /// Numbers that were given out; none is used again, for its line may be there without an acknowledgement.
     numbers: AtomicU64,
     appended: Mutex<Vec<u64>>,
@@ -115,7 +113,6 @@ impl World {
             tree: cluster.path(number),
             number,
             calm: RwLock::new(None),
-            paused: AtomicBool::new(false),
             numbers: AtomicU64::new(0),
             appended: Mutex::default(),
             pulse: AtomicU64::new(0),
@@ -160,9 +157,9 @@ impl World {
             let disturbed = node.calm.try_read().map_or(true, |last| {
                 last.is_some_and(|last| began < last + AFTERMATH)
             });
-            // S5: also a disturbed node shows nothing wrong. The kernel of one that stands still does not know that.
+            // S5: also a disturbed node shows nothing wrong.
             let wrong = error.kind() == io::ErrorKind::InvalidData;
-            if disturbed && (!wrong || node.paused.load(Ordering::SeqCst)) {
+            if disturbed && !wrong {
                 node.excused.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(20));
             } else {
@@ -182,8 +179,6 @@ impl World {
         let led = cluster.status().leader == Some(number);
         {
             let mut calm = node.calm.write().expect("no holder panics");
-            let pause = matches!(kind, Disturbance::Pause);
-            node.paused.store(pause, Ordering::SeqCst);
             match kind {
                 Disturbance::Kill => {
                     cluster.kill(number);

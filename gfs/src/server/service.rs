@@ -262,7 +262,8 @@ impl MetaServer {
         op: Op,
     ) -> MetaReply {
         tracing::trace!(session = session.0, seq = seq.0, ?op, "asked");
-        let result = if op.is_change() {
+        let change = op.is_change();
+        let result = if change {
             // L8: in a task of its own, for what may be in the log must be finished whatever becomes of the caller.
             let server = Arc::clone(self);
             let change = async move { server.change(session, seq, done_below, op).await };
@@ -271,6 +272,11 @@ impl MetaServer {
             self.look(session, seq, &op).await
         };
         tracing::trace!(session = session.0, seq = seq.0, ?result, "answered");
+        // M6: what is answered without the log is the present state only if no other node can have begun to reign.
+        let from_log = change && result.is_ok();
+        if !from_log && !self.log.lease_holds() {
+            return self.not_leader();
+        }
         let result = match result {
             Ok(reply) => Ok(reply),
             Err(Refusal::Error(error)) => Err(error),

@@ -53,9 +53,9 @@ use election::{Campaigner, Heard};
 use leadership::Watcher;
 use machine::{Applied, Machine};
 use mark::MarkFile;
-use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
+use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, SnapshotPolicy};
+use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,6 +126,8 @@ struct Inner<M: StateMachine> {
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
+    agreed: Agreed,
+    lease: Duration,
     /// The proposer, the watcher and the store, until the first shutdown takes them.
     running: Mutex<Option<Running>>,
 }
@@ -182,8 +184,10 @@ impl<M: StateMachine> Replicated<M> {
             dir: config.dir.clone(),
             why,
         };
+        let agreed = Agreed::default();
         let network = Network {
             transport,
+            agreed: Arc::clone(&agreed),
             backoff: config.heartbeat,
         };
         let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
@@ -239,6 +243,8 @@ impl<M: StateMachine> Replicated<M> {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
+            agreed,
+            lease,
             running: Mutex::new(Some(running)),
         };
         Ok(Self {
@@ -347,6 +353,30 @@ impl<M: StateMachine> Replicated<M> {
                 Err(ProposeError::Unknown(why))
             }
         }
+    }
+
+    /// Returns whether no other voter can lead at this moment: [`Replicated::leadership`] is told only when somebody
+    /// looks, and a process that was stopped answers first what it was asked before. Who reads the state asks this
+    /// afterwards.
+    #[must_use]
+    pub fn lease_holds(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return false;
+        }
+        let now = Instant::now();
+        let agreed = self.inner.agreed.lock().expect("no holder panics");
+        let recent = |voter: &u16| {
+            let word = agreed.get(voter);
+            word.is_some_and(|(vote, asked)| {
+                *vote == metrics.vote && now < *asked + self.inner.lease
+            })
+        };
+        let voters: Vec<u16> = metrics.membership_config.voter_ids().collect();
+        let others = voters.iter().filter(|voter| **voter != metrics.id);
+        let agree = others.filter(|voter| recent(voter)).count();
+        2 * (agree + 1) > voters.len()
     }
 
     /// Returns once it is certain that this node led at some time during the call and that

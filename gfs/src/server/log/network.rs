@@ -15,12 +15,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
-use openraft::{EmptyNode, ServerState};
+use openraft::{EmptyNode, ServerState, Vote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of a snapshot in one call.
 pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
@@ -38,10 +39,14 @@ pub(super) enum Request {
 
 type Failure<E> = RPCError<u16, EmptyNode, E>;
 
+/// When each of the others last agreed that this node leads, counted from when it was asked, and in which reign.
+pub(super) type Agreed = Arc<Mutex<BTreeMap<u16, (Vote<u16>, Instant)>>>;
+
 /// Makes connections to the other voters.
 #[derive(Clone, Debug)]
 pub(super) struct Network {
     pub transport: Arc<dyn Transport>,
+    pub agreed: Agreed,
     /// How long to leave a voter alone that could not be reached; short, or it starts elections.
     pub backoff: Duration,
 }
@@ -91,7 +96,13 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u16>, Failure<RaftError<u16>>> {
-        self.call(&Request::Append(request), &option).await
+        let (vote, asked) = (request.vote, Instant::now());
+        let reply = self.call(&Request::Append(request), &option).await?;
+        if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            let mut agreed = self.network.agreed.lock().expect("no holder panics");
+            agreed.insert(self.to.0, (vote, asked));
+        }
+        Ok(reply)
     }
 
     async fn vote(

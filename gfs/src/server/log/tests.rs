@@ -392,6 +392,7 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
         push(&three.logs[old], value).await.expect("it leads");
     }
     three.logs[old].confirm_leader().await.expect("it leads");
+    assert!(three.logs[old].lease_holds());
     let follower = (old + 1) % 3;
     let refused = push(&three.logs[follower], 99).await;
     assert_eq!(refused, Err(ProposeError::NotLeader(Some(id(old)))));
@@ -417,6 +418,7 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
     );
 
     let new = three.leader(Some(old)).await;
+    assert!(!three.logs[old].lease_holds() && three.logs[new].lease_holds());
     let epoch = |at: usize| three.logs[at].leadership().borrow().epoch;
     assert!(epoch(new) > epoch(old));
     assert_eq!(values(&three.logs[new]), Vec::from_iter(0..10));
