@@ -246,7 +246,7 @@ fn a_minority_writes_nothing() {
 fn failover_is_measured() {
     let kills: usize = std::env::var("KILLS").map_or(50, |kills| kills.parse().expect("a number"));
     let cluster = Cluster::up(3);
-    let (mut looks, mut creates) = (Vec::new(), Vec::new());
+    let (mut looks, mut creates, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..kills {
         let leader = cluster.leader(None);
         let others: Vec<u32> = (1..=3).filter(|node| *node != leader).collect();
@@ -255,8 +255,16 @@ fn failover_is_measured() {
         let missing = cluster
             .path(others[1])
             .join(format!("round{round}/missing"));
+        let mut own = File::create_new(dir.join("own")).expect("made");
+        own.write_all(b"before").expect("written");
+        own.sync_all().expect("synced");
         let began = Instant::now();
         cluster.kill(leader);
+        let sync = thread::spawn(move || {
+            own.write_all(b"after").expect("written");
+            own.sync_all().expect("synced");
+            began.elapsed()
+        });
         let look = thread::spawn(move || {
             // No node knows the name: it is asked for.
             let found = fs::exists(&missing).expect("an answer");
@@ -269,11 +277,17 @@ fn failover_is_measured() {
         });
         looks.push(look.join().expect("the look"));
         creates.push(create.join().expect("the create"));
+        syncs.push(sync.join().expect("the sync"));
         cluster.start(leader);
     }
     let load = fs::read_to_string("/proc/loadavg").expect("proc is mounted");
     println!("{kills} kills, load average {}", load.trim());
-    for (what, times) in [("look", &mut looks), ("create", &mut creates)] {
+    let all = [
+        ("write and fsync of an own file", &mut syncs),
+        ("look at what no node knows", &mut looks),
+        ("create", &mut creates),
+    ];
+    for (what, times) in all {
         times.sort();
         let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
         println!(
