@@ -47,6 +47,16 @@ pub(crate) fn ask<A: DeserializeOwned>(
     question: &serde_json::Value,
     option: &'static str,
 ) -> Result<A, DaemonError> {
+    ask_within(ANSWER_WITHIN, socket, question, option)
+}
+
+/// Asks what the daemon needs time for.
+pub(crate) fn ask_within<A: DeserializeOwned>(
+    time: Duration,
+    socket: &Path,
+    question: &serde_json::Value,
+    option: &'static str,
+) -> Result<A, DaemonError> {
     let failed = |why: String| DaemonError::Silent {
         socket: socket.to_owned(),
         why,
@@ -55,7 +65,7 @@ pub(crate) fn ask<A: DeserializeOwned>(
     let mut line = String::new();
     let mut converse = || {
         let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.set_read_timeout(Some(time))?;
         stream.set_write_timeout(Some(ANSWER_WITHIN))?;
         stream.write_all(format!("{question}\n").as_bytes())?;
         BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)

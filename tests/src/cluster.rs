@@ -1,7 +1,7 @@
 //! Clusters of one test.
 
 use crate::command::Logs;
-use crate::{DEADLINE, Output, Running, binary, scratch_dir};
+use crate::{DEADLINE, Output, Running, binary, scratch_dir, wait_until};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fs;
@@ -30,6 +30,8 @@ pub struct Cluster {
 pub struct Options {
     /// How many nodes; 3 if not given.
     pub nodes: Option<u32>,
+    /// How many keep the metadata; 3 if not given and there are so many nodes, else 1.
+    pub voters: Option<u32>,
     /// The daemon to run instead of the real one.
     pub glud: Option<PathBuf>,
 }
@@ -46,6 +48,8 @@ pub struct Node<'a> {
 pub struct Status {
     /// The node whose metadata server leads.
     pub leader: Option<u32>,
+    /// The nodes that keep the metadata.
+    pub voters: Vec<u32>,
     /// In the order of their numbers.
     pub nodes: Vec<NodeStatus>,
 }
@@ -108,6 +112,10 @@ impl Cluster {
         if let Some(nodes) = &nodes {
             args.extend([OsStr::new("--nodes"), OsStr::new(nodes)]);
         }
+        let voters = options.voters.map(|voters| voters.to_string());
+        if let Some(voters) = &voters {
+            args.extend([OsStr::new("--voters"), OsStr::new(voters)]);
+        }
         if let Some(glud) = &options.glud {
             args.extend([OsStr::new("--glud"), glud.as_os_str()]);
         }
@@ -159,6 +167,20 @@ impl Cluster {
     pub fn status(&self) -> Status {
         let text = self.dev(&["status", "--json"]).ok();
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("status: {e}: {text}"))
+    }
+
+    /// Waits until a node other than `not` leads the metadata, and returns it.
+    ///
+    /// # Panics
+    /// None does within [`DEADLINE`].
+    #[track_caller]
+    pub fn leader(&self, not: Option<u32>) -> u32 {
+        let mut leader = None;
+        wait_until("a metadata leader", DEADLINE, || {
+            leader = self.status().leader.filter(|leader| Some(*leader) != not);
+            leader.is_some()
+        });
+        leader.expect("found")
     }
 
     /// Cuts the power of a node.

@@ -23,6 +23,7 @@ fn cluster() -> Cluster {
     Cluster::with(&Options {
         nodes: Some(3),
         glud: Some(glud),
+        ..Options::default()
     })
 }
 

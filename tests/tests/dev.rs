@@ -34,6 +34,7 @@ fn cluster(nodes: u32) -> Cluster {
     Cluster::with(&Options {
         nodes: Some(nodes),
         glud: Some(stand_in()),
+        ..Options::default()
     })
 }
 

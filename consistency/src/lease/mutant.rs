@@ -24,6 +24,8 @@ pub(crate) enum Mutant {
     Overtake,
     /// L6: a new leader starts at once.
     NoGrace,
+    /// L6: a flush runs before its session has told its grant.
+    FlushUntold,
     /// L6: grants of an old reign count.
     IgnoreReign,
     /// L7: facts are granted although a change crossed them.

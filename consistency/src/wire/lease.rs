@@ -1,7 +1,7 @@
 //! Leases on the wire: what a reply grants and what a callback takes away.
 
 use super::meta::Name;
-use crate::{InodeNo, LeaseId};
+use crate::{Epoch, InodeNo, LeaseId};
 use serde::{Deserialize, Serialize};
 
 /// What a session may do with an inode without asking; ordered by strength.
@@ -65,4 +65,13 @@ pub struct BreakAck {
     pub lease: LeaseId,
     /// The mode kept, at most what the break offered.
     pub kept: Mode,
+}
+
+/// A leader tells a node that it leads; the answer is empty. It may be sent again.
+///
+/// Who asks another node for something gives up and asks this one; the session is renewed, and tells what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Its reign. An older one than was heard of before is ignored.
+    pub epoch: Epoch,
 }

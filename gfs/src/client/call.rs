@@ -1,34 +1,58 @@
 //! Finds the metadata leader and asks it, again and again under the same number until it answers.
+//!
+//! A new leader announces itself to every node; who waits for the answer of another then asks it instead. Until that
+//! comes the nodes are asked one after the other: each names the leader that it knows of.
 
 use super::Core;
 use super::session::Phase;
 use crate::error::Errno;
-use crate::net::{NetError, ServiceId};
+use crate::net::{NetError, Service, ServiceId};
+use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::lease::Stamp;
+use consistency::wire::lease::Announcement;
 use consistency::wire::meta::{MetaReply, MetaRequest, Op, OpReply};
 use consistency::wire::{decode, encode};
-use consistency::{Instant, NodeId, OpSeq, SessionId};
+use consistency::{Epoch, Instant, NodeId, OpSeq, SessionId};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant as Deadline;
 use tokio::time::{sleep, timeout_at};
 
 /// Time for one attempt; longer than any break takes, shorter than a request waits in all.
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// The same for a node of which nobody has said that it leads: it may be dead.
+const PROBE: Duration = Duration::from_millis(300);
 /// Pause before the next node is asked, so that an election is not disturbed by a storm of questions.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Who leads, and which operations are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    leader: Mutex<Option<NodeId>>,
+    lead: watch::Sender<Lead>,
     seqs: Mutex<Seqs>,
     /// The leader may have changed: the session wants to be renewed at once.
     pub(super) leader_changed: Notify,
+}
+
+/// Who leads, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lead {
+    leader: Option<NodeId>,
+    /// The youngest reign that was announced.
+    announced: Epoch,
+}
+
+impl Default for Lead {
+    fn default() -> Self {
+        Self {
+            leader: None,
+            announced: Epoch(0),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,8 +123,76 @@ impl Calls {
         (Seq { calls: self, seq }, OpSeq(done_below))
     }
 
-    fn leader(&self) -> MutexGuard<'_, Option<NodeId>> {
-        self.leader.lock().expect("no holder panics")
+    /// Returns who leads, as far as is known.
+    pub(super) fn known_leader(&self) -> Option<NodeId> {
+        self.lead.borrow().leader
+    }
+
+    /// Returns when another node than `asked` is known to lead.
+    async fn moved(&self, asked: NodeId) {
+        let mut lead = self.lead.subscribe();
+        let other = |lead: &Lead| lead.leader.is_some_and(|leader| leader != asked);
+        // The sender lives in `self`.
+        let _lead = lead.wait_for(other).await;
+    }
+
+    /// Takes what a node says of itself.
+    fn announced(&self, from: NodeId, reign: Epoch) {
+        self.lead.send_if_modified(|lead| {
+            // Late: its reign is over.
+            if reign <= lead.announced {
+                return false;
+            }
+            *lead = Lead {
+                leader: Some(from),
+                announced: reign,
+            };
+            true
+        });
+        self.leader_changed.notify_one();
+    }
+}
+
+/// Hears of new leaders.
+pub(super) struct Announcements(Weak<Core>);
+
+impl Announcements {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self(Arc::downgrade(core))
+    }
+}
+
+#[async_trait]
+impl Service for Announcements {
+    async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
+        let Announcement { epoch } = decode(&body).ok()?;
+        self.0.upgrade()?.calls.announced(from, epoch);
+        Some(Bytes::new())
+    }
+
+    fn is_prompt(&self) -> bool {
+        true
+    }
+}
+
+/// The metadata service of a node that keeps no metadata: it names the leader that it knows of.
+pub(super) struct Bystander(Weak<Core>);
+
+impl Bystander {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self(Arc::downgrade(core))
+    }
+}
+
+#[async_trait]
+impl Service for Bystander {
+    async fn call(&self, _from: NodeId, _body: Bytes) -> Option<Bytes> {
+        let leader = self.0.upgrade()?.calls.known_leader();
+        Some(encode(&MetaReply::NotLeader(leader)).into())
+    }
+
+    fn is_prompt(&self) -> bool {
+        true
     }
 }
 
@@ -128,10 +220,18 @@ impl Core {
 
     /// Asks one node once; `None` if it did not answer or does not lead.
     async fn try_meta(&self, way: &mut Way, body: Bytes, until: Deadline) -> Option<Answered> {
-        let to = self.candidate(&mut way.turn);
+        let known = self.calls.known_leader();
+        let to = known.unwrap_or_else(|| self.candidate(&mut way.turn));
         let sent_at = self.clock.now();
-        let attempt = until.min(Deadline::now() + ATTEMPT);
-        match timeout_at(attempt, self.attempt(to, body, attempt)).await {
+        let time = if known.is_some() { ATTEMPT } else { PROBE };
+        let attempt = until.min(Deadline::now() + time);
+        let answer = tokio::select! {
+            biased;
+            answer = timeout_at(attempt, self.attempt(to, body, attempt)) => answer,
+            // What it answers after that, if anything, is the answer to another copy.
+            () = self.calls.moved(to) => return None,
+        };
+        match answer {
             Ok(Ok(MetaReply::NotLeader(hint))) => {
                 self.suspect(to, hint.filter(|&node| node != to));
                 way.redirects += 1;
@@ -140,7 +240,11 @@ impl Core {
                 }
             }
             Ok(Ok(reply)) => {
-                *self.calls.leader() = Some(to);
+                self.calls.lead.send_if_modified(|lead| {
+                    let news = lead.leader != Some(to);
+                    lead.leader = Some(to);
+                    news
+                });
                 return Some(Answered { reply, sent_at });
             }
             Ok(Err(error)) => {
@@ -179,11 +283,8 @@ impl Core {
         })
     }
 
-    /// Returns the leader if known, else one node after the other.
+    /// Returns one node after the other.
     fn candidate(&self, turn: &mut usize) -> NodeId {
-        if let Some(leader) = *self.calls.leader() {
-            return leader;
-        }
         let nodes = self.transport.nodes();
         let node = nodes.get(*turn % nodes.len().max(1)).copied();
         *turn += 1;
@@ -192,10 +293,15 @@ impl Core {
 
     /// Notes that `node` does not lead (any more).
     fn suspect(&self, node: NodeId, instead: Option<NodeId>) {
-        let mut leader = self.calls.leader();
-        if *leader == Some(node) || leader.is_none() {
-            *leader = instead;
-            drop(leader);
+        let mut concerned = false;
+        self.calls.lead.send_if_modified(|lead| {
+            concerned = lead.leader == Some(node) || lead.leader.is_none();
+            if concerned {
+                lead.leader = instead;
+            }
+            concerned
+        });
+        if concerned {
             self.calls.leader_changed.notify_one();
         }
     }

@@ -54,11 +54,11 @@ use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
 use crate::tree::{Kernel, Watching};
 use accesses::Accesses;
-use call::Calls;
+use call::{Announcements, Bystander, Calls};
 use clock::Clock;
 use consistency::lease;
 use consistency::wire::meta::NodeReport;
-use consistency::{InodeNo, SessionId};
+use consistency::{InodeNo, NodeId, SessionId};
 use dashmap::DashMap;
 use flush::DirtyFiles;
 use locks::Locks;
@@ -161,6 +161,10 @@ impl Client {
         core.pin(InodeNo::ROOT).state().lookups = 1;
         let service = callback::Callbacks::new(&core);
         router.register(ServiceId::Callback, Arc::new(service));
+        router.register(ServiceId::Reign, Arc::new(Announcements::new(&core)));
+        if router.service(ServiceId::Meta).is_none() {
+            router.register(ServiceId::Meta, Arc::new(Bystander::new(&core)));
+        }
         tokio::spawn(session::run(Arc::clone(&core)));
         tokio::spawn(flush::run(Arc::clone(&core)));
         tokio::spawn(release::run(Arc::clone(&core)));
@@ -182,6 +186,12 @@ impl Client {
     #[must_use]
     pub fn session(&self) -> Option<SessionId> {
         self.core.phase.borrow().session()
+    }
+
+    /// Returns the leader that this node asks, if it knows of one.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.core.calls.known_leader()
     }
 
     /// Flushes everything, gives all leases back, and stops. The mount must be gone.

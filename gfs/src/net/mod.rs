@@ -33,11 +33,13 @@ pub enum ServiceId {
     Device = 6,
     /// Jobs (gproc): streams of stdio.
     Job = 7,
+    /// Client: `Announcement` of a new leader.
+    Reign = 8,
 }
 
 impl ServiceId {
     /// All services, for decoding the number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Meta,
         Self::Callback,
         Self::Chunk,
@@ -45,6 +47,7 @@ impl ServiceId {
         Self::Process,
         Self::Device,
         Self::Job,
+        Self::Reign,
     ];
 }
 

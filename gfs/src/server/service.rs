@@ -29,6 +29,7 @@ use super::watches::{self, Watches};
 use crate::net::{NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
+use consistency::wire::lease::Announcement;
 use consistency::wire::lock::LockReply;
 use consistency::wire::meta::{
     FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
@@ -95,6 +96,19 @@ impl MetaServer {
     /// Returns the leader that this node knows of.
     pub fn leader(&self) -> Option<NodeId> {
         self.log.leadership().borrow().leader
+    }
+
+    /// Returns the voters, as this node knows them.
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.log.voters()
+    }
+
+    /// Changes the set of voters; this node must lead.
+    ///
+    /// # Errors
+    /// See [`Replicated::set_voters`].
+    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        self.log.set_voters(voters).await
     }
 
     /// Answers one request of a node.
@@ -287,7 +301,8 @@ impl MetaServer {
         op: Op,
     ) -> MetaReply {
         tracing::trace!(session = session.0, seq = seq.0, ?op, "asked");
-        let result = if op.is_change() {
+        let change = op.is_change();
+        let result = if change {
             // L8: in a task of its own, for what may be in the log must be finished whatever becomes of the caller.
             let server = Arc::clone(self);
             let change = async move { server.change(session, seq, done_below, op).await };
@@ -296,6 +311,11 @@ impl MetaServer {
             self.look(session, seq, &op).await
         };
         tracing::trace!(session = session.0, seq = seq.0, ?result, "answered");
+        // M6: what is answered without the log is the present state only if no other node can have begun to reign.
+        let from_log = change && result.is_ok();
+        if !from_log && !self.log.lease_holds() {
+            return self.not_leader();
+        }
         let result = match result {
             Ok(reply) => Ok(reply),
             Err(Refusal::Error(error)) => Err(error),
@@ -551,7 +571,7 @@ impl MetaServer {
     }
 
     /// Records a new reign and starts it; returns false if the log does not take it (yet).
-    async fn begin_reign(&self) -> bool {
+    async fn begin_reign(self: &Arc<Self>) -> bool {
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
@@ -562,6 +582,9 @@ impl MetaServer {
                 );
                 self.watches.clear();
                 self.barriers.start_reign(reign, &sessions);
+                for node in self.transport.nodes() {
+                    tokio::spawn(Arc::clone(self).announce(node, reign));
+                }
                 true
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
@@ -569,6 +592,24 @@ impl MetaServer {
                 tracing::debug!(%error, "cannot begin to reign yet");
                 false
             }
+        }
+    }
+
+    /// Tells a node that this one leads, until it has heard it; one that has not within a term finds out by asking.
+    async fn announce(self: Arc<Self>, node: NodeId, reign: Epoch) {
+        const ATTEMPT: std::time::Duration = std::time::Duration::from_millis(500);
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+        let body = Bytes::from(encode(&Announcement { epoch: reign }));
+        let until =
+            tokio::time::Instant::now() + std::time::Duration::from_micros(self.config.term.0);
+        while self.barriers.epoch() == Some(reign) && tokio::time::Instant::now() < until {
+            let told = self
+                .transport
+                .call(node, ServiceId::Reign, body.clone(), ATTEMPT);
+            if told.await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -105,6 +105,11 @@ async fn hostile_requests() {
                 assert_eq!(crc, crc32fast::hash(&data));
                 assert_eq!(store.get(id, offset, len).as_ref(), Ok(&data));
             }
+            (Ok(ChunkRequest::Verify(asked)), Some(ChunkReply::Bad(bad))) => {
+                let is_bad = |id: &&ChunkId| store.verify(**id).is_err();
+                let expected: Vec<ChunkId> = asked.iter().filter(is_bad).copied().collect();
+                assert_eq!(bad, expected);
+            }
             (request, reply) => panic!("{request:?} was answered with {reply:?}"),
         }
     }

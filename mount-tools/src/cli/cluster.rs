@@ -1,10 +1,11 @@
-//! `glu status`, `glu drain`, `glu undrain`: the nodes as the metadata leader sees them, and emptying one.
+//! `glu status`, `glu drain`, `glu undrain`: this node, the nodes as the metadata leader sees them, and emptying one.
 
 use crate::daemon::{SOCKET_DEFAULT, ask};
 use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +45,23 @@ pub(super) struct Undrain {
     node: u16,
 }
 
+/// What a node knows without asking.
+#[derive(Debug, Serialize, Deserialize)]
+struct Own {
+    node: u16,
+    leader: Option<u16>,
+    voters: Vec<u16>,
+    state: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    own: Own,
+    #[serde(flatten)]
+    cluster: Cluster,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Cluster {
     nodes: Vec<Node>,
@@ -75,6 +93,16 @@ struct Repair {
 #[derive(Debug, Deserialize)]
 struct Draining {}
 
+impl fmt::Display for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let voters: Vec<_> = self.voters.iter().map(u16::to_string).collect();
+        let leader = self.leader.map(|leader| leader.to_string());
+        let leader = leader.as_deref().unwrap_or("none known");
+        let (node, state, voters) = (self.node, &self.state, voters.join(" "));
+        write!(f, "node {node}, {state}; leader {leader}; voters {voters}")
+    }
+}
+
 impl Cluster {
     fn ask(socket: &Path) -> Result<Self> {
         Ok(ask(socket, &serde_json::json!({"cmd": "cluster"}), OPTION)?)
@@ -83,10 +111,14 @@ impl Cluster {
 
 impl Status {
     pub(super) fn run(self) -> Result<ExitCode> {
-        let cluster = Cluster::ask(&self.socket)?;
+        let own: Own = ask(&self.socket, &serde_json::json!({"cmd": "status"}), OPTION)?;
         if self.json {
-            println!("{}", serde_json::to_string(&cluster)?);
+            let cluster = Cluster::ask(&self.socket)?;
+            println!("{}", serde_json::to_string(&Whole { own, cluster })?);
         } else {
+            // Also if no leader tells of the others.
+            println!("{own}");
+            let cluster = Cluster::ask(&self.socket)?;
             println!("{}\n{}", table(&cluster.nodes), line(&cluster.repair));
         }
         Ok(ExitCode::SUCCESS)

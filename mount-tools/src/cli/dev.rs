@@ -1,6 +1,6 @@
 //! `glu dev`.
 
-use crate::dev::{Cluster, NodeState, Progress, STATE_DIR_DEFAULT, Status, down, exec};
+use crate::dev::{Cluster, NodeState, Progress, STATE_DIR_DEFAULT, Size, Status, down, exec};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
@@ -28,6 +28,9 @@ enum DevCommand {
         /// How many nodes [default: 3, or as many as there are].
         #[arg(long, value_name = "N")]
         nodes: Option<u16>,
+        /// How many of them keep the metadata, 1, 3 or 5 [default: 3 if there are so many nodes, else 1].
+        #[arg(long, value_name = "N")]
+        voters: Option<u16>,
         /// The daemon to run [default: the glud beside this program].
         #[arg(long, value_name = "FILE", env = "GLU_DEV_GLUD")]
         glud: Option<PathBuf>,
@@ -79,9 +82,13 @@ impl Dev {
     pub(super) fn run(self) -> Result<ExitCode> {
         let state = &self.state;
         match self.command {
-            DevCommand::Up { nodes, glud } => {
+            DevCommand::Up {
+                nodes,
+                voters,
+                glud,
+            } => {
                 let spinner = Spinner::new();
-                let result = Cluster::up(state, nodes, glud, &spinner);
+                let result = Cluster::up(state, Size { nodes, voters }, glud, &spinner);
                 spinner.0.finish_and_clear();
                 print!("{}", table(&result?.status()));
             }
@@ -121,7 +128,7 @@ fn table(status: &Status) -> String {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
-        .set_header(["NODE", "NAME", "STATE", "LEADER", "TREE"]);
+        .set_header(["NODE", "NAME", "STATE", "METADATA", "TREE"]);
     for node in &status.nodes {
         let state = match (node.state, node.ready) {
             (NodeState::Up, true) => "up",
@@ -130,12 +137,18 @@ fn table(status: &Status) -> String {
             (NodeState::Cut, false) => "cut, not serving",
             (NodeState::Down, _) => "down",
         };
-        let leads = status.leader == Some(node.number);
+        let metadata = if status.leader == Some(node.number) {
+            "leader"
+        } else if status.voters.contains(&node.number) {
+            "voter"
+        } else {
+            ""
+        };
         table.add_row([
             node.number.to_string(),
             node.name.clone(),
             state.to_owned(),
-            if leads { "leader" } else { "" }.to_owned(),
+            metadata.to_owned(),
             node.mount.display().to_string(),
         ]);
     }

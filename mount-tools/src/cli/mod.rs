@@ -5,6 +5,7 @@
 mod cluster;
 mod debug;
 mod dev;
+mod voters;
 
 use crate::dev::{UsageError, init};
 use clap::{Parser, Subcommand};
@@ -31,12 +32,14 @@ struct Glu {
 enum Command {
     /// A development cluster of several nodes on this machine.
     Dev(dev::Dev),
-    /// The nodes of the cluster, and how the repair of file data stands.
+    /// Show the nodes of the cluster, who keeps the metadata and who leads, and how the repair of file data stands.
     Status(cluster::Status),
     /// Move all file data off a node, and show how far that is.
     Drain(cluster::Drain),
     /// Let a node have file data again.
     Undrain(cluster::Undrain),
+    /// Show or change the nodes that keep the metadata.
+    Voters(voters::Voters),
     /// What requests of this node wait for.
     Debug(debug::Debug),
     /// Pid 1 of a development node.
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
+        Command::Voters(voters) => voters.run(),
         Command::Debug(debug) => debug.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

@@ -12,12 +12,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const NODES_DEFAULT: u16 = 3;
+/// Survive the loss of one.
+const VOTERS_DEFAULT: u16 = 3;
 /// From a node's boot to the mounted tree, on a machine that is busy with a build.
 const READY_WAIT: Duration = Duration::from_secs(60);
 const READY_POLL_PAUSE: Duration = Duration::from_millis(5);
 /// A daemon that failed so often in a row has a reason that will not go away.
 const FAILURES_MAX: u32 = 4;
 const LOG_LINES_SHOWN: usize = 20;
+
+/// What a new cluster is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Size {
+    /// How many nodes; 3 if not given.
+    pub nodes: Option<u16>,
+    /// How many of them keep the metadata; 3 if not given and there are so many nodes, else 1.
+    pub voters: Option<u16>,
+}
 
 /// A cluster that exists, up or not.
 #[derive(Debug)]
@@ -35,8 +46,8 @@ pub trait Progress {
 }
 
 impl Cluster {
-    /// Makes a cluster of `nodes` nodes in `state`, or boots what is down of the one that is there,
-    /// and waits until all serve. `nodes` is 3 if not given; `glud` is the one beside this program.
+    /// Makes a cluster of this size in `state`, or boots what is down of the one that is there,
+    /// and waits until all serve. `glud` is the one beside this program if not given.
     ///
     /// A new cluster that does not come up is removed again.
     ///
@@ -45,10 +56,11 @@ impl Cluster {
     /// holds something else. Else: a node did not boot or serve in time; the message has its log.
     pub fn up(
         state: &Path,
-        nodes: Option<u16>,
+        size: Size,
         glud: Option<PathBuf>,
         progress: &dyn Progress,
     ) -> Result<Self> {
+        let Size { nodes, voters } = size;
         if !nodes.is_none_or(|nodes| (1..=NODES_MAX).contains(&nodes)) {
             bail!(UsageError(format!("a cluster has 1 to {NODES_MAX} nodes")));
         }
@@ -65,6 +77,12 @@ impl Cluster {
                         dir.path().display()
                     )));
                 }
+                if voters.is_some() {
+                    bail!(UsageError(format!(
+                        "the cluster in {} has its voters already: `glu voters` changes them",
+                        dir.path().display()
+                    )));
+                }
                 if let Some(glud) = glud {
                     record.glud = program(glud)?;
                 }
@@ -78,8 +96,19 @@ impl Cluster {
                 Record::new(program(glud)?, nodes.unwrap_or(NODES_DEFAULT))?
             }
         };
+        let count = u16::try_from(record.nodes.len())?;
+        let voters = voters.unwrap_or(if count < VOTERS_DEFAULT {
+            1
+        } else {
+            VOTERS_DEFAULT
+        });
+        if fresh && !(matches!(voters, 1 | 3 | 5) && voters <= count) {
+            bail!(UsageError(format!(
+                "{voters} voters of {count} nodes: choose 1, 3 or 5"
+            )));
+        }
         let mut cluster = Self { dir, record, lock };
-        match cluster.bring_up(fresh, progress) {
+        match cluster.bring_up(fresh.then_some(voters), progress) {
             Ok(()) => Ok(cluster),
             Err(e) if fresh => {
                 cluster
@@ -160,11 +189,13 @@ impl Cluster {
         self.record.node(name).cloned()
     }
 
-    fn bring_up(&mut self, fresh: bool, progress: &dyn Progress) -> Result<()> {
-        if fresh {
+    /// `voters`: of a cluster that is new.
+    fn bring_up(&mut self, voters: Option<u16>, progress: &dyn Progress) -> Result<()> {
+        if let Some(voters) = voters {
             // A command that died may have left something without a record.
             clear(&self.dir)?;
-            config::write_all(&self.dir, u16::try_from(self.record.nodes.len())?)?;
+            let nodes = u16::try_from(self.record.nodes.len())?;
+            config::write_all(&self.dir, nodes, voters)?;
         }
         self.store()?;
         network::make_hub(&self.dir.hub())?;

@@ -14,8 +14,6 @@ use std::path::PathBuf;
 
 /// Every node has an address of its own, so the port is the same on all.
 const PORT: u16 = 7177;
-/// The node that keeps the metadata.
-const VOTER: NodeId = NodeId(1);
 const REPLICAS: u8 = 2;
 const LEASE_TERM_MS: u32 = 4_000;
 const REQUEST_TIMEOUT_S: u32 = 30;
@@ -24,8 +22,9 @@ const REPAIR_AFTER_S: u32 = 10;
 const SWEEP_S: u32 = 5;
 const SCRUB_S: u32 = 30;
 
-/// Makes the directories, the identity and the configuration of every node of a new cluster.
-pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
+/// Makes the directories, the identity and the configuration of every node of a new cluster, of which the first
+/// `voters` keep the metadata.
+pub(super) fn write_all(dir: &StateDir, nodes: u16, voters: u16) -> Result<()> {
     let ca = ClusterCa::create(&dir.ca(), "glu-dev").context("make the cluster's authority")?;
     for number in 1..=nodes {
         let node = dir.node(number);
@@ -35,13 +34,13 @@ pub(super) fn write_all(dir: &StateDir, nodes: u16) -> Result<()> {
         let identity = ca.issue(NodeId(number)).context("admit a node")?;
         identity.store(&node.tls()).context("admit a node")?;
         let path = node.config();
-        let text = config_of(number, nodes, &node).to_toml();
+        let text = config_of(number, nodes, voters, &node).to_toml();
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
 }
 
-fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
+fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig {
     let run = PathBuf::from(host_dir::RUN);
     GludConfig {
         node: NodeId(number),
@@ -53,7 +52,7 @@ fn config_of(number: u16, nodes: u16, dir: &NodeDir) -> GludConfig {
         control_socket: run.join("glud.sock"),
         jobs_socket: run.join("jobs.sock"),
         ready_file: Some(run.join("ready")),
-        voters: vec![VOTER],
+        voters: (1..=voters).map(NodeId).collect(),
         replicas: REPLICAS,
         rack: String::new(),
         lease_term_ms: LEASE_TERM_MS,
@@ -89,26 +88,27 @@ mod tests {
     use crate::identity::NodeIdentity;
 
     #[track_caller]
-    fn check(nodes: u16) {
+    fn check(nodes: u16, voters: u16) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let dir = StateDir::create(root.path()).expect("made");
-        write_all(&dir, nodes).expect("written");
+        write_all(&dir, nodes, voters).expect("written");
         for number in 1..=nodes {
             let config = GludConfig::load(&dir.node(number).config()).expect("glud takes it");
             assert_eq!(config.nodes().len(), usize::from(nodes));
+            assert_eq!(config.voters.len(), usize::from(voters));
             let TlsPaths { ca, cert, key } = &config.tls;
             NodeIdentity::load(config.node, ca, cert, key).expect("the identity is this node's");
         }
-        write_all(&dir, nodes).expect_err("an authority is never replaced");
+        write_all(&dir, nodes, voters).expect_err("an authority is never replaced");
         dir.clear().expect("cleared");
-        write_all(&dir, nodes).expect("written anew");
+        write_all(&dir, nodes, voters).expect("written anew");
     }
 
     #[test]
     fn glud_takes_what_is_written() {
-        check(1);
-        check(2);
-        check(3);
-        check(5);
+        check(1, 1);
+        check(2, 1);
+        check(3, 3);
+        check(5, 5);
     }
 }

@@ -42,7 +42,7 @@ mod state;
 mod status;
 mod sys;
 
-pub use cluster::{Cluster, Progress, down};
+pub use cluster::{Cluster, Progress, Size, down};
 pub use exec::{Ended, exec};
 pub use node::NODES_MAX;
 pub use status::{NodeState, NodeStatus, Status};

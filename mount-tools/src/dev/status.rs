@@ -25,6 +25,8 @@ pub struct Status {
     pub state_dir: PathBuf,
     /// The number of the node whose metadata server leads, if the nodes that are up name one.
     pub leader: Option<u16>,
+    /// The numbers of the nodes that keep the metadata, as the leader says, or any node if none leads.
+    pub voters: Vec<u16>,
     /// In the order of their numbers.
     pub nodes: Vec<NodeStatus>,
 }
@@ -63,6 +65,8 @@ pub enum NodeState {
 struct Answer {
     node: u16,
     leader: Option<u16>,
+    #[serde(default)]
+    voters: Vec<u16>,
 }
 
 impl Status {
@@ -92,9 +96,15 @@ impl Status {
                 pid: running.map(|process| process.pid),
             });
         }
+        let leader = leader(&answers);
+        let knows = answers
+            .iter()
+            .find(|(_, answer)| Some(answer.node) == leader);
+        let knows = knows.or_else(|| answers.first());
         Self {
             state_dir: cluster.dir().path().to_owned(),
-            leader: leader(&answers),
+            leader,
+            voters: knows.map_or_else(Vec::new, |(_, answer)| answer.voters.clone()),
             nodes,
         }
     }
@@ -102,12 +112,13 @@ impl Status {
 
 /// Decides who leads: a node that is cut off may still believe in itself, and news travels.
 fn leader(answers: &[(NodeState, Answer)]) -> Option<u16> {
-    let mut votes: BTreeMap<u16, (usize, bool)> = BTreeMap::new();
+    let mut votes: BTreeMap<u16, (bool, usize)> = BTreeMap::new();
     for (state, answer) in answers {
         if let (NodeState::Up, Some(leader)) = (state, answer.leader) {
             let vote = votes.entry(leader).or_default();
-            vote.0 += 1;
-            vote.1 |= answer.node == leader;
+            // Who says so of itself has heard from a majority just now.
+            vote.0 |= answer.node == leader;
+            vote.1 += 1;
         }
     }
     votes
@@ -153,7 +164,11 @@ mod tests {
 
     #[track_caller]
     fn check_leader(answers: &[(NodeState, u16, Option<u16>)], expected: Option<u16>) {
-        let answer = |node, leader| Answer { node, leader };
+        let answer = |node, leader| Answer {
+            node,
+            leader,
+            voters: Vec::new(),
+        };
         let answers: Vec<_> = answers
             .iter()
             .map(|(s, node, l)| (*s, answer(*node, *l)))
@@ -178,6 +193,10 @@ mod tests {
         check_leader(&[(Cut, 1, Some(1))], None);
         // Of two opinions the one of the leader itself counts.
         check_leader(&[(Up, 2, Some(3)), (Up, 1, Some(1))], Some(1));
+        check_leader(
+            &[(Up, 1, Some(3)), (Up, 2, Some(2)), (Up, 4, Some(3))],
+            Some(2),
+        );
     }
 
     #[test]
@@ -196,12 +215,13 @@ mod tests {
                 .read_line(&mut line)
                 .expect("a question");
             stream
-                .write_all(b"{\"node\":1,\"leader\":2,\"state\":\"serving\"}\n")
+                .write_all(b"{\"node\":1,\"leader\":2,\"voters\":[1,2,3],\"state\":\"serving\"}\n")
                 .expect("answer");
             line
         });
         let answer = ask(&node).expect("answered");
         assert_eq!((answer.node, answer.leader), (1, Some(2)));
+        assert_eq!(answer.voters, [1, 2, 3]);
         assert_eq!(
             daemon.join().expect("the daemon ends"),
             "{\"cmd\":\"status\"}\n"

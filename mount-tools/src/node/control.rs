@@ -2,7 +2,8 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"state":"serving"}` |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}` |
+//! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
@@ -17,8 +18,9 @@ use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::meta::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
+use gfs::server::service::MetaServer;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 #[serde(tag = "cmd", rename_all = "lowercase")]
 enum Request {
     Status,
+    Voters { set: BTreeSet<u16> },
     Mount,
     Waits,
     Abort { number: u64 },
@@ -46,7 +49,11 @@ enum Answer {
     Status {
         node: u16,
         leader: Option<u16>,
+        voters: Vec<u16>,
         state: &'static str,
+    },
+    Voters {
+        voters: BTreeSet<u16>,
     },
     Mount(Mount),
     Waits {
@@ -114,7 +121,9 @@ struct ClusterRepair {
 struct About {
     members: Arc<Members>,
     names: BTreeMap<NodeId, String>,
-    voters: Vec<NodeId>,
+    meta: Option<Arc<MetaServer>>,
+    /// What the configuration says of a node that keeps no metadata.
+    configured: Vec<NodeId>,
 }
 
 impl About {
@@ -124,7 +133,29 @@ impl About {
         Self {
             members: Arc::clone(&node.members),
             names: peers.chain([(config.node, config.name.clone())]).collect(),
-            voters: config.voters.clone(),
+            meta: node.meta.clone(),
+            configured: config.voters.clone(),
+        }
+    }
+
+    fn voters(&self) -> Vec<NodeId> {
+        let meta = self.meta.as_ref();
+        meta.map_or_else(|| self.configured.clone(), |meta| meta.voters())
+    }
+
+    /// Changes the set of voters, where it can be done and would survive something.
+    async fn set_voters(&self, set: BTreeSet<u16>) -> Answer {
+        let refused = |error: String| Answer::Error { error };
+        let Some(meta) = &self.meta else {
+            return refused("this node keeps no metadata: run it on the leader".into());
+        };
+        if !matches!(set.len(), 1 | 3 | 5) {
+            return refused(format!("{} voters: choose 1, 3 or 5", set.len()));
+        }
+        let voters = set.iter().copied().map(NodeId).collect();
+        match meta.set_voters(&voters).await {
+            Ok(()) => Answer::Voters { voters: set },
+            Err(error) => refused(error.to_string()),
         }
     }
 
@@ -134,11 +165,12 @@ impl About {
         let (Ok(MetaReply::Nodes(nodes)), Ok(MetaReply::Repair(repair))) = (nodes, repair) else {
             return no_leader();
         };
+        let voters = self.voters();
         let shown = |status: NodeStatus| ClusterNode {
             node: status.node.0,
             name: self.names.get(&status.node).cloned().unwrap_or_default(),
             up: status.up,
-            voter: self.voters.contains(&status.node),
+            voter: voters.contains(&status.node),
             rack: status.report.domain,
             disk_total: status.report.disk_total,
             disk_free: status.report.disk_free,
@@ -190,20 +222,23 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let local = node.transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let client = Arc::clone(&node.client);
     let about_mount = Mount {
         cluster: node.cluster.clone(),
         point: mount.point().to_owned(),
         hard: node.config.mount.hard,
         timeo: node.config.request_timeout_s * 10,
     };
-    let about = About::new(node);
+    let about = Arc::new(About::new(node));
+    let of_all = Arc::clone(&about);
     let at_once = move |request: Request| match request {
         Request::Status => Answer::Status {
             node: local.0,
             leader: meta
                 .as_ref()
-                .and_then(|meta| meta.leader())
+                .map_or_else(|| client.leader(), |meta| meta.leader())
                 .map(|NodeId(leader)| leader),
+            voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
         },
         Request::Mount => Answer::Mount(about_mount.clone()),
@@ -222,7 +257,9 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Abort { number } => Answer::Aborted {
             aborted: mount.abort_request(number),
         },
-        Request::Cluster | Request::Drain { .. } => unreachable!("answered by the leader"),
+        Request::Cluster | Request::Drain { .. } | Request::Voters { .. } => {
+            unreachable!("not answered at once")
+        }
     };
     let answer = Arc::new((about, at_once));
     Ok(tokio::spawn(async move {
@@ -238,7 +275,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     }))
 }
 
-async fn converse(mut stream: UnixStream, answer: Arc<(About, impl Fn(Request) -> Answer)>) {
+async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Request) -> Answer)>) {
     let (about, at_once) = &*answer;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
@@ -256,6 +293,7 @@ async fn converse(mut stream: UnixStream, answer: Arc<(About, impl Fn(Request) -
         let reply = match serde_json::from_slice(&line) {
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
+            Ok(Request::Voters { set }) => about.set_voters(set).await,
             Ok(request) => at_once(request),
             Err(error) => Answer::Error {
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),

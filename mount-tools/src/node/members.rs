@@ -15,14 +15,13 @@ use std::time::Duration;
 
 /// How often the nodes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-/// How long one voter may take to answer.
+/// How long one node may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The voters, one of which leads.
+/// All nodes, one of which leads; the others say so at once.
 #[derive(Debug)]
 pub(super) struct Members {
     transport: Arc<dyn Transport>,
-    voters: Vec<NodeId>,
     /// Who led when last asked.
     leader: AtomicU16,
     /// The nodes when last asked; all of them until the first answer.
@@ -36,7 +35,6 @@ impl Members {
         let all = transport.nodes().into_iter().map(up).collect();
         Self {
             transport,
-            voters: voters.to_vec(),
             leader: AtomicU16::new(first.0),
             nodes: RwLock::new(all),
         }
@@ -58,7 +56,8 @@ impl Members {
         let body = Bytes::from(encode(request));
 
         let last = NodeId(self.leader.load(Ordering::Relaxed));
-        let others = self.voters.iter().copied().filter(|voter| *voter != last);
+        let others = self.transport.nodes().into_iter();
+        let others = others.filter(|node| *node != last);
         let mut failure = None;
         for voter in std::iter::once(last).chain(others) {
             let reply = self
@@ -82,7 +81,7 @@ impl Members {
             };
             failure = Some(why);
         }
-        Err(failure.expect("there is a voter"))
+        Err(failure.expect("there is a node"))
     }
 }
 

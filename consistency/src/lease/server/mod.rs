@@ -157,7 +157,8 @@ pub enum BeginError {
 
 impl Server {
     /// Starts a reign. `reign` is larger than that of every leader before and below 2^24; `previous` are all
-    /// sessions that may live under the last one: nothing runs until each has reclaimed or ended (L6).
+    /// sessions that may live under the last one: until each has reclaimed or ended nothing runs but what writes back
+    /// under an exclusive grant that was told (L6).
     pub fn new(
         config: Config,
         reign: Epoch,
@@ -272,6 +273,9 @@ impl Server {
             Some(lease)
         });
         let names = names.collect();
+        // Of those that wait, some need no more than this.
+        self.agenda.extend(self.ops.keys());
+        self.run();
         if open && last {
             self.extend(session);
             self.end_grace_of(session);

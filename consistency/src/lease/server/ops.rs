@@ -59,7 +59,7 @@ impl Server {
         };
         let overtake = self.mutation.is(Mutant::Overtake);
         matches!(op.state, State::Waiting)
-            && !self.in_grace()
+            && (!self.in_grace() || self.needs_no_grace(op))
             && op.claims.iter().all(|(ino, claim)| {
                 let earlier = self.queues[ino].iter().take_while(|other| **other != id);
                 claim.bypass
@@ -72,6 +72,16 @@ impl Server {
                             || compatible(&theirs.need, &claim.need)
                     })
             })
+    }
+
+    /// Returns whether what is not told yet can make no difference: the session has told that it is the master of
+    /// all that it writes back, so that nobody else holds more than known of that (L6, L1).
+    fn needs_no_grace(&self, op: &Op) -> bool {
+        op.claims.iter().all(|(ino, claim)| {
+            claim.need == Need::Flush
+                && (self.mode(op.session, *ino) == Some(Mode::Exclusive)
+                    || self.mutation.is(Mutant::FlushUntold))
+        })
     }
 
     /// Finds the grants that are in an operation's way, and breaks them.

@@ -351,6 +351,7 @@ mod sim_catches {
         l4_break_keeps_name: BreakKeepsName,
         l5_overtake: Overtake,
         l6_no_grace: NoGrace,
+        l6_flush_untold: FlushUntold,
         l6_ignore_reign: IgnoreReign,
         l7_ignore_crossing: IgnoreCrossing,
         l8_end_drops_in_flight: EndDropsInFlight,

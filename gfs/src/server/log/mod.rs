@@ -27,6 +27,7 @@
 )]
 
 mod directory;
+mod election;
 mod error;
 mod leadership;
 mod machine;
@@ -48,12 +49,13 @@ use crate::server::machine::StateMachine;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
 use directory::{Closed, Directory};
+use election::{Campaigner, Heard};
 use leadership::Watcher;
 use machine::{Applied, Machine};
 use mark::MarkFile;
-use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
+use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, SnapshotPolicy};
+use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +81,8 @@ const _: () = assert!(COMMAND_BYTES_MAX <= QUEUE_BYTES_MAX);
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the confirmation of leadership may take: some heartbeats.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a change of the voters may take: a new one gets the whole state first.
+const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a snapshot's last chunk may take: it is synced and decoded before the answer.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the store's last user.
@@ -98,8 +102,9 @@ pub struct LogConfig {
     /// How often a leader reminds the others. Each append has this long to be synced by a follower
     /// before it is sent again, so keep it well above an fsync.
     pub heartbeat: Duration,
-    /// The election time-out is drawn from this range; above the heartbeat. A new leader is there after
-    /// the upper end plus one draw.
+    /// The upper end is the leader's lease: how long voters keep to a leader that they have heard, and how long a
+    /// majority's word lasts; some heartbeats. Who has heard none for that long waits for a draw from zero to the
+    /// width of the range before it stands.
     pub election: (Duration, Duration),
     /// Entries between two snapshots.
     pub snapshot_every: u64,
@@ -121,12 +126,14 @@ struct Inner<M: StateMachine> {
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
+    agreed: Agreed,
+    lease: Duration,
     /// The proposer, the watcher and the store, until the first shutdown takes them.
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
     closed: Closed,
 }
 
@@ -177,18 +184,24 @@ impl<M: StateMachine> Replicated<M> {
             dir: config.dir.clone(),
             why,
         };
+        let agreed = Agreed::default();
         let network = Network {
             transport,
+            agreed: Arc::clone(&agreed),
             backoff: config.heartbeat,
         };
+        let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
         let applied = machine.applied();
-        let raft = Raft::new(config.node.0, raft_config, network, store, machine)
+        let raft = Raft::new(config.node.0, raft_config, network.clone(), store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let voters: BTreeSet<u16> = config.voters.iter().map(|voter| voter.0).collect();
         let service = RaftService {
             raft: raft.clone(),
             voters: voters.clone(),
+            heard: Arc::clone(&heard),
+            end: end.clone(),
+            lease,
         };
         router.register(ServiceId::Raft, Arc::new(service));
         found(&raft, config.node, &voters).await.map_err(failed)?;
@@ -198,7 +211,15 @@ impl<M: StateMachine> Replicated<M> {
             raft: raft.clone(),
             leadership: leadership_in,
             heartbeat: config.heartbeat,
-            lease: config.election.1,
+            lease,
+        };
+        let campaigner = Campaigner {
+            raft: raft.clone(),
+            network,
+            heard,
+            end,
+            lease,
+            spread: lease.saturating_sub(config.election.0),
         };
         let (queue, queued) = mpsc::unbounded_channel();
         let proposer = Proposer {
@@ -209,7 +230,11 @@ impl<M: StateMachine> Replicated<M> {
             leadership: leadership.clone(),
         };
         let running = Running {
-            tasks: [tokio::spawn(watcher.run()), tokio::spawn(proposer.run())],
+            tasks: [
+                tokio::spawn(watcher.run()),
+                tokio::spawn(proposer.run()),
+                tokio::spawn(campaigner.run()),
+            ],
             closed,
         };
         let inner = Inner {
@@ -218,6 +243,8 @@ impl<M: StateMachine> Replicated<M> {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
+            agreed,
+            lease,
             running: Mutex::new(Some(running)),
         };
         Ok(Self {
@@ -291,6 +318,67 @@ impl<M: StateMachine> Replicated<M> {
         self.inner.leadership.clone()
     }
 
+    /// Returns the voters in ascending order, as this node knows them.
+    #[must_use]
+    pub fn voters(&self) -> Vec<NodeId> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let voters = metrics.membership_config.voter_ids();
+        voters.map(NodeId).collect()
+    }
+
+    /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
+    /// step, and commands go on all the time. A new voter must run with a log that names the leader among its first
+    /// voters. Returns when the change is committed.
+    ///
+    /// # Errors
+    /// As [`Replicated::propose`]; after [`ProposeError::Unknown`] see [`Replicated::voters`].
+    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let change = async {
+            let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
+            for new in voters.difference(&before) {
+                let added = self.inner.raft.add_learner(new.0, EmptyNode {}, true);
+                added.await.map_err(membership_failed)?;
+            }
+            let ids: BTreeSet<u16> = voters.iter().map(|voter| voter.0).collect();
+            let changed = self.inner.raft.change_membership(ids, false);
+            changed.await.map(drop).map_err(membership_failed)
+        };
+        match tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let why = format!(
+                    "the set of voters did not change within {MEMBERSHIP_DEADLINE:?}: is each new voter up?"
+                );
+                Err(ProposeError::Unknown(why))
+            }
+        }
+    }
+
+    /// Returns whether no other voter can lead at this moment: [`Replicated::leadership`] is told only when somebody
+    /// looks, and a process that was stopped answers first what it was asked before. Who reads the state asks this
+    /// afterwards.
+    #[must_use]
+    pub fn lease_holds(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return false;
+        }
+        let now = Instant::now();
+        let agreed = self.inner.agreed.lock().expect("no holder panics");
+        let recent = |voter: &u16| {
+            let word = agreed.get(voter);
+            word.is_some_and(|(vote, asked)| {
+                *vote == metrics.vote && now < *asked + self.inner.lease
+            })
+        };
+        let voters: Vec<u16> = metrics.membership_config.voter_ids().collect();
+        let others = voters.iter().filter(|voter| **voter != metrics.id);
+        let agree = others.filter(|voter| recent(voter)).count();
+        2 * (agree + 1) > voters.len()
+    }
+
     /// Returns once it is certain that this node led at some time during the call and that
     /// [`Replicated::read`] sees everything that was acknowledged before it.
     ///
@@ -348,6 +436,15 @@ impl<M: StateMachine> Replicated<M> {
         let metrics = self.inner.raft.metrics();
         let state = metrics.borrow().running_state.clone();
         state.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
+    }
+}
+
+fn membership_failed(
+    error: RaftError<u16, openraft::error::ClientWriteError<u16, EmptyNode>>,
+) -> ProposeError {
+    match error {
+        RaftError::APIError(error) => error.into(),
+        RaftError::Fatal(fatal) => ProposeError::Unavailable(fatal.to_string()),
     }
 }
 
@@ -429,6 +526,7 @@ fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let raft_config = Config {
         cluster_name: "glu".into(),
+        enable_elect: false,
         heartbeat_interval: millis(config.heartbeat),
         election_timeout_min: millis(config.election.0),
         election_timeout_max: millis(config.election.1),

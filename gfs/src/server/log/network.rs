@@ -1,11 +1,12 @@
 //! Raft's messages over [`Transport`]: three calls, encoded with the wire codec.
 
-use super::raft::{Entry, Raft, Types, node};
+use super::election::Heard;
+use super::raft::{Entry, LogId, Raft, Types, node};
+use super::store::LogEnd;
 use crate::net::{NetError, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
-use openraft::EmptyNode;
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
 };
@@ -14,11 +15,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
+use openraft::{EmptyNode, ServerState, Vote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of a snapshot in one call.
 pub(super) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
@@ -26,18 +29,24 @@ const _: () = assert!(SNAPSHOT_CHUNK_BYTES * 2 < wire::MESSAGE_BYTES_MAX);
 
 /// What one voter asks of another. Part of the protocol: append, never reorder.
 #[derive(Serialize, Deserialize)]
-enum Request {
+pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<u16>),
     Snapshot(InstallSnapshotRequest<Types>),
+    /// Whether the other would vote for a node whose log ends here; answered by a truth value.
+    WouldVote(Option<LogId>),
 }
 
 type Failure<E> = RPCError<u16, EmptyNode, E>;
+
+/// When each of the others last agreed that this node leads, counted from when it was asked, and in which reign.
+pub(super) type Agreed = Arc<Mutex<BTreeMap<u16, (Vote<u16>, Instant)>>>;
 
 /// Makes connections to the other voters.
 #[derive(Clone, Debug)]
 pub(super) struct Network {
     pub transport: Arc<dyn Transport>,
+    pub agreed: Agreed,
     /// How long to leave a voter alone that could not be reached; short, or it starts elections.
     pub backoff: Duration,
 }
@@ -87,7 +96,13 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u16>, Failure<RaftError<u16>>> {
-        self.call(&Request::Append(request), &option).await
+        let (vote, asked) = (request.vote, Instant::now());
+        let reply = self.call(&Request::Append(request), &option).await?;
+        if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            let mut agreed = self.network.agreed.lock().expect("no holder panics");
+            agreed.insert(self.to.0, (vote, asked));
+        }
+        Ok(reply)
     }
 
     async fn vote(
@@ -116,6 +131,10 @@ pub(super) struct RaftService {
     pub raft: Raft,
     /// The voters as configured; those of the log, once there is one, count as well.
     pub voters: BTreeSet<u16>,
+    pub heard: Arc<Heard>,
+    pub end: LogEnd,
+    /// How long a voter keeps to a leader that it has heard.
+    pub lease: Duration,
 }
 
 #[async_trait]
@@ -127,24 +146,40 @@ impl Service for RaftService {
         let request = wire::decode(&body).ok()?;
         // Nobody speaks for another: a vote or a reign is claimed by the node it belongs to.
         let claimed = match &request {
-            Request::Append(request) => request.vote,
-            Request::Vote(request) => request.vote,
-            Request::Snapshot(request) => request.vote,
+            Request::Append(request) => Some(request.vote),
+            Request::Vote(request) => Some(request.vote),
+            Request::Snapshot(request) => Some(request.vote),
+            Request::WouldVote(_) => None,
         };
-        if claimed.leader_id.node_id != from.0 {
+        if claimed.is_some_and(|vote| vote.leader_id.node_id != from.0) {
             return None;
+        }
+        // Noted when it comes: it may have to wait for a disk, and its sender leads all the same.
+        let current = self.raft.server_metrics().borrow().vote;
+        let leads = claimed.is_some_and(|vote| vote.is_committed() && vote >= current);
+        if leads {
+            self.heard.note();
         }
         let reply = match request {
             Request::Append(request) if !is_contiguous(&request.entries) => return None,
             Request::Append(request) => wire::encode(&self.raft.append_entries(request).await),
             Request::Vote(request) => wire::encode(&self.raft.vote(request).await),
             Request::Snapshot(request) => wire::encode(&self.raft.install_snapshot(request).await),
+            Request::WouldVote(last) => wire::encode(&self.would_vote(last)),
         };
         Some(reply.into())
     }
 }
 
 impl RaftService {
+    fn would_vote(&self, last: Option<LogId>) -> bool {
+        let leads = self.raft.server_metrics().borrow().state == ServerState::Leader;
+        if leads || self.heard.age() < self.lease {
+            return false;
+        }
+        self.end.get().is_some_and(|mine| mine <= last)
+    }
+
     fn is_member(&self, from: NodeId) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();

@@ -23,7 +23,7 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use tokio::sync::oneshot;
 
 /// Folder of the fjall database in the log's directory.
@@ -59,6 +59,17 @@ pub(super) struct LogStore {
 #[derive(Clone, Debug)]
 pub(super) struct LogReader {
     shared: Arc<Shared>,
+}
+
+/// Tells where the log ends; does not keep the directory in use.
+#[derive(Clone, Debug)]
+pub(super) struct LogEnd(Weak<Shared>);
+
+impl LogEnd {
+    /// Returns the last entry's name, `None` if the log is closed.
+    pub(super) fn get(&self) -> Option<Option<LogId>> {
+        Some(self.0.upgrade()?.tail().last)
+    }
 }
 
 /// What the ends share.
@@ -142,6 +153,10 @@ impl LogStore {
             vote,
             committed,
         })
+    }
+
+    pub(super) fn end(&self) -> LogEnd {
+        LogEnd(Arc::downgrade(&self.shared))
     }
 
     /// Returns the newest entry that was purged: a snapshot must reach at least that far.

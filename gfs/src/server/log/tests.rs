@@ -392,6 +392,7 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
         push(&three.logs[old], value).await.expect("it leads");
     }
     three.logs[old].confirm_leader().await.expect("it leads");
+    assert!(three.logs[old].lease_holds());
     let follower = (old + 1) % 3;
     let refused = push(&three.logs[follower], 99).await;
     assert_eq!(refused, Err(ProposeError::NotLeader(Some(id(old)))));
@@ -417,6 +418,7 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
     );
 
     let new = three.leader(Some(old)).await;
+    assert!(!three.logs[old].lease_holds() && three.logs[new].lease_holds());
     let epoch = |at: usize| three.logs[at].leadership().borrow().epoch;
     assert!(epoch(new) > epoch(old));
     assert_eq!(values(&three.logs[new]), Vec::from_iter(0..10));
@@ -426,6 +428,89 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
     // 77 never had a majority, and the successor's log wins.
     three.agree(&Vec::from_iter(0..11)).await;
     three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_comes_back_deposes_nobody() {
+    let three = Three::start(LogConfig::SNAPSHOT_EVERY).await;
+    let leader = three.leader(None).await;
+    let epoch = three.logs[leader].leadership().borrow().epoch;
+    push(&three.logs[leader], 1).await.expect("it leads");
+    let away = (leader + 1) % 3;
+    three.net.cut(id(away));
+    // Alone it would have stood for election several times.
+    let until = Instant::now() + ELECTION.1 * 5;
+    while Instant::now() < until {
+        push(&three.logs[leader], 2).await.expect("it leads");
+        tokio::time::sleep(HEARTBEAT).await;
+    }
+    three.net.heal(id(away));
+    wait("the one that was away has caught up", || {
+        values(&three.logs[away]) == values(&three.logs[leader])
+    })
+    .await;
+    push(&three.logs[leader], 3).await.expect("it leads");
+    assert_eq!(three.logs[leader].leadership().borrow().epoch, epoch);
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_voter_grows_to_three_and_a_lost_one_is_replaced() {
+    let net = MemNet::default();
+    let dirs = Vec::from_iter((0..4).map(|_| tempfile::tempdir().expect("a temporary directory")));
+    let open = async |node: u16, voters: &[u16]| {
+        let config = config(node, voters, dirs[usize::from(node - 1)].path());
+        start(&net, config).await.expect("the directory is sound")
+    };
+    let set = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+    let one = open(1, &[1]).await;
+    wait("the lone voter leads", || one.leadership().borrow().ready).await;
+    for value in 0..10 {
+        push(&one, value).await.expect("it leads");
+    }
+    let two = open(2, &[1, 2, 3]).await;
+    let three = open(3, &[1, 2, 3]).await;
+    // Commands go on while the set changes.
+    let grown = set(&[1, 2, 3]);
+    let (changed, pushed) = tokio::join!(one.set_voters(&grown), push(&one, 10));
+    changed.expect("the set changes");
+    pushed.expect("it leads");
+    assert_eq!(one.voters(), [1, 2, 3].map(NodeId));
+    for log in [&two, &three] {
+        wait("the new voters have all", || {
+            values(log) == Vec::from_iter(0..=10)
+        })
+        .await;
+    }
+    // The first one is lost for good; the others go on and take another in its place.
+    one.shutdown().await;
+    net.cut(NodeId(1));
+    let leads = |log: &Log| log.leadership().borrow().ready;
+    wait("one of the others leads", || leads(&two) || leads(&three)).await;
+    let four = open(4, &[2, 3, 4]).await;
+    let leader = if leads(&two) { &two } else { &three };
+    leader
+        .set_voters(&set(&[2, 3, 4]))
+        .await
+        .expect("the set changes");
+    push(leader, 11).await.expect("it leads");
+    wait("the new voter has all", || {
+        values(&four) == Vec::from_iter(0..=11)
+    })
+    .await;
+    assert_eq!(four.voters(), [2, 3, 4].map(NodeId));
+    let refused = four.set_voters(&set(&[4])).await;
+    assert!(
+        matches!(refused, Err(ProposeError::NotLeader(_))),
+        "{refused:?}"
+    );
+    // Two of the new three are a majority.
+    let other = if leads(&two) { &three } else { &two };
+    other.shutdown().await;
+    push(leader, 12).await.expect("a majority is left");
+    for log in [&two, &three, &four] {
+        log.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,403 @@
+//! Nodes die, are cut off and stand still, one at a time, while programs work on all of them: what was synced is there,
+//! no update under a lock is lost, nothing old is seen, and who was not disturbed got no error.
+//!
+//! `CHAOS_SECONDS` (60) says how long, `SEED` which disturbances. Needs root and /dev/fuse.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+use tests::{Cluster, DEADLINE, wait_until};
+
+const NODES: u32 = 3;
+const ACCOUNTS: usize = 8;
+const MONEY: u64 = 1_000;
+/// After a disturbance the node's programs may still be told what went with their session.
+const AFTERMATH: Duration = Duration::from_secs(12);
+/// Shorter than a term less the age of its renewal: a node that stands still longer can show what its kernel has cached.
+const PAUSE_MS_MAX: u64 = 2_000;
+
+/// What happens to a node.
+#[derive(Clone, Copy, Debug)]
+enum Disturbance {
+    Kill,
+    Cut,
+    Pause,
+}
+
+/// One node and what its programs have done.
+struct Node {
+    tree: PathBuf,
+    number: u32,
+    /// Held for writing by who disturbs the node.
+    calm: RwLock<Option<Instant>>,
+    /// Numbers that were given out; none is used again, for its line may be there without an acknowledgement.
+    numbers: AtomicU64,
+    appended: Mutex<Vec<u64>>,
+    pulse: AtomicU64,
+    /// Transfers that were synced under the lock, and those of which nobody knows.
+    transfers: AtomicU64,
+    open_transfers: AtomicU64,
+    built: AtomicU64,
+    looks: AtomicU64,
+    excused: AtomicU64,
+}
+
+struct World {
+    nodes: Vec<Node>,
+    stop: AtomicBool,
+    faults: Mutex<Vec<String>>,
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+#[test]
+fn chaos() {
+    let variable = |name: &str| std::env::var(name).map(|value| value.parse::<u64>());
+    let seconds = variable("CHAOS_SECONDS").map_or(60, |value| value.expect("a number"));
+    let seed = variable("SEED").map_or_else(
+        |_| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            u64::from(now.expect("after 1970").subsec_nanos()) | 1
+        },
+        |value| value.expect("a number"),
+    );
+    println!("SEED={seed} CHAOS_SECONDS={seconds}");
+    let cluster = Cluster::up(NODES);
+    let world = World::new(&cluster);
+    let mut done = Vec::new();
+    thread::scope(|scope| {
+        for node in &world.nodes {
+            scope.spawn(|| world.runs(node, append));
+            scope.spawn(|| world.runs(node, transfer));
+            scope.spawn(|| world.runs(node, build));
+            scope.spawn(|| world.runs(node, look));
+        }
+        let mut dice = Dice(seed);
+        let end = Instant::now() + Duration::from_secs(seconds);
+        // The loops end also when a disturbance cannot be made.
+        let disturbed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while Instant::now() < end && world.faults().is_empty() {
+                thread::sleep(Duration::from_millis(dice.below(1_500)));
+                done.push(world.disturb(&cluster, &mut dice));
+            }
+        }));
+        world.stop.store(true, Ordering::SeqCst);
+        if let Err(panic) = disturbed {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    world.report(&done);
+    assert_eq!(world.faults(), Vec::<String>::new(), "SEED={seed}");
+    for number in 1..=NODES {
+        world.judge(&cluster, number);
+    }
+}
+
+impl World {
+    fn new(cluster: &Cluster) -> Self {
+        let node = |number| Node {
+            tree: cluster.path(number),
+            number,
+            calm: RwLock::new(None),
+            numbers: AtomicU64::new(0),
+            appended: Mutex::default(),
+            pulse: AtomicU64::new(0),
+            transfers: AtomicU64::new(0),
+            open_transfers: AtomicU64::new(0),
+            built: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            excused: AtomicU64::new(0),
+        };
+        let nodes: Vec<Node> = (1..=NODES).map(node).collect();
+        let tree = &nodes[0].tree;
+        let bank = File::create_new(tree.join("bank")).expect("make the bank");
+        bank.write_all_at(&encode(&[MONEY; ACCOUNTS], 0), 0)
+            .expect("fill the bank");
+        bank.sync_all().expect("sync the bank");
+        for number in 1..=NODES {
+            let pulse = File::create_new(tree.join(format!("pulse{number}"))).expect("make");
+            pulse.write_all_at(&[0; 8], 0).expect("write");
+            pulse.sync_all().expect("sync");
+            File::create_new(tree.join(format!("log{number}"))).expect("make");
+            fs::create_dir(tree.join(format!("build{number}"))).expect("mkdir");
+        }
+        Self {
+            nodes,
+            stop: AtomicBool::new(false),
+            faults: Mutex::default(),
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.faults.lock().expect("no holder panics").clone()
+    }
+
+    /// Does one thing on a node again and again. An error is a fault unless the node was disturbed.
+    fn runs(&self, node: &Node, work: fn(&Self, &Node) -> io::Result<()>) {
+        while !self.stop.load(Ordering::SeqCst) {
+            let began = Instant::now();
+            let Err(error) = work(self, node) else {
+                continue;
+            };
+            // A write lock means that the node is being disturbed.
+            let disturbed = node.calm.try_read().map_or(true, |last| {
+                last.is_some_and(|last| began < last + AFTERMATH)
+            });
+            // S5: also a disturbed node shows nothing wrong.
+            let wrong = error.kind() == io::ErrorKind::InvalidData;
+            if disturbed && !wrong {
+                node.excused.fetch_add(1, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+            } else {
+                let fault = format!("node {} at peace: {error}", node.number);
+                self.faults.lock().expect("no holder panics").push(fault);
+                return;
+            }
+        }
+    }
+
+    /// Disturbs a node, mends it, and waits until it serves.
+    fn disturb(&self, cluster: &Cluster, dice: &mut Dice) -> (Disturbance, u32, bool) {
+        let node = &self.nodes[usize::try_from(dice.below(NODES.into())).expect("few")];
+        let number = node.number;
+        let kind = [Disturbance::Kill, Disturbance::Cut, Disturbance::Pause];
+        let kind = kind[usize::try_from(dice.below(3)).expect("three")];
+        let led = cluster.status().leader == Some(number);
+        {
+            let mut calm = node.calm.write().expect("no holder panics");
+            match kind {
+                Disturbance::Kill => {
+                    cluster.kill(number);
+                    thread::sleep(Duration::from_millis(dice.below(3_000)));
+                    cluster.start(number);
+                }
+                Disturbance::Cut => {
+                    cluster.cut(number);
+                    thread::sleep(Duration::from_millis(dice.below(8_000)));
+                    cluster.heal(number);
+                }
+                Disturbance::Pause => {
+                    let daemon = Stopped::new(cluster, number);
+                    thread::sleep(Duration::from_millis(dice.below(PAUSE_MS_MAX)));
+                    drop(daemon);
+                }
+            }
+            let root = node.tree.join("bank");
+            wait_until("the disturbed node to serve", DEADLINE, || {
+                root.metadata().is_ok()
+            });
+            *calm = Some(Instant::now());
+        }
+        (kind, number, led)
+    }
+
+    fn report(&self, done: &[(Disturbance, u32, bool)]) {
+        println!(
+            "{} disturbances (node, whether it led): {done:?}",
+            done.len()
+        );
+        for node in &self.nodes {
+            println!(
+                "node {}: {} appends, {} transfers, {} builds, {} looks; {} errors while disturbed",
+                node.number,
+                node.appended.lock().expect("no holder panics").len(),
+                node.transfers.load(Ordering::SeqCst),
+                node.built.load(Ordering::SeqCst),
+                node.looks.load(Ordering::SeqCst),
+                node.excused.load(Ordering::SeqCst),
+            );
+        }
+    }
+
+    /// Looks at what is left, from one node.
+    fn judge(&self, cluster: &Cluster, from: u32) {
+        let tree = cluster.path(from);
+        let sum = |count: fn(&Node) -> &AtomicU64| -> u64 {
+            let counts = self
+                .nodes
+                .iter()
+                .map(|node| count(node).load(Ordering::SeqCst));
+            counts.sum()
+        };
+        let (accounts, count) = bank(&tree.join("bank")).expect("read the bank");
+        assert_eq!(
+            accounts.iter().sum::<u64>(),
+            MONEY * ACCOUNTS as u64,
+            "money"
+        );
+        let made = sum(|node| &node.transfers);
+        let open = sum(|node| &node.open_transfers);
+        assert!(
+            (made..=made + open).contains(&count),
+            "{made} transfers were made, {open} are open, the bank has {count}"
+        );
+        assert!(made > 0, "no transfer at all");
+        for node in &self.nodes {
+            let log = fs::read_to_string(tree.join(format!("log{}", node.number)));
+            let log = log.expect("read the log");
+            let found: std::collections::BTreeSet<u64> =
+                log.lines().filter_map(|line| line.parse().ok()).collect();
+            let appended = node.appended.lock().expect("no holder panics");
+            let lost: Vec<_> = appended.iter().filter(|n| !found.contains(n)).collect();
+            assert!(
+                lost.is_empty(),
+                "synced by node {} and lost: {lost:?}",
+                node.number
+            );
+            assert!(
+                !appended.is_empty(),
+                "no append at all on node {}",
+                node.number
+            );
+            let pulse = number(&tree.join(format!("pulse{}", node.number))).expect("read");
+            assert!(pulse >= node.pulse.load(Ordering::SeqCst), "an old pulse");
+        }
+    }
+}
+
+/// Appends the next number to the node's own log and syncs it, and beats.
+fn append(_: &World, node: &Node) -> io::Result<()> {
+    let mut log = File::options()
+        .append(true)
+        .open(node.tree.join(format!("log{}", node.number)))?;
+    let pulse = File::options()
+        .write(true)
+        .open(node.tree.join(format!("pulse{}", node.number)))?;
+    for _ in 0..20 {
+        let n = node.numbers.fetch_add(1, Ordering::SeqCst);
+        log.write_all(format!("\n{n}\n").as_bytes())?;
+        log.sync_all()?;
+        node.appended.lock().expect("no holder panics").push(n);
+        let beat = node.pulse.load(Ordering::SeqCst) + 1;
+        pulse.write_all_at(&beat.to_le_bytes(), 0)?;
+        pulse.sync_all()?;
+        node.pulse.store(beat, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+/// Moves money under a lock, through the descriptor that holds it.
+fn transfer(_: &World, node: &Node) -> io::Result<()> {
+    let path = node.tree.join("bank");
+    let file = File::options().read(true).write(true).open(path)?;
+    file.lock()?;
+    let (mut accounts, count) = read_bank(&file)?;
+    let from = usize::try_from(count).expect("few") % ACCOUNTS;
+    let to = (from + 1 + node.number as usize) % ACCOUNTS;
+    let amount = accounts[from].min(7);
+    accounts[from] -= amount;
+    accounts[to] += amount;
+    node.open_transfers.fetch_add(1, Ordering::SeqCst);
+    file.write_all_at(&encode(&accounts, count + 1), 0)?;
+    file.sync_all()?;
+    node.transfers.fetch_add(1, Ordering::SeqCst);
+    node.open_transfers.fetch_sub(1, Ordering::SeqCst);
+    file.unlock()?;
+    thread::sleep(Duration::from_millis(5));
+    Ok(())
+}
+
+/// Makes files, renames them, reads them back and removes them, as builds do.
+fn build(_: &World, node: &Node) -> io::Result<()> {
+    let dir = node.tree.join(format!("build{}", node.number));
+    for n in 0..5 {
+        let (new, done) = (dir.join(format!("new{n}")), dir.join(format!("done{n}")));
+        let text = format!("{n} {}", node.built.load(Ordering::SeqCst));
+        fs::write(&new, &text)?;
+        fs::rename(&new, &done)?;
+        let found = fs::read_to_string(&done)?;
+        if found != text {
+            return Err(wrong(format!("{found:?} instead of {text:?}")));
+        }
+    }
+    for entry in fs::read_dir(&dir)? {
+        fs::remove_file(entry?.path())?;
+    }
+    node.built.fetch_add(1, Ordering::SeqCst);
+    Ok(())
+}
+
+/// S1, S3: what another node has synced before the look began is seen.
+fn look(world: &World, node: &Node) -> io::Result<()> {
+    for other in &world.nodes {
+        let least = other.pulse.load(Ordering::SeqCst);
+        let seen = number(&node.tree.join(format!("pulse{}", other.number)))?;
+        if seen < least {
+            return Err(wrong(format!("stale: {seen} after {least}")));
+        }
+    }
+    node.looks.fetch_add(1, Ordering::SeqCst);
+    Ok(())
+}
+
+fn wrong(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn number(path: &Path) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open(path)?.read_exact_at(&mut bytes, 0)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn bank(path: &Path) -> io::Result<([u64; ACCOUNTS], u64)> {
+    read_bank(&File::open(path)?)
+}
+
+fn read_bank(file: &File) -> io::Result<([u64; ACCOUNTS], u64)> {
+    let mut bytes = [0; 8 * (ACCOUNTS + 1)];
+    file.read_exact_at(&mut bytes, 0)?;
+    let mut numbers = bytes
+        .chunks_exact(8)
+        .map(|part| u64::from_le_bytes(part.try_into().expect("eight bytes")));
+    let count = numbers.next().expect("the count");
+    let mut accounts = [0; ACCOUNTS];
+    for (account, number) in accounts.iter_mut().zip(numbers) {
+        *account = number;
+    }
+    Ok((accounts, count))
+}
+
+fn encode(accounts: &[u64; ACCOUNTS], count: u64) -> Vec<u8> {
+    let numbers = std::iter::once(&count).chain(accounts);
+    numbers.flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// A daemon that stands still as long as this lives.
+struct Stopped(nix::unistd::Pid);
+
+impl Stopped {
+    fn new(cluster: &Cluster, number: u32) -> Self {
+        let status = cluster.status();
+        let init = status.nodes.iter().find(|node| node.number == number);
+        let init = init.and_then(|node| node.pid).expect("it runs");
+        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"));
+        let children = children.expect("the init's children");
+        let daemon = children.split_whitespace().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "glud")
+        });
+        let daemon = nix::unistd::Pid::from_raw(daemon.expect("a daemon").parse().expect("a pid"));
+        nix::sys::signal::kill(daemon, nix::sys::signal::SIGSTOP).expect("stop the daemon");
+        Self(daemon)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        nix::sys::signal::kill(self.0, nix::sys::signal::SIGCONT).expect("let the daemon go on");
+    }
+}
