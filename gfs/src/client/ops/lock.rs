@@ -16,7 +16,6 @@ use consistency::wire::lock::{
 use consistency::wire::meta::{MetaReply, MetaRequest};
 use consistency::{InodeNo, OpSeq};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant as Deadline, sleep};
@@ -68,18 +67,17 @@ pub(super) async fn setlk(
     let Some(lock) = held(&lock)? else {
         return clear(core, ino, owner, range).await;
     };
-    // Dropped with this future when the caller is interrupted.
-    let (caller, gone) = oneshot::channel::<()>();
+    // The other end goes with this future when the caller is interrupted.
+    let (caller, outcome) = oneshot::channel();
     let request = core
         .locks
         .begin(ino, owner, Some(handle), range, Some(lock.mode), wait);
     let task = {
         let core = Arc::clone(core);
-        async move { acquire(&core, &request, lock, wait, gone).await }
+        async move { acquire(&core, &request, lock, wait, caller).await }
     };
-    let outcome = finished(tokio::spawn(task).await);
-    drop(caller);
-    outcome
+    drop(tokio::spawn(task));
+    outcome.await.unwrap_or(Err(Errno::EIO))
 }
 
 /// FLUSH: a close ends the process's fcntl locks on the file, through whichever descriptor they were made.
@@ -127,35 +125,36 @@ async fn acquire(
     request: &Request,
     lock: Held,
     wait: bool,
-    gone: oneshot::Receiver<()>,
-) -> Result<(), Errno> {
+    mut caller: oneshot::Sender<Result<(), Errno>>,
+) {
     let op = LockOp::Acquire { lock, wait };
     if !wait {
-        return change(core, request, op).await;
+        // Who is killed while it is on its way closes the file, which gives it back.
+        let _gone = caller.send(change(core, request, op).await);
+        return;
     }
-    let cancelled = AtomicBool::new(false);
     let seq = core.calls.lock_seq();
     let outcome = tokio::select! {
         outcome = core.ask_lock_as(request, op, seq) => outcome,
-        () = cancel(core, seq, gone, &cancelled) => unreachable!("it cancels until it is dropped"),
+        () = cancel(core, seq, &mut caller) => unreachable!("it cancels until it is dropped"),
     };
     match outcome {
-        Ok((_, before)) if cancelled.load(Ordering::Relaxed) => {
-            restore(core, request, lock.range, &before).await;
-            Err(Errno::EINTR)
+        Ok((_, before)) => {
+            if caller.send(Ok(())).is_err() {
+                // The caller has gone, be it at the same moment.
+                restore(core, request, lock.range, &before).await;
+            }
         }
-        Ok(_) => Ok(()),
         Err(error) => {
             request.lost();
-            Err(error)
+            let _gone = caller.send(Err(error));
         }
     }
 }
 
 /// When the caller has gone, tells the leader so until the request is answered.
-async fn cancel(core: &Core, seq: OpSeq, gone: oneshot::Receiver<()>, cancelled: &AtomicBool) {
-    let _dropped = gone.await;
-    cancelled.store(true, Ordering::Relaxed);
+async fn cancel(core: &Core, seq: OpSeq, caller: &mut oneshot::Sender<Result<(), Errno>>) {
+    caller.closed().await;
     loop {
         let session = core.phase.borrow().session();
         if let Some(session) = session {
