@@ -362,7 +362,7 @@ pub enum FlushContent {
         /// Smallest size the file had since the last flush.
         cut: Option<u64>,
         /// New extents. They name `chunks`, or what other files have as well; a chunk that no file has any more is
-        /// refused as [`FsError::Stale`] (M6).
+        /// refused as [`FsError::Stale`] (M8).
         add: Vec<Extent>,
         /// Chunks that became durable for this flush, with their lengths.
         chunks: Vec<(ChunkId, u32)>,

@@ -2,7 +2,7 @@
 //!
 //! A copy refers to the chunks of its source instead of writing them again. The reference keeps nothing alive until it
 //! is committed, so it is flushed before the copy returns, and never kept for later. If the source has changed
-//! meanwhile and its chunks are dead, the leader refuses the flush as stale (M6); they can still be read for some
+//! meanwhile and its chunks are dead, the leader refuses the flush as stale (M8); they can still be read for some
 //! seconds, and go into chunks of the copy's own.
 
 use super::Core;

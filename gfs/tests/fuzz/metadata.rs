@@ -22,7 +22,7 @@ struct World {
     inodes: Vec<InodeNo>,
     files: Vec<InodeNo>,
     chunks: Vec<ChunkId>,
-    /// What files were given: other files may share it, if it is still there (M6).
+    /// What files were given: other files may share it, if it is still there (M8).
     extents: Vec<Extent>,
     /// Extents taken that share a chunk.
     shared: u64,
@@ -257,7 +257,7 @@ fn flush(dice: &mut Dice, world: &World) -> FlushFile {
     }
 }
 
-/// What a client would send: new bytes in chunks of its own, and what it shares with other files (M6).
+/// What a client would send: new bytes in chunks of its own, and what it shares with other files (M8).
 fn sound_flush(dice: &mut Dice, world: &World) -> FlushFile {
     let (mut add, mut chunks) = (Vec::new(), Vec::new());
     for _ in 0..1 + dice.below(3) {

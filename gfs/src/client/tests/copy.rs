@@ -159,7 +159,7 @@ async fn three_pieces(mount: &Mount) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m6_chunks_that_died_are_written_anew() {
+async fn m8_chunks_that_died_are_written_anew() {
     let cluster = Cluster::start().await;
     let [one, two] = [cluster.node(2).await, cluster.node(3).await];
     let data = three_pieces(&one).await;
@@ -176,7 +176,7 @@ async fn m6_chunks_that_died_are_written_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn m6_what_cannot_be_read_any_more_is_an_error_and_changes_nothing() {
+async fn m8_what_cannot_be_read_any_more_is_an_error_and_changes_nothing() {
     let cluster = Cluster::start().await;
     let [one, two] = [cluster.node(2).await, cluster.node(3).await];
     three_pieces(&one).await;

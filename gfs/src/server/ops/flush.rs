@@ -259,7 +259,7 @@ fn brought(state: &MetaState, session: SessionId, id: ChunkId, len: u32) -> Resu
     Ok(Named { len, lies })
 }
 
-/// Finds a chunk that a flush shares with other files. M6: it must be live now, whatever its writer knew when it
+/// Finds a chunk that a flush shares with other files. M8: it must be live now, whatever its writer knew when it
 /// read the other file's map; what is dead may be deleted at any moment.
 fn shared(state: &MetaState, id: ChunkId) -> Result<Named, FsError> {
     match state.chunks.state(id) {
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn m6_a_chunk_of_another_file_is_shared() {
+    fn m8_a_chunk_of_another_file_is_shared() {
         let mut world = shared_world();
         let add = [extent(500, 1000, 1, 0), extent(1500, 300, 2, 700)];
         let attr = share(&mut world, 4000, &add).expect("both are live");
@@ -701,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn m6_what_is_not_live_is_not_shared() {
+    fn m8_what_is_not_live_is_not_shared() {
         let mut world = shared_world();
         let before = world.attr("g");
         let stale = Err(FsError::Stale);
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn m6_references_fit_their_chunk() {
+    fn m8_references_fit_their_chunk() {
         #[track_caller]
         fn refused(spoil: impl FnOnce(&mut Extent), expected: FsError) {
             let mut world = shared_world();
@@ -738,7 +738,7 @@ mod tests {
 
     /// Its copies may have moved since the sender heard of them: the table knows where they are.
     #[test]
-    fn m6_a_reference_may_name_older_places() {
+    fn m8_a_reference_may_name_older_places() {
         let mut world = shared_world();
         let listed = world.state.chunks.replicas(ChunkId(1));
         let mut extent = extent(0, 1000, 1, 0);
