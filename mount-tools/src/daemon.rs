@@ -1,7 +1,7 @@
 //! Asks this node's daemon over its control socket (`node/control.rs` has the questions).
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,30 @@ pub(crate) struct Daemon {
     pub(crate) hard: bool,
     /// Tenths of a second.
     pub(crate) timeo: u32,
+}
+
+/// A node as the leader sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterNode {
+    pub(crate) node: u16,
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    pub(crate) voter: bool,
+    pub(crate) rack: String,
+    pub(crate) disk_total: u64,
+    pub(crate) disk_free: u64,
+    pub(crate) chunks: u64,
+    pub(crate) chunk_bytes: u64,
+    pub(crate) draining: bool,
+}
+
+/// How the repair of chunks stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterRepair {
+    pub(crate) complete: bool,
+    pub(crate) lacking: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) copying: u64,
 }
 
 /// There is no answer.

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use consistency::NodeId;
-use consistency::wire::meta::{NodeReport, NodeStatus};
 use consistency::wire::node::NodeLoad;
+use consistency::wire::request::{NodeReport, NodeStatus};
 use gfs::net::mem::MemNet;
 use gfs::net::{NetError, ServiceId};
 use gproc::job::{Agent, JobServer, Nodes, SOCKET_ENV, bind};

@@ -15,11 +15,13 @@
 mod binaries;
 mod cluster;
 mod command;
+mod dice;
 pub mod linear;
 
 pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
+pub use dice::Dice;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

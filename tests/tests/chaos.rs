@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use tests::{Cluster, DEADLINE, wait_until};
+use tests::{Cluster, DEADLINE, Dice, wait_until};
 
 const NODES: u32 = 3;
 const ACCOUNTS: usize = 8;
@@ -53,17 +53,6 @@ struct World {
     faults: Mutex<Vec<String>>,
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 #[test]
 fn chaos() {
     let variable = |name: &str| std::env::var(name).map(|value| value.parse::<u64>());
@@ -86,7 +75,7 @@ fn chaos() {
             scope.spawn(|| world.runs(node, build));
             scope.spawn(|| world.runs(node, look));
         }
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let end = Instant::now() + Duration::from_secs(seconds);
         // The loops end also when a disturbance cannot be made.
         let disturbed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -172,7 +161,7 @@ impl World {
 
     /// Disturbs a node, mends it, and waits until it serves.
     fn disturb(&self, cluster: &Cluster, dice: &mut Dice) -> (Disturbance, u32, bool) {
-        let node = &self.nodes[usize::try_from(dice.below(NODES.into())).expect("few")];
+        let node = &self.nodes[dice.below(self.nodes.len())];
         let number = node.number;
         let kind = [Disturbance::Kill, Disturbance::Cut, Disturbance::Pause];
         let kind = kind[usize::try_from(dice.below(3)).expect("three")];

@@ -10,22 +10,11 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use tests::Cluster;
+use tests::{Cluster, Dice};
 
 const FILE_BYTES_MAX: usize = 1 << 20;
 const OP_BYTES_MAX: usize = 64 << 10;
 const PAGE: usize = 4096;
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).expect("small")
-    }
-}
 
 /// One node's view of the file.
 struct Node {
@@ -209,7 +198,7 @@ fn nodes_in_turn(ops: usize) {
     println!("SEED={seed}");
     let cluster = Cluster::up(2);
     let mut nodes = [1, 2].map(|node| Node::open(cluster.path(node).join("f")));
-    let mut dice = Dice(seed.max(1));
+    let mut dice = Dice::new(seed.max(1));
     let mut model = Vec::new();
     for number in 0..ops {
         let doer = dice.below(2);

@@ -19,30 +19,13 @@ use tests::linear::models::{
     NamesRet, Records, Register, RegisterOp, Stat,
 };
 use tests::linear::{Clock, History, Log, Model, Verdict, check, check_each};
-use tests::{Cluster, with_deadline};
+use tests::{Cluster, Dice, with_deadline};
 
 const NODES: u32 = 3;
 const THREADS_PER_NODE: u32 = 2;
 /// Few, so that they are fought over.
 const FILES: u32 = 3;
 const NAMES: u8 = 5;
-
-/// Random numbers that a seed repeats (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u32) -> u32 {
-        u32::try_from(self.roll() % u64::from(end)).expect("below a u32")
-    }
-}
 
 /// A thread of a workload.
 struct Actor {
@@ -127,7 +110,7 @@ impl Run {
                     dir: self.cluster.path(node).join(name),
                     number,
                     values: 0,
-                    dice: Dice(self.seed ^ (u64::from(number) << 32)),
+                    dice: Dice::new(self.seed ^ (u64::from(number) << 32)),
                 };
                 let mut log = clock.log(format!("node{node}.{}", number / NODES));
                 let (together, steps) = (Arc::clone(&together), self.ops / actors);
@@ -304,7 +287,7 @@ fn appended(run: &Run) -> Result<(), String> {
 fn names(run: &Run) -> Result<(), String> {
     let step = |actor: &mut Actor, (): &mut (), log: &mut LogOf<Names>| {
         let roll = actor.dice.below(9);
-        let name = u8::try_from(actor.dice.below(NAMES.into())).expect("few names");
+        let name = actor.dice.below(NAMES);
         let op = match roll {
             0 | 1 => NamesOp::Create(name),
             2 => NamesOp::Unlink(name),

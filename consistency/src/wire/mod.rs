@@ -9,6 +9,7 @@ pub mod lease;
 pub mod lock;
 pub mod meta;
 pub mod node;
+pub mod request;
 pub mod watch;
 
 use serde::Serialize;

@@ -57,7 +57,7 @@ use accesses::Accesses;
 use call::{Announcements, Bystander, Calls};
 use clock::Clock;
 use consistency::lease;
-use consistency::wire::meta::NodeReport;
+use consistency::wire::request::NodeReport;
 use consistency::{InodeNo, NodeId, SessionId};
 use dashmap::DashMap;
 use flush::DirtyFiles;

@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::session::Phase;
-use consistency::wire::meta::MetaRequest;
+use consistency::wire::request::MetaRequest;
 use consistency::{InodeNo, LeaseId, SessionId};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

@@ -15,7 +15,7 @@ use super::Core;
 use super::call::Answered;
 use crate::error::Errno;
 use consistency::wire::lease::Mode;
-use consistency::wire::meta::{MetaReply, MetaRequest};
+use consistency::wire::request::{MetaReply, MetaRequest};
 use consistency::{Duration as Micros, Epoch, InodeNo, Instant, SessionId};
 use futures::StreamExt;
 use std::sync::Arc;

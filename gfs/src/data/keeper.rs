@@ -8,7 +8,7 @@ use super::pace::Pace;
 use async_trait::async_trait;
 use consistency::ChunkId;
 use consistency::wire::chunk::ChunkFailure;
-use consistency::wire::meta::{COPIES_PER_MESSAGE, MetaReply, MetaRequest};
+use consistency::wire::request::{COPIES_PER_MESSAGE, MetaReply, MetaRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};

@@ -1,7 +1,7 @@
 //! Which nodes get a chunk: near the writer first, then where nothing fails together with what has it, and there where
 //! room is.
 
-use consistency::wire::meta::NodeStatus;
+use consistency::wire::request::NodeStatus;
 use consistency::{ChunkId, NodeId};
 use std::collections::BTreeSet;
 
@@ -95,7 +95,7 @@ fn weight(chunk: ChunkId, status: &NodeStatus) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consistency::wire::meta::NodeReport;
+    use consistency::wire::request::NodeReport;
     use std::collections::BTreeMap;
 
     const GIB: u64 = 1 << 30;

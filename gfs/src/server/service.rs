@@ -31,9 +31,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::lease::Announcement;
 use consistency::wire::lock::LockReply;
-use consistency::wire::meta::{
-    FsError, MetaReply, MetaRequest, NodeReport, NodeStatus, Op, OpReply, StatFs,
-};
+use consistency::wire::meta::{FsError, Op, OpReply, StatFs};
+use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus};
 use consistency::wire::{decode, encode};
 use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};

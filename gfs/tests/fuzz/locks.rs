@@ -5,7 +5,7 @@ use consistency::lock::{Acquired, Server, WaitId};
 use consistency::wire::lock::{
     Held, LocalOwner, LockKind, LockMode, LockOp, LockOwner, LockRange, RANGE_END,
 };
-use consistency::wire::meta::MetaRequest;
+use consistency::wire::request::MetaRequest;
 use consistency::wire::{decode, encode};
 use consistency::{Epoch, InodeNo, OpSeq, SessionId};
 use std::collections::BTreeSet;

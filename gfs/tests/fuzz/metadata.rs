@@ -4,9 +4,10 @@ use crate::dice::{Dice, cases};
 use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, MetaRequest, Name, NewNode, Op, OpReply,
-    QUOTA_BYTES, QUOTA_INODES, REPLICAS, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
+    Extent, FileKind, FlushContent, FlushFile, Name, NewNode, Op, OpReply, QUOTA_BYTES,
+    QUOTA_INODES, REPLICAS, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
 };
+use consistency::wire::request::MetaRequest;
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use gfs::server::machine::StateMachine;

@@ -4,7 +4,7 @@
 //! *Placed* are the jobs this node has sent there that its report cannot show yet: those younger than [`FELT_AFTER`]
 //! that have not ended. Ties go to the node with the fewest placements, then to the one that was chosen longest ago.
 
-use consistency::wire::meta::NodeStatus;
+use consistency::wire::request::NodeStatus;
 use consistency::{Duration, Instant, NodeId};
 use std::collections::BTreeMap;
 
@@ -137,8 +137,8 @@ impl Placer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consistency::wire::meta::NodeReport;
     use consistency::wire::node::NodeLoad;
+    use consistency::wire::request::NodeReport;
 
     fn node(id: u16, runnable: f32, cpus: u32, speed: u32) -> NodeStatus {
         let load = NodeLoad {

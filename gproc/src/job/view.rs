@@ -1,7 +1,7 @@
 //! What home knows about the nodes, kept fresh without a job ever waiting for it.
 
 use async_trait::async_trait;
-use consistency::wire::meta::NodeStatus;
+use consistency::wire::request::NodeStatus;
 use gfs::net::NetError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! `glu status`, `glu drain`, `glu undrain`: this node, the nodes as the metadata leader sees them, and emptying one.
 
-use crate::daemon::{SOCKET_DEFAULT, ask};
+use crate::daemon::{ClusterNode, ClusterRepair, SOCKET_DEFAULT, ask};
 use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -64,30 +64,8 @@ struct Whole {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Cluster {
-    nodes: Vec<Node>,
-    repair: Repair,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Node {
-    node: u16,
-    name: String,
-    up: bool,
-    voter: bool,
-    rack: String,
-    disk_total: u64,
-    disk_free: u64,
-    chunks: u64,
-    chunk_bytes: u64,
-    draining: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Repair {
-    complete: bool,
-    lacking: u64,
-    unreachable: u64,
-    copying: u64,
+    nodes: Vec<ClusterNode>,
+    repair: ClusterRepair,
 }
 
 #[derive(Debug, Deserialize)]
@@ -180,7 +158,7 @@ fn drain(socket: &Path, node: u16, drain: bool) -> Result<()> {
 }
 
 /// Says whether an empty node may be switched off.
-fn may_go(node: &Node) -> String {
+fn may_go(node: &ClusterNode) -> String {
     if node.voter {
         format!(
             "node {} holds no file data, but keeps the metadata: it may be switched off only while most voters are up",
@@ -194,7 +172,7 @@ fn may_go(node: &Node) -> String {
     }
 }
 
-fn table(nodes: &[Node]) -> Table {
+fn table(nodes: &[ClusterNode]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header([
         "NODE", "NAME", "STATE", "RACK", "CHUNKS", "DATA", "FREE", "DISK",
@@ -214,7 +192,7 @@ fn table(nodes: &[Node]) -> Table {
     table
 }
 
-fn state(node: &Node) -> String {
+fn state(node: &ClusterNode) -> String {
     let up = if node.up { "up" } else { "down" };
     match (node.draining, node.chunks) {
         (false, _) => up.to_owned(),
@@ -223,7 +201,7 @@ fn state(node: &Node) -> String {
     }
 }
 
-fn line(repair: &Repair) -> String {
+fn line(repair: &ClusterRepair) -> String {
     if !repair.complete {
         return format!("repair: looking, {} copies under way", repair.copying);
     }

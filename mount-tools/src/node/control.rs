@@ -14,9 +14,10 @@
 
 use super::Node;
 use super::members::Members;
+use crate::daemon::{ClusterNode, ClusterRepair};
 use anyhow::{Context, Result};
 use consistency::NodeId;
-use consistency::wire::meta::{MetaReply, MetaRequest, NodeStatus};
+use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
 use gfs::server::service::MetaServer;
 use serde::{Deserialize, Serialize};
@@ -91,30 +92,6 @@ struct Wait {
     inode: u64,
     pid: u32,
     ms: u128,
-}
-
-/// A node as the leader sees it.
-#[derive(Debug, Serialize)]
-struct ClusterNode {
-    node: u16,
-    name: String,
-    up: bool,
-    voter: bool,
-    rack: String,
-    disk_total: u64,
-    disk_free: u64,
-    chunks: u64,
-    chunk_bytes: u64,
-    draining: bool,
-}
-
-/// How the repair of chunks stands.
-#[derive(Debug, Serialize)]
-struct ClusterRepair {
-    complete: bool,
-    lacking: u64,
-    unreachable: u64,
-    copying: u64,
 }
 
 /// What answers about the whole cluster.

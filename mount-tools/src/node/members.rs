@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::meta::{MetaReply, MetaRequest, NodeReport, NodeStatus};
+use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus};
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, NodeId};
 use gfs::data::keeper::AskLeader;

@@ -13,7 +13,7 @@ use consistency::lock::Ranges;
 use consistency::wire::lock::{
     Held, LocalOwner, LockKind, LockMode, LockOp, LockRange, LockReply, RANGE_END,
 };
-use consistency::wire::meta::{MetaReply, MetaRequest};
+use consistency::wire::request::{MetaReply, MetaRequest};
 use consistency::{InodeNo, OpSeq};
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use crate::error::Errno;
 use crate::tree::SetAttrRequest;
 use futures::future::{BoxFuture, join_all};
 use std::sync::Arc;
+use tests::Dice;
 use tests::linear::models::{
     Attributes, AttributesOp, AttributesRet, Names, NamesOp, NamesRet, Register, RegisterOp, Stat,
 };
@@ -22,19 +23,6 @@ const FILES: u32 = 3;
 const NAMES: u8 = 4;
 /// Histories until a fault must have shown.
 const HISTORIES_MAX: u64 = 60;
-
-/// Random numbers that a seed repeats (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from((z ^ (z >> 31)) % u64::from(end)).expect("below a u32")
-    }
-}
 
 /// The process of a node.
 struct Actor {
@@ -92,7 +80,7 @@ where
         let mut log: Log<Op<M>, Ret<M>> = clock.log(format!("node{}", number + 2));
         let mut actor = Actor {
             mount,
-            dice: Dice(seed ^ (u64::from(number) << 32)),
+            dice: Dice::new(seed ^ (u64::from(number) << 32)),
             values: number,
         };
         tokio::spawn(async move {
@@ -187,7 +175,7 @@ fn names() -> Workload<Names> {
     Workload {
         set_up: |_| Box::pin(async {}),
         roll: |actor| {
-            let name = u8::try_from(actor.dice.below(NAMES.into())).expect("few names");
+            let name = actor.dice.below(NAMES);
             match actor.dice.below(7) {
                 0 | 1 => NamesOp::Create(name),
                 2 => NamesOp::Unlink(name),

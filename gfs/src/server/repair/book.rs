@@ -4,7 +4,7 @@
 use super::plan::{Finding, Job, View};
 use crate::server::state::Listed;
 use consistency::wire::chunk::VERIFY_CHUNKS_MAX;
-use consistency::wire::meta::{NodeStatus, RepairStatus};
+use consistency::wire::request::{NodeStatus, RepairStatus};
 use consistency::{ChunkId, Epoch, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

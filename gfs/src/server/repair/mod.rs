@@ -27,7 +27,7 @@ use super::state::{Body, Listed, MetaState, Reply, Step};
 use crate::net::ServiceId;
 use bytes::Bytes;
 use consistency::wire::chunk::{ChunkFailure, ChunkReply, ChunkRequest};
-use consistency::wire::meta::{MetaReply, NodeStatus, RepairStatus};
+use consistency::wire::request::{MetaReply, NodeStatus, RepairStatus};
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, Epoch, NodeId};
 use std::collections::BTreeSet;

@@ -13,7 +13,7 @@
 use crate::data::place::{domain, has_room, order};
 use crate::server::state::{Listed, REPLICAS_MAX};
 use consistency::wire::chunk::CHUNK_BYTES_MAX;
-use consistency::wire::meta::NodeStatus;
+use consistency::wire::request::NodeStatus;
 use consistency::{ChunkId, NodeId};
 use std::collections::BTreeSet;
 

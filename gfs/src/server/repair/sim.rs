@@ -14,11 +14,12 @@ use crate::data::sweep::Sweep;
 use crate::server::machine::StateMachine;
 use crate::server::state::tests::Dice;
 use crate::server::state::{Body, Command, Listed, MetaState, Reply, Step};
+use consistency::wire::meta::Name;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, NewNode, NodeStatus, Op, OpReply, REPLICAS,
-    XattrMode,
+    Extent, FileKind, FlushContent, FlushFile, NewNode, Op, OpReply, REPLICAS, XattrMode,
 };
-use consistency::wire::meta::{Name, NodeReport};
+use consistency::wire::request::NodeReport;
+use consistency::wire::request::NodeStatus;
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

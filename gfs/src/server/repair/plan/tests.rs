@@ -1,5 +1,5 @@
 use super::*;
-use consistency::wire::meta::NodeReport;
+use consistency::wire::request::NodeReport;
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
