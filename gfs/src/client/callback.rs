@@ -31,8 +31,6 @@ use tokio::time::timeout;
 const GRANT_WITHIN: Duration = Duration::from_millis(20);
 /// Who waited for an exclusive grant gets this long to use it before it is broken.
 const FIRST_USE_WITHIN: Duration = Duration::from_millis(10);
-/// A break waits this long for GETATTRs under way (K2): one of them may itself wait for another node's break.
-const LOOK_WITHIN: Duration = Duration::from_millis(20);
 /// Attempts to flush before the ack; then the changes are given up, because everybody else waits.
 const FLUSH_ATTEMPTS: u32 = 3;
 /// Rounds of R1 after which one is logged.
@@ -99,9 +97,6 @@ impl Core {
         node.wake();
         // K1: what was given out under the lease reaches the kernel before the kernel is told to forget.
         node.wait(|state| (state.holds == 0).then_some(())).await;
-        // K2
-        let looked = node.wait(|state| (state.looking == 0).then_some(()));
-        let _late = timeout(LOOK_WITHIN, looked).await;
         let exclusive = self.leases().held(request.ino) == Some(Mode::Exclusive);
         match &request.scope {
             Scope::Flush => self.break_flush(&node, &request).await,

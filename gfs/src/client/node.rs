@@ -62,8 +62,6 @@ pub(super) struct State {
     pub(super) page_reads: u32,
     /// Replies under the lease that have not reached the kernel yet (K1).
     pub(super) holds: u32,
-    /// GETATTRs that the leader is asked for, until their replies have reached the kernel (K2).
-    pub(super) looking: u32,
     /// Replies outside a lease that have not reached the kernel yet (R1).
     pub(super) unleased: u32,
     /// A `Load` or `SetAttr` is under way: one at a time, so that a reply with attributes from before the
@@ -279,24 +277,6 @@ impl<'a> BreakTurn<'a> {
 impl Drop for BreakTurn<'_> {
     fn drop(&mut self) {
         self.0.state().break_turn = false;
-        self.0.wake();
-    }
-}
-
-/// Counts a GETATTR until its reply is with the kernel.
-#[derive(Debug)]
-pub(super) struct Looking(Arc<Node>);
-
-impl Looking {
-    pub(super) fn new(node: &Arc<Node>) -> Self {
-        node.state().looking += 1;
-        Self(Arc::clone(node))
-    }
-}
-
-impl Drop for Looking {
-    fn drop(&mut self) {
-        self.0.state().looking -= 1;
         self.0.wake();
     }
 }

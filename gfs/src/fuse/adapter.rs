@@ -3,24 +3,31 @@
 //! A tree's ENOSYS never reaches the kernel as such: there it means "never ask again, on the whole mount", which
 //! one tree must not say for the others. ENOSYS comes from this file alone, for what no tree does.
 
+use super::asker::Asker;
+use super::crossing::Crossings;
 use super::reply::{Answer, Listing, xattr_names};
 use super::request::{LockRequest, Operation, Request};
 use crate::error::Errno;
-use crate::tree::{Caller, Hold, Lock, Opened, Tree};
+use crate::tree::{AttrReply, Caller, Hold, Lock, Opened, Tree};
 use consistency::InodeNo;
 use consistency::wire::meta::FileKind;
 use fuser::FopenFlags;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Cookie behind `.`; the listing goes on with `..`.
 const COOKIE_SELF: u64 = 1;
 /// Cookie behind `..`; the listing goes on with the tree's first entry.
 const COOKIE_PARENT: u64 = 2;
+/// Times that the kernel is made to ask once more (K2): it may be told to forget again and again.
+const ASKS_MAX: u32 = 8;
 
 /// Asks a tree what the kernel asks.
 pub(super) struct Adapter {
     tree: Arc<dyn Tree>,
+    crossings: Arc<Crossings>,
+    asker: Asker,
     /// Locks reach the tree, so that each close must send its FLUSH.
     locks: bool,
 }
@@ -34,8 +41,18 @@ impl fmt::Debug for Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(tree: Arc<dyn Tree>, locks: bool) -> Self {
-        Self { tree, locks }
+    pub(super) fn new(
+        tree: Arc<dyn Tree>,
+        crossings: Arc<Crossings>,
+        asker: Asker,
+        locks: bool,
+    ) -> Self {
+        Self {
+            tree,
+            crossings,
+            asker,
+            locks,
+        }
     }
 
     /// Takes back lookups.
@@ -83,8 +100,8 @@ impl Adapter {
         let tree = &self.tree;
         Ok(match operation {
             Operation::Lookup { name } => Answer::looked_up(tree.lookup(caller, ino, &name).await?),
-            Operation::Getattr { fh } => Answer::attr(tree.getattr(caller, ino, fh).await?),
-            Operation::Statx { fh } => Answer::statx(tree.getattr(caller, ino, fh).await?),
+            Operation::Getattr { fh } => Answer::attr(self.getattr(caller, ino, fh).await?),
+            Operation::Statx { fh } => Answer::statx(self.getattr(caller, ino, fh).await?),
             Operation::Setattr(set) => Answer::attr_set(tree.setattr(caller, ino, set).await?),
             Operation::Readlink => Answer::data(tree.readlink(caller, ino).await?, Hold::none()),
             Operation::Make { name, node, mode } => {
@@ -257,6 +274,50 @@ impl Adapter {
                 unreachable!("the session answers {operation:?} itself")
             }
         })
+    }
+
+    /// Returns attributes of which the kernel has the size, or takes it with this reply (K2).
+    async fn getattr(
+        &self,
+        caller: Caller,
+        ino: InodeNo,
+        fh: Option<u64>,
+    ) -> Result<AttrReply, Errno> {
+        let came = Instant::now();
+        for _ in 0..ASKS_MAX {
+            let told = self.crossings.told(ino);
+            let reply = self.tree.getattr(caller, ino, fh).await?;
+            // Nothing else is mapped.
+            if reply.attr.kind != FileKind::File {
+                return Ok(reply);
+            }
+            if let Some(replying) = self.crossings.reply(ino, came) {
+                let hold = Hold::new((reply.hold, replying));
+                return Ok(AttrReply { hold, ..reply });
+            }
+            if self.asker.is(caller.pid) {
+                return Ok(reply);
+            }
+            match self.asker.kernel_size(ino).await {
+                Ok(size) if size != reply.attr.size => {}
+                Ok(_) => {
+                    self.crossings.settle(ino, told);
+                    return Ok(reply);
+                }
+                Err(error) => {
+                    // What it does not have it cannot map.
+                    tracing::debug!(%ino, %error, "the kernel cannot be asked for a size");
+                    return Ok(reply);
+                }
+            }
+            // Its hold would keep a break waiting that the question waits for.
+            drop(reply);
+            if let Err(error) = self.asker.ask(ino).await {
+                tracing::debug!(%ino, %error, "the kernel could not be made to ask");
+            }
+        }
+        tracing::warn!(%ino, "the kernel is told to forget faster than it can ask");
+        self.tree.getattr(caller, ino, fh).await
     }
 
     /// Finds data or a hole. For a tree without holes the whole file is data, with a hole at its end.

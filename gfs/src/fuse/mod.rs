@@ -14,12 +14,15 @@
 //!
 //! # Rules
 //! - K1: a reply's `Hold` ends after the reply is with the kernel, so that no invalidation overtakes it.
+//! - K2: a size that the kernel shows is one that it keeps ([`crossing`]).
 //! - Policy A: attributes are cached from GETATTR and STATX replies alone, never from entries or SETATTR.
 //! - Each request is answered once, whatever happens to its task; one that cannot be answered is taken back.
 //! - A worker never waits: not for the network, not for a notification, not for a process.
 
 mod abi;
 mod adapter;
+mod asker;
+mod crossing;
 mod device;
 mod init;
 mod interrupt;

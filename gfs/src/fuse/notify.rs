@@ -4,6 +4,7 @@
 //! are success.
 
 use super::abi::notify;
+use super::crossing::Crossings;
 use super::device::Device;
 use super::reply::Fields;
 use crate::tree::Kernel;
@@ -20,6 +21,7 @@ pub const STORE_BYTES_MAX: usize = 1 << 20;
 pub struct Notifier {
     device: Arc<Device>,
     epochs: bool,
+    crossings: Arc<Crossings>,
 }
 
 impl Notifier {
@@ -28,6 +30,7 @@ impl Notifier {
         let mut notifier = Self {
             device,
             epochs: true,
+            crossings: Arc::default(),
         };
         match notifier.forget_all_names() {
             Ok(()) => Ok(notifier),
@@ -37,6 +40,11 @@ impl Notifier {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns when this kernel was told to forget attributes (K2).
+    pub(super) fn crossings(&self) -> Arc<Crossings> {
+        Arc::clone(&self.crossings)
     }
 
     /// Tells whether [`Kernel::forget_all_names`] works (Linux 6.16 and newer).
@@ -69,7 +77,8 @@ impl Notifier {
         fields.u64(ino.0);
         fields.i64(offset);
         fields.i64(0);
-        self.send(notify::INVAL_INODE, &[&fields.0])
+        let send = || self.send(notify::INVAL_INODE, &[&fields.0]);
+        self.crossings.tell(ino, send)
     }
 
     fn send(&self, code: i32, parts: &[&[u8]]) -> io::Result<()> {

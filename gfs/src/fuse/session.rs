@@ -12,6 +12,7 @@
 use super::Config;
 use super::abi::{IN_HEADER_BYTES, Opcode};
 use super::adapter::Adapter;
+use super::asker::{Asker, Place};
 use super::device::Device;
 use super::init::{self, WRITE_BYTES_MAX};
 use super::interrupt::{OnSignal, WATCH_PERIOD, is_dying};
@@ -88,9 +89,13 @@ impl Connection {
     /// # Errors
     /// [`MountError::Thread`] if there are no threads.
     pub fn serve(self, tree: Arc<dyn Tree>, runtime: &Handle) -> Result<Mounted, MountError> {
+        let place = Arc::new(Place::new(self.mount.point()));
+        let asker =
+            Asker::new(Arc::clone(&place)).map_err(|source| MountError::Thread { source })?;
+        let crossings = self.notifier.crossings();
         let session = Arc::new(Session {
             device: self.device,
-            adapter: Adapter::new(tree, self.config.locks),
+            adapter: Adapter::new(tree, crossings, asker, self.config.locks),
             waits: Waits::default(),
             runtime: runtime.clone(),
             watching: AtomicBool::new(false),
@@ -103,6 +108,7 @@ impl Connection {
             session: Arc::clone(&session),
             notifier: self.notifier,
             watches: Arc::new(self.mount.watches()),
+            place,
             mount: Arc::new(self.mount),
             all_ended: Mutex::new(all_ended),
             ended,
@@ -130,6 +136,7 @@ pub struct Mounted {
     notifier: Arc<Notifier>,
     mount: Arc<Mount>,
     watches: Arc<Watches>,
+    place: Arc<Place>,
     /// Disconnects when the last worker ends.
     all_ended: Mutex<mpsc::Receiver<Infallible>>,
     /// Counts the living workers.
@@ -188,6 +195,7 @@ impl Mounted {
     /// [`MountError::Unmount`] if the mount is still there afterwards.
     pub fn unmount(&self) -> Result<(), MountError> {
         self.watches.close();
+        self.place.close();
         // In a thread of its own: it waits for write-backs, which a tree may never answer.
         let mount = Arc::clone(&self.mount);
         let (send, result) = mpsc::channel();

@@ -89,3 +89,39 @@ pub(super) fn open_inode(mount: &impl AsRawFd, number: u64) -> io::Result<OwnedF
     };
     owned(fd)
 }
+
+/// How [`size`] comes to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    /// What the kernel has.
+    Cached,
+    /// What the file system is asked for.
+    Asked,
+}
+
+/// Returns the size of an inode in bytes.
+///
+/// # Errors
+/// What the file system answers.
+pub(super) fn size(inode: &impl AsRawFd, how: Look) -> io::Result<u64> {
+    let sync = match how {
+        Look::Cached => libc::AT_STATX_DONT_SYNC,
+        Look::Asked => libc::AT_STATX_FORCE_SYNC,
+    };
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: statx fills the buffer, which lives through the call; the path is empty and ends in NUL.
+    let result = unsafe {
+        libc::statx(
+            inode.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | sync,
+            libc::STATX_SIZE,
+            found.as_mut_ptr(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: numbers alone, zeroed before the call.
+    Ok(unsafe { found.assume_init() }.stx_size)
+}

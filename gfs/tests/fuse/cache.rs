@@ -1,7 +1,7 @@
 //! What the kernel keeps and when it asks again.
 
 use super::memtree::name;
-use super::{DEADLINE, Fs, wait_until, within};
+use super::{DEADLINE, Fs, sys, wait_until, within};
 use consistency::InodeNo;
 use gfs::tree::{Hold, Kernel};
 use std::fs::{self, File};
@@ -36,14 +36,18 @@ fn notify(fs: &Fs, run: impl FnOnce(&dyn Kernel) -> std::io::Result<()> + Send +
 fn attributes_are_asked_for_once_until_forgotten() {
     let fs = Fs::new();
     let (path, ino) = (fs.path("file"), fs.tree.put("file", b"1"));
-    // The way there needs the root's attributes too.
-    stat(&fs.path(""), 1)();
-    assert_eq!(asked(&fs, "getattr", stat(&path, 20)), 1);
+    // Not by the path: its name is asked for anew when the kernel's size was looked at (K2), and attributes with it.
+    let file = Arc::new(File::open(path).expect("it is there"));
+    let stat = || {
+        let file = Arc::clone(&file);
+        move || (0..20).for_each(|_| drop(file.metadata()))
+    };
+    assert_eq!(asked(&fs, "getattr", stat()), 1);
     notify(&fs, move |kernel| kernel.forget_attr(ino));
-    assert_eq!(asked(&fs, "getattr", stat(&path, 20)), 1);
+    assert_eq!(asked(&fs, "getattr", stat()), 1);
     fs.tree.put("file", b"1234");
     notify(&fs, move |kernel| kernel.forget_attr(ino));
-    assert_eq!(fs::metadata(path).expect("it is there").len(), 4);
+    assert_eq!(file.metadata().expect("it is there").len(), 4);
 }
 
 #[test]
@@ -170,6 +174,33 @@ fn a_stored_byte_grows_what_the_kernel_knows() {
     file.read_exact_at(&mut byte, 8191).expect("it has grown");
     assert_eq!(byte, [2]);
     assert_eq!(file.metadata().expect("it is there").len(), 8192);
+}
+
+/// K2
+#[test]
+fn a_size_that_is_shown_can_be_mapped() {
+    let fs = Fs::new();
+    let (path, ino) = (fs.path("file"), fs.tree.put("file", &[1; 4096]));
+    read(&path)();
+    let file = Arc::new(File::open(&path).expect("it is there"));
+    for pages in 2..6 {
+        fs.tree.put("file", &vec![1; pages * 4096]);
+        notify(&fs, move |kernel| kernel.forget_attr(ino));
+        fs.tree.block("getattr");
+        let before = fs.tree.began("getattr");
+        let looking = Arc::clone(&file);
+        let look = thread::spawn(move || looking.metadata().expect("it is there").len());
+        wait_until("the look is with the tree", || {
+            fs.tree.began("getattr") > before
+        });
+        notify(&fs, move |kernel| kernel.forget_attr(ino));
+        fs.tree.unblock("getattr");
+        let seen = within("look", move || look.join()).expect("it ends");
+        assert_eq!(seen, pages as u64 * 4096);
+        let last = u32::try_from(seen - 4096).expect("small");
+        let mapped = Arc::clone(&file);
+        within("load", move || sys::load_page(&mapped, last)).expect("the kernel has that size");
+    }
 }
 
 #[test]

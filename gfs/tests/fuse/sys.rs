@@ -62,3 +62,19 @@ pub fn open_fuse_inode(mount: &impl AsFd, number: u64, flags: i32) -> io::Result
     // SAFETY: the kernel has just returned this descriptor to this caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Loads the page at `offset` of a file through a mapping; an error instead of SIGBUS.
+pub fn load_page(file: &impl AsFd, offset: u32) -> io::Result<()> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+    const PAGE: usize = 4096;
+    let len = PAGE.try_into().expect("not empty");
+    let (read, shared) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+    // SAFETY: a fresh mapping that nothing else refers to.
+    let page = unsafe { mmap(None, len, read, shared, file, offset.into()) }?;
+    // SAFETY: madvise is given the mapping that was just made.
+    let loaded = unsafe { libc::madvise(page.as_ptr(), PAGE, libc::MADV_POPULATE_READ) };
+    let error = io::Error::last_os_error();
+    // SAFETY: unmaps what was mapped above, once.
+    unsafe { munmap(page, PAGE) }?;
+    if loaded == 0 { Ok(()) } else { Err(error) }
+}

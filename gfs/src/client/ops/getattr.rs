@@ -2,9 +2,8 @@
 
 use super::unexpected;
 use crate::client::Core;
-use crate::client::node::Looking;
 use crate::error::Errno;
-use crate::tree::{AttrReply, Hold, NO_CACHE};
+use crate::tree::AttrReply;
 use consistency::InodeNo;
 use consistency::wire::meta::{Op, OpReply};
 use std::sync::Arc;
@@ -14,7 +13,6 @@ pub(in crate::client) async fn getattr(core: &Arc<Core>, ino: InodeNo) -> Result
     if let Some(reply) = core.cached_attr(&node) {
         return Ok(reply);
     }
-    let looking = Looking::new(&node);
     let task = {
         let (core, node) = (Arc::clone(core), node.clone());
         async move {
@@ -26,10 +24,7 @@ pub(in crate::client) async fn getattr(core: &Arc<Core>, ino: InodeNo) -> Result
         }
     };
     let attr = core.detached(task).await?;
-    Ok(core.cached_attr(&node).unwrap_or_else(|| AttrReply {
-        attr,
-        ttl: NO_CACHE,
-        // K2
-        hold: Hold::new(looking),
-    }))
+    Ok(core
+        .cached_attr(&node)
+        .unwrap_or_else(|| AttrReply::uncached(attr)))
 }

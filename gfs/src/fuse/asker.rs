@@ -1,0 +1,137 @@
+//! Makes the kernel ask for the attributes of an inode (K2): threads that look at it on the daemon's own mount.
+//!
+//! The inode is opened by its number, which asks nothing. The question that comes of a look is known by its thread and
+//! answered like anybody's, but never made to wait for another look.
+
+use super::sys;
+use consistency::InodeNo;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use tokio::sync::oneshot;
+
+/// Looks under way at once; one waits as long as its question, for another node maybe.
+const THREADS: usize = 4;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads. They end when it is dropped.
+#[derive(Debug)]
+pub(super) struct Asker {
+    place: Arc<Place>,
+    jobs: mpsc::Sender<Job>,
+    /// What the threads are called in requests.
+    threads: Arc<Mutex<BTreeSet<u32>>>,
+}
+
+/// Where inodes are opened.
+#[derive(Debug)]
+pub(super) struct Place {
+    point: PathBuf,
+    root: Mutex<Root>,
+}
+
+#[derive(Debug)]
+enum Root {
+    NotYet,
+    Open(Arc<File>),
+    /// For good: what is open keeps the mount busy.
+    Closed,
+}
+
+impl Place {
+    pub(super) fn new(point: &Path) -> Self {
+        Self {
+            point: point.to_owned(),
+            root: Mutex::new(Root::NotYet),
+        }
+    }
+
+    /// Opens nothing any more.
+    pub(super) fn close(&self) {
+        *lock(&self.root) = Root::Closed;
+    }
+
+    fn size(&self, ino: InodeNo, how: sys::Look) -> io::Result<u64> {
+        sys::size(&sys::open_inode(&*self.root()?, ino.0)?, how)
+    }
+
+    fn root(&self) -> io::Result<Arc<File>> {
+        let mut root = lock(&self.root);
+        match &*root {
+            Root::Open(file) => Ok(Arc::clone(file)),
+            Root::Closed => Err(io::ErrorKind::NotConnected.into()),
+            Root::NotYet => {
+                let file = Arc::new(File::open(&self.point)?);
+                *root = Root::Open(Arc::clone(&file));
+                Ok(file)
+            }
+        }
+    }
+}
+
+impl Asker {
+    pub(super) fn new(place: Arc<Place>) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (queue, threads) = (Arc::new(Mutex::new(queue)), Arc::default());
+        for _ in 0..THREADS {
+            let (queue, threads) = (Arc::clone(&queue), Arc::clone(&threads));
+            thread::Builder::new()
+                .name("fuse-ask".to_owned())
+                .spawn(move || work(&queue, &threads))?;
+        }
+        Ok(Self {
+            place,
+            jobs,
+            threads,
+        })
+    }
+
+    /// Tells whether a request comes from a look.
+    pub(super) fn is(&self, caller: u32) -> bool {
+        lock(&self.threads).contains(&caller)
+    }
+
+    /// Returns the size of an inode as the kernel has it, and asks nobody.
+    ///
+    /// # Errors
+    /// The kernel does not have the inode; the mount is about to go.
+    pub(super) async fn kernel_size(&self, ino: InodeNo) -> io::Result<u64> {
+        self.look(ino, sys::Look::Cached).await
+    }
+
+    /// Has the kernel ask for the attributes.
+    ///
+    /// # Errors
+    /// As for [`Self::kernel_size`], and what the question is answered with.
+    pub(super) async fn ask(&self, ino: InodeNo) -> io::Result<()> {
+        self.look(ino, sys::Look::Asked).await.map(drop)
+    }
+
+    async fn look(&self, ino: InodeNo, how: sys::Look) -> io::Result<u64> {
+        let place = Arc::clone(&self.place);
+        let (done, outcome) = oneshot::channel();
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        self.jobs
+            // Nobody waits any more if that fails.
+            .send(Box::new(move || drop(done.send(place.size(ino, how)))))
+            .map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+fn work(queue: &Mutex<mpsc::Receiver<Job>>, threads: &Mutex<BTreeSet<u32>>) {
+    lock(threads).insert(nix::unistd::gettid().as_raw().cast_unsigned());
+    loop {
+        let job = lock(queue).recv();
+        let Ok(job) = job else { return };
+        job();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
