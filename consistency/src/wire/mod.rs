@@ -9,6 +9,7 @@ pub mod lease;
 pub mod lock;
 pub mod meta;
 pub mod node;
+pub mod notes;
 pub mod request;
 pub mod watch;
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of the wire protocol; nodes of different versions refuse each other at the handshake.
-pub const WIRE_VERSION: u32 = 6;
+pub const WIRE_VERSION: u32 = 7;
 
 /// Upper limit of one message: the largest chunk (4 MiB) with room for its header.
 pub const MESSAGE_BYTES_MAX: usize = 5 << 20;

@@ -35,11 +35,13 @@ pub enum ServiceId {
     Job = 7,
     /// Client: `Announcement` of a new leader.
     Reign = 8,
+    /// Voter: `NotesRequest`, about what the leader's own node holds.
+    Notes = 9,
 }
 
 impl ServiceId {
     /// All services, for decoding the number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Meta,
         Self::Callback,
         Self::Chunk,
@@ -48,6 +50,7 @@ impl ServiceId {
         Self::Device,
         Self::Job,
         Self::Reign,
+        Self::Notes,
     ];
 }
 

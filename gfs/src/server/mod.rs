@@ -6,6 +6,7 @@ mod grants;
 mod locks;
 pub mod log;
 pub mod machine;
+mod notes;
 mod ops;
 mod reaper;
 mod repair;

@@ -22,6 +22,7 @@
 use super::barriers::{Barrier, Barriers, Ended};
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
+use super::notes;
 use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
@@ -85,6 +86,7 @@ impl MetaServer {
             watches: Watches::default(),
         });
         router.register(ServiceId::Meta, Arc::new(Handle(Arc::clone(&server))));
+        notes::register(router);
         tokio::spawn(Arc::clone(&server).follow_leadership());
         tokio::spawn(Arc::clone(&server).drive());
         tokio::spawn(reaper::run(Arc::clone(&server)));
@@ -356,13 +358,14 @@ impl MetaServer {
                 Ok(self.log.read(|state| {
                     let same = super::claims::looks(state, op) == claims;
                     same.then(|| {
-                        super::grants::look(state, core, &mut barrier, op, |ino| {
-                            self.statfs(state, &nodes_up, ino)
-                        })
+                        let statfs = |ino| self.statfs(state, &nodes_up, ino);
+                        let reply = super::grants::look(state, core, &mut barrier, op, statfs);
+                        (reply, core.untold(session))
                     })
                 }))
             })?;
-            if let Some(reply) = found {
+            if let Some((reply, untold)) = found {
+                self.tell_first(untold).await?;
                 return reply.map_err(Refusal::Error);
             }
         }
@@ -407,11 +410,22 @@ impl MetaServer {
             self.watches.tell(session, &told);
         }
         let granted = self.barriers.with_core(|core| {
-            Ok(self
+            let reply = self
                 .log
-                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
+                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale));
+            Ok((reply, core.untold(session)))
         });
-        granted.map_err(Refusal::Ended)
+        let (reply, untold) = granted?;
+        self.tell_first(untold).await?;
+        Ok(reply)
+    }
+
+    /// L10: a reply to this node's own session waits until what it grants would outlive this node.
+    async fn tell_first(&self, untold: Option<(Epoch, u64)>) -> Result<(), Ended> {
+        match untold {
+            Some(untold) => self.barriers.told(untold).await,
+            None => Ok(()),
+        }
     }
 
     fn closed(&self, session: SessionId, files: &[InodeNo]) {
@@ -544,14 +558,15 @@ impl MetaServer {
         loop {
             let now = *leadership.borrow_and_update();
             // An epoch of the log may lapse and come back; what was granted in it did not survive that.
-            let reigns = self.barriers.epoch().is_some() && led == Some(now.epoch);
+            // Its voters are those that are told, to the end (L10).
+            let reigns = self.barriers.epoch().is_some() && led == Some((now.epoch, self.voters()));
             let mut pause = None;
             if now.leading && now.ready {
                 if !reigns {
                     self.barriers.end_reign();
-                    let begun = self.begin_reign().await;
-                    led = begun.then_some(now.epoch);
-                    pause = (!begun).then_some(PAUSE);
+                    let begun = self.begin_reign(now.epoch).await;
+                    led = begun;
+                    pause = led.is_none().then_some(PAUSE);
                 }
             } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
@@ -569,8 +584,11 @@ impl MetaServer {
         }
     }
 
-    /// Records a new reign and starts it; returns false if the log does not take it (yet).
-    async fn begin_reign(self: &Arc<Self>) -> bool {
+    /// Records a new reign and starts it; returns its place and voters, `None` if the log does not take it (yet).
+    async fn begin_reign(self: &Arc<Self>, epoch: Epoch) -> Option<(Epoch, Vec<NodeId>)> {
+        let voters = self.voters();
+        let last = self.log.read(MetaState::reign);
+        let inherited = self.inherited(last).await;
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
@@ -580,16 +598,23 @@ impl MetaServer {
                     "metadata leader"
                 );
                 self.watches.clear();
-                self.barriers.start_reign(reign, &sessions);
+                let me = self.transport.local();
+                // Else another node has led in between, and what it granted nobody has told.
+                let inherited = inherited.filter(|_| reign.0 == last.0 + 1);
+                self.barriers
+                    .start_reign(reign, me, &sessions, inherited.as_ref(), &voters);
+                for voter in voters.iter().filter(|voter| **voter != me) {
+                    tokio::spawn(Arc::clone(self).tell(*voter, reign));
+                }
                 for node in self.transport.nodes() {
                     tokio::spawn(Arc::clone(self).announce(node, reign));
                 }
-                true
+                Some((epoch, voters))
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
             Err(error) => {
                 tracing::debug!(%error, "cannot begin to reign yet");
-                false
+                None
             }
         }
     }

@@ -20,6 +20,8 @@ pub struct Leadership {
     pub leading: bool,
     /// `leading`, and everything that was committed before this reign is applied.
     pub ready: bool,
+    /// The place in the log of the change that made the voters what they are.
+    pub voters_at: Option<u64>,
 }
 
 impl Leadership {
@@ -29,6 +31,7 @@ impl Leadership {
         epoch: Epoch(0),
         leading: false,
         ready: false,
+        voters_at: None,
     };
 }
 
@@ -104,6 +107,7 @@ impl Watcher {
             leading,
             // The first entry of a reign commits everything before it.
             ready: leading && applied == Some(reign),
+            voters_at: metrics.membership_config.log_id().map(|at| at.index),
         }
     }
 }
