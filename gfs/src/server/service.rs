@@ -99,6 +99,11 @@ impl MetaServer {
         self.log.leadership().borrow().leader
     }
 
+    /// Returns why this node's log has stopped for good; see [`Replicated::fault`].
+    pub fn fault(&self) -> Option<String> {
+        self.log.fault()
+    }
+
     /// Returns the voters, as this node knows them.
     pub fn voters(&self) -> Vec<NodeId> {
         self.log.voters()

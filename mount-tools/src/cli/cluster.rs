@@ -52,6 +52,9 @@ struct Own {
     leader: Option<u16>,
     voters: Vec<u16>,
     state: String,
+    /// Why its metadata log has stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,7 +80,11 @@ impl fmt::Display for Own {
         let leader = self.leader.map(|leader| leader.to_string());
         let leader = leader.as_deref().unwrap_or("none known");
         let (node, state, voters) = (self.node, &self.state, voters.join(" "));
-        write!(f, "node {node}, {state}; leader {leader}; voters {voters}")
+        write!(f, "node {node}, {state}; leader {leader}; voters {voters}")?;
+        match &self.fault {
+            Some(fault) => write!(f, "\nnode {node} neither leads nor votes: {fault}"),
+            None => Ok(()),
+        }
     }
 }
 

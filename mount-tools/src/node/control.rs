@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}` |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}`, and `"fault"` if the log has stopped |
 //! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
@@ -52,6 +52,8 @@ enum Answer {
         leader: Option<u16>,
         voters: Vec<u16>,
         state: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<String>,
     },
     Voters {
         voters: BTreeSet<u16>,
@@ -213,10 +215,12 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             node: local.0,
             leader: meta
                 .as_ref()
-                .map_or_else(|| client.leader(), |meta| meta.leader())
+                .and_then(|meta| meta.leader())
+                .or_else(|| client.leader())
                 .map(|NodeId(leader)| leader),
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
+            fault: meta.as_ref().and_then(|meta| meta.fault()),
         },
         Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {

@@ -2,6 +2,7 @@
 
 use super::raft::{Raft, epoch, node};
 use consistency::{Epoch, NodeId};
+use openraft::error::Fatal;
 use openraft::{EmptyNode, RaftMetrics, ServerState};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -83,6 +84,12 @@ impl Watcher {
             if ended {
                 break;
             }
+        }
+        if let Err(fatal) = &metrics.borrow().running_state
+            && *fatal != Fatal::Stopped
+        {
+            let why = super::fault(fatal);
+            tracing::error!(why, "this node neither leads nor votes any more");
         }
         self.leadership.send_modify(|known| {
             known.leader = None;

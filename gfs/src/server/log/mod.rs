@@ -29,6 +29,8 @@
 mod directory;
 mod election;
 mod error;
+#[cfg(test)]
+mod faults;
 mod leadership;
 mod machine;
 mod mark;
@@ -54,8 +56,8 @@ use leadership::Watcher;
 use machine::{Applied, Machine};
 use mark::MarkFile;
 use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
-use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy};
+use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
+use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy, StorageError};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -327,6 +329,14 @@ impl<M: StateMachine> Replicated<M> {
         voters.map(NodeId).collect()
     }
 
+    /// Returns why this log has stopped for good, if it has (R4): the node neither leads nor votes until it is restarted.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.running_state.as_ref().err().map(fault)
+    }
+
     /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
     /// step, and commands go on all the time. A new voter must run with a log that names the leader among its first
     /// voters. Returns when the change is committed.
@@ -436,6 +446,14 @@ impl<M: StateMachine> Replicated<M> {
         let metrics = self.inner.raft.metrics();
         let state = metrics.borrow().running_state.clone();
         state.map_err(|fatal| ProposeError::Unavailable(fatal.to_string()))
+    }
+}
+
+/// Says what went wrong without raft's own words around it.
+fn fault(fatal: &Fatal<u16>) -> String {
+    match fatal {
+        Fatal::StorageError(StorageError::IO { source }) => source.to_string(),
+        fatal => fatal.to_string(),
     }
 }
 

@@ -174,7 +174,9 @@ impl Service for RaftService {
 impl RaftService {
     fn would_vote(&self, last: Option<LogId>) -> bool {
         let leads = self.raft.server_metrics().borrow().state == ServerState::Leader;
-        if leads || self.heard.age() < self.lease {
+        // A core that has stopped will not vote.
+        let stopped = self.raft.metrics().borrow().running_state.is_err();
+        if leads || stopped || self.heard.age() < self.lease {
             return false;
         }
         self.end.get().is_some_and(|mine| mine <= last)

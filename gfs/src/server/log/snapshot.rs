@@ -62,11 +62,17 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
 pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
     let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
     let new = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    std::fs::rename(&new, dir.join(&name))?;
+    let written = File::create(&new)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&new, dir.join(&name)));
+    if let Err(error) = written {
+        // On a full disk its room is needed; what cannot be removed is in nobody's way.
+        drop(std::fs::remove_file(&new));
+        return Err(error);
+    }
     File::open(dir)?.sync_all()?;
     let new = dir.join(&name);
     for old in list(dir)?.into_iter().filter(|old| *old < new) {
@@ -136,6 +142,17 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_finished_takes_no_room() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Something that the new file cannot replace.
+        let name = format!("{PREFIX}{:020}", 0);
+        std::fs::create_dir(dir.path().join(&name)).expect("mkdir");
+        assert!(save(dir.path(), None, b"bytes").is_err());
+        let left: Vec<_> = std::fs::read_dir(dir.path()).expect("list").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
 
     #[test]
     fn a_snapshot_survives_and_any_damage_is_seen() {

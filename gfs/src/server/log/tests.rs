@@ -1,5 +1,7 @@
 //! The log as its user sees it: on a toy state machine, on real files, on a network in memory.
 
+mod disks;
+
 use super::*;
 use crate::net::mem::MemNet;
 use std::fs::File;
