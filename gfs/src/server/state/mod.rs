@@ -24,6 +24,8 @@ mod inode;
 #[cfg(test)]
 mod large;
 mod quota;
+#[cfg(test)]
+mod restart;
 mod session;
 mod snapshot;
 #[cfg(test)]
