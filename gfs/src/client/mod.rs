@@ -33,6 +33,7 @@ mod clock;
 mod content;
 mod dirty;
 mod facts;
+mod failure;
 mod flush;
 mod locks;
 mod names;
