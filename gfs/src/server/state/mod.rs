@@ -32,6 +32,7 @@ mod snapshot;
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 pub(crate) mod tests;
 
+pub use check::{FAULTS_MAX, Fault};
 pub use chunks::{Held, Listed, REPLICAS_MAX, Step};
 pub use command::{Body, Command, Reply};
 pub use session::RESULTS_MAX;
