@@ -8,6 +8,7 @@
 pub mod client;
 pub mod data;
 pub mod error;
+pub mod fsck;
 pub mod fuse;
 pub mod net;
 pub mod root;

@@ -7,7 +7,7 @@ mod locks;
 pub mod log;
 pub mod machine;
 mod notes;
-mod ops;
+pub(crate) mod ops;
 mod reaper;
 mod repair;
 pub mod service;

@@ -5,6 +5,7 @@
 mod cluster;
 mod debug;
 mod dev;
+mod fsck;
 mod voters;
 
 use crate::dev::{UsageError, init};
@@ -42,6 +43,9 @@ enum Command {
     Voters(voters::Voters),
     /// What requests of this node wait for.
     Debug(debug::Debug),
+    /// Check what a node has on its disks, while its daemon is stopped. Exit status: 0 nothing is wrong, 4 something is,
+    /// 1 it could not be checked.
+    Fsck(fsck::Fsck),
     /// Pid 1 of a development node.
     #[command(name = init::SUBCOMMAND, hide = true)]
     DevInit {
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),
         Command::Debug(debug) => debug.run(),
+        Command::Fsck(fsck) => fsck.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})
         }

@@ -11,7 +11,7 @@
 //! way round: no new requests, everything flushed, then the services.
 
 mod control;
-mod incarnation;
+pub(crate) mod incarnation;
 mod members;
 pub mod watcher;
 

@@ -37,6 +37,15 @@ pub enum OpenError {
         /// Who opens it.
         expected: NodeId,
     },
+    /// Where a new log is to be made there is something.
+    #[error(
+        "log {}: there is one; if it is to be replaced, move it away first",
+        dir.display()
+    )]
+    Exists {
+        /// The log's directory.
+        dir: PathBuf,
+    },
     /// The operating system refused something.
     #[error("log: cannot {what} {}: {source}", path.display())]
     Io {

@@ -18,8 +18,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 #[derive(Debug, Default)]
 pub(super) struct Applied<M> {
     pub machine: M,
-    last: Option<LogId>,
-    membership: Membership,
+    pub last: Option<LogId>,
+    pub membership: Membership,
 }
 
 /// The applied state with what changes it; clones share it. A clone keeps the directory in use.
@@ -174,7 +174,7 @@ impl<M: StateMachine> Machine<M> {
     }
 }
 
-fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, String> {
+pub(super) fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, String> {
     let (meta, state) = snapshot::decode(bytes)?;
     Ok(Applied {
         machine: M::restore(state)?,

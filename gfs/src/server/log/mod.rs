@@ -31,12 +31,14 @@ mod election;
 mod error;
 #[cfg(test)]
 mod faults;
+mod inspect;
 mod leadership;
 mod machine;
 mod mark;
 mod network;
 mod proposer;
 mod raft;
+mod seed;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -44,7 +46,9 @@ mod tests;
 mod writer;
 
 pub use error::{OpenError, ProposeError};
+pub use inspect::{AtRest, at_rest};
 pub use leadership::Leadership;
+pub use seed::seed;
 
 use crate::net::{Router, ServiceId, Transport};
 use crate::server::machine::StateMachine;

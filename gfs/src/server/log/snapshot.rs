@@ -120,6 +120,17 @@ pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>
     }
 }
 
+/// Reads every snapshot that is there and says what is wrong with it, if anything is.
+pub(super) fn check_all(dir: &Path) -> io::Result<Vec<(PathBuf, Result<(), String>)>> {
+    let mut files = list(dir)?;
+    files.sort();
+    let check = |file: PathBuf| {
+        let checked = decode(&std::fs::read(&file)?).map(drop);
+        Ok((file, checked))
+    };
+    files.into_iter().map(check).collect()
+}
+
 /// Returns whether a directory has snapshots.
 pub(super) fn any(dir: &Path) -> io::Result<bool> {
     Ok(!list(dir)?.is_empty())

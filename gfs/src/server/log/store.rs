@@ -10,7 +10,7 @@
 
 use super::directory::Directory;
 use super::error::{OpenError, read_failed, write_failed};
-use super::mark::MarkFile;
+use super::mark::{Mark, MarkFile};
 use super::raft::{Batch, Entry, Life, LogId, Types};
 use super::writer::{Job, Writer, explain, writer_gone};
 use consistency::wire;
@@ -92,16 +92,21 @@ struct Tail {
     bytes: usize,
 }
 
-impl LogStore {
-    /// Opens the store and checks it against the mark. Blocks.
-    pub(super) fn open(
-        directory: Arc<Directory>,
-        mark: MarkFile,
-        life: Arc<Life>,
-    ) -> Result<Self, OpenError> {
-        let dir = directory.path();
+/// The store as it lies on disk, checked against the mark.
+pub(super) struct Found {
+    pub keyspace: Keyspace,
+    db: Database,
+    vote: Option<Vote<u16>>,
+    tail: Tail,
+    /// The oldest entry in the store, purged or not.
+    oldest: u64,
+}
+
+impl Found {
+    /// Opens the database and reads the whole log. Blocks.
+    pub(super) fn open(dir: &Path, promised: &Mark) -> Result<Self, OpenError> {
         let folder = dir.join(FOLDER);
-        if mark.mark().flushed > 0 && !folder.exists() {
+        if promised.flushed > 0 && !folder.exists() {
             return Err(OpenError::corrupt(&folder, "it is missing"));
         }
         let broken = |error: fjall::Error| open_failed(dir, &folder, error);
@@ -112,7 +117,6 @@ impl LogStore {
 
         let vote = get(&keyspace, VOTE).map_err(|why| OpenError::corrupt(&folder, why))?;
         let (tail, oldest) = scan(&keyspace).map_err(|why| OpenError::corrupt(&folder, why))?;
-        let promised = mark.mark().clone();
         let held = tail.last.map_or(0, |last| last.index + 1);
         if held < promised.flushed {
             let missing = format!(
@@ -125,8 +129,49 @@ impl LogStore {
             let why = "a vote, which was synced, is missing";
             return Err(OpenError::corrupt(&folder, why));
         }
+        Ok(Self {
+            keyspace,
+            db,
+            vote,
+            tail,
+            oldest,
+        })
+    }
+
+    /// Returns the newest entry that was purged, and the last one.
+    pub(super) const fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        (self.tail.purged, self.tail.last)
+    }
+
+    /// Reads the entries that were not purged, one after the other.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Result<Entry, String>> {
+        let first = self.tail.purged.map_or(0, |purged| purged.index + 1);
+        self.keyspace
+            .range(key(first)..=key(u64::MAX))
+            .map(|guard| {
+                let value = guard.value().map_err(|error| error.to_string())?;
+                wire::decode(&value).map_err(|error| error.to_string())
+            })
+    }
+}
+
+impl LogStore {
+    /// Opens the store and checks it against the mark. Blocks.
+    pub(super) fn open(
+        directory: Arc<Directory>,
+        mark: MarkFile,
+        life: Arc<Life>,
+    ) -> Result<Self, OpenError> {
+        let dir = directory.path();
+        let Found {
+            keyspace,
+            db,
+            vote,
+            tail,
+            oldest,
+        } = Found::open(dir, mark.mark())?;
         // After an installed snapshot the mark may know of commits that the log has skipped.
-        let committed = promised.committed.min(tail.last);
+        let committed = mark.mark().committed.min(tail.last);
         let leftover = oldest..tail.purged.map_or(oldest, |purged| purged.index + 1);
 
         let (jobs, inbox) = sync_channel(JOBS_MAX);

@@ -20,6 +20,7 @@ mod chunks;
 mod command;
 mod content;
 mod dir;
+mod files;
 mod inode;
 #[cfg(test)]
 mod large;
@@ -35,6 +36,7 @@ pub(crate) mod tests;
 pub use check::{FAULTS_MAX, Fault};
 pub use chunks::{Held, Listed, REPLICAS_MAX, Step};
 pub use command::{Body, Command, Reply};
+pub use files::FileOf;
 pub use session::RESULTS_MAX;
 
 pub(crate) use chunks::{ChunkState, ChunkTable, Replicas};
@@ -235,6 +237,18 @@ impl MetaState {
         } else {
             self.is_garbage(chunk)
         }
+    }
+
+    /// Returns the first chunk number that was not given out.
+    #[must_use]
+    pub const fn next_chunk(&self) -> ChunkId {
+        self.chunks.next()
+    }
+
+    /// Returns true if a copy of a chunk is listed on a node, be the chunk live or dead.
+    #[must_use]
+    pub fn is_listed_on(&self, chunk: ChunkId, node: NodeId) -> bool {
+        self.chunks.is_listed_on(chunk, node)
     }
 
     /// Returns live chunks from `from` on, in ascending order.
