@@ -1,5 +1,6 @@
 //! The metadata service: [`service`] is the way in.
 
+pub mod backup;
 mod barriers;
 mod claims;
 mod grants;

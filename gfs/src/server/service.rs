@@ -19,15 +19,17 @@
 //!
 //! Lock order: `Barriers::core`, then the state (inside [`Replicated::read`]). Neither is held across an await.
 
+use super::backup::{self, StreamReply, StreamRequest};
 use super::barriers::{Barrier, Barriers, Ended};
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
 use super::notes;
+use super::machine::StateMachine;
 use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
 use super::watches::{self, Watches};
-use crate::net::{NetError, Router, Service, ServiceId, Transport};
+use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::lease::Announcement;
@@ -39,6 +41,7 @@ use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp}
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::AsyncWriteExt;
 
 /// How long an answer to `Watch` waits for events; less than a call may take.
 const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -642,6 +645,29 @@ impl MetaServer {
         }
     }
 
+    /// Answers a stream.
+    async fn stream(&self, from: NodeId, mut stream: ByteStream) -> std::io::Result<()> {
+        let StreamRequest::Backup = backup::receive(&mut stream.reader).await?;
+        if let Err(error) = self.log.confirm_leader().await {
+            tracing::debug!(%error, "asked for a backup");
+            let me = self.transport.local();
+            let leader = self.leader().filter(|leader| *leader != me);
+            return backup::send(&mut stream.writer, &StreamReply::NotLeader(leader)).await;
+        }
+        let read = |index, state: &MetaState| (index, state.counts().inodes, state.snapshot());
+        let (index, inodes, state) = self.log.read_at_length(read).await;
+        let bytes = state.len() as u64;
+        tracing::info!(index, inodes, bytes, node = from.0, "backup");
+        let reply = StreamReply::Backup {
+            index,
+            inodes,
+            bytes,
+        };
+        backup::send(&mut stream.writer, &reply).await?;
+        stream.writer.write_all(&state).await?;
+        stream.writer.shutdown().await
+    }
+
     /// Carries out what the lease core asks for: breaks, ends of sessions, timeouts.
     async fn drive(self: Arc<Self>) {
         loop {
@@ -706,6 +732,12 @@ impl Service for Handle {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
         let request = decode(&body).ok()?;
         Some(encode(&self.0.handle(from, request).await).into())
+    }
+
+    async fn accept(&self, from: NodeId, stream: ByteStream) {
+        if let Err(error) = self.0.stream(from, stream).await {
+            tracing::warn!(node = from.0, %error, "a backup was not sent");
+        }
     }
 
     /// Until its first wait a request takes microseconds: a look that conflicts with nothing is answered at once.

@@ -2,6 +2,7 @@
 //!
 //! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
 
+mod backup;
 mod cluster;
 mod debug;
 mod dev;
@@ -43,6 +44,10 @@ enum Command {
     Voters(voters::Voters),
     /// What requests of this node wait for.
     Debug(debug::Debug),
+    /// Copy the metadata of the cluster, as they are at one moment, into a file.
+    Backup(backup::Backup),
+    /// Make the metadata of a stopped cluster anew from a backup.
+    Restore(backup::Restore),
     /// Check what a node has on its disks, while its daemon is stopped. Exit status: 0 nothing is wrong, 4 something is,
     /// 1 it could not be checked.
     Fsck(fsck::Fsck),
@@ -72,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),
         Command::Debug(debug) => debug.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
         Command::Fsck(fsck) => fsck.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

@@ -9,6 +9,7 @@
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
 //! | `{"cmd":"cluster"}` | `{"nodes":[{"node":1,"up":true,"chunks":7, ...}, ...],"repair":{"lacking":0, ...}}` |
 //! | `{"cmd":"drain","target":3,"drain":true}` | `{"drain":true}` |
+//! | `{"cmd":"backup"}` | `{"cluster":"lab","index":300,"inodes":7,"bytes":900}`, then so many bytes and the end |
 //!
 //! Only root may connect.
 
@@ -19,18 +20,23 @@ use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
+use gfs::server::backup::StreamReply;
 use gfs::server::service::MetaServer;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 /// A request is a short line.
 const REQUEST_BYTES_MAX: u64 = 4096;
+/// How long the leader may take to copy its state; less than who asks waits.
+const BACKUP_BEGINS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
@@ -42,6 +48,7 @@ enum Request {
     Abort { number: u64 },
     Cluster,
     Drain { target: u16, drain: bool },
+    Backup,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +79,12 @@ enum Answer {
     Drain {
         drain: bool,
     },
+    Backup {
+        cluster: String,
+        index: u64,
+        inodes: u64,
+        bytes: u64,
+    },
     Error {
         error: String,
     },
@@ -98,6 +111,7 @@ struct Wait {
 
 /// What answers about the whole cluster.
 struct About {
+    cluster: String,
     members: Arc<Members>,
     names: BTreeMap<NodeId, String>,
     meta: Option<Arc<MetaServer>>,
@@ -110,6 +124,7 @@ impl About {
         let config = &node.config;
         let peers = config.peers.iter().map(|peer| (peer.id, peer.name.clone()));
         Self {
+            cluster: node.cluster.clone(),
             members: Arc::clone(&node.members),
             names: peers.chain([(config.node, config.name.clone())]).collect(),
             meta: node.meta.clone(),
@@ -165,6 +180,34 @@ impl About {
                 unreachable: repair.unreachable,
                 copying: repair.copying,
             },
+        }
+    }
+
+    /// Returns what is to be said first, and where the metadata come from then.
+    async fn backup(&self) -> (Answer, Option<impl AsyncRead + Unpin>) {
+        let opened = tokio::time::timeout(BACKUP_BEGINS, self.members.open_backup()).await;
+        match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((
+                StreamReply::Backup {
+                    index,
+                    inodes,
+                    bytes,
+                },
+                stream,
+            )) => {
+                let answer = Answer::Backup {
+                    cluster: self.cluster.clone(),
+                    index,
+                    inodes,
+                    bytes,
+                };
+                (answer, Some(stream.reader.take(bytes)))
+            }
+            Ok((StreamReply::NotLeader(_), _)) => (no_leader(), None),
+            Err(error) => {
+                tracing::warn!(%error, "no backup");
+                (no_leader(), None)
+            }
         }
     }
 
@@ -238,7 +281,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Abort { number } => Answer::Aborted {
             aborted: mount.abort_request(number),
         },
-        Request::Cluster | Request::Drain { .. } | Request::Voters { .. } => {
+        Request::Cluster | Request::Drain { .. } | Request::Voters { .. } | Request::Backup => {
             unreachable!("not answered at once")
         }
     };
@@ -249,7 +292,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&answer)))),
                 Err(error) => {
                     tracing::warn!(%error, "control socket");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -271,7 +314,13 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
             // The other side has ended the conversation.
             Ok(0) | Err(_) => return,
         }
+        let mut rest = None;
         let reply = match serde_json::from_slice(&line) {
+            Ok(Request::Backup) => {
+                let (answer, state) = about.backup().await;
+                rest = state;
+                answer
+            }
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
             Ok(Request::Voters { set }) => about.set_voters(set).await,
@@ -283,6 +332,13 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
         let mut text = serde_json::to_vec(&reply).expect("answers are JSON");
         text.push(b'\n');
         if writer.write_all(&text).await.is_err() {
+            return;
+        }
+        if let Some(mut rest) = rest {
+            // Cut short, it is too short for who reads it.
+            if let Err(error) = tokio::io::copy(&mut rest, &mut writer).await {
+                tracing::warn!(%error, "a backup was not handed over");
+            }
             return;
         }
     }

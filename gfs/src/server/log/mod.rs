@@ -318,6 +318,24 @@ impl<M: StateMachine> Replicated<M> {
         read(&applied.machine)
     }
 
+    /// Reads the applied state as of one entry, whose index is told, for as long as it takes: commands wait, other
+    /// readers do not. The work is done where it may block.
+    ///
+    /// # Panics
+    /// If `read` does.
+    pub async fn read_at_length<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(u64, &M) -> R + Send + 'static,
+    ) -> R {
+        let applied = Arc::clone(&self.inner.applied);
+        let reading = tokio::task::spawn_blocking(move || {
+            let applied = applied.read().expect("apply does not panic");
+            let index = applied.last.map_or(0, |last| last.index);
+            read(index, &applied.machine)
+        });
+        reading.await.expect("readers do not panic")
+    }
+
     /// Returns who leads, as it changes.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -147,6 +147,11 @@ impl ChunkTable {
         (first, self.next)
     }
 
+    /// Leaves numbers out.
+    pub(crate) fn skip_to(&mut self, next: ChunkId) {
+        self.next = self.next.max(next);
+    }
+
     /// Returns the first number not given out yet.
     pub(super) const fn next(&self) -> ChunkId {
         self.next

@@ -95,6 +95,12 @@ impl Sessions {
         self.live.remove(&id);
     }
 
+    /// Ends all sessions, and gives no number out again that may have been given out since; `skipped` of them at most.
+    pub(crate) fn end_all(&mut self, skipped: u64) {
+        self.live.clear();
+        self.next = SessionId(self.next.0 + skipped);
+    }
+
     pub(super) fn record(&self, id: SessionId) -> Option<&Session> {
         self.live.get(&id)
     }
