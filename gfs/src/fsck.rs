@@ -242,7 +242,7 @@ fn check_chunks(store: &DirStore, listings: Option<&Listings>, report: &mut Repo
 }
 
 /// Says what is lost with a copy.
-fn describe(chunk: &Listed, node: NodeId, why: &str, files: &[FileOf]) -> String {
+pub(crate) fn describe(chunk: &Listed, node: NodeId, why: &str, files: &[FileOf]) -> String {
     let others: Vec<_> = chunk
         .replicas
         .iter()
@@ -258,8 +258,7 @@ fn describe(chunk: &Listed, node: NodeId, why: &str, files: &[FileOf]) -> String
 }
 
 /// Names the files that refer to a chunk.
-#[must_use]
-pub fn of_files(files: &[FileOf]) -> String {
+fn of_files(files: &[FileOf]) -> String {
     let names: BTreeSet<String> = files
         .iter()
         .take(FILES_NAMED_MAX)

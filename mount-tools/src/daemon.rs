@@ -48,6 +48,42 @@ pub(crate) struct ClusterRepair {
     pub(crate) copying: u64,
 }
 
+/// What the leader found when it checked the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterCheck {
+    pub(crate) index: u64,
+    pub(crate) inodes: u64,
+    pub(crate) voters: Vec<VoterCheck>,
+    pub(crate) nodes: Vec<NodeCheck>,
+    pub(crate) faults: Vec<CheckFault>,
+}
+
+/// The sum of a voter's state, or why it has told none.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoterCheck {
+    pub(crate) node: u16,
+    pub(crate) sum: Option<String>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) error: Option<String>,
+}
+
+/// Copies of chunks on a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NodeCheck {
+    pub(crate) node: u16,
+    pub(crate) copies: u64,
+    pub(crate) good: u64,
+    pub(crate) bad: u64,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CheckFault {
+    pub(crate) part: String,
+    pub(crate) rule: String,
+    pub(crate) what: String,
+}
+
 /// There is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {

@@ -10,19 +10,17 @@
 //! | | the state, as snapshots have it, with a version of its own |
 //! | 4 | CRC-32 of all of the above |
 //!
-//! A backup is what the leader has at one entry of the log. On the way it is a stream of the metadata service: the asking
-//! node sends a frame with a [`StreamRequest`], the leader answers with one that has a [`StreamReply`], then the state.
+//! A backup is what the leader has at one entry of the log. On the way it is a stream of the metadata service
+//! ([`super::stream`]).
 
 use super::machine::StateMachine;
 use super::state::MetaState;
-use consistency::wire::{self, MESSAGE_BYTES_MAX};
-use consistency::{ChunkId, Epoch, InodeNo, NodeId};
-use serde::de::DeserializeOwned;
+use consistency::wire;
+use consistency::{ChunkId, Epoch, InodeNo};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const MAGIC: &[u8; 8] = b"GLUBKUP\n";
 const VERSION: u32 = 1;
@@ -44,29 +42,6 @@ pub struct About {
     pub index: u64,
     /// Inodes in it.
     pub inodes: u64,
-}
-
-/// What is asked of a stream of the metadata service. Part of the protocol: append, never reorder.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum StreamRequest {
-    /// The state, as it is now.
-    Backup,
-}
-
-/// The answer. Part of the protocol: append, never reorder.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum StreamReply {
-    /// The state follows.
-    Backup {
-        /// The last entry of the log that is in it.
-        index: u64,
-        /// Inodes in it.
-        inodes: u64,
-        /// Its length.
-        bytes: u64,
-    },
-    /// This node does not lead; ask that one, if known.
-    NotLeader(Option<NodeId>),
 }
 
 /// Why a backup cannot be read.
@@ -191,43 +166,12 @@ impl Write for Summed<'_> {
     }
 }
 
-/// Sends a message on a stream: its length in four bytes, then its bytes.
-///
-/// # Errors
-/// Of the stream.
-pub async fn send<T: Serialize + Sync>(
-    stream: &mut (impl AsyncWrite + Unpin + Send),
-    message: &T,
-) -> io::Result<()> {
-    let bytes = wire::encode(message);
-    let length = u32::try_from(bytes.len()).expect("a message is far below 4 GiB");
-    stream.write_u32_le(length).await?;
-    stream.write_all(&bytes).await?;
-    stream.flush().await
-}
-
-/// Receives a message that was sent with [`send`].
-///
-/// # Errors
-/// Of the stream; `InvalidData` if that is none.
-pub async fn receive<T: DeserializeOwned>(
-    stream: &mut (impl AsyncRead + Unpin + Send),
-) -> io::Result<T> {
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    let length = stream.read_u32_le().await? as usize;
-    if length > MESSAGE_BYTES_MAX {
-        return Err(invalid(format!("a message of {length} bytes")));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await?;
-    wire::decode(&bytes).map_err(|error| invalid(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::server::ops::testing::World;
     use crate::server::state::{Body, Reply};
+    use consistency::NodeId;
 
     fn about() -> About {
         About {

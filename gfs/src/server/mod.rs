@@ -2,6 +2,7 @@
 
 pub mod backup;
 mod barriers;
+mod check;
 mod claims;
 mod grants;
 mod locks;
@@ -13,4 +14,5 @@ mod reaper;
 mod repair;
 pub mod service;
 pub mod state;
+pub mod stream;
 mod watches;

@@ -19,8 +19,8 @@
 //!
 //! Lock order: `Barriers::core`, then the state (inside [`Replicated::read`]). Neither is held across an await.
 
-use super::backup::{self, StreamReply, StreamRequest};
 use super::barriers::{Barrier, Barriers, Ended};
+use super::check;
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
 use super::notes;
@@ -28,6 +28,7 @@ use super::machine::StateMachine;
 use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
+use super::stream::{self, StreamReply, StreamRequest};
 use super::watches::{self, Watches};
 use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
@@ -69,6 +70,8 @@ pub struct MetaServer {
     pub(super) repair: Repair,
     reports: Mutex<BTreeMap<NodeId, NodeReport>>,
     pub(super) watches: Watches,
+    /// Held by the check that is under way.
+    pub(super) checking: tokio::sync::Mutex<()>,
 }
 
 impl MetaServer {
@@ -87,6 +90,7 @@ impl MetaServer {
             repair: Repair::default(),
             reports: Mutex::default(),
             watches: Watches::default(),
+            checking: tokio::sync::Mutex::default(),
         });
         router.register(ServiceId::Meta, Arc::new(Handle(Arc::clone(&server))));
         notes::register(router);
@@ -647,13 +651,28 @@ impl MetaServer {
 
     /// Answers a stream.
     async fn stream(&self, from: NodeId, mut stream: ByteStream) -> std::io::Result<()> {
-        let StreamRequest::Backup = backup::receive(&mut stream.reader).await?;
+        let request = stream::receive(&mut stream.reader).await?;
+        if let StreamRequest::SumAt { index } = request {
+            check::sum_at(self, index, &mut stream).await?;
+            return stream.writer.shutdown().await;
+        }
         if let Err(error) = self.log.confirm_leader().await {
-            tracing::debug!(%error, "asked for a backup");
+            tracing::debug!(%error, ?request, "asked, and does not lead");
             let me = self.transport.local();
             let leader = self.leader().filter(|leader| *leader != me);
-            return backup::send(&mut stream.writer, &StreamReply::NotLeader(leader)).await;
+            return stream::send(&mut stream.writer, &StreamReply::NotLeader(leader)).await;
         }
+        match request {
+            StreamRequest::Check { data } => check::run(self, data, &mut stream).await?,
+            StreamRequest::Backup | StreamRequest::SumAt { .. } => {
+                self.backup(from, &mut stream).await?;
+            }
+        }
+        stream.writer.shutdown().await
+    }
+
+    /// Sends the state as it is.
+    async fn backup(&self, from: NodeId, stream: &mut ByteStream) -> std::io::Result<()> {
         let read = |index, state: &MetaState| (index, state.counts().inodes, state.snapshot());
         let (index, inodes, state) = self.log.read_at_length(read).await;
         let bytes = state.len() as u64;
@@ -663,9 +682,8 @@ impl MetaServer {
             inodes,
             bytes,
         };
-        backup::send(&mut stream.writer, &reply).await?;
-        stream.writer.write_all(&state).await?;
-        stream.writer.shutdown().await
+        stream::send(&mut stream.writer, &reply).await?;
+        stream.writer.write_all(&state).await
     }
 
     /// Carries out what the lease core asks for: breaks, ends of sessions, timeouts.
@@ -736,7 +754,7 @@ impl Service for Handle {
 
     async fn accept(&self, from: NodeId, stream: ByteStream) {
         if let Err(error) = self.0.stream(from, stream).await {
-            tracing::warn!(node = from.0, %error, "a backup was not sent");
+            tracing::warn!(node = from.0, %error, "a stream was not answered to its end");
         }
     }
 

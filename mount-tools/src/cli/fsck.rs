@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Something is wrong, and stays so.
-const EXIT_FAULTS: u8 = 4;
+pub(super) const EXIT_FAULTS: u8 = 4;
 
 #[derive(Debug, Args)]
 pub(super) struct Fsck {

@@ -3,6 +3,7 @@
 //! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
 
 mod backup;
+mod check;
 mod cluster;
 mod debug;
 mod dev;
@@ -48,6 +49,9 @@ enum Command {
     Backup(backup::Backup),
     /// Make the metadata of a stopped cluster anew from a backup.
     Restore(backup::Restore),
+    /// Check the metadata, that all voters have the same, and the copies of file data, while the cluster is in use. Exit
+    /// status: 0 nothing is wrong, 4 something is, 1 it could not be checked.
+    Check(check::Check),
     /// Check what a node has on its disks, while its daemon is stopped. Exit status: 0 nothing is wrong, 4 something is,
     /// 1 it could not be checked.
     Fsck(fsck::Fsck),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Debug(debug) => debug.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Check(check) => check.run(),
         Command::Fsck(fsck) => fsck.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})

@@ -9,19 +9,20 @@
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
 //! | `{"cmd":"cluster"}` | `{"nodes":[{"node":1,"up":true,"chunks":7, ...}, ...],"repair":{"lacking":0, ...}}` |
 //! | `{"cmd":"drain","target":3,"drain":true}` | `{"drain":true}` |
+//! | `{"cmd":"check","data":false}` | `{"index":300,"faults":[...], ...}`, after `{"checking":7}` from time to time |
 //! | `{"cmd":"backup"}` | `{"cluster":"lab","index":300,"inodes":7,"bytes":900}`, then so many bytes and the end |
 //!
 //! Only root may connect.
 
 use super::Node;
 use super::members::Members;
-use crate::daemon::{ClusterNode, ClusterRepair};
+use crate::daemon::{CheckFault, ClusterCheck, ClusterNode, ClusterRepair, NodeCheck, VoterCheck};
 use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
-use gfs::server::backup::StreamReply;
 use gfs::server::service::MetaServer;
+use gfs::server::stream::{self, Checked, CheckedNode, StateSum, StreamReply, StreamRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +30,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
@@ -37,6 +38,8 @@ use tokio::task::JoinHandle;
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long the leader may take to copy its state; less than who asks waits.
 const BACKUP_BEGINS: Duration = Duration::from_secs(60);
+/// How long the leader may say nothing during a check.
+const CHECK_SAYS: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
@@ -49,6 +52,7 @@ enum Request {
     Cluster,
     Drain { target: u16, drain: bool },
     Backup,
+    Check { data: bool },
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +82,10 @@ enum Answer {
     },
     Drain {
         drain: bool,
+    },
+    Check(ClusterCheck),
+    Checking {
+        checking: u64,
     },
     Backup {
         cluster: String,
@@ -185,7 +193,11 @@ impl About {
 
     /// Returns what is to be said first, and where the metadata come from then.
     async fn backup(&self) -> (Answer, Option<impl AsyncRead + Unpin>) {
-        let opened = tokio::time::timeout(BACKUP_BEGINS, self.members.open_backup()).await;
+        let opened = tokio::time::timeout(
+            BACKUP_BEGINS,
+            self.members.ask_at_length(StreamRequest::Backup),
+        )
+        .await;
         match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok((
                 StreamReply::Backup {
@@ -203,11 +215,48 @@ impl About {
                 };
                 (answer, Some(stream.reader.take(bytes)))
             }
-            Ok((StreamReply::NotLeader(_), _)) => (no_leader(), None),
+            Ok(_) => (no_leader(), None),
             Err(error) => {
                 tracing::warn!(%error, "no backup");
                 (no_leader(), None)
             }
+        }
+    }
+
+    /// Has the leader check the cluster; says meanwhile how it goes.
+    async fn check(&self, data: bool, writer: &mut (impl AsyncWrite + Unpin)) -> Answer {
+        let request = StreamRequest::Check { data };
+        let (mut reply, mut stream) = match self.members.ask_at_length(request).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::warn!(%error, "no check");
+                return no_leader();
+            }
+        };
+        loop {
+            match reply {
+                StreamReply::Checked(checked) => return Answer::Check(shown(checked)),
+                StreamReply::Checking(checking) => {
+                    let text = line_of(&Answer::Checking { checking });
+                    if let Err(error) = writer.write_all(&text).await {
+                        // Who asked has gone; what is said to nobody does not matter.
+                        let error = error.to_string();
+                        return Answer::Error { error };
+                    }
+                }
+                StreamReply::Failed(error) => return Answer::Error { error },
+                _ => return no_leader(),
+            }
+            let next = tokio::time::timeout(CHECK_SAYS, stream::receive(&mut stream.reader)).await;
+            reply = match next {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) | Err(_) => {
+                    let error = "the leader did not come to the end of the check: try again";
+                    return Answer::Error {
+                        error: error.to_owned(),
+                    };
+                }
+            };
         }
     }
 
@@ -222,6 +271,35 @@ impl About {
             Ok(_) | Err(_) => no_leader(),
         }
     }
+}
+
+fn shown(checked: Checked) -> ClusterCheck {
+    let voter = |(node, sum): (NodeId, Result<StateSum, String>)| VoterCheck {
+        node: node.0,
+        sum: sum.as_ref().ok().map(|sum| format!("{:08x}", sum.crc)),
+        bytes: sum.as_ref().ok().map(|sum| sum.bytes),
+        error: sum.err(),
+    };
+    let node = |node: CheckedNode| NodeCheck {
+        node: node.node.0,
+        copies: node.copies,
+        good: node.good,
+        bad: node.bad,
+    };
+    let fault = |(part, rule, what)| CheckFault { part, rule, what };
+    ClusterCheck {
+        index: checked.index,
+        inodes: checked.inodes,
+        voters: checked.voters.into_iter().map(voter).collect(),
+        nodes: checked.nodes.into_iter().map(node).collect(),
+        faults: checked.faults.into_iter().map(fault).collect(),
+    }
+}
+
+fn line_of(answer: &Answer) -> Vec<u8> {
+    let mut text = serde_json::to_vec(answer).expect("answers are JSON");
+    text.push(b'\n');
+    text
 }
 
 fn no_leader() -> Answer {
@@ -281,7 +359,11 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Abort { number } => Answer::Aborted {
             aborted: mount.abort_request(number),
         },
-        Request::Cluster | Request::Drain { .. } | Request::Voters { .. } | Request::Backup => {
+        Request::Cluster
+        | Request::Drain { .. }
+        | Request::Voters { .. }
+        | Request::Backup
+        | Request::Check { .. } => {
             unreachable!("not answered at once")
         }
     };
@@ -321,6 +403,7 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
                 rest = state;
                 answer
             }
+            Ok(Request::Check { data }) => about.check(data, &mut writer).await,
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
             Ok(Request::Voters { set }) => about.set_voters(set).await,
@@ -329,9 +412,7 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),
             },
         };
-        let mut text = serde_json::to_vec(&reply).expect("answers are JSON");
-        text.push(b'\n');
-        if writer.write_all(&text).await.is_err() {
+        if writer.write_all(&line_of(&reply)).await.is_err() {
             return;
         }
         if let Some(mut rest) = rest {

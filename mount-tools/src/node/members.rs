@@ -8,7 +8,7 @@ use consistency::{ChunkId, NodeId};
 use gfs::data::keeper::AskLeader;
 use gfs::data::{Places, place};
 use gfs::net::{ByteStream, NetError, ServiceId, Transport};
-use gfs::server::backup::{self, StreamReply, StreamRequest};
+use gfs::server::stream::{self, StreamReply, StreamRequest};
 use gproc::job;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -88,16 +88,19 @@ impl Members {
 }
 
 impl Members {
-    /// Has the leader send the metadata; returns what it says of them and the stream that they follow on.
-    pub(super) async fn open_backup(&self) -> io::Result<(StreamReply, ByteStream)> {
+    /// Asks the leader for a long answer; returns what it says first, and the stream that the rest follows on.
+    pub(super) async fn ask_at_length(
+        &self,
+        request: StreamRequest,
+    ) -> io::Result<(StreamReply, ByteStream)> {
         // Finds out who leads.
         let found = self.ask_leader(&MetaRequest::Nodes).await;
         found.map_err(io::Error::other)?;
         let leader = NodeId(self.leader.load(Ordering::Relaxed));
         let opened = self.transport.open(leader, ServiceId::Meta).await;
         let mut stream = opened.map_err(io::Error::other)?;
-        backup::send(&mut stream.writer, &StreamRequest::Backup).await?;
-        let reply = backup::receive(&mut stream.reader).await?;
+        stream::send(&mut stream.writer, &request).await?;
+        let reply = stream::receive(&mut stream.reader).await?;
         Ok((reply, stream))
     }
 }

@@ -57,7 +57,7 @@ use consistency::{NodeId, wire};
 use directory::{Closed, Directory};
 use election::{Campaigner, Heard};
 use leadership::Watcher;
-use machine::{Applied, Machine};
+use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
 use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
@@ -129,6 +129,7 @@ pub struct Replicated<M: StateMachine> {
 struct Inner<M: StateMachine> {
     raft: Raft,
     applied: Arc<RwLock<Applied<M>>>,
+    probes: Arc<Probes>,
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
@@ -197,7 +198,7 @@ impl<M: StateMachine> Replicated<M> {
             backoff: config.heartbeat,
         };
         let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
-        let applied = machine.applied();
+        let (applied, probes) = (machine.applied(), machine.probes());
         let raft = Raft::new(config.node.0, raft_config, network.clone(), store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -246,6 +247,7 @@ impl<M: StateMachine> Replicated<M> {
         let inner = Inner {
             raft,
             applied,
+            probes,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
@@ -334,6 +336,25 @@ impl<M: StateMachine> Replicated<M> {
             read(index, &applied.machine)
         });
         reading.await.expect("readers do not panic")
+    }
+
+    /// Returns the index of the last entry that is applied here, 0 if there is none.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        let applied = self.inner.applied.read().expect("apply does not panic");
+        applied.last.map_or(0, |last| last.index)
+    }
+
+    /// Asks for the state, as [`StateMachine::snapshot`] writes it, as of the entry `index`: every voter has the same
+    /// there. `None` if that was applied already; the receiver fails if the entry is skipped.
+    ///
+    /// # Panics
+    /// Never: what is run elsewhere does not panic.
+    pub async fn state_at(&self, index: u64) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let inner = Arc::clone(&self.inner);
+        let asked =
+            tokio::task::spawn_blocking(move || inner.probes.wait_for(&inner.applied, index));
+        asked.await.expect("it does not panic")
     }
 
     /// Returns who leads, as it changes.
