@@ -241,7 +241,13 @@ async fn check_copies(
             .collect::<Vec<_>>()
     });
     let looks = copies.map(|(chunk, node)| async move {
-        let found = look(server, node, &chunk, data).await;
+        // What is dropped after that is not deleted before a sweep of its node; what is dead is.
+        let listed = server.log.read(|state| state.is_listed_on(chunk.id, node));
+        let found = if listed {
+            look(server, node, &chunk, data).await
+        } else {
+            None
+        };
         (chunk, node, found)
     });
     let mut looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
@@ -265,7 +271,7 @@ async fn check_copies(
         };
         match found {
             Some(Ok(())) => counts.good += 1,
-            Some(Err(why)) if is_still_listed(server, chunk.id, node) => {
+            Some(Err(why)) if is_live(server, chunk.id) => {
                 counts.bad += 1;
                 if bad.len() < FAULTS_MAX {
                     bad.push((chunk, node, why));
@@ -288,11 +294,10 @@ async fn check_copies(
     Ok(())
 }
 
-/// A copy that was listed when the check began may have gone since.
-fn is_still_listed(server: &MetaServer, chunk: ChunkId, node: NodeId) -> bool {
-    let busy = server.repair.book().busy();
-    let listed = server.log.read(|state| state.listed(chunk));
-    !busy.contains(&chunk) && listed.is_some_and(|chunk| chunk.replicas.contains(&node))
+/// A chunk may have died since the check began. Its node may have told of a bad copy meanwhile, so that it is no longer
+/// listed there: that it was bad is true all the same.
+fn is_live(server: &MetaServer, chunk: ChunkId) -> bool {
+    server.log.read(|state| state.listed(chunk)).is_some()
 }
 
 /// Looks at a copy; `None` if its node does not say.
