@@ -119,7 +119,11 @@ pub fn check(state_dir: &Path) -> Result<Report, FsckError> {
 fn check_log(dir: &Path, report: &mut Report) -> Result<Option<AtRest<MetaState>>, FsckError> {
     let log = match log::at_rest::<MetaState>(dir) {
         Ok(log) => log,
-        Err(error @ (log::OpenError::InUse { .. } | log::OpenError::Io { .. })) => {
+        Err(
+            error @ (log::OpenError::InUse { .. }
+            | log::OpenError::Io { .. }
+            | log::OpenError::Newer { .. }),
+        ) => {
             return Err(error.into());
         }
         Err(error) => {

@@ -13,7 +13,7 @@
 //! A backup is what the leader has at one entry of the log. On the way it is a stream of the metadata service
 //! ([`super::stream`]).
 
-use super::machine::StateMachine;
+use super::machine::{StateMachine, Unreadable};
 use super::state::MetaState;
 use consistency::wire;
 use consistency::{ChunkId, Epoch, InodeNo};
@@ -116,10 +116,7 @@ fn decode(bytes: &[u8]) -> Result<(About, MetaState), String> {
         .ok_or_else(truncated)?;
     let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
     if word(8) != VERSION {
-        return Err(format!(
-            "has format {}, this program reads {VERSION}: use the program that wrote it",
-            word(8)
-        ));
+        return Err(Unreadable::newer("it", word(8), VERSION).to_string());
     }
     let state_length = u64::from_le_bytes(header[16..].try_into().expect("eight bytes"));
     let length = u64::from(word(12)).checked_add(state_length);
@@ -131,7 +128,8 @@ fn decode(bytes: &[u8]) -> Result<(About, MetaState), String> {
     }
     let (about, state) = body.split_at(word(12) as usize);
     let about = wire::decode(about).map_err(|error| error.to_string())?;
-    Ok((about, MetaState::restore(state)?))
+    let state = MetaState::restore(state).map_err(|error| error.to_string())?;
+    Ok((about, state))
 }
 
 impl MetaState {
@@ -218,7 +216,10 @@ mod tests {
         let mut bytes = bytes_of(b"state");
         bytes[8] = 2;
         let why = decode(&bytes).expect_err("refused");
-        assert!(why.contains("format 2") && why.contains("reads 1"), "{why}");
+        assert!(
+            why.contains("format 2") && why.contains("reads up to 1"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) async fn run(
     let compared = async {
         let (index, state, voters) = compare_voters(server).await?;
         let copy = tokio::task::spawn_blocking(move || {
-            let state = MetaState::restore(&state)?;
+            let state = MetaState::restore(&state).map_err(|error| error.to_string())?;
             let faults = state.faults();
             Ok::<_, String>((state, faults))
         });

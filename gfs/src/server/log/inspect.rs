@@ -65,9 +65,9 @@ fn read<M: StateMachine>(dir: &Path) -> Result<AtRest<M>, OpenError> {
         .filter_map(|(file, checked)| Some((file, checked.err()?)))
         .collect();
     let start = snapshot::newest(dir, purged)?;
-    let applied: Result<Applied<M>, String> =
+    let applied: Result<Applied<M>, _> =
         start.map_or_else(|| Ok(Applied::default()), |bytes| restore(&bytes));
-    let mut applied = applied.map_err(|why| corrupt(dir, format!("snapshot: {why}")))?;
+    let mut applied = applied.map_err(|error| OpenError::unreadable(dir, error))?;
 
     let mut uncommitted = Vec::new();
     let mut committed = mark.committed.min(last);

@@ -4,7 +4,7 @@ use super::directory::Directory;
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
 use super::snapshot;
-use crate::server::machine::StateMachine;
+use crate::server::machine::{StateMachine, Unreadable};
 use consistency::wire;
 use openraft::storage::RaftStateMachine;
 use openraft::{
@@ -99,7 +99,7 @@ impl<M: StateMachine> Machine<M> {
         snapshot: Option<&[u8]>,
         pending: Arc<Pending<M>>,
         life: Arc<Life>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unreadable> {
         let applied = snapshot.map_or_else(|| Ok(Applied::default()), restore)?;
         Ok(Self {
             applied: Arc::new(RwLock::new(applied)),
@@ -203,7 +203,7 @@ impl<M: StateMachine> Machine<M> {
             return Ok(None);
         };
         let (meta, _) = snapshot::decode(&bytes)
-            .map_err(|why| StorageIOError::read_snapshot(None, AnyError::error(why)))?;
+            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
         Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(bytes)),
@@ -226,7 +226,8 @@ impl<M: StateMachine> Machine<M> {
     }
 
     fn install(&self, bytes: &[u8]) -> Result<(), StorageError<u16>> {
-        let unreadable = |why: String| StorageIOError::read_snapshot(None, AnyError::error(why));
+        let unreadable =
+            |error: Unreadable| StorageIOError::read_snapshot(None, AnyError::new(&error));
         let restored = restore(bytes).map_err(unreadable)?;
         snapshot::save(self.directory.path(), restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
@@ -238,7 +239,7 @@ impl<M: StateMachine> Machine<M> {
     }
 }
 
-pub(super) fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, String> {
+pub(super) fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, Unreadable> {
     let (meta, state) = snapshot::decode(bytes)?;
     Ok(Applied {
         machine: M::restore(state)?,

@@ -551,7 +551,7 @@ fn recover<M: StateMachine>(
     let store = LogStore::open(Arc::clone(&directory), mark, Arc::clone(&life))?;
     let snapshot = snapshot::newest(dir, store.purged())?;
     let machine = Machine::new(Arc::clone(&directory), snapshot.as_deref(), pending, life);
-    let machine = machine.map_err(|why| OpenError::corrupt(dir, format!("snapshot: {why}")))?;
+    let machine = machine.map_err(|error| OpenError::unreadable(dir, error))?;
     Ok((store, closed, machine))
 }
 

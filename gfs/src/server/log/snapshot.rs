@@ -7,13 +7,17 @@
 //! The checksum (CRC-32) covers everything after itself.
 
 use super::error::OpenError;
+use super::mark::check_magic;
 use super::raft::{LogId, SnapshotMeta};
+use crate::server::machine::Unreadable;
 use consistency::wire;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-const MAGIC: &[u8; 8] = b"GLUSNAP1";
+const MAGIC: &[u8; 7] = b"GLUSNAP";
+/// Follows the magic, as a digit.
+const VERSION: u8 = b'1';
 const PREFIX: &str = "snapshot-";
 const HEADER: usize = 24;
 /// From where on the checksum counts.
@@ -25,6 +29,7 @@ pub(super) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
     let meta_length = u32::try_from(meta.len()).expect("a snapshot's meta data is small");
     let mut bytes = Vec::with_capacity(HEADER + meta.len() + state.len());
     bytes.extend_from_slice(MAGIC);
+    bytes.push(VERSION);
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&meta_length.to_le_bytes());
     bytes.extend_from_slice(&(state.len() as u64).to_le_bytes());
@@ -36,13 +41,11 @@ pub(super) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
 }
 
 /// Takes a snapshot apart.
-pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), Unreadable> {
     let (header, body) = bytes
         .split_first_chunk::<HEADER>()
         .ok_or("it is too short")?;
-    if !header.starts_with(MAGIC) {
-        return Err("it does not begin as a snapshot does (or is of another version)".into());
-    }
+    check_magic("it", header, MAGIC, VERSION)?;
     let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
     let state_length = u64::from_le_bytes(header[16..].try_into().expect("eight bytes"));
     let (meta_length, body_length) = (word(12) as usize, body.len() as u64);
@@ -101,7 +104,8 @@ pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>
                 let why = format!("it ends at entry {reach}, the log begins after {purged:?}");
                 corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
             }
-            Err(why) => {
+            Err(Unreadable::Newer(why)) => return Err(OpenError::Newer { path: file, why }),
+            Err(Unreadable::Damaged(why)) => {
                 tracing::warn!(file = %file.display(), why, "skipped a corrupt snapshot");
                 corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
             }
@@ -125,7 +129,8 @@ pub(super) fn check_all(dir: &Path) -> io::Result<Vec<(PathBuf, Result<(), Strin
     let mut files = list(dir)?;
     files.sort();
     let check = |file: PathBuf| {
-        let checked = decode(&std::fs::read(&file)?).map(drop);
+        let bytes = std::fs::read(&file)?;
+        let checked = decode(&bytes).map(drop).map_err(|error| error.to_string());
         Ok((file, checked))
     };
     files.into_iter().map(check).collect()
@@ -187,5 +192,32 @@ mod tests {
         }
         let longer = [bytes.as_slice(), b"x"].concat();
         assert!(decode(&longer).is_err(), "a byte too many was not seen");
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let last = LogId {
+            leader_id: openraft::LeaderId::new(2, 1),
+            index: 300,
+        };
+        let members = openraft::Membership::new(vec![[1, 2].into()], None);
+        let meta = SnapshotMeta {
+            last_log_id: Some(last),
+            last_membership: openraft::StoredMembership::new(Some(last), members),
+            snapshot_id: "x".into(),
+        };
+        let bytes = encode(&meta, b"state");
+        assert_eq!(&bytes[..8], b"GLUSNAP1");
+        let golden = [
+            &[21, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 2, 1, 251, 44, 1],
+            &[1, 2, 1, 251, 44, 1, 1, 2, 1, 2, 2, 1, 2],
+            b"\x01xstate",
+        ]
+        .concat();
+        assert_eq!(&bytes[12..], golden, "changed on disk");
+        let mut newer = bytes;
+        newer[7] = b'2';
+        assert!(matches!(decode(&newer), Err(Unreadable::Newer(_))));
     }
 }

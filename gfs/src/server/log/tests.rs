@@ -4,6 +4,7 @@ mod disks;
 
 use super::*;
 use crate::net::mem::MemNet;
+use crate::server::machine::Unreadable;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,7 @@ impl StateMachine for Sum {
         wire::encode(&self.values)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
+    fn restore(bytes: &[u8]) -> Result<Self, Unreadable> {
         let values: Vec<u64> = wire::decode(bytes).map_err(|error| error.to_string())?;
         let sum = values
             .iter()

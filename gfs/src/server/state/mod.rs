@@ -46,7 +46,7 @@ pub(crate) use inode::{DIR_SIZE_BYTES, Inode, Payload};
 pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
 
-use super::machine::StateMachine;
+use super::machine::{StateMachine, Unreadable};
 use super::ops;
 use consistency::wire::meta::{Attr, Fact, FileKind, FsError, OpReply};
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -179,7 +179,7 @@ impl StateMachine for MetaState {
         snapshot::encode(self)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
+    fn restore(bytes: &[u8]) -> Result<Self, Unreadable> {
         snapshot::decode(bytes)
     }
 }

@@ -11,6 +11,7 @@
 //! The order of listings is not stored but made anew, which saves every name a second time.
 
 use super::{MetaState, Payload};
+use crate::server::machine::Unreadable;
 
 const MAGIC: &[u8; 8] = b"GLU-META";
 /// Changes with every change of a record's layout.
@@ -29,12 +30,13 @@ pub(super) fn encode(state: &MetaState) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, Unreadable> {
     let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(format!(
             "metadata snapshot has {} bytes, less than its header of {HEADER_BYTES}: it is truncated",
             bytes.len()
-        ));
+        )
+        .into());
     };
     let number = |at: usize| {
         header[at..at + 4]
@@ -43,25 +45,29 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
             .fold(0, |n, b| n << 8 | u32::from(*b))
     };
     if &header[..8] != MAGIC {
-        return Err(
-            "metadata snapshot does not begin with GLU-META: it is no such file".to_owned(),
-        );
+        return Err("metadata snapshot does not begin with GLU-META: it is no such file".into());
     }
-    if number(8) != VERSION {
+    if number(8) > VERSION {
+        let what = "metadata snapshot";
+        return Err(Unreadable::newer(what, number(8), VERSION));
+    }
+    if number(8) < VERSION {
         return Err(format!(
-            "metadata snapshot has format {}, this program reads format {VERSION}: use the program that wrote it",
+            "metadata snapshot has format {}, which this program does not read any more: use the program that wrote it",
             number(8)
-        ));
+        )
+        .into());
     }
     let length = u64::from(number(20)) << 32 | u64::from(number(16));
     if length != body.len() as u64 {
         return Err(format!(
             "metadata snapshot has {} bytes of records instead of {length}: it is truncated",
             body.len()
-        ));
+        )
+        .into());
     }
     if crc32fast::hash(body) != number(12) {
-        return Err("metadata snapshot does not match its checksum: it is damaged".to_owned());
+        return Err("metadata snapshot does not match its checksum: it is damaged".into());
     }
     // No limit on allocation: the checksum says that these are the bytes `encode` wrote.
     let (mut state, used): (MetaState, usize) =
@@ -71,7 +77,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
         return Err(format!(
             "metadata snapshot has {} bytes left over",
             body.len() - used
-        ));
+        )
+        .into());
     }
     for inode in state.inodes.values_mut() {
         if let Payload::Dir(dir) = &mut inode.payload {

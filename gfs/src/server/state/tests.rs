@@ -522,7 +522,7 @@ mod snapshots {
     fn errors_say_what_is_wrong() {
         #[track_caller]
         fn check(bytes: &[u8], expected: &str) {
-            let why = MetaState::restore(bytes).expect_err("damaged");
+            let why = MetaState::restore(bytes).expect_err("damaged").to_string();
             assert!(why.contains(expected) && !why.contains('\n'), "{why}");
         }
         let good = MetaState::default().snapshot();
@@ -534,7 +534,13 @@ mod snapshots {
         check(b"", "truncated");
         check(&good[..good.len() - 1], "truncated");
         check(&with(0, b'X'), "no such file");
-        check(&with(8, 9), "has format 9, this program reads format 3");
+        check(&with(8, 9), "has format 9, this program reads up to 3");
+        check(
+            &with(8, 2),
+            "has format 2, which this program does not read",
+        );
+        let newer = MetaState::restore(&with(8, 9));
+        assert!(matches!(newer, Err(Unreadable::Newer(_))), "{newer:?}");
         check(&with(30, 0xff), "damaged");
     }
 
