@@ -48,6 +48,13 @@ pub(crate) struct ClusterRepair {
     pub(crate) copying: u64,
 }
 
+/// A node that cannot be reached.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    pub(crate) node: u16,
+    pub(crate) why: String,
+}
+
 /// What the leader found when it checked the cluster.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClusterCheck {

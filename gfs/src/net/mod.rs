@@ -9,6 +9,7 @@ pub mod mem;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
+use consistency::wire::WIRE_VERSION;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};
@@ -108,6 +109,12 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
     /// Returns all nodes of the cluster, this one included, in ascending order.
     fn nodes(&self) -> Vec<NodeId>;
+
+    /// Returns the version of the protocol that was last spoken with a node, and of this node the newest that it speaks;
+    /// `None` if it cannot be reached. What a version has added is not sent to who speaks an older one.
+    fn version_of(&self, _node: NodeId) -> Option<u32> {
+        Some(WIRE_VERSION)
+    }
 
     /// Calls a service of a node and waits for the reply, at most `deadline`. Never retries by itself.
     async fn call(

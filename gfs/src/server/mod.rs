@@ -15,4 +15,5 @@ mod repair;
 pub mod service;
 pub mod state;
 pub mod stream;
+mod upgrade;
 mod watches;

@@ -29,6 +29,7 @@ use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
 use super::stream::{self, StreamReply, StreamRequest};
+use super::upgrade;
 use super::watches::{self, Watches};
 use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
@@ -98,6 +99,7 @@ impl MetaServer {
         tokio::spawn(Arc::clone(&server).drive());
         tokio::spawn(reaper::run(Arc::clone(&server)));
         tokio::spawn(repair::run(Arc::clone(&server)));
+        tokio::spawn(upgrade::run(Arc::clone(&server)));
         server
     }
 
@@ -121,6 +123,11 @@ impl MetaServer {
     /// # Errors
     /// See [`Replicated::set_voters`].
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        for voter in voters {
+            if let Some(why) = self.too_old(*voter) {
+                return Err(ProposeError::Unavailable(why));
+            }
+        }
         self.log.set_voters(voters).await
     }
 

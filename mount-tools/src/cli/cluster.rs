@@ -1,6 +1,6 @@
 //! `glu status`, `glu drain`, `glu undrain`: this node, the nodes as the metadata leader sees them, and emptying one.
 
-use crate::daemon::{ClusterNode, ClusterRepair, SOCKET_DEFAULT, ask};
+use crate::daemon::{ClusterNode, ClusterRepair, SOCKET_DEFAULT, Trouble, ask};
 use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -55,6 +55,12 @@ struct Own {
     /// Why its metadata log has stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
+    #[serde(default)]
+    version: Option<u32>,
+    #[serde(default)]
+    metadata_version: Option<u32>,
+    #[serde(default)]
+    troubles: Vec<Trouble>,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,10 +87,23 @@ impl fmt::Display for Own {
         let leader = leader.as_deref().unwrap_or("none known");
         let (node, state, voters) = (self.node, &self.state, voters.join(" "));
         write!(f, "node {node}, {state}; leader {leader}; voters {voters}")?;
-        match &self.fault {
-            Some(fault) => write!(f, "\nnode {node} neither leads nor votes: {fault}"),
-            None => Ok(()),
+        if let Some(version) = self.version {
+            write!(f, "; version {version}")?;
         }
+        if let Some(version) = self.metadata_version.filter(|v| Some(*v) != self.version) {
+            write!(f, ", metadata {version}")?;
+        }
+        for trouble in &self.troubles {
+            write!(
+                f,
+                "\nnode {} cannot be reached: {}",
+                trouble.node, trouble.why
+            )?;
+        }
+        if let Some(fault) = &self.fault {
+            write!(f, "\nnode {node} neither leads nor votes: {fault}")?;
+        }
+        Ok(())
     }
 }
 

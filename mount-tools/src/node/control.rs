@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}`, and `"fault"` if the log has stopped |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving","version":7,"metadata_version":7,"troubles":[]}`, and `"fault"` if the log has stopped |
 //! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
@@ -16,7 +16,9 @@
 
 use super::Node;
 use super::members::Members;
-use crate::daemon::{CheckFault, ClusterCheck, ClusterNode, ClusterRepair, NodeCheck, VoterCheck};
+use crate::daemon::{
+    CheckFault, ClusterCheck, ClusterNode, ClusterRepair, NodeCheck, Trouble, VoterCheck,
+};
 use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
@@ -65,6 +67,11 @@ enum Answer {
         state: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         fault: Option<String>,
+        /// The newest that this node speaks.
+        version: u32,
+        /// That of the metadata, if they are here.
+        metadata_version: Option<u32>,
+        troubles: Vec<Trouble>,
     },
     Voters {
         voters: BTreeSet<u16>,
@@ -320,7 +327,8 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
-    let local = node.transport.local();
+    let transport = Arc::clone(&node.transport);
+    let local = transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
     let client = Arc::clone(&node.client);
     let about_mount = Mount {
@@ -342,6 +350,13 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
             fault: meta.as_ref().and_then(|meta| meta.fault()),
+            version: transport.version_of(local).unwrap_or_default(),
+            metadata_version: meta.as_ref().map(|meta| meta.version()),
+            troubles: transport
+                .troubles()
+                .into_iter()
+                .map(|(node, why)| Trouble { node: node.0, why })
+                .collect(),
         },
         Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {

@@ -62,6 +62,9 @@ pub enum Body {
         /// Ends it if false.
         drain: bool,
     },
+    /// All voters speak this version: from here on the log may have what it has added. Since version 7; the first that a
+    /// cluster hears of it. Answered by [`Reply::Done`].
+    RaiseVersion(u32),
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
@@ -93,7 +96,7 @@ pub enum Reply {
     Dead(Vec<ChunkId>),
     /// Repair: which steps were made.
     Repaired(Vec<bool>),
-    /// EndSession, ForgetDead, ForgetDeadOn and Drain.
+    /// EndSession, ForgetDead, ForgetDeadOn, Drain and RaiseVersion.
     Done,
 }
 
@@ -142,5 +145,6 @@ mod tests {
         check(repair, &[6, 8, 2, 0, 6, 1, 2, 1, 3, 1, 6, 2]);
         check(Body::ForgetDeadOn(node), &[7, 2]);
         check(Body::Drain { node, drain: true }, &[8, 2, 1]);
+        check(Body::RaiseVersion(7), &[9, 7]);
     }
 }

@@ -69,6 +69,14 @@ pub struct MetaState {
     pub(crate) quotas: Quotas,
     /// The last one that began.
     pub(crate) reign: Epoch,
+    /// What all voters speak: the log has nothing that a younger version has added. Not in every format of snapshots.
+    #[serde(skip, default = "first_version")]
+    pub(crate) version: u32,
+}
+
+/// That of clusters that nobody has raised.
+const fn first_version() -> u32 {
+    snapshot::VERSION_OF_FORMAT_3
 }
 
 /// How much of everything there is.
@@ -97,6 +105,7 @@ impl Default for MetaState {
             unnamed: BTreeSet::new(),
             chunks: ChunkTable::default(),
             reign: Epoch(0),
+            version: first_version(),
             sessions: Sessions::default(),
             quotas: Quotas::default(),
         }
@@ -166,6 +175,10 @@ impl StateMachine for MetaState {
             }
             Body::ForgetDeadOn(node) => {
                 self.chunks.forget_dead_on(*node);
+                Reply::Done
+            }
+            Body::RaiseVersion(version) => {
+                self.version = self.version.max(*version);
                 Reply::Done
             }
             Body::Drain { node, drain } => {
@@ -272,6 +285,12 @@ impl MetaState {
     #[must_use]
     pub const fn draining(&self) -> &BTreeSet<NodeId> {
         self.chunks.draining()
+    }
+
+    /// Returns the version of the protocol that all voters speak, as far as the log knows.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
     }
 
     /// Returns the present reign.

@@ -534,7 +534,7 @@ mod snapshots {
         check(b"", "truncated");
         check(&good[..good.len() - 1], "truncated");
         check(&with(0, b'X'), "no such file");
-        check(&with(8, 9), "has format 9, this program reads up to 3");
+        check(&with(8, 9), "has format 9, this program reads up to 4");
         check(
             &with(8, 2),
             "has format 2, which this program does not read",
@@ -551,5 +551,21 @@ mod snapshots {
         let state = World::new("mkdir d; touch d/f; symlink x l; chattr user.a=x l").state;
         let bytes = state.snapshot();
         assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (207, 3_648_776_827));
+    }
+
+    /// While a voter of the version before may have to read it, the format is that of the version before.
+    #[test]
+    fn a_cluster_that_was_not_raised_writes_the_older_format() {
+        let mut world = World::new("mkdir d");
+        let older = world.state.snapshot();
+        assert_eq!(older[8], 3);
+        assert_eq!(MetaState::restore(&older).expect("read").version(), 6);
+        world.apply(Body::RaiseVersion(7));
+        // A late command takes nothing back.
+        world.apply(Body::RaiseVersion(6));
+        let newer = world.state.snapshot();
+        assert_eq!((newer[8], newer.len()), (4, older.len() + 1));
+        let restored = MetaState::restore(&newer).expect("read");
+        assert_eq!((restored.version(), &restored), (7, &world.state));
     }
 }
