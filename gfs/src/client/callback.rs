@@ -115,12 +115,26 @@ impl Core {
                     self.break_names(&node, &request, None).await
                 }
             }
-            Scope::Attr => {
-                drop_attr(&node);
-                self.kernel.forget_attr(node.ino).await;
-                self.ack(&node, &request, Mode::Shared)
+            Scope::Attr => self.break_attr(&node, &request).await,
+        }
+    }
+
+    /// Breaks attributes alone.
+    async fn break_attr(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
+        drop_attr(node);
+        self.kernel.forget_attr(node.ino).await;
+        {
+            let mut state = node.state();
+            let read = state.breaking.as_ref().is_some_and(|b| b.served_unleased);
+            if !read && state.unleased == 0 {
+                let ack = self.finish(&mut state, request, Mode::Shared);
+                drop(state);
+                node.wake();
+                return ack;
             }
         }
+        // R1, W1: a READ that was answered meanwhile has left a page that nothing covers; stores into it would be lost.
+        self.break_data(node, request).await
     }
 
     /// Lets a grant be of use before it is broken.

@@ -171,6 +171,37 @@ async fn content_from_during_a_break_is_not_given_out_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_read_during_a_break_of_attributes_does_not_stay() {
+    // W1: a store into it would be under no lease, and lost.
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    one.write("f", 0, b"data").await.expect("written");
+    let (_, opened) = two.open("f", libc::O_RDWR).await.expect("opened");
+    let reply = two.client.getattr(ROOT, ino, None).await.expect("known");
+    let changing = tokio::spawn({
+        let one = one.clone();
+        async move { one.chown("f", 1).await }
+    });
+    wait("the break has come", || {
+        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
+        node.is_some_and(|node| node.state().breaking.is_some())
+    })
+    .await;
+    let page = two.read_page(ino, opened.fh).await.expect("read");
+    assert_eq!(&page[..], b"data");
+    drop(reply);
+    within("the change", changing)
+        .await
+        .expect("no panic")
+        .expect("changed");
+    assert!(
+        !two.kernel.cache().pages.contains_key(&ino),
+        "nobody owns it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stuck_names_do_not_hold_up_a_break() {
     let cluster = Cluster::start().await;
     let [one, two] = [cluster.node(2).await, cluster.node(3).await];
