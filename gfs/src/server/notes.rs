@@ -18,6 +18,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// The version of the protocol from which on voters note anything (docs/decisions/0008).
+pub(super) const SINCE: u32 = 7;
 /// How long a voter may take to say what it has noted; then the new leader waits for the sessions themselves.
 const ASK_WITHIN: Duration = Duration::from_millis(200);
 /// How long a voter may take to note something, until it is told again.

@@ -23,8 +23,8 @@ use super::barriers::{Barrier, Barriers, Ended};
 use super::check;
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
-use super::notes;
 use super::machine::StateMachine;
+use super::notes;
 use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
@@ -577,8 +577,8 @@ impl MetaServer {
         loop {
             let now = *leadership.borrow_and_update();
             // An epoch of the log may lapse and come back; what was granted in it did not survive that.
-            // Its voters are those that are told, to the end (L10).
-            let reigns = self.barriers.epoch().is_some() && led == Some((now.epoch, self.voters()));
+            // The voters that are told are the same to its end (L10).
+            let reigns = self.barriers.epoch().is_some() && led == Some((now.epoch, self.told()));
             let mut pause = None;
             if now.leading && now.ready {
                 if !reigns {
@@ -586,6 +586,9 @@ impl MetaServer {
                     let begun = self.begin_reign(now.epoch).await;
                     led = begun;
                     pause = led.is_none().then_some(PAUSE);
+                }
+                if self.version() < notes::SINCE {
+                    pause = pause.or(Some(upgrade::LOOK));
                 }
             } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
@@ -603,10 +606,21 @@ impl MetaServer {
         }
     }
 
-    /// Records a new reign and starts it; returns its place and voters, `None` if the log does not take it (yet).
+    /// Returns the voters that note what this node holds.
+    fn told(&self) -> Vec<NodeId> {
+        // Those of an older version note nothing, and would never have been told enough.
+        if self.version() < notes::SINCE {
+            return Vec::new();
+        }
+        self.voters()
+    }
+
+    /// Records a new reign and starts it; returns its place and the voters that are told, `None` if the log does not take
+    /// it (yet).
     async fn begin_reign(self: &Arc<Self>, epoch: Epoch) -> Option<(Epoch, Vec<NodeId>)> {
-        let voters = self.voters();
         let last = self.log.read(MetaState::reign);
+        self.raise_version(last).await;
+        let told = self.told();
         let inherited = self.inherited(last).await;
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
@@ -621,14 +635,14 @@ impl MetaServer {
                 // Else another node has led in between, and what it granted nobody has told.
                 let inherited = inherited.filter(|_| reign.0 == last.0 + 1);
                 self.barriers
-                    .start_reign(reign, me, &sessions, inherited.as_ref(), &voters);
-                for voter in voters.iter().filter(|voter| **voter != me) {
+                    .start_reign(reign, me, &sessions, inherited.as_ref(), &told);
+                for voter in told.iter().filter(|voter| **voter != me) {
                     tokio::spawn(Arc::clone(self).tell(*voter, reign));
                 }
                 for node in self.transport.nodes() {
                     tokio::spawn(Arc::clone(self).announce(node, reign));
                 }
-                Some((epoch, voters))
+                Some((epoch, told))
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
             Err(error) => {

@@ -6,12 +6,15 @@
 
 use super::service::MetaServer;
 use super::state::Body;
-use consistency::NodeId;
+use consistency::{Epoch, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the leader looks.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
+/// How long a new cluster waits for all of its voters.
+const FIRST_WITHIN: Duration = Duration::from_millis(500);
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 
 /// Returns the version to raise the cluster to; `spoken` are those of all voters, as far as they are known.
 fn next(now: u32, spoken: impl IntoIterator<Item = Option<u32>>) -> Option<u32> {
@@ -23,23 +26,42 @@ fn next(now: u32, spoken: impl IntoIterator<Item = Option<u32>>) -> Option<u32> 
 pub(super) async fn run(server: Arc<MetaServer>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if server.barriers.epoch().is_none() {
-            continue;
-        }
-        let now = server.version();
-        let spoken = server.voters().into_iter();
-        let spoken = spoken.map(|voter| server.transport.version_of(voter));
-        let Some(version) = next(now, spoken) else {
-            continue;
-        };
-        match server.commit(Body::RaiseVersion(version)).await {
-            Ok(_) => tracing::info!(from = now, to = version, "all voters speak a newer version"),
-            Err(error) => tracing::warn!(%error, version, "the cluster's version is not raised"),
+        if server.barriers.epoch().is_some() {
+            server.raise().await;
         }
     }
 }
 
 impl MetaServer {
+    /// Raises the cluster's version before a reign, if that is known to be possible, so that the reign need not be begun
+    /// again for it. The first reign of a cluster has time to find out.
+    pub(super) async fn raise_version(&self, last: Epoch) {
+        if last == Epoch(0) {
+            let until = tokio::time::Instant::now() + FIRST_WITHIN;
+            let unknown = || {
+                let mut voters = self.voters().into_iter();
+                voters.any(|voter| self.transport.version_of(voter).is_none())
+            };
+            while unknown() && tokio::time::Instant::now() < until {
+                tokio::time::sleep(FIRST_LOOK).await;
+            }
+        }
+        self.raise().await;
+    }
+
+    async fn raise(&self) {
+        let now = self.version();
+        let spoken = self.voters().into_iter();
+        let spoken = spoken.map(|voter| self.transport.version_of(voter));
+        let Some(version) = next(now, spoken) else {
+            return;
+        };
+        match self.commit(Body::RaiseVersion(version)).await {
+            Ok(_) => tracing::info!(from = now, to = version, "all voters speak a newer version"),
+            Err(error) => tracing::warn!(%error, version, "the cluster's version is not raised"),
+        }
+    }
+
     /// Returns the version that the log may use.
     #[must_use]
     pub fn version(&self) -> u32 {
