@@ -7,6 +7,21 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Returns where a daemon that cannot start says why: beside its socket, which is not there then.
+pub(crate) fn failure_file(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".failed");
+    name.into()
+}
+
+/// Adds to a reason what the daemon said when it could not start.
+fn with_failure(socket: &Path, why: String) -> String {
+    match std::fs::read_to_string(failure_file(socket)) {
+        Ok(failure) => format!("{why}; its last start failed: {}", failure.trim_end()),
+        Err(_) => why,
+    }
+}
+
 /// Where a daemon listens unless configured otherwise.
 pub(crate) const SOCKET_DEFAULT: &str = "/run/glu/glud.sock";
 /// The daemon answers from memory, or asks the leader, which it may have to look for.
@@ -126,7 +141,7 @@ pub(crate) fn ask_within<A: DeserializeOwned>(
 ) -> Result<A, DaemonError> {
     let failed = |why: String| DaemonError::Silent {
         socket: socket.to_owned(),
-        why,
+        why: with_failure(socket, why),
         option,
     };
     let mut line = String::new();
@@ -144,7 +159,7 @@ pub(crate) fn ask_for<A: DeserializeOwned>(
 ) -> Result<(A, impl Read), DaemonError> {
     let failed = |why: String| DaemonError::Silent {
         socket: socket.to_owned(),
-        why,
+        why: with_failure(socket, why),
         option,
     };
     let mut line = String::new();

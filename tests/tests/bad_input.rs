@@ -3,6 +3,7 @@
 //! Needs root and /dev/fuse.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 use tests::{Cluster, binary, wait_until, with_deadline};
 
@@ -121,6 +122,85 @@ fn a_damaged_store_is_refused() {
     wait_until("the file to be back", Duration::from_secs(20), || {
         fs::read(&path).is_ok_and(|bytes| bytes == b"kept")
     });
+}
+
+/// A node that cannot take part says why, in its log and in `glu status`; the others say so of it; and nothing is harmed.
+#[test]
+fn a_node_that_does_not_fit_says_why() {
+    let cluster = Cluster::up(2);
+    let other = Cluster::up(2);
+    let glu = binary("glu").display().to_string();
+    let status = |node: u32| cluster.sh(node, &format!("{glu} status"));
+    let log = || fs::read_to_string(cluster.state().join("node2/glud.log")).expect("the log");
+    fs::write(cluster.path(2).join("kept"), "kept").expect("write");
+    fs::File::open(cluster.path(2).join("kept"))
+        .and_then(|file| file.sync_all())
+        .expect("fsync");
+    cluster.kill(2);
+
+    // A store of the future.
+    let format = cluster.state().join("node2/state/chunks/FORMAT");
+    let present = fs::read_to_string(&format).expect("read");
+    fs::write(&format, "glu chunk store, version 99\n").expect("write");
+    let refused = cluster.dev(&["start", "2"]);
+    assert!(!refused.status.success(), "{refused}");
+    let why = "has version 99, this glud knows up to 1; install a newer glud";
+    assert!(log().contains(why), "{}", log());
+    let said = status(2);
+    assert!(said.stderr.contains("its last start failed"), "{said}");
+    assert!(said.stderr.contains(why), "{said}");
+    assert_eq!(said.stderr.lines().count(), 1, "{said}");
+    fs::write(&format, present).expect("write");
+    cluster.kill(2);
+
+    // The identity of another node, and of a node of another cluster, which hears nothing of this one.
+    let tls = cluster.state().join("node2/tls");
+    let own = cluster.state().join("node2/tls-own");
+    fs::rename(&tls, &own).expect("rename");
+    copy(&cluster.state().join("node1/tls"), &tls);
+    let refused = cluster.dev(&["start", "2"]);
+    assert!(!refused.status.success(), "{refused}");
+    let why = "is not the certificate of node 2";
+    assert!(log().contains(why), "{}", log());
+    assert!(status(2).stderr.contains(why), "{}", status(2));
+    cluster.kill(2);
+    fs::remove_dir_all(&tls).expect("remove");
+    copy(&other.state().join("node2/tls"), &tls);
+    // It does not come up: nobody talks to it.
+    let mut start = std::process::Command::new(binary("glu"))
+        .args(["dev", "--state"])
+        .arg(cluster.state())
+        .args(["start", "2"])
+        .spawn()
+        .expect("glu runs");
+    wait_until("both to say why", Duration::from_secs(30), || {
+        // Whoever wants something of the node makes its daemon dial.
+        let listed = cluster.sh(1, "ls /cluster/node2/dev");
+        assert!(!listed.status.success(), "{listed}");
+        let words = "is it a node of this cluster";
+        let said = status(1).stdout;
+        log().contains("cannot connect peer=1")
+            && log().contains(words)
+            && said.contains("node 2 cannot be reached: ")
+            && said.contains(words)
+    });
+    start.kill().expect("our child");
+    start.wait().expect("our child");
+    cluster.kill(2);
+    fs::remove_dir_all(&tls).expect("remove");
+    fs::rename(&own, &tls).expect("rename");
+    cluster.start(2);
+    let path = cluster.path(2).join("kept");
+    wait_until("the file to be back", Duration::from_secs(20), || {
+        fs::read(&path).is_ok_and(|bytes| bytes == b"kept")
+    });
+    assert!(!status(2).stderr.contains("failed"));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a").arg(from).arg(to);
+    assert!(copy.status().expect("cp runs").success());
 }
 
 /// A full disk is ENOSPC for the writer and nothing else: what was synced stays, and room made is room used.

@@ -16,6 +16,7 @@ mod members;
 pub mod watcher;
 
 use crate::config::GludConfig;
+use crate::daemon::failure_file;
 use crate::identity::NodeIdentity;
 use crate::transport::{QuicTransport, Versions};
 use anyhow::{Context, Result, bail};
@@ -321,7 +322,20 @@ pub fn main(config: &Path) -> Result<()> {
         .enable_all()
         .thread_name("glud")
         .build()?;
-    let result = runtime.block_on(async { Node::start(config).await?.run().await });
+    let failure = failure_file(&config.control_socket);
+    let result = runtime.block_on(async {
+        match Node::start(config).await {
+            Ok(node) => {
+                // Of an earlier start; there is none after most.
+                drop(std::fs::remove_file(&failure));
+                node.run().await
+            }
+            Err(error) => {
+                note_failure(&failure, &error);
+                Err(error)
+            }
+        }
+    });
     // A blocking request to a dying disk must not keep the node from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
@@ -337,6 +351,16 @@ fn versions() -> Versions {
         min: only,
         max: only,
     })
+}
+
+/// Says for `glu status` why the node cannot start.
+fn note_failure(path: &Path, error: &anyhow::Error) {
+    let dir = path.parent().unwrap_or(path);
+    let noted =
+        std::fs::create_dir_all(dir).and_then(|()| std::fs::write(path, format!("{error:#}\n")));
+    if let Err(error) = noted {
+        tracing::warn!(path = %path.display(), %error, "cannot note why the node does not start");
+    }
 }
 
 /// Names this daemon among those of this machine, over its restarts.

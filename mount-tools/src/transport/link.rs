@@ -10,7 +10,7 @@ use super::hello::Close;
 use bytes::{Bytes, BytesMut};
 use consistency::NodeId;
 use gfs::net::{ByteStream, NetError, ServiceId};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -298,6 +298,15 @@ pub(super) fn byte_stream(writer: SendStream, reader: RecvStream) -> ByteStream 
     }
 }
 
+/// Returns whether TLS has ended a connection: QUIC has a range of codes for its alerts.
+fn is_tls(code: TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
+}
+
+fn refused(error: &ConnectionError) -> String {
+    format!("{error}; is it a node of this cluster, and is its certificate valid by both clocks?")
+}
+
 /// Says why a connection has ended, for people.
 pub(super) fn words(error: &ConnectionError) -> String {
     match error {
@@ -307,6 +316,8 @@ pub(super) fn words(error: &ConnectionError) -> String {
             format!("closed by the peer: {why}")
         }
         ConnectionError::LocallyClosed => "closed by this node".to_owned(),
+        ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => refused(error),
+        ConnectionError::TransportError(refusal) if is_tls(refusal.code) => refused(error),
         other => other.to_string(),
     }
 }

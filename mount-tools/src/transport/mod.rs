@@ -357,6 +357,14 @@ impl Shared {
             .insert(peer, version);
     }
 
+    /// Who was taken out of the configuration has lost its say, whatever its certificate is good for.
+    fn is_peer(&self, node: NodeId) -> bool {
+        self.peers
+            .read()
+            .expect("no holder panics")
+            .contains_key(&node)
+    }
+
     /// Notes that a peer is alive.
     fn heard(&self, peer: NodeId) {
         let peers = self.peers.read().expect("no holder panics");

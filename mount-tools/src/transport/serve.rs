@@ -127,6 +127,13 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Greeted, String> {
         let why = format!("its certificate is not that of node {}", hello.node);
         return Err(refuse(Close::Identity, why));
     }
+    if !shared.is_peer(hello.node) {
+        let why = format!(
+            "node {} is not among the peers of node {}: add it there, if it is to take part",
+            hello.node, shared.local
+        );
+        return Err(refuse(Close::Identity, why));
+    }
     let answer = Hello {
         version: hello.version,
         node: shared.local,

@@ -255,7 +255,8 @@ async fn a_dead_peer_fails_its_calls_and_comes_back() {
         two.is_ok()
     })
     .await;
-    let _two = two.expect("started");
+    let two = two.expect("started");
+    two.transport.set_peers([(one.id(), one.addr())]);
     one.call_until_answered(2).await;
 }
 

@@ -138,6 +138,23 @@ async fn nobody_speaks_for_another_node() {
     check_unreachable(one.call(3, "").await, "");
 }
 
+/// There are no lists of revoked certificates: a node goes with its line in `peers`.
+#[tokio::test]
+async fn who_was_taken_out_is_not_talked_to() {
+    let cluster = Cluster::of(3);
+    let (one, two) = (cluster.node(1), cluster.node(2));
+    two.call(1, "").await.expect("answered");
+    let rest = cluster
+        .peers()
+        .into_iter()
+        .filter(|(id, _)| *id != two.id());
+    let back = Node::start(two.identity.clone(), 0);
+    back.transport.set_peers(cluster.peers());
+    one.transport.set_peers(rest);
+    check_unreachable(back.call(1, "").await, "not among the peers of node 1");
+    cluster.node(3).call(1, "").await.expect("answered");
+}
+
 #[tokio::test]
 async fn another_version_is_refused_in_words() {
     let cluster = Cluster::of(2);
@@ -203,6 +220,7 @@ enum On {
 async fn a_broken_caller_loses_its_connection_and_nobody_else_notices() {
     let cluster = Cluster::of(2);
     let broken = cluster.ca.issue(NodeId(3)).expect("in range");
+    cluster.expect_at_1(NodeId(3));
     let one = cluster.node(1);
     let too_large = u32::try_from(MESSAGE_BYTES_MAX).expect("5 MiB") + 1;
     let mut left_over = header(1, 2);
@@ -319,6 +337,7 @@ async fn a_new_connection_of_a_peer_replaces_the_old() {
     let cluster = Cluster::of(2);
     let one = cluster.node(1);
     let identity = cluster.ca.issue(NodeId(3)).expect("in range");
+    cluster.expect_at_1(NodeId(3));
     let connect = async || {
         let greeted = dial(&identity, one, Hello::of(NodeId(3))).await;
         let (connection, writer, mut reader) = greeted.expect("a good certificate");

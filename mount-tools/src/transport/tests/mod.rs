@@ -48,6 +48,13 @@ impl Cluster {
         self.nodes.iter().map(peer).collect()
     }
 
+    /// Has node 1 know of a node more, which it cannot dial.
+    fn expect_at_1(&self, node: NodeId) {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let peers = self.peers().into_iter().chain([(node, nowhere)]);
+        self.node(1).transport.set_peers(peers);
+    }
+
     /// Returns a node by its id.
     fn node(&self, id: u16) -> &Node {
         &self.nodes[usize::from(id) - 1]

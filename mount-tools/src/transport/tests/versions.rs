@@ -60,6 +60,7 @@ async fn a_node_that_comes_back_newer_is_spoken_to_in_its_version() {
     })
     .await;
     let back = Node::start(identity, port);
+    back.transport.set_peers([(new.id(), new.addr())]);
     new.call_until_answered(2).await;
     assert_eq!(new.transport.version_of(back.id()), Some(WIRE_VERSION));
 }
