@@ -422,7 +422,7 @@ fn set_clock(file: &Path, seconds: i64) {
 
 /// Makes a daemon whose clock can be set.
 fn daemon_with_a_clock() -> PathBuf {
-    let path = scratch_dir().join(format!("glud-with-a-clock-{}", std::process::id()));
+    let path = scratch_dir().join(format!("stand-in-glud-clock-{}", std::process::id()));
     let glud = binary("glud");
     // What faketime does, but for the file. Its node is named by the path of its configuration.
     let script = format!(
