@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
+#[cfg(test)]
+mod tests;
+
 /// Why an operation cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -128,13 +131,27 @@ impl Barriers {
         self.with_core(|core| core.check(from, session))
     }
 
-    /// Takes a session that the log has opened; earlier ones of its node have ended with that.
-    pub(super) fn open_session(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
+    /// Takes a session that the log has opened; earlier ones of its node have ended with that. `new`: it was not there
+    /// before.
+    pub(super) fn open_session(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        new: bool,
+    ) -> Result<(), Ended> {
         self.with_core(|core| {
+            // A late copy of the request that opened it changes nothing of a session: neither of one that lives, nor
+            // of one that has ended here, whose end is on the way to the log. And what the log did one after the other
+            // may be told in another order.
+            let known = core.nodes.contains_key(&session);
+            let mut sessions = core.nodes.iter();
+            if (!new && !known) || sessions.any(|(id, node)| *node == from && *id > session) {
+                return Err(Ended::Session);
+            }
             let earlier: Vec<_> = core
                 .nodes
                 .iter()
-                .filter(|(_, node)| **node == from)
+                .filter(|(id, node)| **node == from && **id < session)
                 .map(|(id, _)| *id)
                 .collect();
             for old in earlier {

@@ -251,7 +251,7 @@ impl MetaServer {
         match self.commit(body).await {
             Ok(Reply::SessionEnded) => MetaReply::SessionEnded,
             Ok(Reply::Session { session, new }) => {
-                if let Err(ended) = self.barriers.open_session(from, session) {
+                if let Err(ended) = self.barriers.open_session(from, session, new) {
                     return self.ended(ended);
                 }
                 tracing::info!(node = from.0, session = session.0, "session opened");
