@@ -101,10 +101,21 @@ impl Barriers {
     pub(super) fn start_reign(&self, epoch: Epoch, sessions: &[(SessionId, NodeId)]) {
         let now = self.now();
         let previous = sessions.iter().map(|(session, _)| *session);
+        let mut leases = lease::Server::new(
+            self.config,
+            epoch,
+            now,
+            previous.clone().filter(|_| !missing!(NoGrace)),
+        );
+        if missing!(NoGrace) {
+            previous
+                .clone()
+                .for_each(|old| leases.open_session(now, old));
+        }
         *self.lock() = Some(Core {
             epoch,
             now,
-            leases: lease::Server::new(self.config, epoch, now, previous.clone()),
+            leases,
             locks: Locks::new(previous),
             nodes: sessions.iter().copied().collect(),
             next_op: OpId(0),

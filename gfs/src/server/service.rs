@@ -377,6 +377,7 @@ impl MetaServer {
         mut op: Op,
     ) -> Result<OpReply, Refusal> {
         let mut barrier = self.barrier(session, seq, &op).await?;
+        fail_point!("leader: before a change is committed");
         let (files, stale) = match &mut op {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
             _ => (0, Vec::new()),
@@ -398,6 +399,7 @@ impl MetaServer {
             Reply::SessionEnded => return Err(Refusal::Ended(Ended::Session)),
             other => unreachable!("a change is answered by its outcome, not {other:?}"),
         };
+        fail_point!("leader: before a change is answered");
         if again {
             // Others may have undone it since. Nothing is granted: the barrier ends the operation as it goes.
             return Ok(super::grants::again(reply, files, &stale));
@@ -544,7 +546,8 @@ impl MetaServer {
         loop {
             let now = *leadership.borrow_and_update();
             // An epoch of the log may lapse and come back; what was granted in it did not survive that.
-            let reigns = self.barriers.epoch().is_some() && led == Some(now.epoch);
+            let reigns =
+                self.barriers.epoch().is_some() && (led == Some(now.epoch) || missing!(OneReign));
             let mut pause = None;
             if now.leading && now.ready {
                 if !reigns {
@@ -553,7 +556,7 @@ impl MetaServer {
                     led = begun.then_some(now.epoch);
                     pause = (!begun).then_some(PAUSE);
                 }
-            } else if self.barriers.epoch().is_some() {
+            } else if self.barriers.epoch().is_some() && !missing!(OneReign) {
                 tracing::info!("no longer metadata leader");
                 self.barriers.end_reign();
             }
@@ -579,6 +582,7 @@ impl MetaServer {
                     sessions = sessions.len(),
                     "metadata leader"
                 );
+                fail_point!("leader: before a reign begins");
                 self.watches.clear();
                 self.barriers.start_reign(reign, &sessions);
                 for node in self.transport.nodes() {
@@ -624,6 +628,7 @@ impl MetaServer {
                     session = session.0,
                     "session ended: not renewed or a break not answered in time"
                 );
+                fail_point!("leader: before the end of a session is committed");
                 let server = Arc::clone(&self);
                 tokio::spawn(async move {
                     if let Err(error) = server.commit(Body::EndSession(session)).await {
@@ -644,6 +649,7 @@ impl MetaServer {
     ) {
         const ATTEMPT: std::time::Duration = std::time::Duration::from_secs(2);
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+        fail_point!("leader: before a break is sent");
         tracing::debug!(session = session.0, node = node.0, ?request, "break");
         let body = Bytes::from(encode(&request));
         while self.barriers.awaits(session, &request) {

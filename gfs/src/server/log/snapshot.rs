@@ -6,12 +6,11 @@
 //! ```
 //! The checksum (CRC-32) covers everything after itself.
 
+use super::disk::Disk;
 use super::error::OpenError;
 use super::raft::{LogId, SnapshotMeta};
 use consistency::wire;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
 
 const MAGIC: &[u8; 8] = b"GLUSNAP1";
 const PREFIX: &str = "snapshot-";
@@ -59,18 +58,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
 
 /// Writes a snapshot's bytes to its file; durable on return. Older ones are removed then; a newer one,
 /// received while this one was made, stays.
-pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn save(disk: &dyn Disk, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
     let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
-    let new = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let new = format!("{name}.tmp");
+    let file = disk.create(&new)?;
+    file.write(bytes)?;
+    file.sync()?;
     drop(file);
-    std::fs::rename(&new, dir.join(&name))?;
-    File::open(dir)?.sync_all()?;
-    let new = dir.join(&name);
-    for old in list(dir)?.into_iter().filter(|old| *old < new) {
-        match std::fs::remove_file(old) {
+    disk.rename(&new, &name)?;
+    for old in list(disk)?.into_iter().filter(|old| *old < name) {
+        match disk.remove(&old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -82,12 +79,14 @@ pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<
 ///
 /// # Errors
 /// Says which file is corrupt if no whole one reaches that far.
-pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>>, OpenError> {
-    let mut files = list(dir).map_err(OpenError::io("list", dir))?;
+pub(super) fn newest(disk: &dyn Disk, purged: Option<LogId>) -> Result<Option<Vec<u8>>, OpenError> {
+    let dir = disk.path();
+    let mut files = list(disk).map_err(OpenError::io("list", dir))?;
     files.sort();
     let mut corrupt = None;
-    while let Some(file) = files.pop() {
-        let bytes = std::fs::read(&file).map_err(OpenError::io("read", &file))?;
+    while let Some(name) = files.pop() {
+        let file = dir.join(&name);
+        let bytes = disk.read(&name).map_err(OpenError::io("read", &file))?;
         match decode(&bytes) {
             Ok((meta, _)) if meta.last_log_id >= purged => return Ok(Some(bytes)),
             Ok((meta, _)) => {
@@ -114,23 +113,19 @@ pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>
     }
 }
 
-/// Returns whether a directory has snapshots.
-pub(super) fn any(dir: &Path) -> io::Result<bool> {
-    Ok(!list(dir)?.is_empty())
+/// Returns whether a disk has snapshots.
+pub(super) fn any(disk: &dyn Disk) -> io::Result<bool> {
+    Ok(!list(disk)?.is_empty())
 }
 
 /// Lists the finished snapshots.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(dir)? {
-        let file = file?;
-        let name = file.file_name();
-        let index = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        if index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit())) {
-            files.push(file.path());
-        }
-    }
-    Ok(files)
+fn list(disk: &dyn Disk) -> io::Result<Vec<String>> {
+    let mut names = disk.list()?;
+    names.retain(|name| {
+        let index = name.strip_prefix(PREFIX);
+        index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    Ok(names)
 }
 
 #[cfg(test)]

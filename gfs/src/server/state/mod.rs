@@ -127,7 +127,9 @@ impl StateMachine for MetaState {
                     return Reply::SessionEnded;
                 };
                 record.forget_below(*done_below);
-                if let Some(reply) = record.answer(*seq, now) {
+                if let Some(reply) = record.answer(*seq, now)
+                    && !missing!(Twice)
+                {
                     return reply;
                 }
                 if record.is_full() {
@@ -195,7 +197,8 @@ impl MetaState {
     /// is answered before it is planned: planned again, an exclusive create would find its own file.
     #[must_use]
     pub fn recorded(&self, session: SessionId, seq: OpSeq) -> Option<Reply> {
-        self.sessions.record(session)?.answer(seq, self.now)
+        let record = self.sessions.record(session).filter(|_| !missing!(Twice));
+        record?.answer(seq, self.now)
     }
 
     /// Returns the inodes without a name. A new leader reaps those that nobody knows after the reclaim.
