@@ -546,8 +546,7 @@ impl MetaServer {
         loop {
             let now = *leadership.borrow_and_update();
             // An epoch of the log may lapse and come back; what was granted in it did not survive that.
-            let reigns =
-                self.barriers.epoch().is_some() && (led == Some(now.epoch) || missing!(OneReign));
+            let reigns = self.barriers.epoch().is_some() && led == Some(now.epoch);
             let mut pause = None;
             if now.leading && now.ready {
                 if !reigns {
@@ -556,7 +555,7 @@ impl MetaServer {
                     led = begun.then_some(now.epoch);
                     pause = (!begun).then_some(PAUSE);
                 }
-            } else if self.barriers.epoch().is_some() && !missing!(OneReign) {
+            } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
                 self.barriers.end_reign();
             }

@@ -14,7 +14,7 @@ pub(crate) enum Mutant {
     NoVote,
     /// R4 of the log: it goes on after a failed write.
     GoOn,
-    /// M3: lease state outlives its reign.
+    /// M3, M7: all reigns have the same number.
     OneReign,
     /// M4: a repeated change is made again.
     Twice,
@@ -34,11 +34,11 @@ impl Mutant {
     /// All of them, each with a seed near which a world notices it.
     pub(super) const ALL: [(Self, u64); 10] = [
         (Self::NoSync, 0),
-        (Self::NoVote, 0),
-        (Self::GoOn, 0),
+        (Self::NoVote, 92),
+        (Self::GoOn, 8),
         (Self::OneReign, 0),
-        (Self::Twice, 0),
-        (Self::NoLease, 0),
+        (Self::Twice, 48),
+        (Self::NoLease, 120),
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::NoFlush, 0),

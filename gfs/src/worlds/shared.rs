@@ -95,7 +95,15 @@ pub(super) struct Host {
 /// See the module page.
 pub(super) struct Shared(Mutex<State>);
 
-type Answer = oneshot::Sender<Result<Bytes, NetError>>;
+/// A call that was not answered.
+struct Call {
+    from: NodeId,
+    to: NodeId,
+    answer: oneshot::Sender<Result<Bytes, NetError>>,
+}
+
+/// By then a transport finds out that a connection is dead, in milliseconds.
+const IDLE_MS: u64 = 1_500;
 
 pub(super) struct State {
     /// Nanoseconds since the world began.
@@ -115,7 +123,7 @@ pub(super) struct State {
     /// The first broken promise.
     pub(super) broken: Option<String>,
     packets: BTreeMap<(u64, u64), Packet>,
-    calls: BTreeMap<u64, Answer>,
+    calls: BTreeMap<u64, Call>,
     /// Counts whatever happens, in its order.
     events: u64,
     trace: u64,
@@ -199,7 +207,13 @@ impl Shared {
         let call = state.next_event();
         let (answer, answered) = oneshot::channel();
         if state.lives(from) {
-            state.calls.insert(call, answer);
+            let caller = NodeId(from.node);
+            let waiting = Call {
+                from: caller,
+                to,
+                answer,
+            };
+            state.calls.insert(call, waiting);
             let message = Message::Request {
                 call,
                 service,
@@ -212,8 +226,8 @@ impl Shared {
 
     /// Nobody waits for this answer any more.
     pub(super) fn give_up(&self, call: u64) {
-        let answer = self.state().calls.remove(&call);
-        drop(answer);
+        let waiting = self.state().calls.remove(&call);
+        drop(waiting);
     }
 
     /// Sends the answer to a request.
@@ -232,7 +246,7 @@ impl Shared {
         let waiting = self.state().calls.remove(&call);
         if let Some(waiting) = waiting {
             // It may just have given up.
-            let _gone = waiting.send(reply);
+            let _gone = waiting.answer.send(reply);
         }
     }
 
@@ -362,12 +376,36 @@ impl State {
         self.note(&[u64::from(node.0)]);
         self.tell(node, || "dies".into());
         self.lose(who);
+        let open = self.calls.iter().filter(|(_, waiting)| waiting.to == node);
+        let open: Vec<u64> = open.map(|(call, _)| *call).collect();
+        for call in open {
+            let after = self.dice.below(IDLE_MS);
+            self.hang_up(call, after);
+        }
+    }
+
+    /// Tells a caller after so many milliseconds that its connection is dead, unless it was answered by then.
+    fn hang_up(&mut self, call: u64, after: u64) {
+        let Some(waiting) = self.calls.get(&call) else {
+            return;
+        };
+        let (caller, to) = (waiting.from, waiting.to);
+        let why = "the connection is dead".into();
+        let reply = Err(NetError::Unreachable { to, why });
+        let packet = Packet {
+            from: caller,
+            to: caller,
+            life: self.hosts[&caller].life,
+            message: Message::Reply { call, reply },
+        };
+        self.put(self.now + after * 1_000_000, packet);
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         let weather = self.weather;
         if self.dice.below(1_000) < weather.lost_per_mille || self.cuts.contains(&(from, to)) {
-            return;
+            let (Message::Request { call, .. } | Message::Reply { call, .. }) = message;
+            return self.hang_up(call, IDLE_MS);
         }
         let late = self.dice.below(1_000) < weather.late_per_mille;
         let most = if late {
@@ -403,6 +441,8 @@ impl State {
             let host = &self.hosts[&packet.to];
             let lost = self.cuts.contains(&(packet.from, packet.to));
             if lost {
+                let (Message::Request { call, .. } | Message::Reply { call, .. }) = packet.message;
+                self.hang_up(call, IDLE_MS);
                 continue;
             }
             if host.up && host.life == packet.life {

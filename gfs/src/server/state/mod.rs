@@ -110,7 +110,8 @@ impl StateMachine for MetaState {
                 None => Reply::SessionEnded,
             },
             Body::BeginReign => {
-                self.reign = Epoch(self.reign.0 + 1);
+                let passed = u64::from(!missing!(OneReign) || self.reign == Epoch(0));
+                self.reign = Epoch(self.reign.0 + passed);
                 Reply::Reign(self.reign)
             }
             Body::EndSession(session) => {
