@@ -37,7 +37,14 @@ impl World {
                 let (who, left) = match self.dice.below(3_u8) {
                     0 => (Doomed::Any(node), self.dice.below(200)),
                     _ => {
-                        let place = places[self.dice.below(places.len())];
+                        // Of two the one that is passed less often: else the seldom ones never come.
+                        let two = [(); 2].map(|()| places[self.dice.below(places.len())]);
+                        let [first, second] = two;
+                        let place = if state.points[first] < state.points[second] {
+                            first
+                        } else {
+                            second
+                        };
                         (Doomed::At(place), self.dice.below(3))
                     }
                 };

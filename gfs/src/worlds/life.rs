@@ -131,7 +131,7 @@ impl Life {
             dir: "/simulated".into(),
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(250), Duration::from_millis(500)),
-            snapshot_every: 40,
+            snapshot_every: 20,
         };
         let disk = Arc::clone(&self.disk);
         let log = Replicated::open_on(disk, config, Arc::clone(transport), &self.router).await;

@@ -152,7 +152,7 @@ impl World {
         self.until(SET_UP_MAX, "the files are made", set_up)?;
 
         let begun = self.now();
-        let faults = begun + self.dice.below(FAULTS_MAX);
+        let faults = begun + FAULTS_MAX / 4 + self.dice.below(FAULTS_MAX / 4 * 3);
         self.plan(begun, Plan::Fault);
         while self.now() < faults && !self.is_broken() {
             self.step();
