@@ -1,11 +1,23 @@
 //! What goes wrong in a world, and how that ends.
 
-use super::shared::{Doom, Doomed, Weather};
+use super::life::VOTERS;
+use super::shared::{Doom, Doomed, Host, Weather};
 use super::world::{MS, NODES, Plan, World};
 use crate::server::log::DiskFault;
 use consistency::NodeId;
 
 impl World {
+    /// Returns a node that believes to lead.
+    fn leader(&self) -> Option<NodeId> {
+        let state = self.shared.state();
+        let leads = |host: &Host| {
+            let log = host.log.as_ref();
+            log.is_some_and(|log| log.leadership().borrow().leading)
+        };
+        let mut hosts = state.hosts.iter();
+        hosts.find_map(|(node, host)| leads(host).then_some(*node))
+    }
+
     pub(super) fn kill(&mut self, node: NodeId) {
         let mut state = self.shared.state();
         if state.hosts[&node].up {
@@ -21,7 +33,10 @@ impl World {
     }
 
     pub(super) fn fault(&mut self) {
-        let (node, now) = (self.any_node(), self.now());
+        let (mut node, now) = (self.any_node(), self.now());
+        if self.dice.below(3_u8) == 0 {
+            node = self.leader().unwrap_or(node);
+        }
         match self.dice.below(17_u8) {
             0 => self.kill(node),
             1 => {
@@ -58,7 +73,12 @@ impl World {
                     1 => (false, true),
                     _ => (true, true),
                 };
-                for other in (1..=NODES).map(NodeId).filter(|other| *other != node) {
+                // Whom nobody but the voters miss is asked on by the others.
+                let others = match self.dice.below(2_u8) {
+                    0 => VOTERS,
+                    _ => NODES,
+                };
+                for other in (1..=others).map(NodeId).filter(|other| *other != node) {
                     if inwards {
                         state.cuts.insert((other, node));
                     }
@@ -67,7 +87,7 @@ impl World {
                     }
                 }
                 drop(state);
-                let until = now + self.dice.below(3_500 * MS);
+                let until = now + self.dice.below(4_500 * MS);
                 self.plan(until, Plan::Connect);
             }
             11..14 => {

@@ -34,11 +34,11 @@ impl Mutant {
     /// All of them, each with a seed near which a world notices it.
     pub(super) const ALL: [(Self, u64); 10] = [
         (Self::NoSync, 0),
-        (Self::NoVote, 92),
-        (Self::GoOn, 8),
-        (Self::OneReign, 0),
-        (Self::Twice, 48),
-        (Self::NoLease, 120),
+        (Self::NoVote, 0),
+        (Self::GoOn, 20),
+        (Self::OneReign, 8),
+        (Self::Twice, 20),
+        (Self::NoLease, 60),
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::NoFlush, 0),
