@@ -13,6 +13,9 @@ BUILD_TIMEOUT := 1000
 TEST_TIMEOUT := 1500
 LONG_TIMEOUT := 10000
 
+# The last revision of the protocol version before the present one.
+UPGRADE_FROM := 351e356
+
 # Where `make install` puts the programs. mount(8) looks for its helpers in /sbin alone.
 PREFIX := /usr/local
 DESTDIR :=
@@ -21,7 +24,7 @@ PROGRAMS := glu glud glurun glumake glumake-sh
 
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release install demo check test test-long bench conformance soak clean
+.PHONY: help setup build release install demo check test test-long upgrade-test bench conformance soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +61,10 @@ test: setup check ## Everything a change must pass
 test-long: setup ## The tests that take minutes, too
 	$(within) $(BUILD_TIMEOUT) cargo build --workspace --all-targets --quiet
 	CHAOS_SECONDS=600 ROUNDS=1000 HAMMER_OPS=10000 LINEAR_OPS=4000 FUZZ_CASES=10000000 WORLDS=10000 scripts/test.sh $(LONG_TIMEOUT) -- --include-ignored
+	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)
+
+upgrade-test: setup ## Upgrade a cluster in use from the revision UPGRADE_FROM, node by node
+	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)
 
 bench: setup release ## Measure against the local filesystem
 	GLU_BIN_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release $(within) $(LONG_TIMEOUT) cargo run --release --quiet -p tests --bin bench

@@ -30,6 +30,7 @@ macro_rules! missing {
 pub mod client;
 pub mod data;
 pub mod error;
+pub mod fsck;
 pub mod fuse;
 pub mod net;
 pub mod root;

@@ -575,7 +575,7 @@ pub trait Tree: Send + Sync {
 /// Tells the kernel to forget. Every method blocks until the kernel has done so: never call one from a request
 /// handler or under a lock (DESIGN rule "what waits for what").
 pub trait Kernel: Send + Sync + fmt::Debug {
-    /// Forgets the attributes of an inode. Never blocks.
+    /// Forgets the attributes of an inode. Waits for nobody but the threads that take up its last reply (K2).
     fn forget_attr(&self, ino: InodeNo) -> io::Result<()>;
 
     /// Writes back mapped pages, then forgets attributes and pages. Waits for reads of the inode in flight.
@@ -584,7 +584,11 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// Forgets a name of a directory. Waits for the directory's requests in flight.
     fn forget_name(&self, parent: InodeNo, name: &Name) -> io::Result<()>;
 
-    /// Forgets all names of the mount (FUSE_NOTIFY_INC_EPOCH). Never blocks. `Unsupported` before Linux 6.16.
+    /// Tells whether a change that waits for its answer keeps [`Self::forget_name`] in a directory waiting.
+    fn may_hold(&self, dir: InodeNo) -> bool;
+
+    /// Forgets all names of the mount (FUSE_NOTIFY_INC_EPOCH), and with them what is mounted below it. Never blocks.
+    /// `Unsupported` before Linux 6.16.
     fn forget_all_names(&self) -> io::Result<()>;
 
     /// Says whether none of these ever waits for anything: then they need no threads of their own.

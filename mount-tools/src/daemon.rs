@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Take, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +48,49 @@ pub(crate) struct ClusterRepair {
     pub(crate) copying: u64,
 }
 
+/// A node that cannot be reached.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    pub(crate) node: u16,
+    pub(crate) why: String,
+}
+
+/// What the leader found when it checked the cluster.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterCheck {
+    pub(crate) index: u64,
+    pub(crate) inodes: u64,
+    pub(crate) voters: Vec<VoterCheck>,
+    pub(crate) nodes: Vec<NodeCheck>,
+    pub(crate) faults: Vec<CheckFault>,
+}
+
+/// The sum of a voter's state, or why it has told none.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VoterCheck {
+    pub(crate) node: u16,
+    pub(crate) sum: Option<String>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) error: Option<String>,
+}
+
+/// Copies of chunks on a node.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NodeCheck {
+    pub(crate) node: u16,
+    pub(crate) copies: u64,
+    pub(crate) good: u64,
+    pub(crate) bad: u64,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CheckFault {
+    pub(crate) part: String,
+    pub(crate) rule: String,
+    pub(crate) what: String,
+}
+
 /// There is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
@@ -87,18 +130,67 @@ pub(crate) fn ask_within<A: DeserializeOwned>(
         option,
     };
     let mut line = String::new();
-    let mut converse = || {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(time))?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-        stream.write_all(format!("{question}\n").as_bytes())?;
-        BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line)
+    let mut converse = || converse(time, socket, question)?.read_line(&mut line);
+    converse().map_err(|error: io::Error| failed(error.to_string()))?;
+    parse(&line).map_err(|error| error.or_malformed(failed))
+}
+
+/// Asks for something that follows the answer, until the end of the conversation.
+pub(crate) fn ask_for<A: DeserializeOwned>(
+    time: Duration,
+    socket: &Path,
+    question: &serde_json::Value,
+    option: &'static str,
+) -> Result<(A, impl Read), DaemonError> {
+    let failed = |why: String| DaemonError::Silent {
+        socket: socket.to_owned(),
+        why,
+        option,
     };
-    converse().map_err(|error: std::io::Error| failed(error.to_string()))?;
-    if let Ok(Refusal { error }) = serde_json::from_str(&line) {
-        return Err(DaemonError::Refused { error });
+    let mut line = String::new();
+    let mut asked = || {
+        let mut reader = converse(time, socket, question)?;
+        reader.read_line(&mut line)?;
+        reader.get_mut().set_limit(u64::MAX);
+        Ok(reader)
+    };
+    let rest = asked().map_err(|error: io::Error| failed(error.to_string()))?;
+    let answer = parse(&line).map_err(|error| error.or_malformed(failed))?;
+    Ok((answer, rest))
+}
+
+fn converse(
+    time: Duration,
+    socket: &Path,
+    question: &serde_json::Value,
+) -> io::Result<BufReader<Take<UnixStream>>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(time))?;
+    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+    stream.write_all(format!("{question}\n").as_bytes())?;
+    Ok(BufReader::new(stream.take(ANSWER_BYTES_MAX)))
+}
+
+fn parse<A: DeserializeOwned>(line: &str) -> Result<A, Unusable> {
+    if let Ok(Refusal { error }) = serde_json::from_str(line) {
+        return Err(Unusable::Refused(DaemonError::Refused { error }));
     }
-    serde_json::from_str(&line).map_err(|error| failed(error.to_string()))
+    serde_json::from_str(line).map_err(|error| Unusable::Malformed(error.to_string()))
+}
+
+/// An answer that says nothing of what was asked.
+enum Unusable {
+    Refused(DaemonError),
+    Malformed(String),
+}
+
+impl Unusable {
+    fn or_malformed(self, malformed: impl FnOnce(String) -> DaemonError) -> DaemonError {
+        match self {
+            Self::Refused(error) => error,
+            Self::Malformed(why) => malformed(why),
+        }
+    }
 }
 
 /// How the daemon says that it cannot.

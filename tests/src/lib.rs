@@ -16,12 +16,14 @@ mod binaries;
 mod cluster;
 mod command;
 mod dice;
+mod disk;
 pub mod linear;
 
 pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
 pub use dice::Dice;
+pub use disk::Disk;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

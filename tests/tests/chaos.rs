@@ -1,17 +1,17 @@
-//! Nodes die, are cut off and stand still, one at a time, while programs work on all of them: what was synced is there,
+//! Nodes die, are cut off and stand still, their disks are full or hang, their clocks jump, one at a time, while programs work on all of them: what was synced is there,
 //! no update under a lock is lost, nothing old is seen, and who was not disturbed got no error.
 //!
 //! `CHAOS_SECONDS` (60) says how long, `SEED` which disturbances. Needs root and /dev/fuse.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use tests::{Cluster, DEADLINE, Dice, wait_until};
+use tests::{Cluster, DEADLINE, Dice, Disk, Options, binary, scratch_dir, wait_until};
 
 const NODES: u32 = 3;
 const ACCOUNTS: usize = 8;
@@ -20,6 +20,8 @@ const MONEY: u64 = 1_000;
 const AFTERMATH: Duration = Duration::from_secs(12);
 /// Shorter than a term less the age of its renewal: a node that stands still longer can show what its kernel has cached.
 const PAUSE_MS_MAX: u64 = 2_000;
+/// Room for ten minutes.
+const DISK_MIB: u64 = 1_024;
 
 /// What happens to a node.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +29,22 @@ enum Disturbance {
     Kill,
     Cut,
     Pause,
+    /// The disk has no room; there is some again when the node is booted again.
+    Full,
+    /// What is written to the disk waits.
+    Hang,
+    /// The clock is set. No program of the node may notice.
+    Clock,
 }
+
+const KINDS: [Disturbance; 6] = [
+    Disturbance::Kill,
+    Disturbance::Cut,
+    Disturbance::Pause,
+    Disturbance::Full,
+    Disturbance::Hang,
+    Disturbance::Clock,
+];
 
 /// One node and what its programs have done.
 struct Node {
@@ -45,6 +62,7 @@ struct Node {
     built: AtomicU64,
     looks: AtomicU64,
     excused: AtomicU64,
+    disk: Disk,
 }
 
 struct World {
@@ -65,7 +83,11 @@ fn chaos() {
         |value| value.expect("a number"),
     );
     println!("SEED={seed} CHAOS_SECONDS={seconds}");
-    let cluster = Cluster::up(NODES);
+    let cluster = Cluster::with(&Options {
+        nodes: Some(NODES),
+        glud: Some(daemon_with_a_clock()),
+        ..Options::default()
+    });
     let world = World::new(&cluster);
     let mut done = Vec::new();
     thread::scope(|scope| {
@@ -110,8 +132,12 @@ impl World {
             built: AtomicU64::new(0),
             looks: AtomicU64::new(0),
             excused: AtomicU64::new(0),
+            disk: Disk::new(DISK_MIB),
         };
         let nodes: Vec<Node> = (1..=NODES).map(node).collect();
+        for node in &nodes {
+            node.disk.take_over(cluster, node.number);
+        }
         let tree = &nodes[0].tree;
         let bank = File::create_new(tree.join("bank")).expect("make the bank");
         bank.write_all_at(&encode(&[MONEY; ACCOUNTS], 0), 0)
@@ -163,10 +189,14 @@ impl World {
     fn disturb(&self, cluster: &Cluster, dice: &mut Dice) -> (Disturbance, u32, bool) {
         let node = &self.nodes[dice.below(self.nodes.len())];
         let number = node.number;
-        let kind = [Disturbance::Kill, Disturbance::Cut, Disturbance::Pause];
-        let kind = kind[usize::try_from(dice.below(3)).expect("three")];
+        let kind = KINDS[dice.below(KINDS.len())];
         let led = cluster.status().leader == Some(number);
-        {
+        if let Disturbance::Clock = kind {
+            let seconds = dice.below(14_400_i64) - 7_200;
+            set_clock(&clock(cluster, number), seconds);
+            // The library looks once a second.
+            thread::sleep(Duration::from_secs(2));
+        } else {
             let mut calm = node.calm.write().expect("no holder panics");
             match kind {
                 Disturbance::Kill => {
@@ -184,6 +214,19 @@ impl World {
                     thread::sleep(Duration::from_millis(dice.below(PAUSE_MS_MAX)));
                     drop(daemon);
                 }
+                Disturbance::Full => {
+                    node.disk.fill();
+                    thread::sleep(Duration::from_millis(dice.below(3_000)));
+                    cluster.kill(number);
+                    node.disk.make_room();
+                    cluster.start(number);
+                }
+                Disturbance::Hang => {
+                    node.disk.freeze();
+                    thread::sleep(Duration::from_millis(dice.below(3_000)));
+                    node.disk.thaw();
+                }
+                Disturbance::Clock => unreachable!("done above"),
             }
             let root = node.tree.join("bank");
             wait_until("the disturbed node to serve", DEADLINE, || {
@@ -364,6 +407,34 @@ fn read_bank(file: &File) -> io::Result<([u64; ACCOUNTS], u64)> {
 fn encode(accounts: &[u64; ACCOUNTS], count: u64) -> Vec<u8> {
     let numbers = std::iter::once(&count).chain(accounts);
     numbers.flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// Where a node's clock is set.
+fn clock(cluster: &Cluster, number: u32) -> PathBuf {
+    cluster.state().join(format!("node{number}/clock"))
+}
+
+fn set_clock(file: &Path, seconds: i64) {
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{seconds:+}")).expect("write");
+    fs::rename(new, file).expect("rename");
+}
+
+/// Makes a daemon whose clock can be set.
+fn daemon_with_a_clock() -> PathBuf {
+    let path = scratch_dir().join(format!("glud-with-a-clock-{}", std::process::id()));
+    let glud = binary("glud");
+    // What faketime does, but for the file. Its node is named by the path of its configuration.
+    let script = format!(
+        "#!/bin/sh\nclock=${{2%/*}}/clock\n[ -e $clock ] || echo +0 >$clock\n\
+         LD_PRELOAD=$(faketime -m --exclude-monotonic -f +0 printenv LD_PRELOAD)\n\
+         exec env LD_PRELOAD=$LD_PRELOAD NO_FAKE_STAT=1 DONT_FAKE_MONOTONIC=1 \
+         FAKETIME_CACHE_DURATION=1 FAKETIME_TIMESTAMP_FILE=$clock {} \"$@\"\n",
+        glud.display()
+    );
+    fs::write(&path, script).expect("write the script");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("make it a program");
+    path
 }
 
 /// A daemon that stands still as long as this lives.

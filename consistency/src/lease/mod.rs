@@ -24,14 +24,16 @@
 //! * **L4 named grants** - each break names the grant anew, and only an ack or a release with that name
 //!   touches it: what is late or doubled is about a name that is gone.
 //! * **L5 first come, first served** - a claim waits only for incompatible claims that came before it.
-//! * **L6 grace** - a new leader runs nothing until every session of the old reign has told what it holds, or
-//!   has ended. Grants of an old reign that come late are void.
+//! * **L6 grace** - a new leader runs nothing until it knows of every session of the old reign what it may hold, or
+//!   that it has ended. Grants of an old reign that come late are void.
 //! * **L7 crossing** - facts are cacheable only if no change of their inode finished while they were on
 //!   their way from the state to the reply.
 //! * **L8 in flight** - an operation that may be in the log holds its claims until it is finished, even if its
 //!   session has ended.
 //! * **L9 own change** - a client does not serve an inode while a change of its own on it is unanswered: others
 //!   may have seen the change already.
+//! * **L10 told first** - what the leader's own session is granted it uses only when a majority of the voters has noted
+//!   it: the session may be lost together with the leader.
 //! * **F1 bypass** - a session that owes an ack gets its reads of that inode answered at once, from the present
 //!   state and not to be cached: its ack may be waiting for them.
 //!
@@ -40,11 +42,13 @@
 mod client;
 mod crossings;
 mod mutant;
+mod notes;
 mod server;
 #[cfg(test)]
 mod sim;
 
 pub use client::{Client, Stamp};
+pub use notes::{Notes, longest};
 pub use server::{
     Action, BeginError, Claim, Config, Need, OPS_PER_SESSION_MAX, ReclaimError, Renewal, Server,
     SessionEnded,

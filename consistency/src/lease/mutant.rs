@@ -34,6 +34,15 @@ pub(crate) enum Mutant {
     EndDropsInFlight,
     /// L9: the client serves an inode that it is changing.
     ServeOwnChange,
+    /// L10: the leader's own session uses what no other voter has noted.
+    UseUntold,
+    /// L10: a voter takes notes of a reign after it was asked to close it.
+    NoteClosed,
+    /// L10: notes count for more than what another session tells.
+    TrustNotes,
+    /// L10: a new leader goes by the first notes it gets.
+    #[cfg(test)]
+    FirstNotes,
     /// F1: reads of a session that owes an ack wait like any other.
     NoBypass,
     /// F1: such reads may be cached.

@@ -109,3 +109,56 @@ pub enum ChunkFailure {
         why: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{decode, encode};
+    use serde::de::DeserializeOwned;
+    use std::fmt::Debug;
+
+    #[track_caller]
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
+        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
+        assert_eq!(&decode::<T>(golden).expect("decodes"), message);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let (id, data) = (ChunkId(7), Bytes::from_static(b"x"));
+        let put = ChunkRequest::Put {
+            id,
+            data: data.clone(),
+            crc: 5,
+        };
+        check(&put, &[0, 7, 1, b'x', 5]);
+        let (offset, len) = (1, 2);
+        check(&ChunkRequest::Get { id, offset, len }, &[1, 7, 1, 2]);
+        check(&ChunkRequest::Delete(vec![id]), &[2, 1, 7]);
+        check(&ChunkRequest::Space, &[3]);
+        let source = NodeId(3);
+        check(&ChunkRequest::Copy { id, source }, &[4, 7, 3]);
+        check(&ChunkRequest::Verify(vec![id]), &[5, 1, 7]);
+        check(&ChunkReply::Done, &[0]);
+        check(&ChunkReply::Data { data, crc: 5 }, &[1, 1, b'x', 5]);
+        check(&ChunkReply::Space { total: 1, free: 2 }, &[2, 1, 2]);
+        check(&ChunkReply::Bad(vec![id]), &[4, 1, 7]);
+        let failures = [
+            ChunkFailure::Missing,
+            ChunkFailure::Corrupt,
+            ChunkFailure::NoSpace,
+            ChunkFailure::BadRange,
+        ];
+        for (at, failure) in (0..).zip(failures) {
+            check(&ChunkReply::Failed(failure), &[3, at]);
+        }
+        let disk = ChunkFailure::Disk("d".into());
+        check(&ChunkReply::Failed(disk), &[3, 4, 1, b'd']);
+        check(&ChunkReply::Failed(ChunkFailure::Busy), &[3, 5]);
+        let source = ChunkFailure::Source {
+            source_node: source,
+            why: "w".into(),
+        };
+        check(&ChunkReply::Failed(source), &[3, 6, 3, 1, b'w']);
+    }
+}

@@ -75,3 +75,47 @@ pub struct Announcement {
     /// Its reign. An older one than was heard of before is ignored.
     pub epoch: Epoch,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{decode, encode};
+    use serde::de::DeserializeOwned;
+    use std::fmt::Debug;
+
+    #[track_caller]
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
+        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
+        assert_eq!(&decode::<T>(golden).expect("decodes"), message);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let (ino, lease) = (InodeNo(5), LeaseId(300));
+        let scopes = [
+            (Scope::Attr, &[0][..]),
+            (Scope::Data, &[1]),
+            (
+                Scope::Names(vec![Name::new("a").expect("valid")]),
+                &[2, 1, 1, b'a'],
+            ),
+            (Scope::All, &[3]),
+            (Scope::Flush, &[4]),
+        ];
+        for (scope, golden) in scopes {
+            let keep = Mode::Shared;
+            let request = Break {
+                ino,
+                lease,
+                scope,
+                keep,
+            };
+            check(&request, &[&[5, 251, 44, 1], golden, &[1]].concat());
+        }
+        let kept = Mode::Known;
+        check(&BreakAck { ino, lease, kept }, &[5, 251, 44, 1, 0]);
+        let mode = Mode::Exclusive;
+        check(&Grant { lease, mode }, &[251, 44, 1, 2]);
+        check(&Announcement { epoch: Epoch(9) }, &[9]);
+    }
+}

@@ -9,14 +9,18 @@ pub mod lease;
 pub mod lock;
 pub mod meta;
 pub mod node;
+pub mod notes;
 pub mod request;
 pub mod watch;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version of the wire protocol; nodes of different versions refuse each other at the handshake.
-pub const WIRE_VERSION: u32 = 6;
+/// Version of the protocol: of the messages, and of the commands in the log. A version only appends to that before it.
+pub const WIRE_VERSION: u32 = 7;
+
+/// The oldest version that this program still speaks, with nodes that speak no other: a cluster is upgraded node by node.
+pub const WIRE_VERSION_MIN: u32 = WIRE_VERSION - 1;
 
 /// Upper limit of one message: the largest chunk (4 MiB) with room for its header.
 pub const MESSAGE_BYTES_MAX: usize = 5 << 20;

@@ -248,7 +248,7 @@ impl Core {
         let mut state = node.state();
         if state.wants_flush() {
             tracing::error!(ino = %node.ino, "cannot flush before a break: changes are lost");
-            state.writing.error = Some(Errno::EIO);
+            state.writing.fail(Errno::EIO);
             state.drop_data();
             self.account(node.ino, &mut state);
         }

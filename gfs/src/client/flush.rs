@@ -525,7 +525,7 @@ fn flushed(state: &mut State, content: &FlushContent, new: &Attr) -> bool {
 
 /// Takes a flush that failed; true if the kernel may have what is lost with it.
 fn flush_failed(state: &mut State, error: Errno) -> bool {
-    state.writing.error = Some(error);
+    state.writing.fail(error);
     let content = state.content.as_ref();
     let shares = content.is_some_and(|content| content.shared_bytes() > 0);
     if error == Errno::ESTALE || error == Errno::EDQUOT || shares {

@@ -33,6 +33,7 @@ mod clock;
 mod content;
 mod dirty;
 mod facts;
+mod failure;
 mod flush;
 mod locks;
 mod names;
@@ -363,7 +364,7 @@ impl Core {
     ) -> Result<T, Errno> {
         let done = self.detached(work).await;
         if matches!(done, Err(Errno::EIO)) {
-            // Neither of them waits for anything in the kernel.
+            // Neither of them waits for a request that is under way.
             self.kernel.forget_all_names().await;
             for ino in changed {
                 self.kernel.forget_attr(*ino).await;

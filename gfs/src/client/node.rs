@@ -6,6 +6,7 @@
 //! and nothing is awaited, while a state is locked.
 
 use super::content::FileContent;
+use super::failure::Failure;
 use super::names::DirNames;
 use super::sharing::Sharing;
 use crate::error::Errno;
@@ -96,8 +97,10 @@ pub(super) struct Changes {
     pub(super) dirty_since: Option<Instant>,
     /// Bytes of changes that are counted in the client's total.
     pub(super) charged: u64,
-    /// What a background flush ran into, for the next fsync or close.
-    pub(super) error: Option<Errno>,
+    /// What a background flush ran into, for fsync and close.
+    pub(super) failure: Failure,
+    /// The newest handle for writing.
+    pub(super) newest: u64,
     /// Content was flushed while somebody had it open for writing: watchers have to be told of the close.
     pub(super) close_untold: bool,
     pub(super) sharing: Sharing,
@@ -112,7 +115,8 @@ impl Deref for Writing {
             copies: 0,
             dirty_since: None,
             charged: 0,
-            error: None,
+            failure: Failure::NONE,
+            newest: 0,
             close_untold: false,
             sharing: Sharing::NONE,
         };
@@ -123,6 +127,13 @@ impl Deref for Writing {
 impl DerefMut for Writing {
     fn deref_mut(&mut self) -> &mut Changes {
         self.0.get_or_insert_default()
+    }
+}
+
+impl Changes {
+    /// Notes what all who have the file open for writing are to be told.
+    pub(super) fn fail(&mut self, error: Errno) {
+        self.failure = Failure::new(error, self.newest);
     }
 }
 

@@ -14,11 +14,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
 
 /// Notifications that wait for a thread of one pool; more wait in their callers.
 const QUEUE_LEN: usize = 1024;
-/// Names are given this long before all names of the mount are invalidated instead.
+/// Names are given this long before all names of the mount are invalidated instead, if a change in their directory waits.
 const NAMES_WITHIN: Duration = Duration::from_millis(10);
+/// The same if none does: it is just a busy machine.
+const NAMES_LATE_WITHIN: Duration = Duration::from_secs(1);
 /// Above this many names invalidating all names of the mount is cheaper.
 const NAMES_SINGLY_MAX: usize = 256;
 
@@ -29,6 +32,7 @@ pub(super) struct Notifier {
 
 #[derive(Debug)]
 struct Mount {
+    kernel: Arc<dyn Kernel>,
     /// The kernel has epochs (E1).
     epochs: bool,
     quick: Pool,
@@ -39,12 +43,13 @@ struct Mount {
 impl Notifier {
     /// Starts the threads, and asks the kernel whether it has epochs.
     pub(super) async fn mounted(&self, kernel: Arc<dyn Kernel>) {
-        let quick = Pool::new("notify-quick", 1, &kernel);
+        let quick = Pool::new("notify-quick", 2, &kernel);
         let epochs = quick.run(|kernel| kernel.forget_all_names()).await.is_ok();
         if !epochs {
             tracing::info!("the kernel has no FUSE epochs (Linux 6.16): it caches no names");
         }
         let mount = Mount {
+            kernel: Arc::clone(&kernel),
             epochs,
             quick,
             data: Pool::new("notify-data", 4, &kernel),
@@ -89,11 +94,18 @@ impl Notifier {
                 async move { log(dir, job.await) }
             });
             let mut singly: FuturesUnordered<_> = singly.collect();
-            let all = async { while singly.next().await.is_some() {} };
-            if tokio::time::timeout(NAMES_WITHIN, all).await.is_ok() {
-                return;
+            let began = Instant::now();
+            // E2: not for nothing, since what is mounted below goes with all names.
+            while began.elapsed() < NAMES_LATE_WITHIN {
+                let all = async { while singly.next().await.is_some() {} };
+                if timeout(NAMES_WITHIN, all).await.is_ok() {
+                    return;
+                }
+                // The kernel waits for a change in that directory, which may wait for us.
+                if mount.kernel.may_hold(dir) {
+                    break;
+                }
             }
-            // The kernel waits for a request in that directory, maybe for one that waits for us.
         }
         self.forget_all_names().await;
     }

@@ -353,7 +353,7 @@ impl Core {
     fn drop_everything(&self, ino: InodeNo, state: &mut super::node::State) -> bool {
         let lost = state.is_dirty();
         if lost {
-            state.writing.error = Some(Errno::EIO);
+            state.writing.fail(Errno::EIO);
         }
         state.drop_data();
         state.names.forget_all();

@@ -28,6 +28,7 @@ use consistency::ChunkId;
 use consistency::wire::chunk::{CHUNK_BYTES_MAX, ChunkFailure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -59,13 +60,47 @@ impl DirStore {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let root = root.into();
         let lock = open::open(&root)?;
+        Ok(Self::of(root, lock))
+    }
+
+    /// Opens a store that is there and changes nothing, to look at it.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and [`OpenError::Missing`].
+    pub fn open_as_it_is(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = root.into();
+        let lock = open::open_as_it_is(&root)?;
+        Ok(Self::of(root, lock))
+    }
+
+    fn of(root: PathBuf, lock: File) -> Self {
         let syncs = (0..SHARDS).map(|_| SharedSync::default()).collect();
-        Ok(Self {
+        Self {
             root,
             syncs,
             puts: AtomicU64::new(0),
             _lock: lock,
-        })
+        }
+    }
+
+    /// Returns what lies among the chunks and is none, or not where it is looked for.
+    ///
+    /// # Errors
+    /// `Disk`.
+    pub fn strangers(&self) -> Result<Vec<PathBuf>, ChunkFailure> {
+        let mut strangers = Vec::new();
+        for shard in 0..SHARDS {
+            let dir = self.shard_path(shard);
+            let entries = fs::read_dir(&dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+            for entry in entries.map_err(|error| disk("list the chunks", &error))? {
+                let path = entry.path();
+                let number = number_of(&entry.file_name());
+                if number.is_none_or(|id| self.path(id) != path) {
+                    strangers.push(path);
+                }
+            }
+        }
+        Ok(strangers)
     }
 
     fn shard_path(&self, shard: usize) -> PathBuf {
@@ -200,13 +235,14 @@ impl ChunkStore for DirStore {
 /// Adds the chunks of a directory; ignores files whose names are no chunk numbers.
 fn list(dir: &Path, ids: &mut Vec<ChunkId>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| u64::from_str_radix(name, 16).ok());
-        ids.extend(number.map(ChunkId));
+        ids.extend(number_of(&entry?.file_name()));
     }
     Ok(())
+}
+
+fn number_of(name: &OsStr) -> Option<ChunkId> {
+    let name = name.to_str()?;
+    u64::from_str_radix(name, 16).ok().map(ChunkId)
 }
 
 fn shard_of(id: ChunkId) -> usize {

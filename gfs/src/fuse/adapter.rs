@@ -98,6 +98,9 @@ impl Adapter {
         operation: Operation,
     ) -> Result<Answer, Unanswered> {
         let tree = &self.tree;
+        if let Some(resized) = operation.resizes(ino) {
+            self.crossings.resizing(resized);
+        }
         Ok(match operation {
             Operation::Lookup { name } => Answer::looked_up(tree.lookup(caller, ino, &name).await?),
             Operation::Getattr { fh } => Answer::attr(self.getattr(caller, ino, fh).await?),
@@ -291,7 +294,7 @@ impl Adapter {
             if reply.attr.kind != FileKind::File {
                 return Ok(reply);
             }
-            if let Some(replying) = self.crossings.reply(ino, came) {
+            if let Some(replying) = self.crossings.reply(ino, reply.attr.size, came) {
                 let hold = Hold::new((reply.hold, replying));
                 return Ok(AttrReply { hold, ..reply });
             }

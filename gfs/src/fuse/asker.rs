@@ -55,6 +55,11 @@ impl Place {
         *lock(&self.root) = Root::Closed;
     }
 
+    /// Returns the size of an inode as the kernel has it, and asks nobody.
+    pub(super) fn kernel_size(&self, ino: InodeNo) -> io::Result<u64> {
+        self.size(ino, sys::Look::Cached)
+    }
+
     fn size(&self, ino: InodeNo, how: sys::Look) -> io::Result<u64> {
         sys::size(&sys::open_inode(&*self.root()?, ino.0)?, how)
     }
@@ -100,7 +105,7 @@ impl Asker {
     /// # Errors
     /// The kernel does not have the inode; the mount is about to go.
     pub(super) async fn kernel_size(&self, ino: InodeNo) -> io::Result<u64> {
-        self.look(ino, sys::Look::Cached).await
+        self.run(move |place| place.kernel_size(ino)).await
     }
 
     /// Has the kernel ask for the attributes.
@@ -108,16 +113,20 @@ impl Asker {
     /// # Errors
     /// As for [`Self::kernel_size`], and what the question is answered with.
     pub(super) async fn ask(&self, ino: InodeNo) -> io::Result<()> {
-        self.look(ino, sys::Look::Asked).await.map(drop)
+        let ask = move |place: &Place| place.size(ino, sys::Look::Asked);
+        self.run(ask).await.map(drop)
     }
 
-    async fn look(&self, ino: InodeNo, how: sys::Look) -> io::Result<u64> {
+    async fn run(
+        &self,
+        look: impl FnOnce(&Place) -> io::Result<u64> + Send + 'static,
+    ) -> io::Result<u64> {
         let place = Arc::clone(&self.place);
         let (done, outcome) = oneshot::channel();
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         self.jobs
             // Nobody waits any more if that fails.
-            .send(Box::new(move || drop(done.send(place.size(ino, how)))))
+            .send(Box::new(move || drop(done.send(look(&place)))))
             .map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }

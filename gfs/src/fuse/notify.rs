@@ -4,9 +4,11 @@
 //! are success.
 
 use super::abi::notify;
+use super::asker::Place;
 use super::crossing::Crossings;
 use super::device::Device;
 use super::reply::Fields;
+use super::waits::Waits;
 use crate::tree::Kernel;
 use consistency::InodeNo;
 use consistency::wire::meta::Name;
@@ -22,15 +24,21 @@ pub struct Notifier {
     device: Arc<Device>,
     epochs: bool,
     crossings: Arc<Crossings>,
+    waits: Arc<Waits>,
 }
 
 impl Notifier {
     /// Finds out what this kernel can do. The connection must have been negotiated.
-    pub(super) fn probe(device: Arc<Device>) -> io::Result<Self> {
+    pub(super) fn probe(
+        device: Arc<Device>,
+        place: Arc<Place>,
+        waits: Arc<Waits>,
+    ) -> io::Result<Self> {
         let mut notifier = Self {
             device,
             epochs: true,
-            crossings: Arc::default(),
+            crossings: Arc::new(Crossings::new(place)),
+            waits,
         };
         match notifier.forget_all_names() {
             Ok(()) => Ok(notifier),
@@ -111,6 +119,10 @@ impl Kernel for Notifier {
         // Never EXPIRE_ONLY: the reply to a lookup that revalidates the name would then stick.
         fields.u32(0);
         self.send(notify::INVAL_ENTRY, &[&fields.0, name, &[0]])
+    }
+
+    fn may_hold(&self, dir: InodeNo) -> bool {
+        self.waits.may_hold(dir)
     }
 
     fn forget_all_names(&self) -> io::Result<()> {

@@ -185,6 +185,19 @@ pub(super) enum Operation {
     Unsupported,
 }
 
+impl Operation {
+    /// Returns the inode whose size this may change, `ino` being that of the request.
+    pub(super) fn resizes(&self, ino: InodeNo) -> Option<InodeNo> {
+        match self {
+            Self::Write { from_cache, .. } => (!from_cache).then_some(ino),
+            Self::Setattr(set) => set.size.map(|_| ino),
+            Self::Fallocate { .. } => Some(ino),
+            Self::CopyFileRange { to, .. } => Some(to.ino),
+            _ => None,
+        }
+    }
+}
+
 /// A request that got no further than decoding.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {

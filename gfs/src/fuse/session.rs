@@ -54,6 +54,8 @@ pub struct Connection {
     mount: Mount,
     device: Arc<Device>,
     notifier: Arc<Notifier>,
+    place: Arc<Place>,
+    waits: Arc<Waits>,
     config: Config,
 }
 
@@ -67,13 +69,17 @@ impl Connection {
         let device = Arc::new(device);
         let mount = Mount::new(point, &config.mount, &device)?;
         init::negotiate(&device, config.locks)?;
-        let notifier = Notifier::probe(Arc::clone(&device))
+        let place = Arc::new(Place::new(mount.point()));
+        let waits = Arc::default();
+        let notifier = Notifier::probe(Arc::clone(&device), Arc::clone(&place), Arc::clone(&waits))
             .map(Arc::new)
             .map_err(|source| MountError::Init { source })?;
         Ok(Self {
             mount,
             device,
             notifier,
+            place,
+            waits,
             config: config.clone(),
         })
     }
@@ -89,14 +95,13 @@ impl Connection {
     /// # Errors
     /// [`MountError::Thread`] if there are no threads.
     pub fn serve(self, tree: Arc<dyn Tree>, runtime: &Handle) -> Result<Mounted, MountError> {
-        let place = Arc::new(Place::new(self.mount.point()));
         let asker =
-            Asker::new(Arc::clone(&place)).map_err(|source| MountError::Thread { source })?;
+            Asker::new(Arc::clone(&self.place)).map_err(|source| MountError::Thread { source })?;
         let crossings = self.notifier.crossings();
         let session = Arc::new(Session {
             device: self.device,
             adapter: Adapter::new(tree, crossings, asker, self.config.locks),
-            waits: Waits::default(),
+            waits: self.waits,
             runtime: runtime.clone(),
             watching: AtomicBool::new(false),
         });
@@ -108,7 +113,7 @@ impl Connection {
             session: Arc::clone(&session),
             notifier: self.notifier,
             watches: Arc::new(self.mount.watches()),
-            place,
+            place: self.place,
             mount: Arc::new(self.mount),
             all_ended: Mutex::new(all_ended),
             ended,
@@ -266,7 +271,7 @@ impl Drop for Mounted {
 struct Session {
     device: Arc<Device>,
     adapter: Adapter,
-    waits: Waits,
+    waits: Arc<Waits>,
     runtime: Handle,
     /// A task looks after waiting requests whose thread got a signal.
     watching: AtomicBool,

@@ -95,6 +95,26 @@ impl Waits {
             .collect()
     }
 
+    /// Tells whether the kernel holds a directory's lock for a change that waits, maybe for this node to forget. Looks hold
+    /// it, too, but are answered whatever else goes on.
+    pub(super) fn may_hold(&self, dir: InodeNo) -> bool {
+        let holds = |wait: &Wait| match wait.header.opcode {
+            // Of two directories, or of one that goes.
+            Opcode::LINK | Opcode::RENAME | Opcode::RENAME2 | Opcode::RMDIR => true,
+            Opcode::CREATE
+            | Opcode::MKDIR
+            | Opcode::MKNOD
+            | Opcode::SYMLINK
+            | Opcode::TMPFILE
+            | Opcode::UNLINK
+            | Opcode::SETATTR
+            | Opcode::SETXATTR
+            | Opcode::REMOVEXATTR => wait.header.ino == dir,
+            _ => false,
+        };
+        self.table().values().any(holds)
+    }
+
     /// Returns what waits, oldest first.
     pub(super) fn list(&self) -> Vec<Waiting> {
         let mut list: Vec<_> = self

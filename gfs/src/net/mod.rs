@@ -9,6 +9,7 @@ pub mod mem;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
+use consistency::wire::WIRE_VERSION;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};
@@ -35,11 +36,13 @@ pub enum ServiceId {
     Job = 7,
     /// Client: `Announcement` of a new leader.
     Reign = 8,
+    /// Voter: `NotesRequest`, about what the leader's own node holds.
+    Notes = 9,
 }
 
 impl ServiceId {
     /// All services, for decoding the number.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Meta,
         Self::Callback,
         Self::Chunk,
@@ -48,6 +51,7 @@ impl ServiceId {
         Self::Device,
         Self::Job,
         Self::Reign,
+        Self::Notes,
     ];
 }
 
@@ -105,6 +109,12 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
     /// Returns all nodes of the cluster, this one included, in ascending order.
     fn nodes(&self) -> Vec<NodeId>;
+
+    /// Returns the version of the protocol that was last spoken with a node, and of this node the newest that it speaks;
+    /// `None` if it cannot be reached. What a version has added is not sent to who speaks an older one.
+    fn version_of(&self, _node: NodeId) -> Option<u32> {
+        Some(WIRE_VERSION)
+    }
 
     /// Calls a service of a node and waits for the reply, at most `deadline`. Never retries by itself.
     async fn call(

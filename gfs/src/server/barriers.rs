@@ -4,14 +4,19 @@
 //! breaks it wants sent to the driver in `service`. See there for M2 and M3.
 
 use super::locks::{self, Entered, Locks};
+use super::notes::Inherited;
 use consistency::lease::{self, Action, BeginError, Claim, ReclaimError};
 use consistency::wire::lease::{Break, BreakAck, Grant, Mode};
 use consistency::wire::lock::{Held, LocalOwner};
 use consistency::wire::meta::{FlushFile, FsError};
+use consistency::wire::notes::{Tell, Told};
 use consistency::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, OpId, OpSeq, SessionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
+
+/// How long the voters may take to note something: a leader that they do not follow is none.
+const TOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +40,8 @@ pub(super) struct Barriers {
     work: Notify,
     /// The grace period or the reign is over.
     settled: Notify,
+    /// There is something to tell the voters, or they have been told, or the reign is over (L10).
+    notes: Notify,
     config: lease::Config,
     started: std::time::Instant,
 }
@@ -43,8 +50,12 @@ pub(super) struct Barriers {
 #[derive(Debug)]
 pub(super) struct Core {
     epoch: Epoch,
+    /// This node.
+    me: NodeId,
     now: Instant,
     leases: lease::Server,
+    /// Notes for the voters, when it was looked last.
+    notes: u64,
     locks: Locks,
     nodes: BTreeMap<SessionId, NodeId>,
     next_op: OpId,
@@ -84,6 +95,7 @@ impl Barriers {
             core: Mutex::new(None),
             work: Notify::new(),
             settled: Notify::new(),
+            notes: Notify::new(),
             config: lease::Config {
                 term,
                 break_timeout,
@@ -97,8 +109,16 @@ impl Barriers {
         self.lock().as_ref().map(|core| core.epoch)
     }
 
-    /// Starts a reign; `sessions` lived under the leader before and may still hold leases (L6).
-    pub(super) fn start_reign(&self, epoch: Epoch, sessions: &[(SessionId, NodeId)]) {
+    /// Starts a reign of this node, `me`; `sessions` lived under the leader before and may still hold leases (L6). What
+    /// one of them holds may be known; what this node's holds is told to the `voters` (L10).
+    pub(super) fn start_reign(
+        &self,
+        epoch: Epoch,
+        me: NodeId,
+        sessions: &[(SessionId, NodeId)],
+        inherited: Option<&Inherited>,
+        voters: &[NodeId],
+    ) {
         let now = self.now();
         let previous = sessions.iter().map(|(session, _)| *session);
         let mut leases = lease::Server::new(
@@ -112,10 +132,19 @@ impl Barriers {
                 .clone()
                 .for_each(|old| leases.open_session(now, old));
         }
+        if let Some((session, held)) = inherited {
+            leases.inherit(*session, held);
+        }
+        leases.tell_voters(me, voters);
+        if let Some((session, _)) = sessions.iter().find(|(_, node)| *node == me) {
+            leases.own_session(*session);
+        }
         *self.lock() = Some(Core {
             epoch,
+            me,
             now,
             leases,
+            notes: 0,
             locks: Locks::new(previous),
             nodes: sessions.iter().copied().collect(),
             next_op: OpId(0),
@@ -135,6 +164,7 @@ impl Barriers {
     pub(super) fn end_reign(&self) {
         *self.lock() = None;
         self.settled.notify_waiters();
+        self.notes.notify_waiters();
     }
 
     /// Checks that `session` is alive and belongs to `from`.
@@ -172,6 +202,12 @@ impl Barriers {
             }
             core.nodes.insert(session, from);
             core.leases.open_session(core.now, session);
+            if from == core.me {
+                core.leases.own_session(session);
+            } else {
+                core.leases.look_after(from);
+                self.notes.notify_waiters();
+            }
             Ok(())
         })
     }
@@ -258,6 +294,51 @@ impl Barriers {
             }
         };
         tokio::time::timeout_at(until, passed).await.is_ok()
+    }
+
+    /// Waits for something to tell a voter under a reign.
+    pub(super) async fn next_tell(&self, reign: Epoch, voter: NodeId) -> Result<Tell, Ended> {
+        loop {
+            let mut news = std::pin::pin!(self.notes.notified());
+            news.as_mut().enable();
+            let tell = self.with_core(|core| {
+                core.check_epoch(reign)?;
+                Ok(core.leases.next_tell(voter))
+            });
+            match tell? {
+                Some(tell) => return Ok(tell),
+                None => news.await,
+            }
+        }
+    }
+
+    pub(super) fn handle_told(&self, reign: Epoch, voter: NodeId, told: Told) {
+        self.if_leading(|core| {
+            if core.epoch == reign {
+                core.leases.handle_told(voter, told);
+            }
+        });
+        self.notes.notify_waiters();
+    }
+
+    /// Waits until the voters have noted enough for a reply to this node's own session (L10).
+    pub(super) async fn told(&self, (reign, number): (Epoch, u64)) -> Result<(), Ended> {
+        let until = tokio::time::Instant::now() + TOLD_WITHIN;
+        loop {
+            let mut news = std::pin::pin!(self.notes.notified());
+            news.as_mut().enable();
+            let told = self.with_core(|core| {
+                core.check_epoch(reign)?;
+                Ok(core.leases.is_told(number))
+            });
+            if told? {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(until, news).await.is_err() {
+                tracing::warn!("no majority notes what this node is to hold");
+                return Err(Ended::Reign);
+            }
+        }
     }
 
     pub(super) fn release(
@@ -486,6 +567,11 @@ impl Barriers {
                 }
             }
         }
+        let notes = core.leases.notes();
+        if notes != core.notes {
+            core.notes = notes;
+            self.notes.notify_waiters();
+        }
         let due = core.leases.poll_timeout();
         if wake || due != core.due {
             core.due = due;
@@ -518,6 +604,11 @@ impl Core {
         self.leases.held_elsewhere(session, ino)
     }
 
+    /// Returns what has to be told before a reply to a session may go out (L10).
+    pub(super) fn untold(&self, session: SessionId) -> Option<(Epoch, u64)> {
+        Some((self.epoch, self.leases.untold(session)?))
+    }
+
     /// Ends an operation with grants.
     pub(super) fn finish(
         &mut self,
@@ -540,6 +631,10 @@ impl Core {
 
     fn check_reign(&self, from: NodeId, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
         self.check(from, session)?;
+        self.check_epoch(epoch)
+    }
+
+    fn check_epoch(&self, epoch: Epoch) -> Result<(), Ended> {
         if epoch == self.epoch {
             Ok(())
         } else {

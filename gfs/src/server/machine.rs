@@ -22,6 +22,38 @@ pub trait StateMachine: Default + Send + Sync + 'static {
     /// Reads a snapshot.
     ///
     /// # Errors
-    /// One line that says what is wrong with it (truncated, from a newer version, ...).
-    fn restore(bytes: &[u8]) -> Result<Self, String>;
+    /// [`Unreadable`]
+    fn restore(bytes: &[u8]) -> Result<Self, Unreadable>;
+}
+
+/// Why something on a disk cannot be read, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// A newer program wrote it: nothing is wrong with it.
+    #[error("{0}")]
+    Newer(String),
+    /// It is damaged, or none.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl Unreadable {
+    /// Says that a newer program wrote it.
+    pub(crate) fn newer(what: &str, found: impl std::fmt::Display, known: u32) -> Self {
+        Self::Newer(format!(
+            "{what} has format {found}, this program reads up to {known}: use the newer program again"
+        ))
+    }
+}
+
+impl From<String> for Unreadable {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
+}
+
+impl From<&str> for Unreadable {
+    fn from(why: &str) -> Self {
+        Self::Damaged(why.to_owned())
+    }
 }

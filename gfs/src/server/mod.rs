@@ -1,14 +1,19 @@
 //! The metadata service: [`service`] is the way in.
 
+pub mod backup;
 mod barriers;
+mod check;
 mod claims;
 mod grants;
 mod locks;
 pub mod log;
 pub mod machine;
-mod ops;
+mod notes;
+pub(crate) mod ops;
 mod reaper;
 mod repair;
 pub mod service;
 pub mod state;
+pub mod stream;
+mod upgrade;
 mod watches;

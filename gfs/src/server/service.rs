@@ -20,13 +20,18 @@
 //! Lock order: `Barriers::core`, then the state (inside [`Replicated::read`]). Neither is held across an await.
 
 use super::barriers::{Barrier, Barriers, Ended};
+use super::check;
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
+use super::machine::StateMachine;
+use super::notes;
 use super::reaper;
 use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
+use super::stream::{self, StreamReply, StreamRequest};
+use super::upgrade;
 use super::watches::{self, Watches};
-use crate::net::{NetError, Router, Service, ServiceId, Transport};
+use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::lease::Announcement;
@@ -38,6 +43,7 @@ use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp}
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::AsyncWriteExt;
 
 /// How long an answer to `Watch` waits for events; less than a call may take.
 const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -65,6 +71,8 @@ pub struct MetaServer {
     pub(super) repair: Repair,
     reports: Mutex<BTreeMap<NodeId, NodeReport>>,
     pub(super) watches: Watches,
+    /// Held by the check that is under way.
+    pub(super) checking: tokio::sync::Mutex<()>,
 }
 
 impl MetaServer {
@@ -83,18 +91,26 @@ impl MetaServer {
             repair: Repair::default(),
             reports: Mutex::default(),
             watches: Watches::default(),
+            checking: tokio::sync::Mutex::default(),
         });
         router.register(ServiceId::Meta, Arc::new(Handle(Arc::clone(&server))));
+        notes::register(router);
         tokio::spawn(Arc::clone(&server).follow_leadership());
         tokio::spawn(Arc::clone(&server).drive());
         tokio::spawn(reaper::run(Arc::clone(&server)));
         tokio::spawn(repair::run(Arc::clone(&server)));
+        tokio::spawn(upgrade::run(Arc::clone(&server)));
         server
     }
 
     /// Returns the leader that this node knows of.
     pub fn leader(&self) -> Option<NodeId> {
         self.log.leadership().borrow().leader
+    }
+
+    /// Returns why this node's log has stopped for good; see [`Replicated::fault`].
+    pub fn fault(&self) -> Option<String> {
+        self.log.fault()
     }
 
     /// Returns the voters, as this node knows them.
@@ -107,6 +123,11 @@ impl MetaServer {
     /// # Errors
     /// See [`Replicated::set_voters`].
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        for voter in voters {
+            if let Some(why) = self.too_old(*voter) {
+                return Err(ProposeError::Unavailable(why));
+            }
+        }
         self.log.set_voters(voters).await
     }
 
@@ -356,13 +377,14 @@ impl MetaServer {
                 Ok(self.log.read(|state| {
                     let same = super::claims::looks(state, op) == claims;
                     same.then(|| {
-                        super::grants::look(state, core, &mut barrier, op, |ino| {
-                            self.statfs(state, &nodes_up, ino)
-                        })
+                        let statfs = |ino| self.statfs(state, &nodes_up, ino);
+                        let reply = super::grants::look(state, core, &mut barrier, op, statfs);
+                        (reply, core.untold(session))
                     })
                 }))
             })?;
-            if let Some(reply) = found {
+            if let Some((reply, untold)) = found {
+                self.tell_first(untold).await?;
                 return reply.map_err(Refusal::Error);
             }
         }
@@ -409,11 +431,22 @@ impl MetaServer {
             self.watches.tell(session, &told);
         }
         let granted = self.barriers.with_core(|core| {
-            Ok(self
+            let reply = self
                 .log
-                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale)))
+                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale));
+            Ok((reply, core.untold(session)))
         });
-        granted.map_err(Refusal::Ended)
+        let (reply, untold) = granted?;
+        self.tell_first(untold).await?;
+        Ok(reply)
+    }
+
+    /// L10: a reply to this node's own session waits until what it grants would outlive this node.
+    async fn tell_first(&self, untold: Option<(Epoch, u64)>) -> Result<(), Ended> {
+        match untold {
+            Some(untold) => self.barriers.told(untold).await,
+            None => Ok(()),
+        }
     }
 
     fn closed(&self, session: SessionId, files: &[InodeNo]) {
@@ -546,14 +579,15 @@ impl MetaServer {
         loop {
             let now = *leadership.borrow_and_update();
             // An epoch of the log may lapse and come back; what was granted in it did not survive that.
-            let reigns = self.barriers.epoch().is_some() && led == Some(now.epoch);
+            // Its voters are those that are told, to the end (L10).
+            let reigns = self.barriers.epoch().is_some() && led == Some((now.epoch, self.voters()));
             let mut pause = None;
             if now.leading && now.ready {
                 if !reigns {
                     self.barriers.end_reign();
-                    let begun = self.begin_reign().await;
-                    led = begun.then_some(now.epoch);
-                    pause = (!begun).then_some(PAUSE);
+                    let begun = self.begin_reign(now.epoch).await;
+                    led = begun;
+                    pause = led.is_none().then_some(PAUSE);
                 }
             } else if self.barriers.epoch().is_some() {
                 tracing::info!("no longer metadata leader");
@@ -571,8 +605,11 @@ impl MetaServer {
         }
     }
 
-    /// Records a new reign and starts it; returns false if the log does not take it (yet).
-    async fn begin_reign(self: &Arc<Self>) -> bool {
+    /// Records a new reign and starts it; returns its place and voters, `None` if the log does not take it (yet).
+    async fn begin_reign(self: &Arc<Self>, epoch: Epoch) -> Option<(Epoch, Vec<NodeId>)> {
+        let voters = self.voters();
+        let last = self.log.read(MetaState::reign);
+        let inherited = self.inherited(last).await;
         match self.commit(Body::BeginReign).await {
             Ok(Reply::Reign(reign)) => {
                 let sessions: Vec<_> = self.log.read(|state| state.sessions().collect());
@@ -583,16 +620,23 @@ impl MetaServer {
                 );
                 fail_point!("leader: before a reign begins");
                 self.watches.clear();
-                self.barriers.start_reign(reign, &sessions);
+                let me = self.transport.local();
+                // Else another node has led in between, and what it granted nobody has told.
+                let inherited = inherited.filter(|_| reign.0 == last.0 + 1);
+                self.barriers
+                    .start_reign(reign, me, &sessions, inherited.as_ref(), &voters);
+                for voter in voters.iter().filter(|voter| **voter != me) {
+                    tokio::spawn(Arc::clone(self).tell(*voter, reign));
+                }
                 for node in self.transport.nodes() {
                     tokio::spawn(Arc::clone(self).announce(node, reign));
                 }
-                true
+                Some((epoch, voters))
             }
             Ok(other) => unreachable!("BeginReign is answered by a reign, not {other:?}"),
             Err(error) => {
                 tracing::debug!(%error, "cannot begin to reign yet");
-                false
+                None
             }
         }
     }
@@ -613,6 +657,43 @@ impl MetaServer {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Answers a stream.
+    async fn stream(&self, from: NodeId, mut stream: ByteStream) -> std::io::Result<()> {
+        let request = stream::receive(&mut stream.reader).await?;
+        if let StreamRequest::SumAt { index } = request {
+            check::sum_at(self, index, &mut stream).await?;
+            return stream.writer.shutdown().await;
+        }
+        if let Err(error) = self.log.confirm_leader().await {
+            tracing::debug!(%error, ?request, "asked, and does not lead");
+            let me = self.transport.local();
+            let leader = self.leader().filter(|leader| *leader != me);
+            return stream::send(&mut stream.writer, &StreamReply::NotLeader(leader)).await;
+        }
+        match request {
+            StreamRequest::Check { data } => check::run(self, data, &mut stream).await?,
+            StreamRequest::Backup | StreamRequest::SumAt { .. } => {
+                self.backup(from, &mut stream).await?;
+            }
+        }
+        stream.writer.shutdown().await
+    }
+
+    /// Sends the state as it is.
+    async fn backup(&self, from: NodeId, stream: &mut ByteStream) -> std::io::Result<()> {
+        let read = |index, state: &MetaState| (index, state.counts().inodes, state.snapshot());
+        let (index, inodes, state) = self.log.read_at_length(read).await;
+        let bytes = state.len() as u64;
+        tracing::info!(index, inodes, bytes, node = from.0, "backup");
+        let reply = StreamReply::Backup {
+            index,
+            inodes,
+            bytes,
+        };
+        stream::send(&mut stream.writer, &reply).await?;
+        stream.writer.write_all(&state).await
     }
 
     /// Carries out what the lease core asks for: breaks, ends of sessions, timeouts.
@@ -681,6 +762,12 @@ impl Service for Handle {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
         let request = decode(&body).ok()?;
         Some(encode(&self.0.handle(from, request).await).into())
+    }
+
+    async fn accept(&self, from: NodeId, stream: ByteStream) {
+        if let Err(error) = self.0.stream(from, stream).await {
+            tracing::warn!(node = from.0, %error, "a stream was not answered to its end");
+        }
     }
 
     /// Until its first wait a request takes microseconds: a look that conflicts with nothing is answered at once.

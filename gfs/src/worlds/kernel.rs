@@ -68,6 +68,10 @@ impl Kernel for Model {
         Ok(())
     }
 
+    fn may_hold(&self, _: InodeNo) -> bool {
+        false
+    }
+
     fn forget_all_names(&self) -> io::Result<()> {
         let mut cache = self.cache();
         cache.names_told += 1;

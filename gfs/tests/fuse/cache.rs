@@ -7,8 +7,9 @@ use gfs::tree::{Hold, Kernel};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// Counts how often the tree is asked for `operation` while `run` runs.
 fn asked(fs: &Fs, operation: &str, run: impl FnOnce() + Send + 'static) -> usize {
@@ -176,7 +177,7 @@ fn a_stored_byte_grows_what_the_kernel_knows() {
     assert_eq!(file.metadata().expect("it is there").len(), 8192);
 }
 
-/// K2
+/// K2: the kernel is told to forget while the tree looks.
 #[test]
 fn a_size_that_is_shown_can_be_mapped() {
     let fs = Fs::new();
@@ -185,22 +186,78 @@ fn a_size_that_is_shown_can_be_mapped() {
     let file = Arc::new(File::open(&path).expect("it is there"));
     for pages in 2..6 {
         fs.tree.put("file", &vec![1; pages * 4096]);
-        notify(&fs, move |kernel| kernel.forget_attr(ino));
-        fs.tree.block("getattr");
-        let before = fs.tree.began("getattr");
-        let looking = Arc::clone(&file);
-        let look = thread::spawn(move || looking.metadata().expect("it is there").len());
-        wait_until("the look is with the tree", || {
-            fs.tree.began("getattr") > before
-        });
+        let look = look(&fs, &file, || {});
         notify(&fs, move |kernel| kernel.forget_attr(ino));
         fs.tree.unblock("getattr");
-        let seen = within("look", move || look.join()).expect("it ends");
-        assert_eq!(seen, pages as u64 * 4096);
-        let last = u32::try_from(seen - 4096).expect("small");
-        let mapped = Arc::clone(&file);
-        within("load", move || sys::load_page(&mapped, last)).expect("the kernel has that size");
+        check_mapped(&file, look, pages);
     }
+}
+
+/// K2: the kernel is told to forget when the reply has left, and who asked is late to take it up.
+#[test]
+fn a_size_that_is_being_shown_can_be_mapped() {
+    let over = Arc::new(AtomicBool::new(false));
+    let hogging = Arc::clone(&over);
+    let hog = thread::spawn(move || {
+        sys::run_on(0);
+        while !hogging.load(Ordering::Relaxed) {}
+    });
+    for _ in 0..10 {
+        // Anew: nothing was told lately.
+        let fs = Fs::new();
+        let (path, ino) = (fs.path("file"), fs.tree.put("file", &[1; 4096]));
+        read(&path)();
+        let file = Arc::new(File::open(&path).expect("it is there"));
+        let (left, leaves) = mpsc::channel();
+        *fs.tree.hold.lock().expect("no test panics under it") =
+            Some(Box::new(move || Hold::new(Leaving(left.clone()))));
+        fs.tree.put("file", &[1; 8192]);
+        let look = look(&fs, &file, || sys::run_last_on(0));
+        let notifier = fs.mounted().notifier();
+        let forget = thread::spawn(move || {
+            leaves.recv().expect("the look is answered");
+            notifier.forget_attr(ino)
+        });
+        fs.tree.unblock("getattr");
+        let forgotten = within("notification", move || forget.join()).expect("it ends");
+        forgotten.expect("the kernel takes it");
+        check_mapped(&file, look, 2);
+    }
+    over.store(true, Ordering::Relaxed);
+    within("the hog ends", move || hog.join()).expect("it just spins");
+}
+
+/// Tells when a reply has left.
+struct Leaving(mpsc::Sender<()>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let _later_ones_are_not_listened_to = self.0.send(());
+    }
+}
+
+/// Returns a thread whose look at the size of a file waits for the tree.
+fn look(fs: &Fs, file: &Arc<File>, begin: fn()) -> JoinHandle<u64> {
+    fs.tree.block("getattr");
+    let before = fs.tree.began("getattr");
+    let looking = Arc::clone(file);
+    let look = thread::spawn(move || {
+        begin();
+        sys::size_asked_for(&looking).expect("it is there")
+    });
+    wait_until("the look is with the tree", || {
+        fs.tree.began("getattr") > before
+    });
+    look
+}
+
+/// Checks that what was seen can be loaded through a mapping.
+fn check_mapped(file: &Arc<File>, look: JoinHandle<u64>, pages: usize) {
+    let seen = within("look", move || look.join()).expect("it ends");
+    assert_eq!(seen, pages as u64 * 4096);
+    let last = u32::try_from(seen - 4096).expect("small");
+    let mapped = Arc::clone(file);
+    within("load", move || sys::load_page(&mapped, last)).expect("the kernel has that size");
 }
 
 #[test]

@@ -78,3 +78,34 @@ pub fn load_page(file: &impl AsFd, offset: u32) -> io::Result<()> {
     unsafe { munmap(page, PAGE) }?;
     if loaded == 0 { Ok(()) } else { Err(error) }
 }
+
+/// Has the calling thread run on one processor, and only when nobody else wants it.
+pub fn run_last_on(processor: usize) {
+    run_on(processor);
+    let nothing = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters outlive the call; 0 is the calling thread.
+    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const nothing) };
+    assert_eq!(set, 0, "a thread may always ask for less");
+}
+
+/// Has the calling thread run on one processor.
+pub fn run_on(processor: usize) {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(processor).expect("a small number");
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).expect("it is there");
+}
+
+/// Returns the size of a file, which the file system is asked for whatever the kernel knows.
+pub fn size_asked_for(file: &impl AsFd) -> io::Result<u64> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let how = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
+    let fd = file.as_fd().as_raw_fd();
+    let size = libc::STATX_SIZE;
+    // SAFETY: statx fills the buffer, which lives through the call; the path is empty and ends in NUL.
+    let result = unsafe { libc::statx(fd, c"".as_ptr(), how, size, found.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: numbers alone, zeroed before the call.
+    Ok(unsafe { found.assume_init() }.stx_size)
+}

@@ -1,6 +1,6 @@
 //! `glu status`, `glu drain`, `glu undrain`: this node, the nodes as the metadata leader sees them, and emptying one.
 
-use crate::daemon::{ClusterNode, ClusterRepair, SOCKET_DEFAULT, ask};
+use crate::daemon::{ClusterNode, ClusterRepair, SOCKET_DEFAULT, Trouble, ask};
 use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -52,6 +52,15 @@ struct Own {
     leader: Option<u16>,
     voters: Vec<u16>,
     state: String,
+    /// Why its metadata log has stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+    #[serde(default)]
+    version: Option<u32>,
+    #[serde(default)]
+    metadata_version: Option<u32>,
+    #[serde(default)]
+    troubles: Vec<Trouble>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,7 +86,24 @@ impl fmt::Display for Own {
         let leader = self.leader.map(|leader| leader.to_string());
         let leader = leader.as_deref().unwrap_or("none known");
         let (node, state, voters) = (self.node, &self.state, voters.join(" "));
-        write!(f, "node {node}, {state}; leader {leader}; voters {voters}")
+        write!(f, "node {node}, {state}; leader {leader}; voters {voters}")?;
+        if let Some(version) = self.version {
+            write!(f, "; version {version}")?;
+        }
+        if let Some(version) = self.metadata_version.filter(|v| Some(*v) != self.version) {
+            write!(f, ", metadata {version}")?;
+        }
+        for trouble in &self.troubles {
+            write!(
+                f,
+                "\nnode {} cannot be reached: {}",
+                trouble.node, trouble.why
+            )?;
+        }
+        if let Some(fault) = &self.fault {
+            write!(f, "\nnode {node} neither leads nor votes: {fault}")?;
+        }
+        Ok(())
     }
 }
 

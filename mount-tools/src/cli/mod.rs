@@ -2,9 +2,12 @@
 //!
 //! Errors are one line on stderr. Exit status 2: what was asked cannot be; 1: it failed.
 
+mod backup;
+mod check;
 mod cluster;
 mod debug;
 mod dev;
+mod fsck;
 mod voters;
 
 use crate::dev::{UsageError, init};
@@ -42,6 +45,16 @@ enum Command {
     Voters(voters::Voters),
     /// What requests of this node wait for.
     Debug(debug::Debug),
+    /// Copy the metadata of the cluster, as they are at one moment, into a file.
+    Backup(backup::Backup),
+    /// Make the metadata of a stopped cluster anew from a backup.
+    Restore(backup::Restore),
+    /// Check the metadata, that all voters have the same, and the copies of file data, while the cluster is in use. Exit
+    /// status: 0 nothing is wrong, 4 something is, 1 it could not be checked.
+    Check(check::Check),
+    /// Check what a node has on its disks, while its daemon is stopped. Exit status: 0 nothing is wrong, 4 something is,
+    /// 1 it could not be checked.
+    Fsck(fsck::Fsck),
     /// Pid 1 of a development node.
     #[command(name = init::SUBCOMMAND, hide = true)]
     DevInit {
@@ -68,6 +81,10 @@ pub fn main() -> ExitCode {
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),
         Command::Debug(debug) => debug.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Check(check) => check.run(),
+        Command::Fsck(fsck) => fsck.run(),
         Command::DevInit { state, node, glud } => {
             init::run(&init::Options { state, node, glud }).map(|never| match never {})
         }

@@ -2,35 +2,46 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving"}` |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving","version":7,"metadata_version":7,"troubles":[]}`, and `"fault"` if the log has stopped |
 //! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
 //! | `{"cmd":"cluster"}` | `{"nodes":[{"node":1,"up":true,"chunks":7, ...}, ...],"repair":{"lacking":0, ...}}` |
 //! | `{"cmd":"drain","target":3,"drain":true}` | `{"drain":true}` |
+//! | `{"cmd":"check","data":false}` | `{"index":300,"faults":[...], ...}`, after `{"checking":7}` from time to time |
+//! | `{"cmd":"backup"}` | `{"cluster":"lab","index":300,"inodes":7,"bytes":900}`, then so many bytes and the end |
 //!
 //! Only root may connect.
 
 use super::Node;
 use super::members::Members;
-use crate::daemon::{ClusterNode, ClusterRepair};
+use crate::daemon::{
+    CheckFault, ClusterCheck, ClusterNode, ClusterRepair, NodeCheck, Trouble, VoterCheck,
+};
 use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
 use gfs::server::service::MetaServer;
+use gfs::server::stream::{self, Checked, CheckedNode, StateSum, StreamReply, StreamRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 /// A request is a short line.
 const REQUEST_BYTES_MAX: u64 = 4096;
+/// How long the leader may take to copy its state; less than who asks waits.
+const BACKUP_BEGINS: Duration = Duration::from_secs(60);
+/// How long the leader may say nothing during a check.
+const CHECK_SAYS: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
@@ -42,6 +53,8 @@ enum Request {
     Abort { number: u64 },
     Cluster,
     Drain { target: u16, drain: bool },
+    Backup,
+    Check { data: bool },
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +65,13 @@ enum Answer {
         leader: Option<u16>,
         voters: Vec<u16>,
         state: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<String>,
+        /// The newest that this node speaks.
+        version: u32,
+        /// That of the metadata, if they are here.
+        metadata_version: Option<u32>,
+        troubles: Vec<Trouble>,
     },
     Voters {
         voters: BTreeSet<u16>,
@@ -69,6 +89,16 @@ enum Answer {
     },
     Drain {
         drain: bool,
+    },
+    Check(ClusterCheck),
+    Checking {
+        checking: u64,
+    },
+    Backup {
+        cluster: String,
+        index: u64,
+        inodes: u64,
+        bytes: u64,
     },
     Error {
         error: String,
@@ -96,6 +126,7 @@ struct Wait {
 
 /// What answers about the whole cluster.
 struct About {
+    cluster: String,
     members: Arc<Members>,
     names: BTreeMap<NodeId, String>,
     meta: Option<Arc<MetaServer>>,
@@ -108,6 +139,7 @@ impl About {
         let config = &node.config;
         let peers = config.peers.iter().map(|peer| (peer.id, peer.name.clone()));
         Self {
+            cluster: node.cluster.clone(),
             members: Arc::clone(&node.members),
             names: peers.chain([(config.node, config.name.clone())]).collect(),
             meta: node.meta.clone(),
@@ -166,6 +198,75 @@ impl About {
         }
     }
 
+    /// Returns what is to be said first, and where the metadata come from then.
+    async fn backup(&self) -> (Answer, Option<impl AsyncRead + Unpin>) {
+        let opened = tokio::time::timeout(
+            BACKUP_BEGINS,
+            self.members.ask_at_length(StreamRequest::Backup),
+        )
+        .await;
+        match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((
+                StreamReply::Backup {
+                    index,
+                    inodes,
+                    bytes,
+                },
+                stream,
+            )) => {
+                let answer = Answer::Backup {
+                    cluster: self.cluster.clone(),
+                    index,
+                    inodes,
+                    bytes,
+                };
+                (answer, Some(stream.reader.take(bytes)))
+            }
+            Ok(_) => (no_leader(), None),
+            Err(error) => {
+                tracing::warn!(%error, "no backup");
+                (no_leader(), None)
+            }
+        }
+    }
+
+    /// Has the leader check the cluster; says meanwhile how it goes.
+    async fn check(&self, data: bool, writer: &mut (impl AsyncWrite + Unpin)) -> Answer {
+        let request = StreamRequest::Check { data };
+        let (mut reply, mut stream) = match self.members.ask_at_length(request).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::warn!(%error, "no check");
+                return no_leader();
+            }
+        };
+        loop {
+            match reply {
+                StreamReply::Checked(checked) => return Answer::Check(shown(checked)),
+                StreamReply::Checking(checking) => {
+                    let text = line_of(&Answer::Checking { checking });
+                    if let Err(error) = writer.write_all(&text).await {
+                        // Who asked has gone; what is said to nobody does not matter.
+                        let error = error.to_string();
+                        return Answer::Error { error };
+                    }
+                }
+                StreamReply::Failed(error) => return Answer::Error { error },
+                _ => return no_leader(),
+            }
+            let next = tokio::time::timeout(CHECK_SAYS, stream::receive(&mut stream.reader)).await;
+            reply = match next {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) | Err(_) => {
+                    let error = "the leader did not come to the end of the check: try again";
+                    return Answer::Error {
+                        error: error.to_owned(),
+                    };
+                }
+            };
+        }
+    }
+
     async fn drain(&self, node: NodeId, drain: bool) -> Answer {
         if !self.names.contains_key(&node) {
             let error = format!("there is no node {node}: glu status shows those there are");
@@ -177,6 +278,35 @@ impl About {
             Ok(_) | Err(_) => no_leader(),
         }
     }
+}
+
+fn shown(checked: Checked) -> ClusterCheck {
+    let voter = |(node, sum): (NodeId, Result<StateSum, String>)| VoterCheck {
+        node: node.0,
+        sum: sum.as_ref().ok().map(|sum| format!("{:08x}", sum.crc)),
+        bytes: sum.as_ref().ok().map(|sum| sum.bytes),
+        error: sum.err(),
+    };
+    let node = |node: CheckedNode| NodeCheck {
+        node: node.node.0,
+        copies: node.copies,
+        good: node.good,
+        bad: node.bad,
+    };
+    let fault = |(part, rule, what)| CheckFault { part, rule, what };
+    ClusterCheck {
+        index: checked.index,
+        inodes: checked.inodes,
+        voters: checked.voters.into_iter().map(voter).collect(),
+        nodes: checked.nodes.into_iter().map(node).collect(),
+        faults: checked.faults.into_iter().map(fault).collect(),
+    }
+}
+
+fn line_of(answer: &Answer) -> Vec<u8> {
+    let mut text = serde_json::to_vec(answer).expect("answers are JSON");
+    text.push(b'\n');
+    text
 }
 
 fn no_leader() -> Answer {
@@ -197,7 +327,8 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
-    let local = node.transport.local();
+    let transport = Arc::clone(&node.transport);
+    let local = transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
     let client = Arc::clone(&node.client);
     let about_mount = Mount {
@@ -213,10 +344,19 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             node: local.0,
             leader: meta
                 .as_ref()
-                .map_or_else(|| client.leader(), |meta| meta.leader())
+                .and_then(|meta| meta.leader())
+                .or_else(|| client.leader())
                 .map(|NodeId(leader)| leader),
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
+            fault: meta.as_ref().and_then(|meta| meta.fault()),
+            version: transport.version_of(local).unwrap_or_default(),
+            metadata_version: meta.as_ref().map(|meta| meta.version()),
+            troubles: transport
+                .troubles()
+                .into_iter()
+                .map(|(node, why)| Trouble { node: node.0, why })
+                .collect(),
         },
         Request::Mount => Answer::Mount(about_mount.clone()),
         Request::Waits => {
@@ -234,7 +374,11 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Abort { number } => Answer::Aborted {
             aborted: mount.abort_request(number),
         },
-        Request::Cluster | Request::Drain { .. } | Request::Voters { .. } => {
+        Request::Cluster
+        | Request::Drain { .. }
+        | Request::Voters { .. }
+        | Request::Backup
+        | Request::Check { .. } => {
             unreachable!("not answered at once")
         }
     };
@@ -245,7 +389,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 Ok((stream, _)) => drop(tokio::spawn(converse(stream, Arc::clone(&answer)))),
                 Err(error) => {
                     tracing::warn!(%error, "control socket");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -267,7 +411,14 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
             // The other side has ended the conversation.
             Ok(0) | Err(_) => return,
         }
+        let mut rest = None;
         let reply = match serde_json::from_slice(&line) {
+            Ok(Request::Backup) => {
+                let (answer, state) = about.backup().await;
+                rest = state;
+                answer
+            }
+            Ok(Request::Check { data }) => about.check(data, &mut writer).await,
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
             Ok(Request::Voters { set }) => about.set_voters(set).await,
@@ -276,9 +427,14 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),
             },
         };
-        let mut text = serde_json::to_vec(&reply).expect("answers are JSON");
-        text.push(b'\n');
-        if writer.write_all(&text).await.is_err() {
+        if writer.write_all(&line_of(&reply)).await.is_err() {
+            return;
+        }
+        if let Some(mut rest) = rest {
+            // Cut short, it is too short for who reads it.
+            if let Err(error) = tokio::io::copy(&mut rest, &mut writer).await {
+                tracing::warn!(%error, "a backup was not handed over");
+            }
             return;
         }
     }

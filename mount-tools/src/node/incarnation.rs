@@ -5,19 +5,31 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+/// The counter in a node's state directory.
+const NAME: &str = "incarnation";
+
+/// Returns the number of the last start, 0 before the first.
+///
+/// # Errors
+/// The counter cannot be read or is no number.
+pub(crate) fn last(state_dir: &Path) -> Result<u32> {
+    let path = state_dir.join(NAME);
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u32>().with_context(|| {
+            format!("{}: {text:?} is no number: write one in that is larger than the number of starts so far", path.display())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("{}: cannot be read", path.display())),
+    }
+}
+
 /// Counts this start and returns its number, from 1.
 ///
 /// # Errors
 /// The counter cannot be read or is no number: a start without it could be taken for an earlier one.
 pub(super) fn next(state_dir: &Path) -> Result<u32> {
-    let path = state_dir.join("incarnation");
-    let last = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse::<u32>().with_context(|| {
-            format!("{}: {text:?} is no number: write one in that is larger than the number of starts so far", path.display())
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
-    };
+    let path = state_dir.join(NAME);
+    let last = last(state_dir)?;
     let next = last
         .checked_add(1)
         .with_context(|| format!("{}: counted to its end", path.display()))?;

@@ -7,8 +7,10 @@ use consistency::wire::{decode, encode};
 use consistency::{ChunkId, NodeId};
 use gfs::data::keeper::AskLeader;
 use gfs::data::{Places, place};
-use gfs::net::{NetError, ServiceId, Transport};
+use gfs::net::{ByteStream, NetError, ServiceId, Transport};
+use gfs::server::stream::{self, StreamReply, StreamRequest};
 use gproc::job;
+use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -82,6 +84,24 @@ impl Members {
             failure = Some(why);
         }
         Err(failure.expect("there is a node"))
+    }
+}
+
+impl Members {
+    /// Asks the leader for a long answer; returns what it says first, and the stream that the rest follows on.
+    pub(super) async fn ask_at_length(
+        &self,
+        request: StreamRequest,
+    ) -> io::Result<(StreamReply, ByteStream)> {
+        // Finds out who leads.
+        let found = self.ask_leader(&MetaRequest::Nodes).await;
+        found.map_err(io::Error::other)?;
+        let leader = NodeId(self.leader.load(Ordering::Relaxed));
+        let opened = self.transport.open(leader, ServiceId::Meta).await;
+        let mut stream = opened.map_err(io::Error::other)?;
+        stream::send(&mut stream.writer, &request).await?;
+        let reply = stream::receive(&mut stream.reader).await?;
+        Ok((reply, stream))
     }
 }
 

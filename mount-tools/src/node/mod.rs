@@ -11,14 +11,14 @@
 //! way round: no new requests, everything flushed, then the services.
 
 mod control;
-mod incarnation;
+pub(crate) mod incarnation;
 mod members;
 pub mod watcher;
 
 use crate::config::GludConfig;
 use crate::identity::NodeIdentity;
-use crate::transport::QuicTransport;
-use anyhow::{Context, Result};
+use crate::transport::{QuicTransport, Versions};
+use anyhow::{Context, Result, bail};
 use consistency::Duration as Micros;
 use consistency::wire::meta::Name;
 use consistency::wire::request::NodeReport;
@@ -98,7 +98,9 @@ impl Node {
         let disk = Disk::new(DirStore::open(config.state_dir.join("chunks"))?);
         let router = Arc::new(Router::default());
         let peers = config.peers.iter().map(|peer| (peer.id, peer.addr));
-        let transport = QuicTransport::start(
+        let versions = versions();
+        let transport = QuicTransport::start_with(
+            versions,
             &identity,
             config.listen,
             peers,
@@ -112,7 +114,7 @@ impl Node {
         let chunk_service =
             ChunkService::new(disk.clone()).with_copies(Arc::clone(&network), copying);
         router.register(ServiceId::Chunk, Arc::new(chunk_service));
-        let (meta, log) = Self::start_meta(&config, &network, &router).await?;
+        let (meta, log) = Self::start_meta(&config, versions, &network, &router).await?;
 
         let first = measure(&disk, &config.rack).await;
         let report = Arc::new(Mutex::new(first));
@@ -260,6 +262,7 @@ impl Node {
 
     async fn start_meta(
         config: &GludConfig,
+        versions: Versions,
         network: &Arc<dyn Transport>,
         router: &Router,
     ) -> Result<(
@@ -277,7 +280,18 @@ impl Node {
             election: ELECTION,
             snapshot_every: LogConfig::SNAPSHOT_EVERY,
         };
-        let log = Replicated::open(log_config, Arc::clone(network), router).await?;
+        let dir = log_config.dir.clone();
+        let log: Replicated<server::state::MetaState> =
+            Replicated::open(log_config, Arc::clone(network), router).await?;
+        let version = log.read(server::state::MetaState::version);
+        if version > versions.max {
+            log.shutdown().await;
+            bail!(
+                "log {}: the metadata are of version {version}, this glud speaks up to {}: use the newer glud again",
+                dir.display(),
+                versions.max
+            );
+        }
         let term = Micros(u64::from(config.lease_term_ms) * 1_000);
         let service = server::service::Config {
             term,
@@ -311,6 +325,18 @@ pub fn main(config: &Path) -> Result<()> {
     // A blocking request to a dying disk must not keep the node from ending.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// For tests of upgrades: makes the daemon speak this version and no other.
+const SPEAK_ONLY: &str = "GLU_SPEAK_ONLY_VERSION";
+
+fn versions() -> Versions {
+    let only = std::env::var(SPEAK_ONLY).ok();
+    let only = only.and_then(|version| version.parse().ok());
+    only.map_or_else(Versions::default, |only| Versions {
+        min: only,
+        max: only,
+    })
 }
 
 /// Names this daemon among those of this machine, over its restarts.

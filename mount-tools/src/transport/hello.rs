@@ -1,13 +1,16 @@
 //! The first ten bytes of each direction: magic, wire version, and the node that speaks.
 //!
 //! They open the shared stream. The certificates are verified by then; the hello says which of its names the
-//! peer goes by, and lets nodes of different versions part with a clear word. The dialler's first call waits
+//! peer goes by, and lets nodes without a common version part with a clear word. The dialler's first call waits
 //! for the acceptor's hello, because in TLS 1.3 its own handshake ends before its certificate was judged.
+//!
+//! The dialler offers a version, at first its newest; who speaks it says it back, who does not closes with
+//! [`Close::Version`], and is offered the next older one in a new connection. Why not a range: docs/decisions/0008.
 
 use super::frame::{FrameError, read_exact};
 use bytes::{Buf as _, BufMut as _};
 use consistency::NodeId;
-use consistency::wire::WIRE_VERSION;
+use consistency::wire::{WIRE_VERSION, WIRE_VERSION_MIN};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use std::io;
 
@@ -19,6 +22,24 @@ const HELLO_BYTES: usize = 10;
 pub(super) struct Hello {
     pub(super) version: u32,
     pub(super) node: NodeId,
+}
+
+/// The versions that a node speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest one.
+    pub min: u32,
+    /// The newest one.
+    pub max: u32,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self {
+            min: WIRE_VERSION_MIN,
+            max: WIRE_VERSION,
+        }
+    }
 }
 
 /// Why a connection was closed; the number travels, the words beside it are for people.
@@ -43,6 +64,11 @@ impl From<Close> for VarInt {
 }
 
 impl Close {
+    /// Returns whether the peer has closed for this reason.
+    pub(super) fn is(self, reason: &ConnectionError) -> bool {
+        matches!(reason, ConnectionError::ApplicationClosed(closed) if closed.error_code == self.into())
+    }
+
     /// Ends a connection that has not ended yet; returns why it has.
     pub(super) async fn end(self, connection: &Connection, why: &str) -> ConnectionError {
         // Closing again would hide the first reason.
@@ -54,7 +80,8 @@ impl Close {
 }
 
 impl Hello {
-    /// Returns what `node` says in this version.
+    /// Returns what `node` says in its newest version.
+    #[cfg(test)]
     pub(super) fn of(node: NodeId) -> Self {
         Self {
             version: WIRE_VERSION,
@@ -73,11 +100,12 @@ impl Hello {
             .ok_or_else(|| FrameError::Malformed("the peer does not speak Glu".to_owned()))
     }
 
-    /// Returns what is wrong if the peer speaks another version.
-    pub(super) fn version_conflict(self) -> Option<String> {
-        (self.version != WIRE_VERSION).then(|| {
+    /// Returns what is wrong if the peer wants to speak another version.
+    pub(super) fn version_conflict(self, spoken: Versions) -> Option<String> {
+        let Versions { min, max } = spoken;
+        (!(min..=max).contains(&self.version)).then(|| {
             format!(
-                "node {} speaks wire version {}, this node {WIRE_VERSION}: run one release everywhere",
+                "node {} wants to speak version {}, this node speaks {min} to {max}: upgrade the older one, one version at a time",
                 self.node, self.version
             )
         })
@@ -119,8 +147,18 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let node = NodeId(4);
-        assert_eq!(Hello::of(node).version_conflict(), None);
-        let why = Hello { version: 99, node }.version_conflict();
+        let spoken = Versions::default();
+        for version in [WIRE_VERSION_MIN, WIRE_VERSION] {
+            assert_eq!(Hello { version, node }.version_conflict(spoken), None);
+        }
+        let older = WIRE_VERSION_MIN - 1;
+        let conflict = Hello {
+            version: older,
+            node,
+        }
+        .version_conflict(spoken);
+        assert!(conflict.is_some(), "two versions apart");
+        let why = Hello { version: 99, node }.version_conflict(spoken);
         let why = why.expect("99 is not ours");
         assert!(why.contains("node 4") && why.contains("99"), "{why}");
     }

@@ -13,7 +13,7 @@
 //!   and move over at their first wait. Why: docs/decisions/0005.
 //! - What a node says to itself never gets here, or into any buffer: it goes to the router.
 //!
-//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions` and a link's `calls` are leaves. None
+//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions`, `spoken` and a link's `calls` are leaves. None
 //! is held across an await.
 
 mod frame;
@@ -30,6 +30,8 @@ use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::MESSAGE_BYTES_MAX;
 use gfs::net::{ByteStream, NetError, Router, ServiceId, Transport};
+pub use hello::Versions;
+
 use hello::Close;
 use nix::sys::socket::{setsockopt, sockopt};
 use peer::Peer;
@@ -96,8 +98,11 @@ struct Shared {
     net: Handle,
     /// The runtime of the services.
     handlers: Handle,
+    versions: Versions,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     sessions: Mutex<BTreeMap<NodeId, Connection>>,
+    /// What was last spoken with each node.
+    spoken: Mutex<BTreeMap<NodeId, u32>>,
 }
 
 impl QuicTransport {
@@ -113,10 +118,32 @@ impl QuicTransport {
         router: Arc<Router>,
         handlers: Handle,
     ) -> Result<Self, TransportError> {
+        Self::start_with(
+            Versions::default(),
+            identity,
+            listen,
+            peers,
+            router,
+            handlers,
+        )
+    }
+
+    /// Likewise, as a node that speaks `versions`.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        versions: Versions,
+        identity: &NodeIdentity,
+        listen: SocketAddr,
+        peers: impl IntoIterator<Item = (NodeId, SocketAddr)>,
+        router: Arc<Router>,
+        handlers: Handle,
+    ) -> Result<Self, TransportError> {
         let (stop, stopped) = oneshot::channel();
         let net = start_thread(stopped)?;
         let transport = Self {
-            shared: Shared::bind(identity, listen, router, net, handlers)?,
+            shared: Shared::bind(versions, identity, listen, router, net, handlers)?,
             stop: Mutex::new(Some(stop)),
         };
         transport.set_peers(peers);
@@ -158,6 +185,14 @@ impl QuicTransport {
         // A peer that does not acknowledge is dead or slow; either way it will find out.
         timeout(GOODBYE_MAX, endpoint.wait_idle()).await.ok();
         self.stop(None);
+    }
+
+    /// Returns the peers that could not be reached when it was last tried, with the reason.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<(NodeId, String)> {
+        let peers = self.shared.peers.read().expect("no holder panics");
+        let trouble = |(id, peer): (&NodeId, &Arc<Peer>)| Some((*id, peer.trouble()?));
+        peers.iter().filter_map(trouble).collect()
     }
 
     fn stop(&self, goodbye: Option<Endpoint>) {
@@ -210,6 +245,19 @@ impl Transport for QuicTransport {
         nodes
     }
 
+    fn version_of(&self, node: NodeId) -> Option<u32> {
+        if node == self.shared.local {
+            return Some(self.shared.versions.max);
+        }
+        // Who is away may come back as another version.
+        let peer = self.peer(node).ok()?;
+        if peer.trouble().is_some() {
+            return None;
+        }
+        let spoken = self.shared.spoken.lock().expect("no holder panics");
+        spoken.get(&node).copied()
+    }
+
     async fn call(
         &self,
         to: NodeId,
@@ -258,6 +306,7 @@ impl Transport for QuicTransport {
 
 impl Shared {
     fn bind(
+        versions: Versions,
         identity: &NodeIdentity,
         listen: SocketAddr,
         router: Arc<Router>,
@@ -291,11 +340,21 @@ impl Shared {
             router,
             net: net.clone(),
             handlers,
+            versions,
             peers: RwLock::default(),
             sessions: Mutex::default(),
+            spoken: Mutex::default(),
         });
         net.spawn(serve::accept(Arc::clone(&shared)));
         Ok(shared)
+    }
+
+    /// Notes in which version a peer and this node talk.
+    fn note_version(&self, peer: NodeId, version: u32) {
+        self.spoken
+            .lock()
+            .expect("no holder panics")
+            .insert(peer, version);
     }
 
     /// Notes that a peer is alive.

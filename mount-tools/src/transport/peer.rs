@@ -15,6 +15,7 @@ use super::hello::{Close, Hello};
 use super::link::{Link, LinkDriver, words};
 use consistency::NodeId;
 use gfs::net::NetError;
+use quinn::ConnectionError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,9 @@ pub(super) const GREETING_MAX: Duration = Duration::from_secs(2);
 /// Pause after the first dial that failed; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Resets in one greeting after which it is given up.
+const RESETS_MAX: u32 = 3;
 
 /// Another node and the connection this node has to it.
 #[derive(Debug)]
@@ -98,6 +102,14 @@ impl Peer {
                     .await
                     .expect("the sender is borrowed by this call"),
             }
+        }
+    }
+
+    /// Returns why there is no connection, if the last attempt has failed.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Down { why, failures, .. } if *failures > 0 => Some(why.to_string()),
+            State::Down { .. } | State::Dialling | State::Up(_) | State::Gone => None,
         }
     }
 
@@ -225,33 +237,86 @@ impl Drop for Dialler {
     }
 }
 
-/// Connects, and exchanges hellos on what becomes the shared stream.
+/// Connects in the newest version that both speak.
 async fn greet(shared: &Shared, peer: &Peer) -> Result<(Arc<Link>, LinkDriver), String> {
+    let (mut version, mut resets) = (shared.versions.max, 0);
+    loop {
+        match greet_in(shared, peer, version).await {
+            Err(Refused::Version(why)) if version > shared.versions.min => {
+                debug!(peer = %peer.id, version, why, "offering an older version");
+                version -= 1;
+            }
+            Err(Refused::Reset(_)) if resets < RESETS_MAX => resets += 1,
+            Err(Refused::Version(why) | Refused::Reset(why) | Refused::Otherwise(why)) => {
+                return Err(why);
+            }
+            Ok(greeted) => return Ok(greeted),
+        }
+    }
+}
+
+/// Why there is no connection.
+enum Refused {
+    /// The peer does not speak the version.
+    Version(String),
+    /// The peer knows nothing of the connection: it has restarted, or its word why it has closed was lost.
+    Reset(String),
+    Otherwise(String),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Otherwise(why)
+    }
+}
+
+impl From<ConnectionError> for Refused {
+    fn from(error: ConnectionError) -> Self {
+        let why = words(&error);
+        if Close::Version.is(&error) {
+            Self::Version(why)
+        } else if error == ConnectionError::Reset {
+            Self::Reset(why)
+        } else {
+            Self::Otherwise(why)
+        }
+    }
+}
+
+/// Connects, and exchanges hellos on what becomes the shared stream.
+async fn greet_in(
+    shared: &Shared,
+    peer: &Peer,
+    version: u32,
+) -> Result<(Arc<Link>, LinkDriver), Refused> {
     let name = shared.root.node_name(peer.id);
     let config = shared.tls.dial(peer.addr);
     let connecting = shared
         .endpoint
         .connect_with(config, peer.addr, &name)
         .map_err(|error| error.to_string())?;
-    let connection = connecting.await.map_err(|error| words(&error))?;
-    let (mut writer, mut reader) = connection.open_bi().await.map_err(|error| words(&error))?;
+    let connection = connecting.await?;
+    let (mut writer, mut reader) = connection.open_bi().await?;
+    let node = shared.local;
     // Sending fails only if the connection does, which the answer tells better.
-    Hello::of(shared.local).send(&mut writer).await.ok();
+    Hello { version, node }.send(&mut writer).await.ok();
     let hello = Hello::receive(&mut reader).await.map_err(|error| {
         match (connection.close_reason(), error) {
-            (Some(reason), _) => words(&reason),
-            (None, error) => error.to_string(),
+            (Some(reason), _) => Refused::from(reason),
+            (None, error) => error.to_string().into(),
         }
     })?;
-    if let Some(why) = hello.version_conflict() {
+    if hello.version != version {
+        let why = format!("it answers in version {}, not {version}", hello.version);
         connection.close(Close::Version.into(), why.as_bytes());
-        return Err(why);
+        return Err(why.into());
     }
     if hello.node != peer.id {
         let why = format!("it says it is node {}", hello.node);
         connection.close(Close::Identity.into(), why.as_bytes());
-        return Err(why);
+        return Err(why.into());
     }
+    shared.note_version(peer.id, version);
     Ok(Link::new(peer.id, connection, writer, reader))
 }
 

@@ -113,7 +113,7 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Greeted, String> {
     let hello = Hello::receive(&mut reader)
         .await
         .map_err(|error| refuse(Close::Malformed, error.to_string()))?;
-    if let Some(why) = hello.version_conflict() {
+    if let Some(why) = hello.version_conflict(shared.versions) {
         return Err(refuse(Close::Version, why));
     }
     let certs = connection
@@ -127,10 +127,15 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Greeted, String> {
         let why = format!("its certificate is not that of node {}", hello.node);
         return Err(refuse(Close::Identity, why));
     }
-    Hello::of(shared.local)
+    let answer = Hello {
+        version: hello.version,
+        node: shared.local,
+    };
+    answer
         .send(&mut writer)
         .await
         .map_err(|error| error.to_string())?;
+    shared.note_version(hello.node, hello.version);
     Ok((hello.node, connection, writer, reader))
 }
 

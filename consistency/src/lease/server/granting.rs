@@ -34,6 +34,8 @@ impl Server {
         let mode = held.map_or(allowed, |held| held.max(allowed));
         let lease = self.fresh_lease();
         self.grants.insert(ino, op.session, lease, mode);
+        self.note(ino, op.session, held);
+        self.granted(ino, op.session);
         // The reply says what its facts are good for. What the session holds besides stays good until it is broken,
         // and the client does not lower it.
         Some(Grant {
@@ -98,6 +100,7 @@ impl Server {
         let Some(held) = self.grants.remove(ino, session) else {
             return;
         };
+        self.note(ino, session, Some(held.mode));
         if let Some(breaking) = held.breaking {
             self.overdue.remove(&(breaking.deadline, session, ino));
         }

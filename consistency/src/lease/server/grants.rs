@@ -87,6 +87,25 @@ impl Grants {
             .filter(move |(other, _)| *other != session)
     }
 
+    /// Returns what a session holds on up to `len` inodes behind one.
+    pub(super) fn behind(
+        &self,
+        session: SessionId,
+        after: Option<InodeNo>,
+        len: usize,
+    ) -> Vec<(InodeNo, Mode)> {
+        use std::ops::Bound::{Excluded, Included};
+        let from = match after {
+            Some(after) => Excluded((session, after)),
+            None => Included((session, InodeNo(0))),
+        };
+        self.by_session
+            .range((from, Included((session, InodeNo(u64::MAX)))))
+            .take(len)
+            .map(|&(_, ino)| (ino, self.by_inode[&(ino, session)].mode))
+            .collect()
+    }
+
     /// Returns the inodes on which a session holds anything.
     pub(super) fn of_session(&self, session: SessionId) -> Vec<InodeNo> {
         self.by_session

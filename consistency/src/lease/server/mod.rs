@@ -15,8 +15,10 @@
 mod contention;
 mod granting;
 mod grants;
+mod inherit;
 mod ops;
 mod queue;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +33,9 @@ use crate::wire::lease::{Break, BreakAck, Grant, Mode};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, OpId, SessionId};
 use contention::Contention;
 use grants::Grants;
+use inherit::Inherited;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use telling::Telling;
 
 /// Unfinished operations of one session: a node has at most some hundred requests of its kernel and its own
 /// flushes under way; who has more is broken.
@@ -56,8 +60,14 @@ pub struct Server {
     sessions: BTreeMap<SessionId, Session>,
     /// When sessions end, in order.
     expiries: BTreeSet<(Instant, SessionId)>,
-    /// Sessions of the last reign that have not told what they hold; the grace lasts while there are any (L6).
+    /// Sessions of the last reign that have not told what they hold.
     reclaiming: BTreeSet<SessionId>,
+    /// Those of them of which it is not known otherwise either; the grace lasts while there are any (L6).
+    unknown: BTreeSet<SessionId>,
+    /// What the voters had noted of one of them.
+    inherited: Option<Inherited>,
+    /// L10; `None` while there is nobody to tell.
+    telling: Option<Telling>,
     grants: Grants,
     /// When unanswered breaks are overdue, in order.
     overdue: BTreeSet<(Instant, SessionId, InodeNo)>,
@@ -173,6 +183,9 @@ impl Server {
             sessions: BTreeMap::new(),
             expiries: BTreeSet::new(),
             reclaiming: BTreeSet::new(),
+            unknown: BTreeSet::new(),
+            inherited: None,
+            telling: None,
             grants: Grants::default(),
             overdue: BTreeSet::new(),
             ops: BTreeMap::new(),
@@ -186,6 +199,7 @@ impl Server {
         for session in previous {
             server.open_session(now, session);
             server.reclaiming.insert(session);
+            server.unknown.insert(session);
         }
         if server.reclaiming.is_empty() {
             server.actions.push_back(Action::GraceOver);
@@ -264,6 +278,9 @@ impl Server {
         }
         let open = self.reclaiming.contains(&session);
         let names = leases.iter().map(|&(ino, mode)| {
+            if open {
+                self.correct_notes(ino, session, mode);
+            }
             if let Some(held) = self.grants.get(ino, session) {
                 return Some(held.lease);
             }
@@ -272,6 +289,7 @@ impl Server {
             }
             let lease = self.fresh_lease();
             self.grants.insert(ino, session, lease, mode);
+            self.note(ino, session, None);
             Some(lease)
         });
         let names = names.collect();
@@ -280,7 +298,9 @@ impl Server {
         self.run();
         if open && last {
             self.extend(session);
-            self.end_grace_of(session);
+            self.drop_notes(session);
+            self.reclaimed(session);
+            self.note_complete(session);
             self.run();
         }
         Ok(names)
@@ -364,7 +384,9 @@ impl Server {
         if (held.lease == ack.lease || any_name)
             && let Some(breaking) = held.breaking.take()
         {
-            held.mode = held.mode.min(ack.kept).min(breaking.demand.keep);
+            let before = held.mode;
+            held.mode = before.min(ack.kept).min(breaking.demand.keep);
+            self.note(ack.ino, session, Some(before));
             self.overdue.remove(&(breaking.deadline, session, ack.ino));
             self.clear_way(ack.ino, session, &breaking.ops);
         }
@@ -490,18 +512,26 @@ impl Server {
         for ino in self.grants.of_session(session) {
             self.revoke(ino, session);
         }
-        self.end_grace_of(session);
+        self.reclaimed(session);
     }
 
+    /// What a session holds is known, or nothing.
     fn end_grace_of(&mut self, session: SessionId) {
+        if self.unknown.remove(&session) && self.unknown.is_empty() {
+            self.agenda.extend(self.ops.keys());
+        }
+    }
+
+    /// A session has told everything, or has ended.
+    fn reclaimed(&mut self, session: SessionId) {
+        self.end_grace_of(session);
         if self.reclaiming.remove(&session) && self.reclaiming.is_empty() {
             self.actions.push_back(Action::GraceOver);
-            self.agenda.extend(self.ops.keys());
         }
     }
 
     fn in_grace(&self) -> bool {
         // L6
-        !self.reclaiming.is_empty() && !self.mutation.is(Mutant::NoGrace)
+        !self.unknown.is_empty() && !self.mutation.is(Mutant::NoGrace)
     }
 }

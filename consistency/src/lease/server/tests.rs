@@ -540,3 +540,55 @@ fn a_session_does_not_live_twice() {
     assert!(case.server.renew(case.now, SessionId(1)).is_err());
     assert_eq!(case.finish(id, FILE, Mode::Shared), None);
 }
+
+/// A reign after one of which voters have noted that session 11 holds the file exclusively.
+fn after_notes(mutant: Option<Mutant>) -> Case {
+    let mut case = Case::after(Epoch(2), [11, 12]);
+    case.server.mutation = Mutation(mutant);
+    let held = [(FILE, Mode::Exclusive)];
+    case.server.inherit(SessionId(11), &held);
+    case
+}
+
+fn reclaim(case: &mut Case, session: u64, leases: &[(InodeNo, Mode)]) -> Vec<Option<LeaseId>> {
+    let session = SessionId(session);
+    case.server
+        .reclaim(case.now, session, Epoch(2), leases, true)
+        .expect("it is asked to")
+}
+
+#[test]
+fn l10_only_what_is_noted_waits_for_a_silent_session() {
+    let mut case = after_notes(None);
+    let other = case.begin(1, DIR, Need::Peek);
+    let change = case.begin(1, FILE, ATTR);
+    assert_eq!(case.actions(), [], "session 12 has told nothing");
+    reclaim(&mut case, 12, &[]);
+    let actions = case.actions();
+    assert!(actions.contains(&Action::Ready(other)), "{actions:?}");
+    assert!(!actions.contains(&Action::Ready(change)), "{actions:?}");
+    assert!(!actions.contains(&Action::GraceOver), "{actions:?}");
+    case.wait(900);
+    assert!(case.server.renew(case.now, SessionId(1)).is_ok());
+    case.wait(100);
+    let actions = case.actions();
+    for action in [Action::GraceOver, Action::Ready(change)] {
+        assert!(actions.contains(&action), "{action:?} in {actions:?}");
+    }
+}
+
+#[test]
+fn l10_who_tells_knows_better_than_the_notes() {
+    #[track_caller]
+    fn check(mutant: Option<Mutant>, mode: Mode, believed: bool, left: Mode) {
+        let mut case = after_notes(mutant);
+        let names = reclaim(&mut case, 12, &[(FILE, mode)]);
+        assert_eq!(names[0].is_some(), believed, "{mode:?}");
+        assert_eq!(case.server.mode(SessionId(11), FILE), Some(left));
+    }
+    check(None, Mode::Exclusive, true, Mode::Known);
+    check(None, Mode::Shared, true, Mode::Shared);
+    check(None, Mode::Known, true, Mode::Exclusive);
+    let trusts = Some(Mutant::TrustNotes);
+    check(trusts, Mode::Exclusive, false, Mode::Exclusive);
+}

@@ -1,7 +1,8 @@
 //! The leader's side of the driver, and the replicated state behind it.
 
 use super::model::{Fact, Message, Op, Part, Register, Request};
-use super::{Event, TERM, World};
+use super::voter::{Inherited, VOTERS};
+use super::{Event, FAULTS_UNTIL, TERM, World};
 use crate::lease::server::claims_are_compatible;
 use crate::lease::{Action, BeginError, Config, Need, ReclaimError, Server};
 use crate::wire::lease::Mode;
@@ -35,6 +36,15 @@ impl State {
 pub(super) struct Leader {
     pub(super) server: Server,
     pub(super) reign: Epoch,
+    /// The node that it runs on.
+    pub(super) host: NodeId,
+    /// The session of the last leader's node, if its notes were there.
+    inherited: Option<SessionId>,
+    /// Replies to the host that wait until the voters are told (L10).
+    pub(super) withheld: Vec<(u64, Message)>,
+    /// The number of the last call to each voter, while it is under way.
+    pub(super) telling: BTreeMap<NodeId, u64>,
+    pub(super) tells: u64,
     pub(super) jobs: BTreeMap<OpId, Job>,
     last_op: u64,
     next_timeout: Option<u64>,
@@ -65,7 +75,7 @@ pub(super) enum Command {
 }
 
 impl World {
-    pub(super) fn new_leader(&mut self, reign: Epoch) {
+    pub(super) fn new_leader(&mut self, reign: Epoch, host: NodeId, noted: Option<Inherited>) {
         let config = Config {
             term: TERM,
             break_timeout: BREAK_TIMEOUT,
@@ -74,9 +84,22 @@ impl World {
         let previous = self.state.sessions.keys().copied();
         let mut server = Server::new(config, reign, now, previous);
         server.mutation = self.mutation;
+        if let Some((session, held)) = &noted {
+            server.inherit(*session, held);
+        }
+        server.tell_voters(host, &VOTERS);
+        let own = self.state.sessions.iter().find(|(_, node)| **node == host);
+        if let Some((&session, _)) = own {
+            server.own_session(session);
+        }
         self.leader = Some(Leader {
             server,
             reign,
+            host,
+            inherited: noted.map(|(session, _)| session),
+            withheld: Vec::new(),
+            telling: BTreeMap::new(),
+            tells: 0,
             jobs: BTreeMap::new(),
             last_op: 0,
             next_timeout: None,
@@ -87,7 +110,17 @@ impl World {
     /// The leader dies; of what was on its way into the log a part is committed, the rest never will be.
     pub(super) fn change_leader(&mut self) {
         let leader = self.leader.as_ref().expect("there is one");
-        let next = Epoch(leader.reign.0 + 1);
+        let (next, old) = (Epoch(leader.reign.0 + 1), leader.host);
+        // Its node is silent from then on, or restarts, or nothing has happened to it.
+        match self.rng.below(4) {
+            0..2 => {
+                let until = (self.now + self.rng.below(2 * TERM.0)).min(FAULTS_UNTIL);
+                self.nodes.get_mut(&old).expect("a node").paused_until = until;
+            }
+            2 => self.restart(old),
+            _ => {}
+        }
+        let host = self.any_voter();
         let events = std::mem::take(&mut self.events);
         let mut commands = Vec::new();
         for (key, event) in events {
@@ -102,7 +135,8 @@ impl World {
                 self.apply(&command);
             }
         }
-        self.new_leader(next);
+        let noted = self.close(old, host, next);
+        self.new_leader(next, host, noted);
     }
 
     pub(super) fn request(&mut self, from: NodeId, request: Request) {
@@ -260,6 +294,7 @@ impl World {
                 Action::Forgotten(_) | Action::GraceOver => {}
             }
         }
+        self.tell_voters();
         let timeout = self.leader.as_ref().and_then(|l| l.server.poll_timeout());
         let at = timeout.map(|at| self.real_time(NodeId(0), at).max(self.now + 1));
         let leader = self.leader.as_mut().expect("there is one");
@@ -354,7 +389,10 @@ impl World {
             seq: job.seq,
             facts,
         };
-        self.send(job.node, message);
+        match leader.server.untold(job.session) {
+            Some(number) => leader.withheld.push((number, message)),
+            None => self.send(job.node, message),
+        }
         self.drive_leader();
     }
 
@@ -382,6 +420,11 @@ impl World {
                         leader.server.end_session(now, before);
                     }
                     leader.server.open_session(now, session);
+                    if *node == leader.host {
+                        leader.server.own_session(session);
+                    } else {
+                        leader.server.look_after(*node);
+                    }
                     let opened = Message::Opened {
                         attempt: *attempt,
                         session,
@@ -483,8 +526,9 @@ impl World {
             let Some(session) = node.client.session() else {
                 continue;
             };
-            let serves =
-                node.reigns_with(leader.reign) && self.clock(*id) < node.client.valid_until();
+            // What is not known in the grace cannot be compared.
+            let known = node.reigns_with(leader.reign) || leader.inherited == Some(session);
+            let serves = known && self.clock(*id) < node.client.valid_until();
             for (ino, mode) in node.client.leases() {
                 let granted = leader.server.mode(session, ino);
                 if serves && mode >= Mode::Shared && granted.is_none_or(|granted| granted < mode) {

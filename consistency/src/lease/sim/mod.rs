@@ -1,5 +1,5 @@
 //! One seed is one world: a leader, four nodes whose clocks drift, and a network that loses, delays, reorders and
-//! doubles. Nodes pause and restart, the leader changes; then the faults stop and everything must heal.
+//! doubles. Nodes pause and restart, the leader dies or changes, voters lose their notes; then the faults stop and everything must heal.
 //! Reproduce a failure with `SEED=<n> cargo test -p consistency sim`.
 
 mod leader;
@@ -7,14 +7,17 @@ mod model;
 mod node;
 mod oracle;
 mod session;
+mod voter;
 
 use super::mutant::{Mutant, Mutation};
+use crate::wire::notes::{Tell, Told};
 use crate::{Duration, Epoch, InodeNo, Instant, LeaseId, NodeId, SessionId};
 use leader::{Command, Leader, State};
 use model::{DIRS, FILES, Message, Register, Request};
 use node::{Node, Timer};
 use oracle::Oracle;
 use std::collections::BTreeMap;
+use voter::Voters;
 
 const NODES: u16 = 4;
 const TERM: Duration = Duration(100_000);
@@ -43,7 +46,11 @@ enum Event {
     Finish(Epoch, crate::OpId),
     Resend(SessionId, InodeNo, LeaseId),
     LeaderTimeout,
+    ToVoter(NodeId, Tell),
+    FromVoter(Epoch, NodeId, Told),
+    TellAgain(Epoch, NodeId, u64),
     ChangeLeader,
+    ForgetNotes(NodeId),
     Restart(NodeId),
     Pause(NodeId, u64),
     Mute(NodeId, u64),
@@ -57,6 +64,7 @@ struct World {
     events: BTreeMap<(u64, u64), Event>,
     state: State,
     leader: Option<Leader>,
+    voters: Voters,
     nodes: BTreeMap<NodeId, Node>,
     /// The clock of node `n` (0: the leader's) reads `offset + now * rate / 1000`.
     clocks: Vec<(u64, u64)>,
@@ -80,6 +88,7 @@ impl World {
             events: BTreeMap::new(),
             state: State::default(),
             leader: None,
+            voters: Voters::new(mutation),
             nodes: nodes.collect(),
             clocks,
             oracle: Oracle::default(),
@@ -87,7 +96,7 @@ impl World {
             digest: 0,
         };
         world.plan();
-        world.new_leader(Epoch(1));
+        world.new_leader(Epoch(1), voter::VOTERS[0], None);
         for n in 1..=NODES {
             world.start(NodeId(n));
         }
@@ -102,6 +111,10 @@ impl World {
         for _ in 0..self.rng.below(4) {
             let at = self.rng.below(FAULTS_UNTIL);
             self.schedule(at, Event::ChangeLeader);
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, id) = (self.rng.below(FAULTS_UNTIL), self.any_voter());
+            self.schedule(at, Event::ForgetNotes(id));
         }
         for _ in 0..self.rng.below(3) {
             let (at, id) = (self.rng.below(FAULTS_UNTIL), self.any_node());
@@ -186,7 +199,11 @@ impl World {
                 leader.server.handle_timeout(now);
                 self.drive_leader();
             }
+            Event::ToVoter(to, tell) => self.tell(to, tell),
+            Event::FromVoter(reign, from, told) => self.told(reign, from, told),
+            Event::TellAgain(reign, to, call) => self.tell_again(reign, to, call),
             Event::ChangeLeader => self.change_leader(),
+            Event::ForgetNotes(id) => self.voters.restart(id),
             Event::Restart(id) => self.restart(id),
             Event::Pause(id, until) => {
                 self.nodes.get_mut(&id).expect("a node").paused_until = until;
@@ -356,6 +373,8 @@ mod sim_catches {
         l7_ignore_crossing: IgnoreCrossing,
         l8_end_drops_in_flight: EndDropsInFlight,
         l9_serve_own_change: ServeOwnChange,
+        l10_use_untold: UseUntold,
+        l10_first_notes: FirstNotes,
         f1_no_bypass: NoBypass,
         f1_bypass_grants: BypassGrants,
     }

@@ -7,6 +7,7 @@ use super::setattr::{changed, without_suidgid};
 use super::sync;
 use crate::client::call::Patience;
 use crate::client::content::{Base, Segment};
+use crate::client::failure::NO_HANDLE;
 use crate::client::node::{Delivery, State};
 use crate::client::pack::{BYTES_PER_EXTENT, is_fragmented};
 use crate::client::pages::clip;
@@ -90,7 +91,7 @@ async fn own(core: &Arc<Core>, target: &Pin, copy: Copy) -> Result<(), Errno> {
     core.change_owned(target, false, |_| core.locks.check(copy.to.handle))
         .await?;
     if target.state().is_dirty() {
-        sync::fsync(core, target.ino).await?;
+        sync::fsync(core, target.ino, NO_HANDLE).await?;
     }
     Ok(())
 }
@@ -175,7 +176,7 @@ async fn transfer(
     };
     let copied = copied?;
     // W4
-    sync::fsync(core, target.ino).await?;
+    sync::fsync(core, target.ino, NO_HANDLE).await?;
     Ok(Some(copied))
 }
 

@@ -212,14 +212,14 @@ impl Tree for Client {
         &self,
         caller: Caller,
         ino: InodeNo,
-        _fh: u64,
+        fh: u64,
         lock_owner: u64,
     ) -> Result<(), Errno> {
         if self.core.replays.is_by(caller) {
             return Ok(());
         }
         lock::close(&self.core, ino, lock_owner).await;
-        sync::close(&self.core, ino).await
+        sync::close(&self.core, ino, fh).await
     }
 
     async fn release(&self, ino: InodeNo, fh: u64) {
@@ -264,7 +264,7 @@ impl Tree for Client {
         fh: u64,
         _data_only: bool,
     ) -> Result<(), Errno> {
-        sync::fsync(&self.core, ino).await?;
+        sync::fsync(&self.core, ino, fh).await?;
         self.core.locks.check(fh)
     }
 

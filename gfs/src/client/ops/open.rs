@@ -1,5 +1,6 @@
 //! OPEN and RELEASE.
 
+use crate::client::failure::WRITES;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
 use crate::tree::{OpenFlags, Opened};
@@ -9,7 +10,6 @@ use std::sync::atomic::Ordering;
 
 /// Bits of a handle: what it was opened for.
 const READS_AND_WRITES: u64 = 1;
-const WRITES: u64 = 2;
 const FLAG_BITS: u32 = 2;
 
 pub(super) async fn open(
@@ -35,6 +35,7 @@ pub(super) async fn open_pinned(core: &Arc<Core>, node: &Pin, flags: OpenFlags) 
     if flags.writes() {
         fh |= WRITES;
         state.writers += 1;
+        state.writing.newest = state.writing.newest.max(fh);
     }
     Opened {
         fh,
@@ -101,6 +102,8 @@ pub(super) fn release(core: &Arc<Core>, ino: InodeNo, fh: u64) {
         state.opens = state.opens.saturating_sub(1);
         if fh & WRITES != 0 {
             state.writers = state.writers.saturating_sub(1);
+            let last = state.writers == 0;
+            state.writing.failure.closed(fh, last);
         }
         if fh & READS_AND_WRITES != 0 {
             state.rw_opens = state.rw_opens.saturating_sub(1);

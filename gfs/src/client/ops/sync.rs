@@ -1,6 +1,8 @@
 //! FSYNC and the FLUSH of close(2).
 
 use crate::client::Core;
+use crate::client::failure::WRITES;
+use crate::client::node::State;
 use crate::error::Errno;
 use consistency::InodeNo;
 use std::sync::Arc;
@@ -10,14 +12,14 @@ use std::sync::Arc;
 const TIGHT_BYTES: u64 = 4 << 30;
 
 /// S3: returns when everything written so far is at the leader, and its bytes on their replicas.
-pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
+pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo, fh: u64) -> Result<(), Errno> {
     if missing!(NoFlush) {
         return Ok(());
     }
     let node = core.pin(ino);
     let flushed = core.flush_node(&node).await;
     // An error of this flush has been kept as well; it is reported once.
-    let kept = node.state().writing.error.take();
+    let kept = tell(&mut node.state(), fh);
     match kept {
         Some(error) => flushed.and(Err(error)),
         None => flushed,
@@ -25,16 +27,27 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
 }
 
 /// Reports what a flush in the background ran into; flushes nothing, as on a local file system, unless a quota may
-/// refuse it (Q4).
-pub(super) async fn close(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
+/// refuse it (Q4). Who has only read hears nothing.
+pub(super) async fn close(core: &Arc<Core>, ino: InodeNo, fh: u64) -> Result<(), Errno> {
+    if fh & WRITES == 0 {
+        return Ok(());
+    }
     let tight = {
         let node = core.pin(ino);
         let state = node.state();
         state.is_dirty() && state.writing.room.is_some_and(|room| room < TIGHT_BYTES)
     };
     if tight {
-        return fsync(core, ino).await;
+        return fsync(core, ino, fh).await;
     }
-    let kept = core.pin(ino).state().writing.error.take();
+    let kept = tell(&mut core.pin(ino).state(), fh);
     kept.map_or(Ok(()), Err)
+}
+
+fn tell(state: &mut State, fh: u64) -> Option<Errno> {
+    // Most files have nothing to tell, and no room for it.
+    if state.writing.failure.is_none() {
+        return None;
+    }
+    state.writing.failure.tell(fh)
 }

@@ -4,6 +4,7 @@ use super::setattr::{changed, without_suidgid};
 use super::sync;
 use crate::client::call::Patience;
 use crate::client::content::FileContent;
+use crate::client::failure::NO_HANDLE;
 use crate::client::node::State;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
@@ -63,7 +64,7 @@ async fn check_quota(core: &Arc<Core>, node: &Pin, write: &Write) -> Result<(), 
     if !is_short(&node.state()) {
         return Ok(());
     }
-    sync::fsync(core, node.ino).await?;
+    sync::fsync(core, node.ino, NO_HANDLE).await?;
     if is_short(&node.state()) {
         // Others may have made room.
         core.load(node, Mode::Exclusive, Patience::Session).await?;

@@ -239,7 +239,10 @@ pub(super) async fn limit_bytes(mount: &Mount, path: &str, bytes: u64) -> Result
 
 async fn close(mount: &Mount, path: &str) -> Result<(), Errno> {
     let ino = mount.walk(path).await?;
-    mount.client.flush(ROOT, ino, 0, 0).await
+    let (_, writer) = mount.open(path, libc::O_WRONLY).await.expect("opened");
+    let closed = mount.client.flush(ROOT, ino, writer.fh, 0).await;
+    mount.client.release(ino, writer.fh).await;
+    closed
 }
 
 /// Q4

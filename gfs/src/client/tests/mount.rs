@@ -209,6 +209,11 @@ impl Kernel for Model {
         Ok(())
     }
 
+    /// It does not tell looks, which hold a directory as well here, from changes.
+    fn may_hold(&self, _: InodeNo) -> bool {
+        true
+    }
+
     fn forget_all_names(&self) -> io::Result<()> {
         let mut cache = self.cache();
         cache.told.push("epoch".into());

@@ -1,9 +1,11 @@
 //! Sessions that lapse, end and begin anew.
 
 use super::cluster::Cluster;
+use super::mount::ROOT;
 use super::{wait, within};
 use crate::client::Config;
 use crate::error::Errno;
+use crate::tree::Tree;
 use consistency::NodeId;
 use std::time::Duration;
 
@@ -62,6 +64,32 @@ async fn changes_lost_with_a_session_are_told_by_fsync() {
     assert_eq!(one.fsync("f").await, Ok(()), "told once");
     assert_eq!(&one.read("f").await.expect("readable")[..], b"synced");
     assert_eq!(one.walk("f").await, Ok(ino));
+}
+
+/// S3: who only reads the file does not take the error away from the one who wrote, nor does another writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_writer_hears_that_changes_are_lost() {
+    let cluster = Cluster::with_term(TERM).await;
+    let one = cluster.node_with(2, impatient()).await;
+    one.create("f").await.expect("created");
+    let (ino, writer) = one.open("f", libc::O_WRONLY).await.expect("opened");
+    let (_, other) = one.open("f", libc::O_WRONLY).await.expect("opened");
+    one.write("f", 0, b"never seen").await.expect("written");
+    cluster.net.cut(NodeId(2));
+    wait("the session has lapsed", || one.client.session().is_none()).await;
+    cluster.net.heal(NodeId(2));
+    wait("there is a new session", || one.client.session().is_some()).await;
+    let (_, reader) = one.open("f", libc::O_RDONLY).await.expect("opened");
+    let close = async |fh| {
+        let closed = one.client.flush(ROOT, ino, fh, 0).await;
+        one.client.release(ino, fh).await;
+        closed
+    };
+    assert_eq!(close(reader.fh).await, Ok(()));
+    assert_eq!(close(other.fh).await, Err(Errno::EIO));
+    let fsync = async || one.client.fsync(ROOT, ino, writer.fh, false).await;
+    assert_eq!(fsync().await, Err(Errno::EIO));
+    assert_eq!(fsync().await, Ok(()), "told once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -174,3 +174,21 @@ fn read_at(file: &mut File, offset: u64, size: usize) -> io::Result<Vec<u8>> {
     file.take(size as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_bytes() {
+        let data = [7; 5];
+        let header = Header::of(&data, crc32fast::hash(&data)).expect("fits");
+        let golden = [
+            b"gluchunk".as_slice(),
+            &[1, 0, 0, 0, 5, 0, 0, 0],
+            &[85, 6, 191, 61, 137, 72, 230, 134],
+        ]
+        .concat();
+        assert_eq!(header.encode(), golden, "changed on disk");
+    }
+}

@@ -63,6 +63,12 @@ pub enum OpenError {
         /// Where the store is.
         path: PathBuf,
     },
+    /// Somebody wants to look at it, and it is not there.
+    #[error("chunk store {path}: there is none")]
+    Missing {
+        /// Where the store should be.
+        path: PathBuf,
+    },
     /// The file system reported an error.
     #[error(
         "chunk store {path}: cannot {doing}: {error}; check the disk and the owner of the directory"
@@ -86,6 +92,30 @@ pub(super) fn open(root: &Path) -> Result<File, OpenError> {
     doing(root, "make the directory", fs::create_dir_all(root))?;
     // Before the lock file is made: a directory that is none of ours is left as it was.
     let format = read_format(root)?;
+    let lock = take(root)?;
+    if format.is_none() {
+        doing(root, "write FORMAT", write_format(root))?;
+    }
+    doing(root, "make the subdirectories", make_dirs(root))?;
+    doing(root, "empty tmp", empty(&root.join(TMP)))?;
+    Ok(lock)
+}
+
+/// Locks the store in `root` and checks its version, but leaves it as it is.
+pub(super) fn open_as_it_is(root: &Path) -> Result<File, OpenError> {
+    match read_format(root) {
+        Ok(Some(_)) => take(root),
+        Ok(None) => Err(OpenError::Missing {
+            path: root.to_owned(),
+        }),
+        Err(OpenError::Io { path, error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::Missing { path })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn take(root: &Path) -> Result<File, OpenError> {
     let lock = File::options()
         .create(true)
         .append(true)
@@ -93,14 +123,13 @@ pub(super) fn open(root: &Path) -> Result<File, OpenError> {
     let lock = doing(root, "open LOCK", lock)?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path() }),
+        Err(TryLockError::WouldBlock) => {
+            return Err(OpenError::InUse {
+                path: root.to_owned(),
+            });
+        }
         Err(TryLockError::Error(error)) => doing(root, "lock LOCK", Err(error))?,
     }
-    if format.is_none() {
-        doing(root, "write FORMAT", write_format(root))?;
-    }
-    doing(root, "make the subdirectories", make_dirs(root))?;
-    doing(root, "empty tmp", empty(&root.join(TMP)))?;
     Ok(lock)
 }
 

@@ -8,7 +8,7 @@ const FILE: InodeNo = InodeNo(7);
 
 fn reign() -> Barriers {
     let barriers = Barriers::new(Duration::from_millis(60_000), Duration::from_millis(60_000));
-    barriers.start_reign(Epoch(1), &[]);
+    barriers.start_reign(Epoch(1), NodeId(1), &[], None, &[]);
     barriers
 }
 

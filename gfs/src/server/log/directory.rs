@@ -35,6 +35,11 @@ impl Directory {
     /// Creates a directory if necessary and takes it.
     pub(super) fn open(path: &Path) -> Result<(Arc<Self>, Closed), OpenError> {
         std::fs::create_dir_all(path).map_err(OpenError::io("create", path))?;
+        Self::take(path)
+    }
+
+    /// Takes a directory that is there.
+    pub(super) fn take(path: &Path) -> Result<(Arc<Self>, Closed), OpenError> {
         let name = path.join(LOCK);
         let mut options = File::options();
         options.write(true).create(true).truncate(false);

@@ -1,5 +1,6 @@
 //! What can go wrong with the log, as one line each: what, where, why, what to do.
 
+use crate::server::machine::Unreadable;
 use consistency::NodeId;
 use openraft::error::{ClientWriteError, ForwardToLeader};
 use openraft::{EmptyNode, StorageError, StorageIOError};
@@ -27,6 +28,14 @@ pub enum OpenError {
         /// What does not fit.
         why: String,
     },
+    /// A newer glud wrote it. Nothing is wrong with it, and nothing was changed.
+    #[error("log: {}: {why}", path.display())]
+    Newer {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it has, and what this program reads.
+        why: String,
+    },
     /// The directory belongs to another node.
     #[error("log {}: it belongs to node {found}, not to node {expected}; check the data directory", dir.display())]
     Foreign {
@@ -36,6 +45,15 @@ pub enum OpenError {
         found: NodeId,
         /// Who opens it.
         expected: NodeId,
+    },
+    /// Where a new log is to be made there is something.
+    #[error(
+        "log {}: there is one; if it is to be replaced, move it away first",
+        dir.display()
+    )]
+    Exists {
+        /// The log's directory.
+        dir: PathBuf,
     },
     /// The operating system refused something.
     #[error("log: cannot {what} {}: {source}", path.display())]
@@ -64,6 +82,17 @@ impl OpenError {
     pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
+    }
+
+    /// Tells what a newer program wrote from what is damaged.
+    pub(super) fn unreadable(path: &Path, error: Unreadable) -> Self {
+        match error {
+            Unreadable::Newer(why) => Self::Newer {
+                path: path.to_owned(),
+                why,
+            },
+            Unreadable::Damaged(why) => Self::corrupt(path, why),
+        }
     }
 
     pub(super) fn corrupt(path: &Path, why: impl Into<String>) -> Self {

@@ -2,6 +2,7 @@
 
 use super::raft::{Raft, epoch, node};
 use consistency::{Epoch, NodeId};
+use openraft::error::Fatal;
 use openraft::{EmptyNode, RaftMetrics, ServerState};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ pub struct Leadership {
     pub leading: bool,
     /// `leading`, and everything that was committed before this reign is applied.
     pub ready: bool,
+    /// The place in the log of the change that made the voters what they are.
+    pub voters_at: Option<u64>,
 }
 
 impl Leadership {
@@ -29,6 +32,7 @@ impl Leadership {
         epoch: Epoch(0),
         leading: false,
         ready: false,
+        voters_at: None,
     };
 }
 
@@ -81,6 +85,12 @@ impl Watcher {
                 break;
             }
         }
+        if let Err(fatal) = &metrics.borrow().running_state
+            && *fatal != Fatal::Stopped
+        {
+            let why = super::fault(fatal);
+            tracing::error!(why, "this node neither leads nor votes any more");
+        }
         self.leadership.send_modify(|known| {
             known.leader = None;
             known.leading = false;
@@ -105,6 +115,7 @@ impl Watcher {
             leading,
             // The first entry of a reign commits everything before it.
             ready: leading && applied == Some(reign),
+            voters_at: metrics.membership_config.log_id().map(|at| at.index),
         }
     }
 }

@@ -4,22 +4,24 @@ use super::disk::{Disk, off_thread};
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
 use super::snapshot;
-use crate::server::machine::StateMachine;
+use crate::server::machine::{StateMachine, Unreadable};
 use consistency::wire;
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageError,
     StorageIOError,
 };
+use std::collections::BTreeMap;
 use std::io::{self, Cursor};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use tokio::sync::oneshot;
 
 /// The state and how far it is.
 #[derive(Debug, Default)]
 pub(super) struct Applied<M> {
     pub machine: M,
-    last: Option<LogId>,
-    membership: Membership,
+    pub last: Option<LogId>,
+    pub membership: Membership,
 }
 
 /// The applied state with what changes it; clones share it. A clone keeps the disk in use.
@@ -27,7 +29,55 @@ pub(super) struct Machine<M: StateMachine> {
     applied: Arc<RwLock<Applied<M>>>,
     pending: Arc<Pending<M>>,
     life: Arc<Life>,
+    probes: Arc<Probes>,
     disk: Arc<dyn Disk>,
+}
+
+/// Who wants the state as of which entry: what voters have applied is the same only at the same entry.
+///
+/// Lock order: the applied state, then this.
+#[derive(Debug, Default)]
+pub(super) struct Probes(Mutex<BTreeMap<u64, Vec<oneshot::Sender<Vec<u8>>>>>);
+
+impl Probes {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<oneshot::Sender<Vec<u8>>>>> {
+        self.0.lock().expect("no holder panics")
+    }
+
+    fn any(&self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    /// Asks for the state as of entry `index`; `None` if it has been applied already.
+    pub(super) fn wait_for<M>(
+        &self,
+        applied: &RwLock<Applied<M>>,
+        index: u64,
+    ) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let applied = applied.read().expect("apply does not panic");
+        if applied.last.is_some_and(|last| last.index >= index) {
+            return None;
+        }
+        let (wanted, state) = oneshot::channel();
+        self.waiting().entry(index).or_default().push(wanted);
+        Some(state)
+    }
+
+    /// Tells those who wait for entry `index`, which was just applied; who waits for an earlier one waits in vain.
+    fn reach(&self, index: u64, state: impl FnOnce() -> Vec<u8>) {
+        let mut waiting = self.waiting();
+        let later = waiting.split_off(&(index + 1));
+        let mut reached = std::mem::replace(&mut *waiting, later);
+        let Some(wanted) = reached.remove(&index) else {
+            return;
+        };
+        drop(waiting);
+        let state = state();
+        for wanted in wanted {
+            // Who does not wait any more needs no answer.
+            drop(wanted.send(state.clone()));
+        }
+    }
 }
 
 impl<M: StateMachine> Clone for Machine<M> {
@@ -36,6 +86,7 @@ impl<M: StateMachine> Clone for Machine<M> {
             applied: Arc::clone(&self.applied),
             pending: Arc::clone(&self.pending),
             life: Arc::clone(&self.life),
+            probes: Arc::clone(&self.probes),
             disk: Arc::clone(&self.disk),
         }
     }
@@ -48,14 +99,19 @@ impl<M: StateMachine> Machine<M> {
         snapshot: Option<&[u8]>,
         pending: Arc<Pending<M>>,
         life: Arc<Life>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unreadable> {
         let applied = snapshot.map_or_else(|| Ok(Applied::default()), restore)?;
         Ok(Self {
             applied: Arc::new(RwLock::new(applied)),
             pending,
             life,
+            probes: Arc::default(),
             disk,
         })
+    }
+
+    pub(super) fn probes(&self) -> Arc<Probes> {
+        Arc::clone(&self.probes)
     }
 
     /// Returns the state for readers, who do not keep the disk in use.
@@ -72,15 +128,18 @@ impl<M: StateMachine> Machine<M> {
     }
 
     /// Changes the state. Readers are short, so this stays on the caller's thread; only behind a
-    /// snapshot, which holds the state for as long as it takes to encode it, it moves to one that may block.
+    /// snapshot, which holds the state for as long as it takes to encode it, or where somebody wants one made on the way,
+    /// it moves to one that may block.
     async fn change<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Applied<M>) -> R + Send + 'static,
     ) -> R {
-        match self.applied.try_write() {
-            Ok(mut applied) => return change(&mut applied),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Poisoned(_)) => panic!("apply does not panic"),
+        if !self.probes.any() {
+            match self.applied.try_write() {
+                Ok(mut applied) => return change(&mut applied),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Poisoned(_)) => panic!("apply does not panic"),
+            }
         }
         let this = self.clone();
         let changed = tokio::task::spawn_blocking(move || change(&mut this.write()));
@@ -132,6 +191,8 @@ impl<M: StateMachine> Machine<M> {
             }
         }
         applied.last = Some(entry.log_id);
+        self.probes
+            .reach(entry.log_id.index, || applied.machine.snapshot());
         fail_point!("log: after an entry is applied");
         Ok(answers)
     }
@@ -143,7 +204,7 @@ impl<M: StateMachine> Machine<M> {
             return Ok(None);
         };
         let (meta, _) = snapshot::decode(&bytes)
-            .map_err(|why| StorageIOError::read_snapshot(None, AnyError::error(why)))?;
+            .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
         Ok(Some(Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(bytes)),
@@ -167,17 +228,21 @@ impl<M: StateMachine> Machine<M> {
     }
 
     fn install(&self, bytes: &[u8]) -> Result<(), StorageError<u16>> {
-        let unreadable = |why: String| StorageIOError::read_snapshot(None, AnyError::error(why));
+        let unreadable =
+            |error: Unreadable| StorageIOError::read_snapshot(None, AnyError::new(&error));
         let restored = restore(bytes).map_err(unreadable)?;
         fail_point!("log: before a snapshot is installed");
         snapshot::save(&*self.disk, restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
-        *self.write() = restored;
+        let last = restored.last.map_or(0, |last| last.index);
+        let mut applied = self.write();
+        *applied = restored;
+        self.probes.reach(last, || applied.machine.snapshot());
         Ok(())
     }
 }
 
-fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, String> {
+pub(super) fn restore<M: StateMachine>(bytes: &[u8]) -> Result<Applied<M>, Unreadable> {
     let (meta, state) = snapshot::decode(bytes)?;
     Ok(Applied {
         machine: M::restore(state)?,

@@ -9,6 +9,7 @@
 use super::disk::{Disk, DiskFile};
 use super::error::OpenError;
 use super::raft::LogId;
+use crate::server::machine::Unreadable;
 use consistency::NodeId;
 use consistency::wire;
 use openraft::Vote;
@@ -18,7 +19,9 @@ use std::io;
 /// File name in the log's directory.
 pub(super) const NAME: &str = "MARK";
 
-const MAGIC: &[u8; 8] = b"GLUMARK1";
+const MAGIC: &[u8; 7] = b"GLUMARK";
+/// Follows the magic, as a digit.
+const VERSION: u8 = b'1';
 /// The file's fixed size: below one sector, so that no write of it is torn.
 const SIZE: usize = 256;
 /// Magic, checksum, length.
@@ -78,7 +81,7 @@ impl MarkFile {
         let bytes = bytes
             .first_chunk()
             .ok_or_else(|| OpenError::corrupt(&path, "it is too short"))?;
-        let mark = decode(bytes).map_err(|why| OpenError::corrupt(&path, why))?;
+        let mark = decode(bytes).map_err(|error| OpenError::unreadable(&path, error))?;
         Ok(Some(Self { file, mark }))
     }
 
@@ -112,28 +115,48 @@ fn encode(mark: &Mark) -> [u8; SIZE] {
     );
     let length = u32::try_from(body.len()).expect("checked against the size above");
     let mut bytes = [0; SIZE];
-    bytes[..8].copy_from_slice(MAGIC);
+    bytes[..7].copy_from_slice(MAGIC);
+    bytes[7] = VERSION;
     bytes[8..12].copy_from_slice(&crc32fast::hash(&body).to_le_bytes());
     bytes[12..16].copy_from_slice(&length.to_le_bytes());
     bytes[HEADER..end].copy_from_slice(&body);
     bytes
 }
 
-fn decode(bytes: &[u8; SIZE]) -> Result<Mark, String> {
+/// Checks the first eight bytes of a file: a word and a digit, the version.
+pub(super) fn check_magic(
+    what: &str,
+    bytes: &[u8],
+    magic: &[u8; 7],
+    version: u8,
+) -> Result<(), Unreadable> {
+    match bytes.strip_prefix(magic).and_then(<[u8]>::first) {
+        Some(found) if *found == version => Ok(()),
+        Some(found) if found.is_ascii_digit() && *found > version => {
+            let known = u32::from(version - b'0');
+            Err(Unreadable::newer(what, char::from(*found), known))
+        }
+        Some(_) | None => Err(format!(
+            "{what} does not begin with {}",
+            String::from_utf8_lossy(magic)
+        )
+        .into()),
+    }
+}
+
+fn decode(bytes: &[u8; SIZE]) -> Result<Mark, Unreadable> {
     let word = |at: usize| {
         let word = bytes[at..at + 4].try_into().expect("four bytes are four");
         u32::from_le_bytes(word)
     };
-    if &bytes[..8] != MAGIC {
-        return Err("it does not begin as a mark does (or is of another version)".into());
-    }
+    check_magic("it", bytes, MAGIC, VERSION)?;
     let length = word(12) as usize;
     let body = bytes.get(HEADER..HEADER + length);
     let body = body.ok_or("its length is impossible")?;
     if crc32fast::hash(body) != word(8) {
         return Err("its checksum does not fit".into());
     }
-    wire::decode(body).map_err(|error| error.to_string())
+    wire::decode(body).map_err(|error| error.to_string().into())
 }
 
 #[cfg(test)]
@@ -162,5 +185,31 @@ mod tests {
                 "flipped bit in byte {at} was not seen"
             );
         }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let mark = Mark {
+            node: 9,
+            flushed: 300,
+            vote: Some(Vote::new(2, 1)),
+            committed: Some(LogId {
+                leader_id: openraft::LeaderId::new(2, 1),
+                index: 7,
+            }),
+        };
+        let bytes = encode(&mark);
+        assert_eq!(&bytes[..8], b"GLUMARK1");
+        let golden = [12, 0, 0, 0, 9, 251, 44, 1, 1, 2, 1, 0, 1, 2, 1, 7];
+        assert_eq!(&bytes[12..28], golden, "changed on disk");
+        let mut newer = bytes;
+        newer[7] = b'2';
+        let error = decode(&newer).expect_err("refused");
+        assert_eq!(
+            error,
+            Unreadable::Newer(
+                "it has format 2, this program reads up to 1: use the newer program again".into()
+            )
+        );
     }
 }

@@ -30,12 +30,16 @@ mod directory;
 mod disk;
 mod election;
 mod error;
+#[cfg(test)]
+mod faults;
+mod inspect;
 mod leadership;
 mod machine;
 mod mark;
 mod network;
 mod proposer;
 mod raft;
+mod seed;
 #[cfg(test)]
 mod simulated;
 mod snapshot;
@@ -46,7 +50,9 @@ mod tests;
 mod writer;
 
 pub use error::{OpenError, ProposeError};
+pub use inspect::{AtRest, at_rest};
 pub use leadership::Leadership;
+pub use seed::seed;
 #[cfg(test)]
 pub(crate) use simulated::{DiskFault, SimulatedDisk};
 
@@ -58,11 +64,11 @@ use directory::{Closed, Directory, FOLDER};
 use disk::Disk;
 use election::{Campaigner, Heard};
 use leadership::Watcher;
-use machine::{Applied, Machine};
+use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
 use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
-use openraft::error::{CheckIsLeaderError, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy};
+use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
+use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy, StorageError};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,6 +136,7 @@ pub struct Replicated<M: StateMachine> {
 struct Inner<M: StateMachine> {
     raft: Raft,
     applied: Arc<RwLock<Applied<M>>>,
+    probes: Arc<Probes>,
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
@@ -229,7 +236,7 @@ impl<M: StateMachine> Replicated<M> {
             backoff: config.heartbeat,
         };
         let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
-        let applied = machine.applied();
+        let (applied, probes) = (machine.applied(), machine.probes());
         let raft = Raft::new(config.node.0, raft_config, network.clone(), store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -278,6 +285,7 @@ impl<M: StateMachine> Replicated<M> {
         let inner = Inner {
             raft,
             applied,
+            probes,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
@@ -350,6 +358,43 @@ impl<M: StateMachine> Replicated<M> {
         read(&applied.machine)
     }
 
+    /// Reads the applied state as of one entry, whose index is told, for as long as it takes: commands wait, other
+    /// readers do not. The work is done where it may block.
+    ///
+    /// # Panics
+    /// If `read` does.
+    pub async fn read_at_length<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(u64, &M) -> R + Send + 'static,
+    ) -> R {
+        let applied = Arc::clone(&self.inner.applied);
+        let reading = tokio::task::spawn_blocking(move || {
+            let applied = applied.read().expect("apply does not panic");
+            let index = applied.last.map_or(0, |last| last.index);
+            read(index, &applied.machine)
+        });
+        reading.await.expect("readers do not panic")
+    }
+
+    /// Returns the index of the last entry that is applied here, 0 if there is none.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        let applied = self.inner.applied.read().expect("apply does not panic");
+        applied.last.map_or(0, |last| last.index)
+    }
+
+    /// Asks for the state, as [`StateMachine::snapshot`] writes it, as of the entry `index`: every voter has the same
+    /// there. `None` if that was applied already; the receiver fails if the entry is skipped.
+    ///
+    /// # Panics
+    /// Never: what is run elsewhere does not panic.
+    pub async fn state_at(&self, index: u64) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let inner = Arc::clone(&self.inner);
+        let asked =
+            tokio::task::spawn_blocking(move || inner.probes.wait_for(&inner.applied, index));
+        asked.await.expect("it does not panic")
+    }
+
     /// Returns who leads, as it changes.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -363,6 +408,14 @@ impl<M: StateMachine> Replicated<M> {
         let metrics = metrics.borrow();
         let voters = metrics.membership_config.voter_ids();
         voters.map(NodeId).collect()
+    }
+
+    /// Returns why this log has stopped for good, if it has (R4): the node neither leads nor votes until it is restarted.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.running_state.as_ref().err().map(fault)
     }
 
     /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
@@ -480,6 +533,14 @@ impl<M: StateMachine> Replicated<M> {
     }
 }
 
+/// Says what went wrong without raft's own words around it.
+fn fault(fatal: &Fatal<u16>) -> String {
+    match fatal {
+        Fatal::StorageError(StorageError::IO { source }) => source.to_string(),
+        fatal => fatal.to_string(),
+    }
+}
+
 fn membership_failed(
     error: RaftError<u16, openraft::error::ClientWriteError<u16, EmptyNode>>,
 ) -> ProposeError {
@@ -539,8 +600,7 @@ fn recover<M: StateMachine>(node: NodeId, disk: Arc<dyn Disk>) -> Result<Recover
         Arc::clone(&pending),
         Arc::clone(&life),
     );
-    let machine =
-        machine.map_err(|why| OpenError::corrupt(disk.path(), format!("snapshot: {why}")))?;
+    let machine = machine.map_err(|error| OpenError::unreadable(disk.path(), error))?;
     Ok(Recovered {
         store,
         machine,

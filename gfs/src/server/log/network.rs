@@ -181,7 +181,9 @@ impl Service for RaftService {
 impl RaftService {
     fn would_vote(&self, last: Option<LogId>) -> bool {
         let leads = self.raft.server_metrics().borrow().state == ServerState::Leader;
-        if leads || self.heard.age() < self.lease {
+        // A core that has stopped will not vote.
+        let stopped = self.raft.metrics().borrow().running_state.is_err();
+        if leads || stopped || self.heard.age() < self.lease {
             return false;
         }
         self.end.get().is_some_and(|mine| mine <= last)
@@ -204,4 +206,84 @@ fn is_contiguous(entries: &[Entry]) -> bool {
     entries
         .windows(2)
         .all(|pair| pair[0].log_id.index.checked_add(1) == Some(pair[1].log_id.index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::log::raft::Batch;
+    use openraft::{EntryPayload, LeaderId, Membership, SnapshotMeta, StoredMembership};
+
+    #[track_caller]
+    fn check<T: Serialize>(what: &T, golden: &[u8]) {
+        assert_eq!(wire::encode(what), golden, "changed on the wire or on disk");
+    }
+
+    fn id(index: u64) -> LogId {
+        LogId {
+            leader_id: LeaderId::new(2, 1),
+            index,
+        }
+    }
+
+    fn entry(payload: EntryPayload<Types>) -> Entry {
+        Entry {
+            log_id: id(300),
+            payload,
+        }
+    }
+
+    /// What the log has on disk is what the voters send each other.
+    #[test]
+    fn golden_bytes() {
+        let vote = Vote::new_committed(2, 1);
+        check(&vote, &[2, 1, 1]);
+        check(&entry(EntryPayload::Blank), &[2, 1, 251, 44, 1, 0]);
+        let batch = Batch {
+            life: 7,
+            number: 8,
+            commands: vec![Bytes::from_static(b"xy")],
+        };
+        let normal = entry(EntryPayload::Normal(batch));
+        let golden = [2, 1, 251, 44, 1, 1, 7, 8, 1, 2, b'x', b'y'];
+        check(&normal, &golden);
+        let members = Membership::new(vec![[1, 2].into()], None);
+        check(
+            &entry(EntryPayload::Membership(members.clone())),
+            &[2, 1, 251, 44, 1, 2, 1, 2, 1, 2, 2, 1, 2],
+        );
+        let append = AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(id(299)),
+            entries: vec![normal],
+            leader_commit: None,
+        };
+        check(
+            &Request::Append(append),
+            &[&[0, 2, 1, 1, 1, 2, 1, 251, 43, 1, 1], &golden[..], &[0]].concat(),
+        );
+        let ask = VoteRequest {
+            vote,
+            last_log_id: None,
+        };
+        check(&Request::Vote(ask), &[1, 2, 1, 1, 0]);
+        let snapshot = InstallSnapshotRequest {
+            vote,
+            meta: SnapshotMeta {
+                last_log_id: Some(id(5)),
+                last_membership: StoredMembership::new(Some(id(4)), members),
+                snapshot_id: "s".into(),
+            },
+            offset: 1,
+            data: b"z".to_vec(),
+            done: true,
+        };
+        check(
+            &Request::Snapshot(snapshot),
+            &[
+                2, 2, 1, 1, 1, 2, 1, 5, 1, 2, 1, 4, 1, 2, 1, 2, 2, 1, 2, 1, b's', 1, 1, b'z', 1,
+            ],
+        );
+        check(&Request::WouldVote(Some(id(6))), &[3, 1, 2, 1, 6]);
+    }
 }

@@ -8,11 +8,16 @@
 
 use super::disk::Disk;
 use super::error::OpenError;
+use super::mark::check_magic;
 use super::raft::{LogId, SnapshotMeta};
+use crate::server::machine::Unreadable;
 use consistency::wire;
 use std::io;
+use std::path::PathBuf;
 
-const MAGIC: &[u8; 8] = b"GLUSNAP1";
+const MAGIC: &[u8; 7] = b"GLUSNAP";
+/// Follows the magic, as a digit.
+const VERSION: u8 = b'1';
 const PREFIX: &str = "snapshot-";
 const HEADER: usize = 24;
 /// From where on the checksum counts.
@@ -24,6 +29,7 @@ pub(super) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
     let meta_length = u32::try_from(meta.len()).expect("a snapshot's meta data is small");
     let mut bytes = Vec::with_capacity(HEADER + meta.len() + state.len());
     bytes.extend_from_slice(MAGIC);
+    bytes.push(VERSION);
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&meta_length.to_le_bytes());
     bytes.extend_from_slice(&(state.len() as u64).to_le_bytes());
@@ -35,13 +41,11 @@ pub(super) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
 }
 
 /// Takes a snapshot apart.
-pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), Unreadable> {
     let (header, body) = bytes
         .split_first_chunk::<HEADER>()
         .ok_or("it is too short")?;
-    if !header.starts_with(MAGIC) {
-        return Err("it does not begin as a snapshot does (or is of another version)".into());
-    }
+    check_magic("it", header, MAGIC, VERSION)?;
     let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
     let state_length = u64::from_le_bytes(header[16..].try_into().expect("eight bytes"));
     let (meta_length, body_length) = (word(12) as usize, body.len() as u64);
@@ -61,11 +65,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), String> {
 pub(super) fn save(disk: &dyn Disk, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
     let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
     let new = format!("{name}.tmp");
-    let file = disk.create(&new)?;
-    file.write(bytes)?;
-    file.sync()?;
-    drop(file);
-    disk.rename(&new, &name)?;
+    let written = disk
+        .create(&new)
+        .and_then(|file| {
+            file.write(bytes)?;
+            file.sync()
+        })
+        .and_then(|()| disk.rename(&new, &name));
+    if let Err(error) = written {
+        // On a full disk its room is needed; what cannot be removed is in nobody's way.
+        drop(disk.remove(&new));
+        return Err(error);
+    }
     for old in list(disk)?.into_iter().filter(|old| *old < name) {
         match disk.remove(&old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -94,7 +105,8 @@ pub(super) fn newest(disk: &dyn Disk, purged: Option<LogId>) -> Result<Option<Ve
                 let why = format!("it ends at entry {reach}, the log begins after {purged:?}");
                 corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
             }
-            Err(why) => {
+            Err(Unreadable::Newer(why)) => return Err(OpenError::Newer { path: file, why }),
+            Err(Unreadable::Damaged(why)) => {
                 tracing::warn!(file = %file.display(), why, "skipped a corrupt snapshot");
                 corrupt.get_or_insert_with(|| OpenError::corrupt(&file, why));
             }
@@ -111,6 +123,18 @@ pub(super) fn newest(disk: &dyn Disk, purged: Option<LogId>) -> Result<Option<Ve
         }
         (None, None) => Ok(None),
     }
+}
+
+/// Reads every snapshot that is there and says what is wrong with it, if anything is.
+pub(super) fn check_all(disk: &dyn Disk) -> io::Result<Vec<(PathBuf, Result<(), String>)>> {
+    let mut names = list(disk)?;
+    names.sort();
+    let check = |name: String| {
+        let bytes = disk.read(&name)?;
+        let checked = decode(&bytes).map(drop).map_err(|error| error.to_string());
+        Ok((disk.path().join(name), checked))
+    };
+    names.into_iter().map(check).collect()
 }
 
 /// Returns whether a disk has snapshots.
@@ -131,6 +155,20 @@ fn list(disk: &dyn Disk) -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::log::directory::Directory;
+
+    #[test]
+    fn what_cannot_be_finished_takes_no_room() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // Something that the new file cannot replace.
+        let name = format!("{PREFIX}{:020}", 0);
+        std::fs::create_dir(dir.path().join(&name)).expect("mkdir");
+        let (disk, _closed) = Directory::open(dir.path()).expect("it is free");
+        assert!(save(&*disk, None, b"bytes").is_err());
+        let mut left = disk.list().expect("list");
+        left.sort();
+        assert_eq!(left, ["LOCK", &name]);
+    }
 
     #[test]
     fn a_snapshot_survives_and_any_damage_is_seen() {
@@ -154,5 +192,32 @@ mod tests {
         }
         let longer = [bytes.as_slice(), b"x"].concat();
         assert!(decode(&longer).is_err(), "a byte too many was not seen");
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let last = LogId {
+            leader_id: openraft::LeaderId::new(2, 1),
+            index: 300,
+        };
+        let members = openraft::Membership::new(vec![[1, 2].into()], None);
+        let meta = SnapshotMeta {
+            last_log_id: Some(last),
+            last_membership: openraft::StoredMembership::new(Some(last), members),
+            snapshot_id: "x".into(),
+        };
+        let bytes = encode(&meta, b"state");
+        assert_eq!(&bytes[..8], b"GLUSNAP1");
+        let golden = [
+            &[21, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 2, 1, 251, 44, 1],
+            &[1, 2, 1, 251, 44, 1, 1, 2, 1, 2, 2, 1, 2],
+            b"\x01xstate",
+        ]
+        .concat();
+        assert_eq!(&bytes[12..], golden, "changed on disk");
+        let mut newer = bytes;
+        newer[7] = b'2';
+        assert!(matches!(decode(&newer), Err(Unreadable::Newer(_))));
     }
 }

@@ -11,7 +11,7 @@
 use super::directory::FOLDER;
 use super::disk::{Disk, Jobs, Table};
 use super::error::{OpenError, read_failed, write_failed};
-use super::mark::MarkFile;
+use super::mark::{Mark, MarkFile};
 use super::raft::{Batch, Entry, Life, LogId, Types};
 use super::writer::{Job, Writer, explain, writer_gone};
 use consistency::wire;
@@ -80,23 +80,26 @@ struct Tail {
     bytes: usize,
 }
 
-impl LogStore {
-    /// Opens the store and checks it against the mark. Blocks.
-    pub(super) fn open(
-        disk: Arc<dyn Disk>,
-        mark: MarkFile,
-        life: Arc<Life>,
-    ) -> Result<Self, OpenError> {
-        let dir = disk.path();
-        let folder = dir.join(FOLDER);
-        if mark.mark().flushed > 0 && !disk.has_table() {
+/// The store as it lies on disk, checked against the mark.
+pub(super) struct Found {
+    table: Box<dyn Table>,
+    vote: Option<Vote<u16>>,
+    tail: Tail,
+    /// The oldest entry in the store, purged or not.
+    oldest: u64,
+}
+
+impl Found {
+    /// Opens the table and reads the whole log. Blocks.
+    pub(super) fn open(disk: &dyn Disk, promised: &Mark) -> Result<Self, OpenError> {
+        let folder = disk.path().join(FOLDER);
+        if promised.flushed > 0 && !disk.has_table() {
             return Err(OpenError::corrupt(&folder, "it is missing"));
         }
         let table = disk.open_table()?;
 
         let vote = get(&*table, VOTE).map_err(|why| OpenError::corrupt(&folder, why))?;
         let (tail, oldest) = scan(&*table).map_err(|why| OpenError::corrupt(&folder, why))?;
-        let promised = mark.mark().clone();
         let held = tail.last.map_or(0, |last| last.index + 1);
         if held < promised.flushed {
             let missing = format!(
@@ -109,8 +112,45 @@ impl LogStore {
             let why = "a vote, which was synced, is missing";
             return Err(OpenError::corrupt(&folder, why));
         }
+        Ok(Self {
+            table,
+            vote,
+            tail,
+            oldest,
+        })
+    }
+
+    /// Returns the newest entry that was purged, and the last one.
+    pub(super) const fn ends(&self) -> (Option<LogId>, Option<LogId>) {
+        (self.tail.purged, self.tail.last)
+    }
+
+    /// Reads the entries that were not purged, one after the other.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Result<Entry, String>> {
+        let first = self.tail.purged.map_or(0, |purged| purged.index + 1);
+        self.table.range(&key(first), &[ENTRY + 1]).map(|pair| {
+            let (_, value) = pair.map_err(|error| error.to_string())?;
+            wire::decode(&value).map_err(|error| error.to_string())
+        })
+    }
+}
+
+impl LogStore {
+    /// Opens the store and checks it against the mark. Blocks.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        mark: MarkFile,
+        life: Arc<Life>,
+    ) -> Result<Self, OpenError> {
+        let dir = disk.path();
+        let Found {
+            table,
+            vote,
+            tail,
+            oldest,
+        } = Found::open(&*disk, mark.mark())?;
         // After an installed snapshot the mark may know of commits that the log has skipped.
-        let committed = promised.committed.min(tail.last);
+        let committed = mark.mark().committed.min(tail.last);
         let leftover = oldest..tail.purged.map_or(oldest, |purged| purged.index + 1);
 
         let shared = Arc::new(Shared {

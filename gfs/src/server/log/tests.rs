@@ -1,7 +1,10 @@
 //! The log as its user sees it: on a toy state machine, on real files, on a network in memory.
 
+mod disks;
+
 use super::*;
 use crate::net::mem::MemNet;
+use crate::server::machine::Unreadable;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -30,7 +33,7 @@ impl StateMachine for Sum {
         wire::encode(&self.values)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
+    fn restore(bytes: &[u8]) -> Result<Self, Unreadable> {
         let values: Vec<u64> = wire::decode(bytes).map_err(|error| error.to_string())?;
         let sum = values
             .iter()
@@ -536,6 +539,47 @@ async fn a_voter_that_was_away_for_long_gets_a_snapshot() {
 const CHILD_DIR: &str = "GLU_LOG_TEST_DIR";
 
 /// Runs an ignored test of this file as a process, through a shell that may set limits first.
+/// T5: all voters have the same state at an entry, while commands come all the time; one that has another is found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_are_compared_at_one_entry() {
+    let three = Three::start(LogConfig::SNAPSHOT_EVERY).await;
+    let leader = three.leader(None).await;
+    push(&three.logs[leader], 1).await.expect("it leads");
+    let index = three.logs[leader].applied_index();
+    let passed = three.logs[leader].state_at(index).await;
+    assert!(passed.is_none(), "entry {index} is applied already");
+    let wanted = index + 20;
+    let mut states = Vec::new();
+    for log in &three.logs {
+        states.push(log.state_at(wanted).await.expect("it is to come"));
+    }
+    for value in 0..40 {
+        push(&three.logs[leader], value).await.expect("it leads");
+    }
+    let mut sums = Vec::new();
+    for state in states {
+        let state = timeout_at(Instant::now() + DEADLINE, state).await;
+        sums.push(state.expect("in time").expect("it was there"));
+    }
+    assert_eq!(sums[0], sums[1]);
+    assert_eq!(sums[0], sums[2]);
+    let values: Vec<u64> = wire::decode(&sums[0]).expect("a state");
+    assert!((2..40).contains(&values.len()), "between two commands");
+
+    let odd = (leader + 1) % 3;
+    let tampered = |applied: &mut Applied<Sum>| applied.machine.values.push(77);
+    tampered(&mut three.logs[odd].inner.applied.write().expect("no panic"));
+    let wanted = three.logs[leader].applied_index() + 3;
+    let (own, other) = (
+        three.logs[leader].state_at(wanted).await.expect("to come"),
+        three.logs[odd].state_at(wanted).await.expect("to come"),
+    );
+    for value in 0..3 {
+        push(&three.logs[leader], value).await.expect("it leads");
+    }
+    assert_ne!(own.await.expect("it was there"), other.await.expect("too"));
+}
+
 fn child(test: &str, dir: &Path, limits: &str) -> std::process::Command {
     let program = std::env::current_exe().expect("a test has a program");
     let script = format!("{limits} exec \"$0\" --exact --ignored --nocapture \"$1\"");

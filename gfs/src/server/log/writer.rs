@@ -58,6 +58,11 @@ impl Writer {
     }
 
     fn handle(&mut self, job: Job) {
+        #[cfg(test)]
+        if self.failed.is_none() {
+            // What it meets is the outcome of this write, and with it of all that follow.
+            drop(self.meet_fault(&job));
+        }
         match job {
             Job::Append(entries, done) => {
                 let outcome = self.attempt(|shared| append(shared, entries));
@@ -94,6 +99,11 @@ impl Writer {
             self.failed = Some(error.to_string());
             Err(error)
         })
+    }
+
+    #[cfg(test)]
+    fn meet_fault(&mut self, job: &Job) -> io::Result<()> {
+        self.attempt(|shared| super::faults::meet(shared, job))
     }
 
     fn remove_leftover(&mut self) {

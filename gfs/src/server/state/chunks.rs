@@ -4,6 +4,7 @@
 //! - D1: a copy is listed once it is durable, if the chunk is still live and what it was made of still listed.
 //! - D2: the last listed copy of a live chunk stays listed, whatever is wrong with it.
 
+use super::check::Faults;
 use super::content::RefChange;
 use consistency::{ChunkId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,11 @@ impl ChunkTable {
         let first = self.next;
         self.next = ChunkId(first.0 + u64::from(count));
         (first, self.next)
+    }
+
+    /// Leaves numbers out.
+    pub(crate) fn skip_to(&mut self, next: ChunkId) {
+        self.next = self.next.max(next);
     }
 
     /// Returns the first number not given out yet.
@@ -344,11 +350,14 @@ impl ChunkTable {
         self.dead.len() as u64
     }
 
-    /// Says what is wrong with the table, given the references and the furthest byte used of each chunk; see
+    /// Notes what is wrong with the table, given the references and the furthest byte used of each chunk (M8, D2); see
     /// [`super::MetaState::check`].
-    pub(super) fn check(&self, used: &BTreeMap<ChunkId, (u32, u64)>) -> Result<(), String> {
+    pub(super) fn check(&self, used: &BTreeMap<ChunkId, (u32, u64)>, faults: &mut Faults) {
         let mut held: BTreeMap<NodeId, Held> = BTreeMap::new();
         for (id, chunk) in &self.live {
+            if Replicas::new(&chunk.replicas.to_vec()).is_none() {
+                faults.note("D2", format!("chunk {id} has no list of copies"));
+            }
             for node in chunk.replicas.iter() {
                 let held = held.entry(node).or_default();
                 held.chunks += 1;
@@ -356,35 +365,61 @@ impl ChunkTable {
             }
             let (refs, end) = used.get(id).copied().unwrap_or_default();
             if chunk.refs != refs || refs == 0 {
-                return Err(format!(
-                    "chunk {id} counts {} references of {refs}",
-                    chunk.refs
-                ));
+                faults.note(
+                    "M8",
+                    format!("chunk {id} counts {} references of {refs}", chunk.refs),
+                );
             }
             if end > u64::from(chunk.len) {
-                return Err(format!(
-                    "chunk {id} of {} bytes is used up to {end}",
-                    chunk.len
-                ));
+                faults.note(
+                    "M8",
+                    format!("chunk {id} of {} bytes is used up to {end}", chunk.len),
+                );
+            }
+            if self.dead.contains_key(id) {
+                faults.note("M8", format!("chunk {id} is live and dead"));
             }
         }
         if held != self.held {
-            return Err(format!("nodes hold {held:?}, counted as {:?}", self.held));
+            faults.note(
+                "D2",
+                format!("nodes hold {held:?}, counted as {:?}", self.held),
+            );
         }
-        if let Some(id) = used.keys().find(|id| !self.live.contains_key(id)) {
-            return Err(format!("an extent refers to chunk {id}, which is not live"));
+        for id in used.keys().filter(|id| !self.live.contains_key(id)) {
+            faults.note(
+                "M8",
+                format!("an extent refers to chunk {id}, which is not live"),
+            );
         }
-        if let Some(id) = self.dead.keys().find(|id| self.live.contains_key(id)) {
-            return Err(format!("chunk {id} is live and dead"));
+        for id in self.live.keys().chain(self.dead.keys()) {
+            if *id >= self.next {
+                faults.note("M8", format!("chunk {id} was never given out"));
+            }
         }
-        match self
-            .live
-            .keys()
-            .chain(self.dead.keys())
-            .find(|id| **id >= self.next)
-        {
-            Some(id) => Err(format!("chunk {id} was never given out")),
-            None => Ok(()),
-        }
+    }
+}
+
+/// Damage, for the checker to find.
+#[cfg(test)]
+impl ChunkTable {
+    pub(super) fn kill_twice(&mut self, id: ChunkId) {
+        self.dead.insert(id, self.live[&id].replicas);
+    }
+
+    pub(super) const fn set_next(&mut self, next: ChunkId) {
+        self.next = next;
+    }
+
+    pub(super) fn lose_copies(&mut self, id: ChunkId) {
+        let chunk = self.live.get_mut(&id).expect("it lives");
+        chunk.replicas = Replicas([NodeId(0); REPLICAS_MAX]);
+    }
+
+    pub(super) fn step_uncounted(&mut self, step: Step) -> bool {
+        let held = self.held.clone();
+        let stepped = self.step(step);
+        self.held = held;
+        stepped
     }
 }

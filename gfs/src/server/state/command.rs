@@ -62,6 +62,9 @@ pub enum Body {
         /// Ends it if false.
         drain: bool,
     },
+    /// All voters speak this version: from here on the log may have what it has added. Since version 7; the first that a
+    /// cluster hears of it. Answered by [`Reply::Done`].
+    RaiseVersion(u32),
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
@@ -93,6 +96,55 @@ pub enum Reply {
     Dead(Vec<ChunkId>),
     /// Repair: which steps were made.
     Repaired(Vec<bool>),
-    /// EndSession, ForgetDead, ForgetDeadOn and Drain.
+    /// EndSession, ForgetDead, ForgetDeadOn, Drain and RaiseVersion.
     Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consistency::wire::{decode, encode};
+
+    /// What is in the logs of the voters is read by each version that comes after: append, never reorder.
+    #[test]
+    fn golden_bytes() {
+        let check = |body: Body, golden: &[u8]| {
+            let now = Timestamp::from_nanos(0);
+            let command = Command { now, body };
+            let bytes = encode(&command);
+            assert_eq!(bytes, [&[0, 0], golden].concat(), "{command:?} changed");
+            assert_eq!(decode::<Command>(&bytes).expect("decodes"), command);
+        };
+        let (session, node) = (SessionId(3), NodeId(2));
+        check(Body::OpenSession { node, attempt: 9 }, &[0, 2, 9]);
+        check(Body::BeginReign, &[1]);
+        check(Body::EndSession(session), &[2, 3]);
+        let change = Body::Change {
+            session,
+            seq: OpSeq(4),
+            done_below: OpSeq(1),
+            op: Op::AllocateChunks { count: 7 },
+        };
+        check(change, &[3, 3, 4, 1, 15, 7]);
+        check(Body::Reap(vec![InodeNo(5)]), &[4, 1, 5]);
+        check(Body::ForgetDead(vec![ChunkId(6)]), &[5, 1, 6]);
+        let copied = Step::Copied {
+            chunk: ChunkId(6),
+            source: NodeId(1),
+            to: node,
+            instead: Some(NodeId(3)),
+        };
+        let dropped = Step::Drop {
+            chunk: ChunkId(6),
+            node,
+        };
+        let repair = Body::Repair {
+            reign: Epoch(8),
+            steps: vec![copied, dropped],
+        };
+        check(repair, &[6, 8, 2, 0, 6, 1, 2, 1, 3, 1, 6, 2]);
+        check(Body::ForgetDeadOn(node), &[7, 2]);
+        check(Body::Drain { node, drain: true }, &[8, 2, 1]);
+        check(Body::RaiseVersion(7), &[9, 7]);
+    }
 }

@@ -98,7 +98,7 @@ impl FileContent {
 impl Piece {
     /// Returns the first byte after it.
     pub(crate) const fn end(&self) -> u64 {
-        self.offset + self.len as u64
+        self.offset.saturating_add(self.len as u64)
     }
 
     /// Returns the part of it before `at`, if there is one.

@@ -93,6 +93,12 @@ impl Directory {
             .collect();
     }
 
+    /// Damage, for the checker to find.
+    #[cfg(test)]
+    pub(super) const fn forget_cookies(&mut self) {
+        self.next_cookie = COOKIE_FIRST;
+    }
+
     /// Says what is wrong with the names, see [`super::MetaState::check`].
     pub(super) fn check(&self) -> Result<(), String> {
         for (name, entry) in &self.entries {

@@ -20,18 +20,23 @@ mod chunks;
 mod command;
 mod content;
 mod dir;
+mod files;
 mod inode;
 #[cfg(test)]
 mod large;
 mod quota;
+#[cfg(test)]
+mod restart;
 mod session;
 mod snapshot;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 pub(crate) mod tests;
 
+pub use check::{FAULTS_MAX, Fault};
 pub use chunks::{Held, Listed, REPLICAS_MAX, Step};
 pub use command::{Body, Command, Reply};
+pub use files::FileOf;
 pub use session::RESULTS_MAX;
 
 pub(crate) use chunks::{ChunkState, ChunkTable, Replicas};
@@ -41,7 +46,7 @@ pub(crate) use inode::{DIR_SIZE_BYTES, Inode, Payload};
 pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
 
-use super::machine::StateMachine;
+use super::machine::{StateMachine, Unreadable};
 use super::ops;
 use consistency::wire::meta::{Attr, Fact, FileKind, FsError, OpReply};
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -64,6 +69,14 @@ pub struct MetaState {
     pub(crate) quotas: Quotas,
     /// The last one that began.
     pub(crate) reign: Epoch,
+    /// What all voters speak: the log has nothing that a younger version has added. Not in every format of snapshots.
+    #[serde(skip, default = "first_version")]
+    pub(crate) version: u32,
+}
+
+/// That of clusters that nobody has raised.
+const fn first_version() -> u32 {
+    snapshot::VERSION_OF_FORMAT_3
 }
 
 /// How much of everything there is.
@@ -92,6 +105,7 @@ impl Default for MetaState {
             unnamed: BTreeSet::new(),
             chunks: ChunkTable::default(),
             reign: Epoch(0),
+            version: first_version(),
             sessions: Sessions::default(),
             quotas: Quotas::default(),
         }
@@ -166,6 +180,10 @@ impl StateMachine for MetaState {
                 self.chunks.forget_dead_on(*node);
                 Reply::Done
             }
+            Body::RaiseVersion(version) => {
+                self.version = self.version.max(*version);
+                Reply::Done
+            }
             Body::Drain { node, drain } => {
                 self.chunks.drain(*node, *drain);
                 Reply::Done
@@ -177,7 +195,7 @@ impl StateMachine for MetaState {
         snapshot::encode(self)
     }
 
-    fn restore(bytes: &[u8]) -> Result<Self, String> {
+    fn restore(bytes: &[u8]) -> Result<Self, Unreadable> {
         snapshot::decode(bytes)
     }
 }
@@ -238,6 +256,18 @@ impl MetaState {
         }
     }
 
+    /// Returns the first chunk number that was not given out.
+    #[must_use]
+    pub const fn next_chunk(&self) -> ChunkId {
+        self.chunks.next()
+    }
+
+    /// Returns true if a copy of a chunk is listed on a node, be the chunk live or dead.
+    #[must_use]
+    pub fn is_listed_on(&self, chunk: ChunkId, node: NodeId) -> bool {
+        self.chunks.is_listed_on(chunk, node)
+    }
+
     /// Returns live chunks from `from` on, in ascending order.
     pub fn listed_from(&self, from: ChunkId) -> impl Iterator<Item = Listed> {
         self.chunks.listed_from(from)
@@ -259,6 +289,12 @@ impl MetaState {
     #[must_use]
     pub const fn draining(&self) -> &BTreeSet<NodeId> {
         self.chunks.draining()
+    }
+
+    /// Returns the version of the protocol that all voters speak, as far as the log knows.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
     }
 
     /// Returns the present reign.

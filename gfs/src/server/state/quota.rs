@@ -8,6 +8,7 @@
 //!   name to none. So trees do not nest, and no name leads from one to another.
 //! - Q3: nothing that grows takes a tree over its limit. What shrinks or goes is never refused.
 
+use super::check::Faults;
 use super::{Directory, MetaState};
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, FsError};
@@ -223,16 +224,19 @@ impl MetaState {
     }
 
     /// Counts the trees with a quota anew and looks at every name; see [`MetaState::check`].
-    pub(super) fn check_quotas(&self) -> Result<(), String> {
+    pub(super) fn check_quotas(&self, faults: &mut Faults) {
         let quotas = &self.quotas;
         let mut sums: BTreeMap<InodeNo, Used> = BTreeMap::new();
         for (ino, root) in &quotas.members {
-            let Some(inode) = self.inodes.get(ino) else {
-                return Err(format!("inode {ino} is gone and counts for quota {root}"));
-            };
             let used = sums.entry(*root).or_default();
             used.inodes += 1;
-            used.blocks += inode.attr.blocks;
+            match self.inodes.get(ino) {
+                Some(inode) => used.blocks = used.blocks.saturating_add(inode.attr.blocks),
+                None => faults.note(
+                    "Q1",
+                    format!("inode {ino} is gone and counts for quota {root}"),
+                ),
+            }
         }
         let counted: BTreeMap<_, _> = quotas
             .trees
@@ -240,22 +244,30 @@ impl MetaState {
             .map(|(k, tree)| (*k, tree.used))
             .collect();
         if counted != sums {
-            return Err(format!("quotas count {counted:?} of {sums:?} (Q1)"));
+            faults.note("Q1", format!("quotas count {counted:?} of {sums:?}"));
         }
         for (ino, inode) in &self.inodes {
             let told = crate::server::ops::limits_in(&inode.xattrs);
             if told != self.limits(*ino) {
-                return Err(format!("inode {ino} has a quota that is not {told:?}"));
+                faults.note(
+                    "Q3",
+                    format!("inode {ino} has a quota that is not {told:?}"),
+                );
             }
             if told != Limits::default() && quotas.tree_of(*ino) != Some(*ino) {
-                return Err(format!("inode {ino} does not count for its own quota (Q2)"));
+                faults.note(
+                    "Q2",
+                    format!("inode {ino} does not count for its own quota"),
+                );
             }
             for (name, entry) in inode.dir().into_iter().flat_map(Directory::iter) {
                 if quotas.check_name(*ino, entry.ino).is_err() {
-                    return Err(format!("{name:?} leads from a quota to another (Q2)"));
+                    faults.note(
+                        "Q2",
+                        format!("inode {ino}: {name:?} leads from a quota to another"),
+                    );
                 }
             }
         }
-        Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! Sessions, and the results of their changes: what makes a change happen exactly once.
 
 use super::Reply;
+use super::check::Faults;
 use consistency::wire::meta::{FsError, OpReply};
 use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Upper limit of the results kept for one session (some 20 MB). A client drops results as it receives
 /// replies; it can only come here by keeping one operation open while tens of thousands pass it.
@@ -76,8 +77,28 @@ impl Sessions {
         self.next.0
     }
 
+    /// Damage, for the checker to find.
+    #[cfg(test)]
+    pub(super) const fn set_next(&mut self, next: SessionId) {
+        self.next = next;
+    }
+
+    /// Damage, for the checker to find.
+    #[cfg(test)]
+    pub(super) fn take_for(&mut self, node: NodeId) {
+        for session in self.live.values_mut() {
+            session.node = node;
+        }
+    }
+
     pub(super) fn end(&mut self, id: SessionId) {
         self.live.remove(&id);
+    }
+
+    /// Ends all sessions, and gives no number out again that may have been given out since; `skipped` of them at most.
+    pub(crate) fn end_all(&mut self, skipped: u64) {
+        self.live.clear();
+        self.next = SessionId(self.next.0 + skipped);
     }
 
     pub(super) fn record(&self, id: SessionId) -> Option<&Session> {
@@ -113,35 +134,34 @@ impl Sessions {
             .is_some_and(|session| session.owns(chunk))
     }
 
-    /// Says what is wrong with the records, see [`super::MetaState::check`].
-    pub(super) fn check(&self, chunks_below: ChunkId) -> Result<(), String> {
+    /// Notes what is wrong with the records (M4, M5); see [`super::MetaState::check`].
+    pub(super) fn check(&self, chunks_below: ChunkId, faults: &mut Faults) {
+        let mut nodes = BTreeSet::new();
         for (id, session) in &self.live {
+            let mut note = |rule, why: String| faults.note(rule, format!("session {id} {why}"));
             if *id >= self.next {
-                return Err(format!(
-                    "session {id} is beyond the next number {}",
-                    self.next
-                ));
+                note("M5", format!("is beyond the next number {}", self.next));
+            }
+            if !nodes.insert(session.node) {
+                note(
+                    "M5",
+                    format!("is not the only one of node {}", session.node),
+                );
             }
             if let Some((seq, _)) = session.results.range(..session.done_below).next() {
-                return Err(format!(
-                    "session {id} keeps result {seq}, which was received"
-                ));
+                note("M4", format!("keeps result {seq}, which was received"));
             }
             if session.results.len() > RESULTS_MAX {
-                return Err(format!(
-                    "session {id} keeps {} results",
-                    session.results.len()
-                ));
+                note("M4", format!("keeps {} results", session.results.len()));
             }
             let mut end = ChunkId(0);
             for (&first, &after) in &session.chunks {
                 if first < end || after <= first || after > chunks_below {
-                    return Err(format!("session {id} owns odd chunks {first}..{after}"));
+                    note("M8", format!("owns odd chunks {first}..{after}"));
                 }
                 end = after;
             }
         }
-        Ok(())
     }
 }
 

@@ -8,33 +8,51 @@
 //! | 8 | length of the records |
 //! | rest | the records, in bincode |
 //!
+//! | format | records | written while |
+//! | --- | --- | --- |
+//! | 3 | the state | the cluster is at version 6, whose programs read no other |
+//! | 4 | the state, then the version | later |
+//!
 //! The order of listings is not stored but made anew, which saves every name a second time.
 
 use super::{MetaState, Payload};
+use crate::server::machine::Unreadable;
 
 const MAGIC: &[u8; 8] = b"GLU-META";
-/// Changes with every change of a record's layout.
-const VERSION: u32 = 3;
+/// Changes with every change of a record's layout; that before it is still read, and written while the cluster is at the
+/// version before.
+const VERSION: u32 = 4;
+const VERSION_MIN: u32 = 3;
+/// The version of the cluster that format 3 does not tell.
+pub(super) const VERSION_OF_FORMAT_3: u32 = 6;
 const HEADER_BYTES: usize = 24;
 
 pub(super) fn encode(state: &MetaState) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
-    bincode::serde::encode_into_std_write(state, &mut bytes, bincode::config::standard())
-        .expect("a vector takes all records");
+    let config = bincode::config::standard();
+    let vector = "a vector takes all records";
+    bincode::serde::encode_into_std_write(state, &mut bytes, config).expect(vector);
+    let format = if state.version == VERSION_OF_FORMAT_3 {
+        VERSION_MIN
+    } else {
+        bincode::serde::encode_into_std_write(state.version, &mut bytes, config).expect(vector);
+        VERSION
+    };
     let (header, body) = bytes.split_at_mut(HEADER_BYTES);
     header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&format.to_le_bytes());
     header[12..16].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     header[16..].copy_from_slice(&(body.len() as u64).to_le_bytes());
     bytes
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, Unreadable> {
     let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(format!(
             "metadata snapshot has {} bytes, less than its header of {HEADER_BYTES}: it is truncated",
             bytes.len()
-        ));
+        )
+        .into());
     };
     let number = |at: usize| {
         header[at..at + 4]
@@ -43,35 +61,47 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, String> {
             .fold(0, |n, b| n << 8 | u32::from(*b))
     };
     if &header[..8] != MAGIC {
-        return Err(
-            "metadata snapshot does not begin with GLU-META: it is no such file".to_owned(),
-        );
+        return Err("metadata snapshot does not begin with GLU-META: it is no such file".into());
     }
-    if number(8) != VERSION {
+    if number(8) > VERSION {
+        let what = "metadata snapshot";
+        return Err(Unreadable::newer(what, number(8), VERSION));
+    }
+    if number(8) < VERSION_MIN {
         return Err(format!(
-            "metadata snapshot has format {}, this program reads format {VERSION}: use the program that wrote it",
+            "metadata snapshot has format {}, which this program does not read any more: use the program that wrote it",
             number(8)
-        ));
+        )
+        .into());
     }
     let length = u64::from(number(20)) << 32 | u64::from(number(16));
     if length != body.len() as u64 {
         return Err(format!(
             "metadata snapshot has {} bytes of records instead of {length}: it is truncated",
             body.len()
-        ));
+        )
+        .into());
     }
     if crc32fast::hash(body) != number(12) {
-        return Err("metadata snapshot does not match its checksum: it is damaged".to_owned());
+        return Err("metadata snapshot does not match its checksum: it is damaged".into());
     }
     // No limit on allocation: the checksum says that these are the bytes `encode` wrote.
-    let (mut state, used): (MetaState, usize) =
-        bincode::serde::decode_from_slice(body, bincode::config::standard())
-            .map_err(|error| format!("metadata snapshot cannot be decoded: {error}"))?;
+    let config = bincode::config::standard();
+    let undecodable = |error| format!("metadata snapshot cannot be decoded: {error}");
+    let (mut state, mut used): (MetaState, usize) =
+        bincode::serde::decode_from_slice(body, config).map_err(undecodable)?;
+    if number(8) == VERSION {
+        let (version, length) =
+            bincode::serde::decode_from_slice(&body[used..], config).map_err(undecodable)?;
+        state.version = version;
+        used += length;
+    }
     if used != body.len() {
         return Err(format!(
             "metadata snapshot has {} bytes left over",
             body.len() - used
-        ));
+        )
+        .into());
     }
     for inode in state.inodes.values_mut() {
         if let Payload::Dir(dir) = &mut inode.payload {

@@ -293,153 +293,6 @@ fn history_keeps_the_invariants_and_replays() {
     history(seed, 20_000);
 }
 
-/// Every kind of damage that the checker is there for, done by hand.
-#[test]
-fn the_checker_sees_damage() {
-    #[track_caller]
-    fn check(damage: impl FnOnce(&mut World), expected: &str) {
-        let mut world =
-            World::new("mkdir d; mkdir d/e; touch d/f; ln d/f d/g; symlink x l; touch o; rm o");
-        assert_eq!(world.state.check(), Ok(()));
-        damage(&mut world);
-        let why = world.state.check().expect_err("the damage is not seen");
-        assert!(why.contains(expected), "{why}");
-    }
-    fn inode<'a>(world: &'a mut World, path: &str) -> &'a mut Inode {
-        let ino = world.ino(path);
-        world.state.inode_mut(ino)
-    }
-    let name = || Name::new("f").expect("valid");
-    check(
-        |world| inode(world, "d/f").attr.nlink = 3,
-        "counts 3 links of 2",
-    );
-    check(
-        |world| inode(world, "d").attr.nlink = 2,
-        "counts 2 links of 3",
-    );
-    check(
-        |world| inode(world, "l").attr.kind = FileKind::File,
-        "stands for",
-    );
-    check(|world| inode(world, "l").attr.size = 9, "is no Symlink");
-    check(|world| inode(world, "d/f").attr.blocks = 9, "does not fit");
-    check(
-        |world| inode(world, "d/f").attr.ctime.secs = 1 << 40,
-        "after",
-    );
-    check(
-        |world| inode(world, "d/f").attr.ino = InodeNo(99),
-        "has the number 99",
-    );
-    let limited = |world: &mut World| {
-        world.setup("chattr user.glu.quota.bytes=99999 d");
-        world.ino("d")
-    };
-    check(
-        |world| {
-            let d = limited(world);
-            world.state.quotas.resize(d, 0, 1);
-        },
-        "(Q1)",
-    );
-    check(
-        |world| {
-            let d = limited(world);
-            world.state.quotas.enter(d, InodeNo(99), 0);
-        },
-        "is gone and counts for quota",
-    );
-    check(
-        |world| {
-            let d = limited(world);
-            world.state.set_limits(d, Limits::default(), None);
-        },
-        "has a quota that is not",
-    );
-    check(
-        |world| {
-            let d = limited(world);
-            let o = world.ino("o");
-            world.state.quotas.enter(d, o, 0);
-            world.state.orphans.clear();
-            inode(world, "o").attr.nlink = 1;
-            world
-                .state
-                .dir_mut(InodeNo::ROOT)
-                .set(&name(), o, FileKind::File);
-        },
-        "leads from a quota to another",
-    );
-    check(|world| world.state.orphans.clear(), "wrongly (no) orphan");
-    check(
-        |world| world.state.orphans.extend([InodeNo(99)]),
-        "orphan 99 does not exist",
-    );
-    check(
-        |world| {
-            let d = world.ino("d");
-            world.state.dir_mut(d).remove(&name());
-        },
-        "counts 2 links of 1",
-    );
-    check(
-        |world| {
-            let d = world.ino("d");
-            world
-                .state
-                .dir_mut(d)
-                .set(&name(), InodeNo(99), FileKind::File);
-        },
-        "stands for None",
-    );
-    check(
-        |world| {
-            let e = world.ino("d/e");
-            world.state.dir_mut(e).parent = InodeNo::ROOT;
-        },
-        "as its parent",
-    );
-    check(
-        |world| {
-            // A cycle beside the tree: d is in e, e is in d.
-            let (d, e) = (world.ino("d"), world.ino("d/e"));
-            let name = Name::new("d").expect("valid");
-            world.state.dir_mut(InodeNo::ROOT).remove(&name);
-            world.state.inode_mut(InodeNo::ROOT).attr.nlink -= 1;
-            world.state.dir_mut(e).set(&name, d, FileKind::Dir);
-            world.state.dir_mut(d).parent = e;
-            world.state.inode_mut(e).attr.nlink += 1;
-        },
-        "1 of 3 directories are reached",
-    );
-    check(
-        |world| {
-            let mut refs = RefChange::default();
-            let mut extents = Extents::default();
-            let piece = Piece {
-                offset: 0,
-                len: 512,
-                chunk_offset: 0,
-                chunk: ChunkId(1),
-            };
-            extents.insert(piece, &mut refs);
-            let file = inode(world, "d/f");
-            (file.attr.size, file.attr.blocks) = (512, 1);
-            file.payload = Payload::File(FileContent::Extents(extents));
-        },
-        "refers to chunk 1, which is not live",
-    );
-    check(
-        |world| {
-            let (id, _) = world.state.chunks.allocate(1);
-            let replicas = Replicas::new(&[NodeId(1)]).expect("valid");
-            world.state.chunks.enter(id, 5, 0, replicas);
-        },
-        "chunk 1 counts 0 references of 0",
-    );
-}
-
 mod sessions {
     use super::*;
 
@@ -669,7 +522,7 @@ mod snapshots {
     fn errors_say_what_is_wrong() {
         #[track_caller]
         fn check(bytes: &[u8], expected: &str) {
-            let why = MetaState::restore(bytes).expect_err("damaged");
+            let why = MetaState::restore(bytes).expect_err("damaged").to_string();
             assert!(why.contains(expected) && !why.contains('\n'), "{why}");
         }
         let good = MetaState::default().snapshot();
@@ -681,7 +534,13 @@ mod snapshots {
         check(b"", "truncated");
         check(&good[..good.len() - 1], "truncated");
         check(&with(0, b'X'), "no such file");
-        check(&with(8, 9), "has format 9, this program reads format 3");
+        check(&with(8, 9), "has format 9, this program reads up to 4");
+        check(
+            &with(8, 2),
+            "has format 2, which this program does not read",
+        );
+        let newer = MetaState::restore(&with(8, 9));
+        assert!(matches!(newer, Err(Unreadable::Newer(_))), "{newer:?}");
         check(&with(30, 0xff), "damaged");
     }
 
@@ -692,5 +551,21 @@ mod snapshots {
         let state = World::new("mkdir d; touch d/f; symlink x l; chattr user.a=x l").state;
         let bytes = state.snapshot();
         assert_eq!((bytes.len(), crc32fast::hash(&bytes)), (207, 3_648_776_827));
+    }
+
+    /// While a voter of the version before may have to read it, the format is that of the version before.
+    #[test]
+    fn a_cluster_that_was_not_raised_writes_the_older_format() {
+        let mut world = World::new("mkdir d");
+        let older = world.state.snapshot();
+        assert_eq!(older[8], 3);
+        assert_eq!(MetaState::restore(&older).expect("read").version(), 6);
+        world.apply(Body::RaiseVersion(7));
+        // A late command takes nothing back.
+        world.apply(Body::RaiseVersion(6));
+        let newer = world.state.snapshot();
+        assert_eq!((newer[8], newer.len()), (4, older.len() + 1));
+        let restored = MetaState::restore(&newer).expect("read");
+        assert_eq!((restored.version(), &restored), (7, &world.state));
     }
 }

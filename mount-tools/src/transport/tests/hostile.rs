@@ -153,7 +153,7 @@ async fn another_version_is_refused_in_words() {
     check_closed(
         &connection.closed().await,
         Close::Version,
-        "node 2 speaks wire version",
+        "node 2 wants to speak version",
     );
 
     // The same as the dialler hears it.
@@ -170,8 +170,8 @@ async fn another_version_is_refused_in_words() {
         connection.closed().await
     };
     let (reply, error) = tokio::join!(one.call(2, ""), answer);
-    check_unreachable(reply, "node 2 speaks wire version");
-    check_closed(&error, Close::Version, "node 2");
+    check_unreachable(reply, "answers in version");
+    check_closed(&error, Close::Version, "answers in version");
 }
 
 async fn accept(endpoint: &Endpoint, tls: &Tls) -> (Connection, SendStream, RecvStream) {

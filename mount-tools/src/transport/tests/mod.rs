@@ -4,6 +4,7 @@ mod calls;
 mod hostile;
 mod latency;
 mod streams;
+mod versions;
 
 use super::*;
 use crate::identity::ClusterCa;
@@ -60,9 +61,19 @@ impl Node {
     }
 
     fn try_start(identity: NodeIdentity, port: u16) -> Result<Self, TransportError> {
+        Self::speaking(Versions::default(), identity, port)
+    }
+
+    /// Starts a node that speaks these versions.
+    fn speaking(
+        versions: Versions,
+        identity: NodeIdentity,
+        port: u16,
+    ) -> Result<Self, TransportError> {
         let router = Arc::new(Router::default());
         router.register(ServiceId::Chunk, echo());
-        let transport = QuicTransport::start(
+        let transport = QuicTransport::start_with(
+            versions,
             &identity,
             SocketAddr::from(([127, 0, 0, 1], port)),
             [],
