@@ -455,13 +455,10 @@ impl State {
                 self.note(&[from, to, kind, body]);
                 return Some(packet);
             }
-            // Its machine may say that nobody is there.
-            if let Message::Request { call, .. } = packet.message
-                && self.dice.below(2_u8) == 0
-            {
-                let why = "connection refused".into();
-                let reply = Err(NetError::Unreachable { to: packet.to, why });
-                self.send(packet.to, packet.from, Message::Reply { call, reply });
+            // Its machine may say that nobody is there, or not.
+            if let Message::Request { call, .. } = packet.message {
+                let after = self.dice.below(2_u64) * IDLE_MS;
+                self.hang_up(call, after);
             }
         }
     }

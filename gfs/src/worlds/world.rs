@@ -165,7 +165,8 @@ impl World {
         self.shared.state().phase = Phase::LastLook;
         let done = |state: &State| state.hosts.values().all(|host| host.done);
         self.until(ANSWERED_MAX, "every node has answered", done)?;
-        self.until(AGREED_MAX, "the voters agree", agree)?;
+        let agreed = self.until(AGREED_MAX, "the voters agree", agree);
+        agreed.map_err(|why| format!("{why}: {}", voters(&self.shared.state())))?;
         let state = self.shared.state();
         let log = state.hosts.values().find_map(|host| host.log.as_ref());
         log.map_or(Ok(()), |log| log.read(|meta| meta.check()))
@@ -347,6 +348,19 @@ impl World {
         drop(runtime.spawn(life.run()));
         self.nodes.get_mut(&node).expect("a node").runtime = Some(runtime);
     }
+}
+
+/// Says how far each voter is.
+fn voters(state: &State) -> String {
+    let say = |(node, host): (&NodeId, &Host)| {
+        let log = host.log.as_ref()?;
+        let (index, fault) = (log.applied_index(), log.fault());
+        let hash = log.read(|meta| crc32fast::hash(&meta.snapshot()));
+        Some(format!(
+            "node {node} is at {index} with {hash:x}, {fault:?}; "
+        ))
+    };
+    state.hosts.iter().filter_map(say).collect()
 }
 
 /// Returns whether all voters have the same state.
