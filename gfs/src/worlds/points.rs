@@ -18,8 +18,6 @@ pub(crate) enum Mutant {
     OneReign,
     /// M4: a repeated change is made again.
     Twice,
-    /// M6: a leader need not know that it leads.
-    NoLease,
     /// L6: a new leader starts at once.
     NoGrace,
     /// S1: a break is acknowledged and nothing forgotten.
@@ -32,13 +30,12 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 10] = [
+    pub(super) const ALL: [(Self, u64); 9] = [
         (Self::NoSync, 0),
         (Self::NoVote, 0),
         (Self::GoOn, 20),
         (Self::OneReign, 8),
-        (Self::Twice, 20),
-        (Self::NoLease, 60),
+        (Self::Twice, 32),
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::NoFlush, 0),

@@ -103,8 +103,7 @@ impl Watcher {
         let reigns = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
         let alone = metrics.membership_config.voter_ids().count() == 1;
         let heard = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        let leading = reigns
-            && (alone || missing!(NoLease) || heard.is_some_and(|heard| heard + age < self.lease));
+        let leading = reigns && (alone || heard.is_some_and(|heard| heard + age < self.lease));
         let reign = metrics.vote.leader_id;
         let applied = metrics.last_applied.map(|last| last.leader_id);
         let leader = metrics.current_leader;

@@ -451,9 +451,6 @@ impl<M: StateMachine> Replicated<M> {
     /// afterwards.
     #[must_use]
     pub fn lease_holds(&self) -> bool {
-        if missing!(NoLease) {
-            return true;
-        }
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.state != ServerState::Leader {
@@ -481,7 +478,7 @@ impl<M: StateMachine> Replicated<M> {
     /// # Errors
     /// The node does not lead, or no majority answers.
     pub async fn confirm_leader(&self) -> Result<(), ProposeError> {
-        if missing!(NoLease) || self.is_alone() && self.inner.leadership.borrow().ready {
+        if self.is_alone() && self.inner.leadership.borrow().ready {
             return Ok(());
         }
         let deadline = Instant::now() + CONFIRM_DEADLINE;
