@@ -5,6 +5,28 @@
 //! the other way: break -> `client::callback` (flush, forget) -> [`tree::Kernel`] -> ack.
 #![warn(missing_docs)]
 
+/// Names a place where a node may die in a simulated world (see `worlds`). A real build has nothing there.
+macro_rules! fail_point {
+    ($place:literal) => {
+        #[cfg(test)]
+        $crate::worlds::reached($place);
+    };
+}
+
+/// Says whether a simulated world has taken a rule away (see `worlds`). A real build never does.
+macro_rules! missing {
+    ($rule:ident) => {{
+        #[cfg(test)]
+        {
+            $crate::worlds::is_missing($crate::worlds::Mutant::$rule)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod client;
 pub mod data;
 pub mod error;
@@ -14,3 +36,5 @@ pub mod net;
 pub mod root;
 pub mod server;
 pub mod tree;
+#[cfg(test)]
+mod worlds;

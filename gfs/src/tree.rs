@@ -590,6 +590,11 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     /// Forgets all names of the mount (FUSE_NOTIFY_INC_EPOCH), and with them what is mounted below it. Never blocks.
     /// `Unsupported` before Linux 6.16.
     fn forget_all_names(&self) -> io::Result<()>;
+
+    /// Says whether none of these ever waits for anything: then they need no threads of their own.
+    fn is_prompt(&self) -> bool {
+        false
+    }
 }
 
 /// Who watches the mount with inotify or fanotify, and how they are told of what other nodes did.

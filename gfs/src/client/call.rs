@@ -341,6 +341,7 @@ impl Core {
             } else {
                 until
             };
+            fail_point!("client: before an operation is asked for");
             let answered = tokio::select! {
                 answered = self.meta_encoded(encode(&request).into(), until) => answered?,
                 () = self.session_gone(session) => {
@@ -350,6 +351,7 @@ impl Core {
                     continue;
                 }
             };
+            fail_point!("client: after an operation is answered");
             match answered.reply {
                 MetaReply::Op {
                     now,

@@ -93,6 +93,9 @@ impl Core {
                 state.writing.sharing.note_break(self.clock.now());
             }
         }
+        if missing!(NoBreak) {
+            return self.ack(&node, &request, Mode::Shared);
+        }
         // READs that wait for a lease behind this break get along without (R1).
         node.wake();
         // K1: what was given out under the lease reaches the kernel before the kernel is told to forget.
@@ -266,6 +269,7 @@ impl Core {
     }
 
     fn ack(&self, node: &Pin, request: &Break, kept: Mode) -> BreakAck {
+        fail_point!("client: before a break is acknowledged");
         let ack = self.finish(&mut node.state(), request, kept);
         node.wake();
         ack

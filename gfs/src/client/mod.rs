@@ -354,6 +354,24 @@ impl Core {
             Err(_) => Err(Errno::EIO),
         }
     }
+
+    /// As [`detached`](Self::detached), for a change of names and of the attributes of some inodes. If its caller gives
+    /// up, nobody knows whether it was made (S1): the kernel keeps nothing from before.
+    async fn detached_change<T: Send + 'static>(
+        &self,
+        changed: &[InodeNo],
+        work: impl Future<Output = Result<T, Errno>> + Send + 'static,
+    ) -> Result<T, Errno> {
+        let done = self.detached(work).await;
+        if matches!(done, Err(Errno::EIO)) {
+            // Neither of them waits for a request that is under way.
+            self.kernel.forget_all_names().await;
+            for ino in changed {
+                self.kernel.forget_attr(*ino).await;
+            }
+        }
+        done
+    }
 }
 
 /// A node in use.

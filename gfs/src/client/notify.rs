@@ -137,15 +137,23 @@ fn log(ino: InodeNo, result: io::Result<()>) {
 
 type Job = Box<dyn FnOnce(&dyn Kernel) + Send>;
 
-/// Threads with a queue; they end when the pool is dropped.
+/// Who makes the notifications.
 #[derive(Debug)]
-struct Pool {
-    jobs: SyncSender<Job>,
-    room: Arc<Semaphore>,
+enum Pool {
+    /// Their callers, for a kernel that never waits.
+    Prompt(Arc<dyn Kernel>),
+    /// Threads with a queue; they end when the pool is dropped.
+    Threads {
+        jobs: SyncSender<Job>,
+        room: Arc<Semaphore>,
+    },
 }
 
 impl Pool {
     fn new(name: &str, threads: usize, kernel: &Arc<dyn Kernel>) -> Self {
+        if kernel.is_prompt() {
+            return Self::Prompt(Arc::clone(kernel));
+        }
         let (jobs, queue) = sync_channel(QUEUE_LEN);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
@@ -158,7 +166,7 @@ impl Pool {
                 tracing::error!(%error, name, "cannot start a notifier thread");
             }
         }
-        Self {
+        Self::Threads {
             jobs,
             room: Arc::new(Semaphore::new(QUEUE_LEN)),
         }
@@ -169,7 +177,11 @@ impl Pool {
         &self,
         notify: impl FnOnce(&dyn Kernel) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let room = Arc::clone(&self.room).acquire_owned().await;
+        let (jobs, room) = match self {
+            Self::Prompt(kernel) => return notify(&**kernel),
+            Self::Threads { jobs, room } => (jobs, room),
+        };
+        let room = Arc::clone(room).acquire_owned().await;
         let (done, outcome) = oneshot::channel();
         let job: Job = Box::new(move |kernel| {
             // Nobody waits any more if this fails.
@@ -177,7 +189,7 @@ impl Pool {
             drop(room);
         });
         let gone = || io::Error::from_raw_os_error(libc::ENOTCONN);
-        self.jobs.try_send(job).map_err(|_| gone())?;
+        jobs.try_send(job).map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 }

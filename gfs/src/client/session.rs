@@ -201,6 +201,7 @@ impl Core {
     async fn reclaim(&self, session: SessionId, epoch: Epoch) -> Result<(), Ended> {
         let held = self.leases().begin_reclaim(self.clock.now(), epoch);
         let held = held.ok_or(Ended)?;
+        fail_point!("client: before leases are told");
         self.reclaim_locks(session, epoch).await?;
         let mut batches: Vec<&[(InodeNo, Mode)]> = held.chunks(RECLAIM_LEN).collect();
         if batches.is_empty() {
@@ -280,6 +281,10 @@ impl Core {
             }
             live
         });
+        if missing!(NoLapse) {
+            self.phase.send_replace(Phase::None);
+            return;
+        }
         let unlocked = self.locks.session_lost();
         if unlocked > 0 {
             tracing::error!(

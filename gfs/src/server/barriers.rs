@@ -18,6 +18,9 @@ use tokio::sync::{Notify, oneshot};
 /// How long the voters may take to note something: a leader that they do not follow is none.
 const TOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+#[cfg(test)]
+mod tests;
+
 /// Why an operation cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -118,7 +121,17 @@ impl Barriers {
     ) {
         let now = self.now();
         let previous = sessions.iter().map(|(session, _)| *session);
-        let mut leases = lease::Server::new(self.config, epoch, now, previous.clone());
+        let mut leases = lease::Server::new(
+            self.config,
+            epoch,
+            now,
+            previous.clone().filter(|_| !missing!(NoGrace)),
+        );
+        if missing!(NoGrace) {
+            previous
+                .clone()
+                .for_each(|old| leases.open_session(now, old));
+        }
         if let Some((session, held)) = inherited {
             leases.inherit(*session, held);
         }
@@ -159,13 +172,27 @@ impl Barriers {
         self.with_core(|core| core.check(from, session))
     }
 
-    /// Takes a session that the log has opened; earlier ones of its node have ended with that.
-    pub(super) fn open_session(&self, from: NodeId, session: SessionId) -> Result<(), Ended> {
+    /// Takes a session that the log has opened; earlier ones of its node have ended with that. `new`: it was not there
+    /// before.
+    pub(super) fn open_session(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        new: bool,
+    ) -> Result<(), Ended> {
         self.with_core(|core| {
+            // A late copy of the request that opened it changes nothing of a session: neither of one that lives, nor
+            // of one that has ended here, whose end is on the way to the log. And what the log did one after the other
+            // may be told in another order.
+            let known = core.nodes.contains_key(&session);
+            let mut sessions = core.nodes.iter();
+            if (!new && !known) || sessions.any(|(id, node)| *node == from && *id > session) {
+                return Err(Ended::Session);
+            }
             let earlier: Vec<_> = core
                 .nodes
                 .iter()
-                .filter(|(_, node)| **node == from)
+                .filter(|(id, node)| **node == from && **id < session)
                 .map(|(id, _)| *id)
                 .collect();
             for old in earlier {

@@ -272,7 +272,7 @@ impl MetaServer {
         match self.commit(body).await {
             Ok(Reply::SessionEnded) => MetaReply::SessionEnded,
             Ok(Reply::Session { session, new }) => {
-                if let Err(ended) = self.barriers.open_session(from, session) {
+                if let Err(ended) = self.barriers.open_session(from, session, new) {
                     return self.ended(ended);
                 }
                 tracing::info!(node = from.0, session = session.0, "session opened");
@@ -399,6 +399,7 @@ impl MetaServer {
         mut op: Op,
     ) -> Result<OpReply, Refusal> {
         let mut barrier = self.barrier(session, seq, &op).await?;
+        fail_point!("leader: before a change is committed");
         let (files, stale) = match &mut op {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
             _ => (0, Vec::new()),
@@ -420,6 +421,7 @@ impl MetaServer {
             Reply::SessionEnded => return Err(Refusal::Ended(Ended::Session)),
             other => unreachable!("a change is answered by its outcome, not {other:?}"),
         };
+        fail_point!("leader: before a change is answered");
         if again {
             // Others may have undone it since. Nothing is granted: the barrier ends the operation as it goes.
             return Ok(super::grants::again(reply, files, &stale));
@@ -630,6 +632,7 @@ impl MetaServer {
                     sessions = sessions.len(),
                     "metadata leader"
                 );
+                fail_point!("leader: before a reign begins");
                 self.watches.clear();
                 let me = self.transport.local();
                 // Else another node has led in between, and what it granted nobody has told.
@@ -719,6 +722,7 @@ impl MetaServer {
                     session = session.0,
                     "session ended: not renewed or a break not answered in time"
                 );
+                fail_point!("leader: before the end of a session is committed");
                 let server = Arc::clone(&self);
                 tokio::spawn(async move {
                     if let Err(error) = server.commit(Body::EndSession(session)).await {
@@ -739,6 +743,7 @@ impl MetaServer {
     ) {
         const ATTEMPT: std::time::Duration = std::time::Duration::from_secs(2);
         const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+        fail_point!("leader: before a break is sent");
         tracing::debug!(session = session.0, node = node.0, ?request, "break");
         let body = Bytes::from(encode(&request));
         while self.barriers.awaits(session, &request) {

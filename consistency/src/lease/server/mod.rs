@@ -207,18 +207,20 @@ impl Server {
         server
     }
 
-    /// Takes a new session; one that is known already stays as it is.
+    /// Takes a new session; one that is known already stays as it is, also if its term is over by now.
     pub fn open_session(&mut self, now: Instant, session: SessionId) {
+        let known = self.sessions.contains_key(&session);
         self.tick(now);
-        let expires_at = self.now + self.config.term;
-        self.sessions.entry(session).or_insert_with(|| {
+        if !known {
+            let expires_at = self.now + self.config.term;
             self.expiries.insert((expires_at, session));
-            Session {
+            let new = Session {
                 expires_at,
                 condemned: false,
                 ops: 0,
-            }
-        });
+            };
+            self.sessions.insert(session, new);
+        }
         self.run();
     }
 

@@ -526,6 +526,21 @@ fn the_queue_of_a_session_is_bounded() {
     assert_eq!(more, Ok(()));
 }
 
+/// The world of seed 42 (`gfs::worlds`): a late copy of the request that opened it met a session whose term had just
+/// ended, with an operation on its way to the log.
+#[test]
+fn a_session_does_not_live_twice() {
+    let mut case = Case::new();
+    let id = case.begin(1, FILE, ATTR);
+    case.ready(&[id]);
+    // Nobody has looked at the clock since.
+    case.now = case.now + TERM;
+    case.server.open_session(case.now, SessionId(1));
+    assert!(case.actions().contains(&Action::Ended(SessionId(1))));
+    assert!(case.server.renew(case.now, SessionId(1)).is_err());
+    assert_eq!(case.finish(id, FILE, Mode::Shared), None);
+}
+
 /// A reign after one of which voters have noted that session 11 holds the file exclusively.
 fn after_notes(mutant: Option<Mutant>) -> Case {
     let mut case = Case::after(Epoch(2), [11, 12]);

@@ -127,6 +127,7 @@ async fn send(
     exclusive: bool,
 ) -> Result<Made, Errno> {
     let (core, dir, name) = (Arc::clone(core), dir.clone(), name.cloned());
+    let parent = dir.ino;
     let task = {
         let core = Arc::clone(&core);
         async move {
@@ -178,7 +179,7 @@ async fn send(
             })
         }
     };
-    core.detached(task).await
+    core.detached_change(&[parent], task).await
 }
 
 /// A new file comes exclusively: its content is known to be empty, and writing to it needs no further request.

@@ -38,7 +38,7 @@ pub(super) async fn link(
             Ok(fact.attr)
         }
     };
-    let linked = core.detached(task).await?;
+    let linked = core.detached_change(&[parent, ino], task).await?;
     // What was changed locally is on top of what the leader knows.
     let own = core.usable_attr(&child.state(), ino);
     let attr = own.map_or(linked, crate::client::facts::Usable::attr);

@@ -20,11 +20,14 @@ pub(super) async fn rename(
 ) -> Result<(), Errno> {
     let (from, to) = (core.pin(parent), core.pin(new_parent));
     let (name, new_name) = (name.clone(), new_name.clone());
+    let mut changed = vec![parent, new_parent];
+    let inodes = [child(core, &from, &name), child(core, &to, &new_name)];
+    changed.extend(inodes.iter().flatten().map(|node| node.ino));
     let task = {
         let core = Arc::clone(core);
         async move { send(&core, &from, &name, &to, &new_name, mode).await }
     };
-    core.detached(task).await
+    core.detached_change(&changed, task).await
 }
 
 async fn send(

@@ -61,7 +61,7 @@ async fn set_attributes(core: &Arc<Core>, node: &Pin, set: SetAttrRequest) -> Re
             }
         };
         match task {
-            Some(task) => return core.detached(task).await,
+            Some(task) => return core.detached_change(&[node.ino], task).await,
             None => {
                 let idle = node.wait(|state| (!state.asking).then_some(()));
                 let within = core.config.request_deadline;

@@ -18,6 +18,8 @@ pub(super) async fn unlink(
     let parent = core.pin(parent);
     let victim = child(core, &parent, name);
     let name = name.clone();
+    let mut changed = vec![parent.ino];
+    changed.extend(victim.as_ref().map(|victim| victim.ino));
     let task = {
         let core = Arc::clone(core);
         async move {
@@ -38,7 +40,7 @@ pub(super) async fn unlink(
             Ok(())
         }
     };
-    core.detached(task).await
+    core.detached_change(&changed, task).await
 }
 
 /// Returns the node that a name stands for, as far as is known here.

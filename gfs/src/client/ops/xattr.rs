@@ -94,6 +94,7 @@ pub(super) async fn remove(core: &Arc<Core>, ino: InodeNo, name: &Name) -> Resul
 }
 
 async fn change(core: &Arc<Core>, node: Pin, op: Op) -> Result<(), Errno> {
+    let ino = node.ino;
     let task = {
         let core = Arc::clone(core);
         async move {
@@ -107,5 +108,5 @@ async fn change(core: &Arc<Core>, node: Pin, op: Op) -> Result<(), Errno> {
             Ok(())
         }
     };
-    core.detached(task).await
+    core.detached_change(&[ino], task).await
 }

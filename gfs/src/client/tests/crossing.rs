@@ -3,10 +3,13 @@
 use super::cluster::Cluster;
 use super::mount::{ROOT, name};
 use super::{wait, within};
+use crate::client::Config;
+use crate::error::Errno;
 use crate::tree::{NewMode, OpenFlags, Tree};
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, NewNode, Op};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_a_break_overtook_is_not_cached() {
@@ -253,7 +256,7 @@ async fn an_interrupted_change_still_happens() {
             .attr
             .is_none()
         {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     within("the file is there", there).await;
@@ -356,4 +359,28 @@ async fn absence_from_before_an_own_change_that_told_nothing_is_not_cached() {
     drop(within("the reply", looking).await.expect("no panic"));
     let found = one.client.lookup(ROOT, root, &f).await.expect("asked");
     assert!(found.attr.is_some(), "absence was cached");
+}
+
+/// World 1418: the caller was told EIO after the deadline, and its kernel went on to show what was before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_nobody_waits_for_leaves_nothing_old_in_the_kernel() {
+    let cluster = Cluster::start().await;
+    let config = Config {
+        request_deadline: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let [one, two] = [cluster.node_with(2, config).await, cluster.node(3).await];
+    let ino = one.create("f").await.expect("created");
+    assert_eq!(two.walk("f").await, Ok(ino));
+    assert_eq!(one.exists("new").await, Ok(false));
+    let uid = one.stat("f").await.expect("there").uid;
+    one.faults
+        .hold(|op| matches!(op, Op::Create { .. } | Op::SetAttr { .. }));
+    assert_eq!(one.create("new").await, Err(Errno::EIO));
+    assert_eq!(one.chown("f", uid + 1).await.err(), Some(Errno::EIO));
+    assert_eq!(two.exists("new").await, Ok(true));
+    assert_eq!(two.stat("f").await.expect("there").uid, uid + 1);
+    assert_eq!(one.exists("new").await, Ok(true));
+    assert_eq!(one.stat("f").await.expect("there").uid, uid + 1);
+    one.faults.let_go();
 }

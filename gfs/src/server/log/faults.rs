@@ -1,6 +1,6 @@
 //! A disk that fails, for tests: what the log's writer meets instead of a sound one.
 
-use super::store::{Shared, into_io, key};
+use super::store::{Shared, key};
 use super::writer::Job;
 use std::collections::BTreeMap;
 use std::io;
@@ -36,7 +36,7 @@ pub(super) fn set(dir: &Path, fault: Option<Fault>) {
 pub(super) fn meet(shared: &Shared, job: &Job) -> io::Result<()> {
     let fault = {
         let faults = FAULTS.lock().expect("no holder panics");
-        faults.get(shared.directory.path()).copied()
+        faults.get(shared.disk.path()).copied()
     };
     match fault {
         None => Ok(()),
@@ -44,11 +44,10 @@ pub(super) fn meet(shared: &Shared, job: &Job) -> io::Result<()> {
         Some(Fault::Broken) => Err(io::Error::from_raw_os_error(libc::EIO)),
         Some(Fault::Torn) => {
             if let Job::Append(entries, _) = job {
-                let mut batch = shared.db.batch();
-                for (index, entry) in entries.iter().take(entries.len().div_ceil(2)) {
-                    batch.insert(&shared.keyspace, key(*index), entry.as_slice());
-                }
-                batch.commit().map_err(into_io)?;
+                let half = entries.iter().take(entries.len().div_ceil(2));
+                let changes =
+                    half.map(|(index, entry)| (key(*index).to_vec(), Some(entry.clone())));
+                shared.table.commit(changes.collect(), false)?;
             }
             Err(io::Error::from_raw_os_error(libc::EIO))
         }

@@ -3,13 +3,14 @@
 //! Nothing is written but what a start of the daemon would write: the database under the log sets its own journal
 //! straight when it is opened.
 
-use super::directory::Directory;
+use super::directory::{Directory, FOLDER};
+use super::disk::Disk;
 use super::error::OpenError;
 use super::machine::{Applied, restore};
 use super::mark::{self, MarkFile};
 use super::raft::{Entry, Membership};
 use super::snapshot;
-use super::store::{self, Found};
+use super::store::Found;
 use crate::server::machine::StateMachine;
 use consistency::{NodeId, wire};
 use openraft::EntryPayload;
@@ -41,30 +42,31 @@ pub fn at_rest<M: StateMachine>(dir: &Path) -> Result<AtRest<M>, OpenError> {
     let (directory, _closed) = Directory::take(dir)?;
     let dir = directory.path();
     // Damage can make the code that reads it panic; to the user that is damage as well.
-    catch_unwind(AssertUnwindSafe(|| read(dir))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| read(&*directory))).unwrap_or_else(|panic| {
         let why = panic.downcast_ref::<String>().map(String::as_str);
         let why = why.or_else(|| panic.downcast_ref::<&str>().copied());
         let why = format!(
             "reading it failed: {}",
             why.unwrap_or("for no reason given")
         );
-        Err(OpenError::corrupt(&dir.join(store::FOLDER), why))
+        Err(OpenError::corrupt(&dir.join(FOLDER), why))
     })
 }
 
-fn read<M: StateMachine>(dir: &Path) -> Result<AtRest<M>, OpenError> {
+fn read<M: StateMachine>(disk: &dyn Disk) -> Result<AtRest<M>, OpenError> {
+    let dir = disk.path();
     let corrupt = |path: &Path, why: String| OpenError::corrupt(path, why);
     let name = dir.join(mark::NAME);
-    let mark = MarkFile::open(dir)?.ok_or_else(|| corrupt(&name, "it is missing".into()))?;
+    let mark = MarkFile::open(disk)?.ok_or_else(|| corrupt(&name, "it is missing".into()))?;
     let mark = mark.mark().clone();
-    let found = Found::open(dir, &mark)?;
+    let found = Found::open(disk, &mark)?;
     let (purged, last) = found.ends();
-    let damaged = snapshot::check_all(dir).map_err(OpenError::io("read the snapshots in", dir))?;
+    let damaged = snapshot::check_all(disk).map_err(OpenError::io("read the snapshots in", dir))?;
     let damaged = damaged
         .into_iter()
         .filter_map(|(file, checked)| Some((file, checked.err()?)))
         .collect();
-    let start = snapshot::newest(dir, purged)?;
+    let start = snapshot::newest(disk, purged)?;
     let applied: Result<Applied<M>, _> =
         start.map_or_else(|| Ok(Applied::default()), |bytes| restore(&bytes));
     let mut applied = applied.map_err(|error| OpenError::unreadable(dir, error))?;
@@ -72,7 +74,7 @@ fn read<M: StateMachine>(dir: &Path) -> Result<AtRest<M>, OpenError> {
     let mut uncommitted = Vec::new();
     let mut committed = mark.committed.min(last);
     for entry in found.entries() {
-        let entry = entry.map_err(|why| corrupt(&dir.join(store::FOLDER), why))?;
+        let entry = entry.map_err(|why| corrupt(&dir.join(FOLDER), why))?;
         if Some(entry.log_id) <= applied.last {
             continue;
         }
@@ -82,7 +84,7 @@ fn read<M: StateMachine>(dir: &Path) -> Result<AtRest<M>, OpenError> {
         }
         let commands = commands::<M>(&entry).map_err(|why| {
             let why = format!("entry {}: {why}", entry.log_id.index);
-            corrupt(&dir.join(store::FOLDER), why)
+            corrupt(&dir.join(FOLDER), why)
         })?;
         if Some(entry.log_id) > committed {
             uncommitted.extend(commands);

@@ -1,6 +1,6 @@
 //! The state machine under openraft: applies batches, answers their callers, makes snapshots.
 
-use super::directory::Directory;
+use super::disk::{Disk, off_thread};
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
 use super::snapshot;
@@ -24,13 +24,13 @@ pub(super) struct Applied<M> {
     pub membership: Membership,
 }
 
-/// The applied state with what changes it; clones share it. A clone keeps the directory in use.
+/// The applied state with what changes it; clones share it. A clone keeps the disk in use.
 pub(super) struct Machine<M: StateMachine> {
     applied: Arc<RwLock<Applied<M>>>,
     pending: Arc<Pending<M>>,
     life: Arc<Life>,
     probes: Arc<Probes>,
-    directory: Arc<Directory>,
+    disk: Arc<dyn Disk>,
 }
 
 /// Who wants the state as of which entry: what voters have applied is the same only at the same entry.
@@ -87,7 +87,7 @@ impl<M: StateMachine> Clone for Machine<M> {
             pending: Arc::clone(&self.pending),
             life: Arc::clone(&self.life),
             probes: Arc::clone(&self.probes),
-            directory: Arc::clone(&self.directory),
+            disk: Arc::clone(&self.disk),
         }
     }
 }
@@ -95,7 +95,7 @@ impl<M: StateMachine> Clone for Machine<M> {
 impl<M: StateMachine> Machine<M> {
     /// Starts from a snapshot's bytes, or empty.
     pub(super) fn new(
-        directory: Arc<Directory>,
+        disk: Arc<dyn Disk>,
         snapshot: Option<&[u8]>,
         pending: Arc<Pending<M>>,
         life: Arc<Life>,
@@ -106,7 +106,7 @@ impl<M: StateMachine> Machine<M> {
             pending,
             life,
             probes: Arc::default(),
-            directory,
+            disk,
         })
     }
 
@@ -114,7 +114,7 @@ impl<M: StateMachine> Machine<M> {
         Arc::clone(&self.probes)
     }
 
-    /// Returns the state for readers, who do not keep the directory in use.
+    /// Returns the state for readers, who do not keep the disk in use.
     pub(super) fn applied(&self) -> Arc<RwLock<Applied<M>>> {
         Arc::clone(&self.applied)
     }
@@ -193,11 +193,12 @@ impl<M: StateMachine> Machine<M> {
         applied.last = Some(entry.log_id);
         self.probes
             .reach(entry.log_id.index, || applied.machine.snapshot());
+        fail_point!("log: after an entry is applied");
         Ok(answers)
     }
 
     fn load_snapshot(&self) -> Result<Option<Snapshot<Types>>, StorageError<u16>> {
-        let bytes = snapshot::newest(self.directory.path(), None)
+        let bytes = snapshot::newest(&*self.disk, None)
             .map_err(|error| StorageIOError::read_snapshot(None, AnyError::new(&error)))?;
         let Some(bytes) = bytes else {
             return Ok(None);
@@ -211,13 +212,14 @@ impl<M: StateMachine> Machine<M> {
     }
 
     fn build(&self) -> Result<Snapshot<Types>, StorageError<u16>> {
+        fail_point!("log: before a snapshot is made");
         let (meta, bytes) = {
             let applied = self.read();
             let meta = meta(applied.last, applied.membership.clone());
             let bytes = snapshot::encode(&meta, &applied.machine.snapshot());
             (meta, bytes)
         };
-        snapshot::save(self.directory.path(), meta.last_log_id, &bytes)
+        snapshot::save(&*self.disk, meta.last_log_id, &bytes)
             .map_err(|error| snapshot_failed(&meta, &error))?;
         Ok(Snapshot {
             meta,
@@ -229,7 +231,8 @@ impl<M: StateMachine> Machine<M> {
         let unreadable =
             |error: Unreadable| StorageIOError::read_snapshot(None, AnyError::new(&error));
         let restored = restore(bytes).map_err(unreadable)?;
-        snapshot::save(self.directory.path(), restored.last, bytes)
+        fail_point!("log: before a snapshot is installed");
+        snapshot::save(&*self.disk, restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         let last = restored.last.map_or(0, |last| last.index);
         let mut applied = self.write();
@@ -259,12 +262,6 @@ fn meta(last: Option<LogId>, last_membership: Membership) -> SnapshotMeta {
 
 fn snapshot_failed(meta: &SnapshotMeta, error: &io::Error) -> StorageError<u16> {
     StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(error)).into()
-}
-
-/// Runs file work where it may block.
-async fn off_thread<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.expect("snapshot code does not panic")
 }
 
 impl<M: StateMachine> RaftStateMachine<Types> for Machine<M> {
@@ -312,18 +309,18 @@ impl<M: StateMachine> RaftStateMachine<Types> for Machine<M> {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<u16>> {
         let this = self.clone();
-        off_thread(move || this.install(snapshot.get_ref())).await
+        off_thread(&*self.disk, move || this.install(snapshot.get_ref())).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u16>> {
         let this = self.clone();
-        off_thread(move || this.load_snapshot()).await
+        off_thread(&*self.disk, move || this.load_snapshot()).await
     }
 }
 
 impl<M: StateMachine> RaftSnapshotBuilder<Types> for Machine<M> {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<u16>> {
         let this = self.clone();
-        off_thread(move || this.build()).await
+        off_thread(&*self.disk, move || this.build()).await
     }
 }

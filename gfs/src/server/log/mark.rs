@@ -6,6 +6,7 @@
 //! synced itself, so it costs a copy to the page cache and is never ahead of the store, whatever dies.
 //! The one thing that takes a promise back, truncation, lowers and syncs the mark first.
 
+use super::disk::{Disk, DiskFile};
 use super::error::OpenError;
 use super::raft::LogId;
 use crate::server::machine::Unreadable;
@@ -13,10 +14,7 @@ use consistency::NodeId;
 use consistency::wire;
 use openraft::Vote;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 /// File name in the log's directory.
 pub(super) const NAME: &str = "MARK";
@@ -45,47 +43,46 @@ pub(super) struct Mark {
 /// The open mark file.
 #[derive(Debug)]
 pub(super) struct MarkFile {
-    file: File,
-    path: PathBuf,
+    file: Box<dyn DiskFile>,
     mark: Mark,
 }
 
 impl MarkFile {
     /// Creates the mark of an empty log; durable on return.
-    pub(super) fn create(dir: &Path, node: NodeId) -> Result<Self, OpenError> {
-        let path = dir.join(NAME);
-        let new = dir.join("MARK.tmp");
+    pub(super) fn create(disk: &dyn Disk, node: NodeId) -> Result<Self, OpenError> {
+        const NEW: &str = "MARK.tmp";
         let mark = Mark {
             node: node.0,
             flushed: 0,
             vote: None,
             committed: None,
         };
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
-        let file = options.open(&new).map_err(OpenError::io("create", &new))?;
-        let this = Self { file, path, mark };
+        let path = disk.path().join(NEW);
+        let file = disk.create(NEW).map_err(OpenError::io("create", &path))?;
+        let this = Self { file, mark };
         this.write()
-            .and_then(|()| this.file.sync_all())
-            .and_then(|()| std::fs::rename(&new, &this.path))
-            .and_then(|()| File::open(dir)?.sync_all())
-            .map_err(OpenError::io("write", &this.path))?;
+            .and_then(|()| this.file.sync())
+            .and_then(|()| disk.rename(NEW, NAME))
+            .map_err(OpenError::io("write", &disk.path().join(NAME)))?;
         Ok(this)
     }
 
     /// Opens the mark, `None` if there is none.
-    pub(super) fn open(dir: &Path) -> Result<Option<Self>, OpenError> {
-        let path = dir.join(NAME);
-        let file = match File::options().read(true).write(true).open(&path) {
+    pub(super) fn open(disk: &dyn Disk) -> Result<Option<Self>, OpenError> {
+        let path = disk.path().join(NAME);
+        let file = match disk.open(NAME) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(OpenError::io("open", &path)(error)),
         };
-        let mut bytes = [0; SIZE];
-        file.read_exact_at(&mut bytes, 0)
+        let bytes = disk
+            .read(NAME)
             .map_err(|error| OpenError::corrupt(&path, format!("it cannot be read: {error}")))?;
-        let mark = decode(&bytes).map_err(|error| OpenError::unreadable(&path, error))?;
-        Ok(Some(Self { file, path, mark }))
+        let bytes = bytes
+            .first_chunk()
+            .ok_or_else(|| OpenError::corrupt(&path, "it is too short"))?;
+        let mark = decode(bytes).map_err(|error| OpenError::unreadable(&path, error))?;
+        Ok(Some(Self { file, mark }))
     }
 
     pub(super) fn mark(&self) -> &Mark {
@@ -101,11 +98,11 @@ impl MarkFile {
     /// Takes promises back: durable on return.
     pub(super) fn lower(&mut self, change: impl FnOnce(&mut Mark)) -> io::Result<()> {
         self.update(change)?;
-        self.file.sync_data()
+        self.file.sync()
     }
 
     fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&encode(&self.mark), 0)
+        self.file.write(&encode(&self.mark))
     }
 }
 

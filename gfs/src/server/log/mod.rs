@@ -18,7 +18,7 @@
 //!   disk holds after a failed fsync.
 //! - R5 Every reign has its own epoch, also when the same node leads again after a restart.
 //!
-//! In the directory: `LOCK` (flock), `MARK`, `log/` (fjall), `snapshot-<index>`.
+//! In the directory: `LOCK` (flock), `MARK`, `log/` (fjall), `snapshot-<index>`. What is above that knows it as a [`disk::Disk`].
 //!
 //! Lock order: the applied state, then the pending batches. The store's locks are leaves.
 #![allow(
@@ -27,6 +27,7 @@
 )]
 
 mod directory;
+mod disk;
 mod election;
 mod error;
 #[cfg(test)]
@@ -39,8 +40,11 @@ mod network;
 mod proposer;
 mod raft;
 mod seed;
+#[cfg(test)]
+mod simulated;
 mod snapshot;
 mod store;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -49,12 +53,15 @@ pub use error::{OpenError, ProposeError};
 pub use inspect::{AtRest, at_rest};
 pub use leadership::Leadership;
 pub use seed::seed;
+#[cfg(test)]
+pub(crate) use simulated::{DiskFault, SimulatedDisk};
 
 use crate::net::{Router, ServiceId, Transport};
 use crate::server::machine::StateMachine;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
-use directory::{Closed, Directory};
+use directory::{Closed, Directory, FOLDER};
+use disk::Disk;
 use election::{Campaigner, Heard};
 use leadership::Watcher;
 use machine::{Applied, Machine, Probes};
@@ -66,7 +73,7 @@ use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use store::LogStore;
@@ -171,22 +178,53 @@ impl<M: StateMachine> Replicated<M> {
         transport: Arc<dyn Transport>,
         router: &Router,
     ) -> Result<Self, OpenError> {
-        let raft_config = Arc::new(raft_config(&config)?);
-        let life = Arc::new(Life::new());
-        let pending = Arc::new(Pending::default());
+        raft_config(&config)?;
         let recovered = {
-            let (config, life, pending) = (config.clone(), Arc::clone(&life), Arc::clone(&pending));
-            tokio::task::spawn_blocking(move || recover(&config, life, pending))
+            let (dir, node) = (config.dir.clone(), config.node);
+            tokio::task::spawn_blocking(move || {
+                let (directory, closed) = Directory::open(&dir)?;
+                Ok((recover(node, directory)?, closed))
+            })
         };
         // A damaged database can make the code that reads it panic; to the user that is damage as well.
-        let (store, closed, machine) = recovered.await.unwrap_or_else(|panic| {
-            let folder = config.dir.join(store::FOLDER);
+        let (recovered, closed) = recovered.await.unwrap_or_else(|panic| {
+            let folder = config.dir.join(FOLDER);
             Err(OpenError::corrupt(
                 &folder,
                 format!("its recovery failed: {panic}"),
             ))
         })?;
+        Self::start(config, recovered, closed, transport, router).await
+    }
 
+    /// As [`Replicated::open`], on a disk that is not real.
+    #[cfg(test)]
+    pub(crate) async fn open_on(
+        disk: Arc<SimulatedDisk>,
+        config: LogConfig,
+        transport: Arc<dyn Transport>,
+        router: &Router,
+    ) -> Result<Self, OpenError> {
+        let recovered = recover(config.node, disk)?;
+        let (_, closed) = oneshot::channel();
+        Self::start(config, recovered, closed, transport, router).await
+    }
+
+    /// Starts what drives a recovered log.
+    async fn start(
+        config: LogConfig,
+        recovered: Recovered<M>,
+        closed: Closed,
+        transport: Arc<dyn Transport>,
+        router: &Router,
+    ) -> Result<Self, OpenError> {
+        let raft_config = Arc::new(raft_config(&config)?);
+        let Recovered {
+            store,
+            machine,
+            life,
+            pending,
+        } = recovered;
         let failed = |why: String| OpenError::Raft {
             dir: config.dir.clone(),
             why,
@@ -539,24 +577,38 @@ async fn found(raft: &Raft, node: NodeId, voters: &BTreeSet<u16>) -> Result<(), 
     }
 }
 
-/// Takes the directory and reads what is in it. Blocks.
-fn recover<M: StateMachine>(
-    config: &LogConfig,
+/// What a log is before it runs.
+struct Recovered<M: StateMachine> {
+    store: LogStore,
+    machine: Machine<M>,
     life: Arc<Life>,
     pending: Arc<Pending<M>>,
-) -> Result<(LogStore, Closed, Machine<M>), OpenError> {
-    let (directory, closed) = Directory::open(&config.dir)?;
-    let dir = directory.path();
-    let mark = open_mark(dir, config.node)?;
-    let store = LogStore::open(Arc::clone(&directory), mark, Arc::clone(&life))?;
-    let snapshot = snapshot::newest(dir, store.purged())?;
-    let machine = Machine::new(Arc::clone(&directory), snapshot.as_deref(), pending, life);
-    let machine = machine.map_err(|error| OpenError::unreadable(dir, error))?;
-    Ok((store, closed, machine))
 }
 
-fn open_mark(dir: &Path, node: NodeId) -> Result<MarkFile, OpenError> {
-    if let Some(mark) = MarkFile::open(dir)? {
+/// Reads what is on a disk. Blocks.
+fn recover<M: StateMachine>(node: NodeId, disk: Arc<dyn Disk>) -> Result<Recovered<M>, OpenError> {
+    let (life, pending) = (Arc::new(Life::new()), Arc::new(Pending::default()));
+    let mark = open_mark(&*disk, node)?;
+    let store = LogStore::open(Arc::clone(&disk), mark, Arc::clone(&life))?;
+    let snapshot = snapshot::newest(&*disk, store.purged())?;
+    let machine = Machine::new(
+        Arc::clone(&disk),
+        snapshot.as_deref(),
+        Arc::clone(&pending),
+        Arc::clone(&life),
+    );
+    let machine = machine.map_err(|error| OpenError::unreadable(disk.path(), error))?;
+    Ok(Recovered {
+        store,
+        machine,
+        life,
+        pending,
+    })
+}
+
+fn open_mark(disk: &dyn Disk, node: NodeId) -> Result<MarkFile, OpenError> {
+    let dir = disk.path();
+    if let Some(mark) = MarkFile::open(disk)? {
         let found = NodeId(mark.mark().node);
         if found != node {
             return Err(OpenError::Foreign {
@@ -568,12 +620,11 @@ fn open_mark(dir: &Path, node: NodeId) -> Result<MarkFile, OpenError> {
         return Ok(mark);
     }
     // The mark is the first thing a log gets: without it, other parts are the rest of something.
-    let rest = dir.join(store::FOLDER).exists()
-        || snapshot::any(dir).map_err(OpenError::io("list", dir))?;
+    let rest = disk.has_table() || snapshot::any(disk).map_err(OpenError::io("list", dir))?;
     if rest {
         return Err(OpenError::corrupt(&dir.join(mark::NAME), "it is missing"));
     }
-    MarkFile::create(dir, node)
+    MarkFile::create(disk, node)
 }
 
 fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {

@@ -162,8 +162,15 @@ impl Service for RaftService {
         }
         let reply = match request {
             Request::Append(request) if !is_contiguous(&request.entries) => return None,
-            Request::Append(request) => wire::encode(&self.raft.append_entries(request).await),
-            Request::Vote(request) => wire::encode(&self.raft.vote(request).await),
+            Request::Append(request) => {
+                let reply = self.raft.append_entries(request).await;
+                fail_point!("log: before entries are acknowledged");
+                wire::encode(&reply)
+            }
+            Request::Vote(request) => {
+                fail_point!("log: before a vote is given");
+                wire::encode(&self.raft.vote(request).await)
+            }
             Request::Snapshot(request) => wire::encode(&self.raft.install_snapshot(request).await),
             Request::WouldVote(last) => wire::encode(&self.would_vote(last)),
         };

@@ -193,6 +193,7 @@ impl<M: StateMachine> Proposer<M> {
         let proposed = if batch.commands.is_empty() {
             None
         } else {
+            fail_point!("log: before a batch is proposed");
             Some(self.raft.client_write_ff(batch).await)
         };
         Box::pin(async move {

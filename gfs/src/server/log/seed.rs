@@ -1,13 +1,13 @@
 //! A new log that begins with a state: how a backup comes back.
 
-use super::directory::Directory;
+use super::directory::{Directory, FOLDER};
+use super::disk::Disk;
 use super::error::OpenError;
 use super::mark::MarkFile;
 use super::raft::{LogId, Membership, SnapshotMeta};
 use super::snapshot;
-use super::store::{FOLDER, PURGED, VOTE, into_io};
+use super::store::{PURGED, VOTE};
 use consistency::{NodeId, wire};
-use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 use openraft::{LeaderId, Vote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -37,14 +37,14 @@ pub fn seed(dir: &Path, node: NodeId, index: u64, state: &[u8]) -> Result<(), Op
         removed => removed.map_err(OpenError::io("remove", &new))?,
     }
     let (directory, _closed) = Directory::open(&new)?;
-    fill(directory.path(), node, index, state)?;
+    fill(&*directory, node, index, state)?;
     fs::rename(&new, dir).map_err(OpenError::io("make", dir))?;
     let parent = dir.parent().unwrap_or(dir);
     let synced = File::open(parent).and_then(|parent| parent.sync_all());
     synced.map_err(OpenError::io("sync", parent))
 }
 
-fn fill(dir: &Path, node: NodeId, index: u64, state: &[u8]) -> Result<(), OpenError> {
+fn fill(disk: &dyn Disk, node: NodeId, index: u64, state: &[u8]) -> Result<(), OpenError> {
     let last = LogId {
         leader_id: LeaderId::new(TERM, node.0),
         index,
@@ -59,23 +59,16 @@ fn fill(dir: &Path, node: NodeId, index: u64, state: &[u8]) -> Result<(), OpenEr
         last_membership: Membership::new(Some(last), members),
         snapshot_id: last.to_string(),
     };
-    let folder = dir.join(FOLDER);
-    let stored = || {
-        let db = Database::builder(&folder)
-            .worker_threads(1)
-            .open()
-            .map_err(into_io)?;
-        let keyspace = db.keyspace("log", KeyspaceCreateOptions::default);
-        let keyspace = keyspace.map_err(into_io)?;
-        let mut batch = db.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(&keyspace, PURGED, wire::encode(&last));
-        batch.insert(&keyspace, VOTE, wire::encode(&vote));
-        batch.commit().map_err(into_io)
-    };
-    stored().map_err(OpenError::io("write", &folder))?;
-    let saved = snapshot::save(dir, Some(last), &snapshot::encode(&meta, state));
+    let dir = disk.path();
+    let changes = vec![
+        (PURGED.to_vec(), Some(wire::encode(&last))),
+        (VOTE.to_vec(), Some(wire::encode(&vote))),
+    ];
+    let stored = disk.open_table()?.commit(changes, true);
+    stored.map_err(OpenError::io("write", &dir.join(FOLDER)))?;
+    let saved = snapshot::save(disk, Some(last), &snapshot::encode(&meta, state));
     saved.map_err(OpenError::io("write a snapshot in", dir))?;
-    let mut mark = MarkFile::create(dir, node)?;
+    let mut mark = MarkFile::create(disk, node)?;
     let promised = mark.lower(|mark| {
         mark.flushed = index + 1;
         mark.vote = Some(vote);

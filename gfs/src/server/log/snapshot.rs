@@ -6,14 +6,14 @@
 //! ```
 //! The checksum (CRC-32) covers everything after itself.
 
+use super::disk::Disk;
 use super::error::OpenError;
 use super::mark::check_magic;
 use super::raft::{LogId, SnapshotMeta};
 use crate::server::machine::Unreadable;
 use consistency::wire;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 const MAGIC: &[u8; 7] = b"GLUSNAP";
 /// Follows the magic, as a digit.
@@ -62,24 +62,23 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(SnapshotMeta, &[u8]), Unreadable> 
 
 /// Writes a snapshot's bytes to its file; durable on return. Older ones are removed then; a newer one,
 /// received while this one was made, stays.
-pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn save(disk: &dyn Disk, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
     let name = format!("{PREFIX}{:020}", last.map_or(0, |last| last.index));
-    let new = dir.join(format!("{name}.tmp"));
-    let written = File::create(&new)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
+    let new = format!("{name}.tmp");
+    let written = disk
+        .create(&new)
+        .and_then(|file| {
+            file.write(bytes)?;
+            file.sync()
         })
-        .and_then(|()| std::fs::rename(&new, dir.join(&name)));
+        .and_then(|()| disk.rename(&new, &name));
     if let Err(error) = written {
         // On a full disk its room is needed; what cannot be removed is in nobody's way.
-        drop(std::fs::remove_file(&new));
+        drop(disk.remove(&new));
         return Err(error);
     }
-    File::open(dir)?.sync_all()?;
-    let new = dir.join(&name);
-    for old in list(dir)?.into_iter().filter(|old| *old < new) {
-        match std::fs::remove_file(old) {
+    for old in list(disk)?.into_iter().filter(|old| *old < name) {
+        match disk.remove(&old) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -91,12 +90,14 @@ pub(super) fn save(dir: &Path, last: Option<LogId>, bytes: &[u8]) -> io::Result<
 ///
 /// # Errors
 /// Says which file is corrupt if no whole one reaches that far.
-pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>>, OpenError> {
-    let mut files = list(dir).map_err(OpenError::io("list", dir))?;
+pub(super) fn newest(disk: &dyn Disk, purged: Option<LogId>) -> Result<Option<Vec<u8>>, OpenError> {
+    let dir = disk.path();
+    let mut files = list(disk).map_err(OpenError::io("list", dir))?;
     files.sort();
     let mut corrupt = None;
-    while let Some(file) = files.pop() {
-        let bytes = std::fs::read(&file).map_err(OpenError::io("read", &file))?;
+    while let Some(name) = files.pop() {
+        let file = dir.join(&name);
+        let bytes = disk.read(&name).map_err(OpenError::io("read", &file))?;
         match decode(&bytes) {
             Ok((meta, _)) if meta.last_log_id >= purged => return Ok(Some(bytes)),
             Ok((meta, _)) => {
@@ -125,39 +126,36 @@ pub(super) fn newest(dir: &Path, purged: Option<LogId>) -> Result<Option<Vec<u8>
 }
 
 /// Reads every snapshot that is there and says what is wrong with it, if anything is.
-pub(super) fn check_all(dir: &Path) -> io::Result<Vec<(PathBuf, Result<(), String>)>> {
-    let mut files = list(dir)?;
-    files.sort();
-    let check = |file: PathBuf| {
-        let bytes = std::fs::read(&file)?;
+pub(super) fn check_all(disk: &dyn Disk) -> io::Result<Vec<(PathBuf, Result<(), String>)>> {
+    let mut names = list(disk)?;
+    names.sort();
+    let check = |name: String| {
+        let bytes = disk.read(&name)?;
         let checked = decode(&bytes).map(drop).map_err(|error| error.to_string());
-        Ok((file, checked))
+        Ok((disk.path().join(name), checked))
     };
-    files.into_iter().map(check).collect()
+    names.into_iter().map(check).collect()
 }
 
-/// Returns whether a directory has snapshots.
-pub(super) fn any(dir: &Path) -> io::Result<bool> {
-    Ok(!list(dir)?.is_empty())
+/// Returns whether a disk has snapshots.
+pub(super) fn any(disk: &dyn Disk) -> io::Result<bool> {
+    Ok(!list(disk)?.is_empty())
 }
 
 /// Lists the finished snapshots.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for file in std::fs::read_dir(dir)? {
-        let file = file?;
-        let name = file.file_name();
-        let index = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        if index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit())) {
-            files.push(file.path());
-        }
-    }
-    Ok(files)
+fn list(disk: &dyn Disk) -> io::Result<Vec<String>> {
+    let mut names = disk.list()?;
+    names.retain(|name| {
+        let index = name.strip_prefix(PREFIX);
+        index.is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    Ok(names)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::log::directory::Directory;
 
     #[test]
     fn what_cannot_be_finished_takes_no_room() {
@@ -165,9 +163,11 @@ mod tests {
         // Something that the new file cannot replace.
         let name = format!("{PREFIX}{:020}", 0);
         std::fs::create_dir(dir.path().join(&name)).expect("mkdir");
-        assert!(save(dir.path(), None, b"bytes").is_err());
-        let left: Vec<_> = std::fs::read_dir(dir.path()).expect("list").collect();
-        assert_eq!(left.len(), 1, "{left:?}");
+        let (disk, _closed) = Directory::open(dir.path()).expect("it is free");
+        assert!(save(&*disk, None, b"bytes").is_err());
+        let mut left = disk.list().expect("list");
+        left.sort();
+        assert_eq!(left, ["LOCK", &name]);
     }
 
     #[test]

@@ -1,33 +1,29 @@
-//! The log on disk: entries, vote and what was purged, in one fjall keyspace.
+//! The log on disk: entries, vote and what was purged, in one ordered table ([`Table`]).
 //!
-//! All writes go through one thread, in order; a write answers after its fdatasync. Reads come from the
-//! newest entries in memory, which is all that apply and healthy followers need, or from fjall.
+//! All writes go through one writer, in order; a write answers when it is durable. Reads come from the
+//! newest entries in memory, which is all that apply and healthy followers need, or from the table.
 //!
 //! Openraft 0.9 waits for each append before it hands over the next write, so there is never more than
 //! one to sync: commands are grouped before they get here, by the proposer.
 //!
 //! Lock order: `mark` and `tail` are never held together.
 
-use super::directory::Directory;
+use super::directory::FOLDER;
+use super::disk::{Disk, Jobs, Table};
 use super::error::{OpenError, read_failed, write_failed};
 use super::mark::{Mark, MarkFile};
 use super::raft::{Batch, Entry, Life, LogId, Types};
 use super::writer::{Job, Writer, explain, writer_gone};
 use consistency::wire;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader, StorageError, Vote};
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
-use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use tokio::sync::oneshot;
 
-/// Folder of the fjall database in the log's directory.
-pub(super) const FOLDER: &str = "log";
 pub(super) const VOTE: &[u8] = b"vote";
 pub(super) const PURGED: &[u8] = b"purged";
 const ENTRY: u8 = b'e';
@@ -39,18 +35,11 @@ const TAIL_BYTES_MAX: usize = 16 << 20;
 const REPLICATION_BYTES_MAX: usize = 2 << 20;
 /// What an entry costs beside its commands.
 const ENTRY_BYTES: usize = 64;
-/// Writes that wait for the writer; openraft has one under way, purges come on top.
-const JOBS_MAX: usize = 64;
-/// Fjall's buffers: entries are read back from memory, so its own caches can be small, and a small
-/// memtable keeps a restart short.
-const MEMTABLE_BYTES: u64 = 16 << 20;
-const CACHE_BYTES: u64 = 4 << 20;
-
 /// The writing end, owned by the raft core.
 #[derive(Debug)]
 pub(super) struct LogStore {
     shared: Arc<Shared>,
-    jobs: SyncSender<Job>,
+    jobs: Box<dyn Jobs>,
     vote: Option<Vote<u16>>,
     committed: Option<LogId>,
 }
@@ -61,7 +50,7 @@ pub(super) struct LogReader {
     shared: Arc<Shared>,
 }
 
-/// Tells where the log ends; does not keep the directory in use.
+/// Tells where the log ends; does not keep the disk in use.
 #[derive(Clone, Debug)]
 pub(super) struct LogEnd(Weak<Shared>);
 
@@ -74,13 +63,12 @@ impl LogEnd {
 
 /// What the ends share.
 pub(super) struct Shared {
-    // Dropped in this order: the directory is free when the database is closed.
-    pub keyspace: Keyspace,
-    pub db: Database,
+    // Dropped in this order: the disk is free when the table is closed.
+    pub table: Box<dyn Table>,
     mark: Mutex<MarkFile>,
     tail: Mutex<Tail>,
     life: Arc<Life>,
-    pub directory: Arc<Directory>,
+    pub disk: Arc<dyn Disk>,
 }
 
 /// The newest entries and the ends of the log.
@@ -94,8 +82,7 @@ struct Tail {
 
 /// The store as it lies on disk, checked against the mark.
 pub(super) struct Found {
-    pub keyspace: Keyspace,
-    db: Database,
+    table: Box<dyn Table>,
     vote: Option<Vote<u16>>,
     tail: Tail,
     /// The oldest entry in the store, purged or not.
@@ -103,20 +90,16 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Opens the database and reads the whole log. Blocks.
-    pub(super) fn open(dir: &Path, promised: &Mark) -> Result<Self, OpenError> {
-        let folder = dir.join(FOLDER);
-        if promised.flushed > 0 && !folder.exists() {
+    /// Opens the table and reads the whole log. Blocks.
+    pub(super) fn open(disk: &dyn Disk, promised: &Mark) -> Result<Self, OpenError> {
+        let folder = disk.path().join(FOLDER);
+        if promised.flushed > 0 && !disk.has_table() {
             return Err(OpenError::corrupt(&folder, "it is missing"));
         }
-        let broken = |error: fjall::Error| open_failed(dir, &folder, error);
-        let db = Database::builder(&folder).worker_threads(1);
-        let db = db.cache_size(CACHE_BYTES).open().map_err(broken)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let keyspace = db.keyspace("log", options).map_err(broken)?;
+        let table = disk.open_table()?;
 
-        let vote = get(&keyspace, VOTE).map_err(|why| OpenError::corrupt(&folder, why))?;
-        let (tail, oldest) = scan(&keyspace).map_err(|why| OpenError::corrupt(&folder, why))?;
+        let vote = get(&*table, VOTE).map_err(|why| OpenError::corrupt(&folder, why))?;
+        let (tail, oldest) = scan(&*table).map_err(|why| OpenError::corrupt(&folder, why))?;
         let held = tail.last.map_or(0, |last| last.index + 1);
         if held < promised.flushed {
             let missing = format!(
@@ -130,8 +113,7 @@ impl Found {
             return Err(OpenError::corrupt(&folder, why));
         }
         Ok(Self {
-            keyspace,
-            db,
+            table,
             vote,
             tail,
             oldest,
@@ -146,51 +128,45 @@ impl Found {
     /// Reads the entries that were not purged, one after the other.
     pub(super) fn entries(&self) -> impl Iterator<Item = Result<Entry, String>> {
         let first = self.tail.purged.map_or(0, |purged| purged.index + 1);
-        self.keyspace
-            .range(key(first)..=key(u64::MAX))
-            .map(|guard| {
-                let value = guard.value().map_err(|error| error.to_string())?;
-                wire::decode(&value).map_err(|error| error.to_string())
-            })
+        self.table.range(&key(first), &[ENTRY + 1]).map(|pair| {
+            let (_, value) = pair.map_err(|error| error.to_string())?;
+            wire::decode(&value).map_err(|error| error.to_string())
+        })
     }
 }
 
 impl LogStore {
     /// Opens the store and checks it against the mark. Blocks.
     pub(super) fn open(
-        directory: Arc<Directory>,
+        disk: Arc<dyn Disk>,
         mark: MarkFile,
         life: Arc<Life>,
     ) -> Result<Self, OpenError> {
-        let dir = directory.path();
+        let dir = disk.path();
         let Found {
-            keyspace,
-            db,
+            table,
             vote,
             tail,
             oldest,
-        } = Found::open(dir, mark.mark())?;
+        } = Found::open(&*disk, mark.mark())?;
         // After an installed snapshot the mark may know of commits that the log has skipped.
         let committed = mark.mark().committed.min(tail.last);
         let leftover = oldest..tail.purged.map_or(oldest, |purged| purged.index + 1);
 
-        let (jobs, inbox) = sync_channel(JOBS_MAX);
         let shared = Arc::new(Shared {
-            keyspace,
-            db,
+            table,
             mark: Mutex::new(mark),
             tail: Mutex::new(tail),
             life,
-            directory: Arc::clone(&directory),
+            disk: Arc::clone(&disk),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
             leftover,
             failed: None,
         };
-        std::thread::Builder::new()
-            .name("glu-log".into())
-            .spawn(move || writer.run(&inbox))
+        let jobs = disk
+            .start(writer)
             .map_err(OpenError::io("start a thread for", dir))?;
         Ok(Self {
             shared,
@@ -220,8 +196,11 @@ impl LogStore {
     }
 
     fn send(&self, job: Job) -> Result<(), StorageError<u16>> {
-        let sent = self.jobs.send(job);
-        sent.map_err(|_| write_failed(&writer_gone()))
+        if self.jobs.send(job) {
+            Ok(())
+        } else {
+            Err(write_failed(&writer_gone()))
+        }
     }
 }
 
@@ -241,8 +220,8 @@ impl Shared {
         let older = self.tail().entries.front().map_or(range.end, index);
         let old = range.start..range.end.min(older);
         if !old.is_empty() {
-            for guard in self.keyspace.range(key(old.start)..key(old.end)) {
-                let value = guard.value().map_err(into_io)?;
+            for pair in self.table.range(&key(old.start), &key(old.end)) {
+                let (_, value) = pair?;
                 let entry = wire::decode(&value).map_err(io::Error::other)?;
                 if !take(&mut entries, &mut bytes, entry, bytes_max) {
                     return Ok(entries);
@@ -391,7 +370,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError<u16>> {
         self.committed = committed;
         let written = self.shared.mark().update(|mark| mark.committed = committed);
-        written.map_err(|error| write_failed(&explain(self.shared.directory.path(), &error)))
+        written.map_err(|error| write_failed(&explain(self.shared.disk.path(), &error)))
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError<u16>> {
@@ -445,8 +424,8 @@ impl RaftLogStorage<Types> for LogStore {
 }
 
 /// Reads the whole log; returns it with the index of the oldest entry in the store, purged or not.
-fn scan(keyspace: &Keyspace) -> Result<(Tail, u64), String> {
-    let purged: Option<LogId> = get(keyspace, PURGED)?;
+fn scan(table: &dyn Table) -> Result<(Tail, u64), String> {
+    let purged: Option<LogId> = get(table, PURGED)?;
     let mut tail = Tail {
         purged,
         last: purged,
@@ -454,8 +433,8 @@ fn scan(keyspace: &Keyspace) -> Result<(Tail, u64), String> {
     };
     let mut next = purged.map_or(0, |purged| purged.index + 1);
     let mut oldest = None;
-    for guard in keyspace.range(key(0)..=key(u64::MAX)) {
-        let (key, value) = guard.into_inner().map_err(|error| error.to_string())?;
+    for pair in table.range(&[ENTRY], &[ENTRY + 1]) {
+        let (key, value) = pair.map_err(|error| error.to_string())?;
         let found = key.get(1..).and_then(|index| index.try_into().ok());
         let found = u64::from_be_bytes(found.ok_or("a key is not eight bytes long")?);
         oldest.get_or_insert(found);
@@ -479,11 +458,8 @@ fn scan(keyspace: &Keyspace) -> Result<(Tail, u64), String> {
     Ok((tail, oldest.unwrap_or(next)))
 }
 
-fn get<T: serde::de::DeserializeOwned>(
-    keyspace: &Keyspace,
-    key: &[u8],
-) -> Result<Option<T>, String> {
-    let value = keyspace.get(key).map_err(|error| error.to_string())?;
+fn get<T: serde::de::DeserializeOwned>(table: &dyn Table, key: &[u8]) -> Result<Option<T>, String> {
+    let value = table.get(key).map_err(|error| error.to_string())?;
     value
         .map(|value| wire::decode(&value))
         .transpose()
@@ -522,25 +498,10 @@ fn half_open(range: &impl RangeBounds<u64>) -> Range<u64> {
     start..end
 }
 
-pub(super) fn into_io(error: fjall::Error) -> io::Error {
-    match error {
-        fjall::Error::Io(error) => error,
-        error => io::Error::other(error.to_string()),
-    }
-}
-
-fn open_failed(dir: &Path, folder: &Path, error: fjall::Error) -> OpenError {
-    match error {
-        fjall::Error::Locked => OpenError::InUse { dir: dir.into() },
-        fjall::Error::Io(error) => OpenError::io("open", folder)(error),
-        error => OpenError::corrupt(folder, error.to_string()),
-    }
-}
-
 impl Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("directory", &self.directory)
+            .field("disk", &self.disk)
             .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use crate::net::mem::MemNet;
 use crate::server::machine::Unreadable;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
@@ -118,7 +119,7 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Returns fjall's journal of a short log and where its contents end (it is preallocated with zeros).
 fn journal(dir: &Path) -> (PathBuf, u64) {
-    let path = dir.join(store::FOLDER).join("0.jnl");
+    let path = dir.join(FOLDER).join("0.jnl");
     let bytes = std::fs::read(&path).expect("a short log has one journal");
     let end = bytes
         .iter()

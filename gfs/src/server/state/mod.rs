@@ -124,7 +124,8 @@ impl StateMachine for MetaState {
                 None => Reply::SessionEnded,
             },
             Body::BeginReign => {
-                self.reign = Epoch(self.reign.0 + 1);
+                let passed = u64::from(!missing!(OneReign) || self.reign == Epoch(0));
+                self.reign = Epoch(self.reign.0 + passed);
                 Reply::Reign(self.reign)
             }
             Body::EndSession(session) => {
@@ -141,7 +142,9 @@ impl StateMachine for MetaState {
                     return Reply::SessionEnded;
                 };
                 record.forget_below(*done_below);
-                if let Some(reply) = record.answer(*seq, now) {
+                if let Some(reply) = record.answer(*seq, now)
+                    && !missing!(Twice)
+                {
                     return reply;
                 }
                 if record.is_full() {
@@ -213,7 +216,8 @@ impl MetaState {
     /// is answered before it is planned: planned again, an exclusive create would find its own file.
     #[must_use]
     pub fn recorded(&self, session: SessionId, seq: OpSeq) -> Option<Reply> {
-        self.sessions.record(session)?.answer(seq, self.now)
+        let record = self.sessions.record(session).filter(|_| !missing!(Twice));
+        record?.answer(seq, self.now)
     }
 
     /// Returns the inodes without a name. A new leader reaps those that nobody knows after the reclaim.

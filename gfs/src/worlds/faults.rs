@@ -1,0 +1,144 @@
+//! What goes wrong in a world, and how that ends.
+
+use super::life::VOTERS;
+use super::shared::{Doom, Doomed, Host, Weather};
+use super::world::{MS, NODES, Plan, World};
+use crate::server::log::DiskFault;
+use consistency::NodeId;
+
+impl World {
+    /// Returns a node that believes to lead.
+    fn leader(&self) -> Option<NodeId> {
+        let state = self.shared.state();
+        let leads = |host: &Host| {
+            let log = host.log.as_ref();
+            log.is_some_and(|log| log.leadership().borrow().leading)
+        };
+        let mut hosts = state.hosts.iter();
+        hosts.find_map(|(node, host)| leads(host).then_some(*node))
+    }
+
+    pub(super) fn kill(&mut self, node: NodeId) {
+        let mut state = self.shared.state();
+        if state.hosts[&node].up {
+            state.kill(node);
+        }
+        // What runs there ends when the node is looked at next.
+        drop(state);
+        self.nodes.get_mut(&node).expect("a node").paused_until = 0;
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        NodeId(1 + self.dice.below(NODES))
+    }
+
+    pub(super) fn fault(&mut self) {
+        let (mut node, now) = (self.any_node(), self.now());
+        if self.dice.below(3_u8) == 0 {
+            node = self.leader().unwrap_or(node);
+        }
+        match self.dice.below(17_u8) {
+            0 => self.kill(node),
+            1 => {
+                // Power loss.
+                let spared = self.dice.below(3_u16);
+                for node in self.ids().into_iter().skip(spared.into()) {
+                    self.kill(node);
+                }
+            }
+            2..8 => {
+                let mut state = self.shared.state();
+                let places: Vec<_> = state.points.keys().copied().collect();
+                let (who, left) = match self.dice.below(3_u8) {
+                    0 => (Doomed::Any(node), self.dice.below(200)),
+                    _ => {
+                        // Of two the one that is passed less often: else the seldom ones never come.
+                        let two = [(); 2].map(|()| places[self.dice.below(places.len())]);
+                        let [first, second] = two;
+                        let place = if state.points[first] < state.points[second] {
+                            first
+                        } else {
+                            second
+                        };
+                        (Doomed::At(place), self.dice.below(3))
+                    }
+                };
+                state.dooms.push(Doom { who, left });
+            }
+            8..11 => {
+                let mut state = self.shared.state();
+                state.tell(node, || "is cut off".into());
+                let (inwards, outwards) = match self.dice.below(4_u8) {
+                    0 => (true, false),
+                    1 => (false, true),
+                    _ => (true, true),
+                };
+                // Whom nobody but the voters miss is asked on by the others.
+                let others = match self.dice.below(2_u8) {
+                    0 => VOTERS,
+                    _ => NODES,
+                };
+                for other in (1..=others).map(NodeId).filter(|other| *other != node) {
+                    if inwards {
+                        state.cuts.insert((other, node));
+                    }
+                    if outwards {
+                        state.cuts.insert((node, other));
+                    }
+                }
+                drop(state);
+                let until = now + self.dice.below(4_500 * MS);
+                self.plan(until, Plan::Connect);
+            }
+            11..14 => {
+                let until = now + self.dice.below(3_500 * MS);
+                let state = self.shared.state();
+                state.tell(node, || format!("is stopped until {} ms", until / MS));
+                self.nodes.get_mut(&node).expect("a node").paused_until = until;
+            }
+            14 => {
+                let fault = match self.dice.below(2_u8) {
+                    0 => DiskFault::SyncFails,
+                    _ => DiskFault::Full,
+                };
+                let state = self.shared.state();
+                state.tell(node, || format!("has a disk that fails: {fault:?}"));
+                state.hosts[&node].disk.fail(fault);
+                drop(state);
+                let after = self.dice.below(2_000 * MS);
+                self.plan(now + after, Plan::Mend(node));
+                self.plan(now + after + 1, Plan::Kill(node));
+            }
+            _ => {
+                let most = self.dice.below(4_u32);
+                self.shared.state().weather = Weather {
+                    lost_per_mille: self.dice.below(1 + most * 50),
+                    late_per_mille: self.dice.below(1 + most * 100),
+                    late_ms: self.dice.below(1 + most * 500),
+                };
+            }
+        }
+    }
+
+    /// Ends all faults; what is down starts.
+    pub(super) fn heal(&mut self) {
+        let mut state = self.shared.state();
+        state.weather = Weather::default();
+        state.cuts.clear();
+        state.dooms.clear();
+        for host in state.hosts.values() {
+            host.disk.fail(DiskFault::None);
+        }
+        drop(state);
+        let now = self.now();
+        self.plans
+            .retain(|_, plan| matches!(plan, Plan::Start(_) | Plan::Kill(_)));
+        for node in self.nodes.values_mut() {
+            node.paused_until = node.paused_until.min(now);
+        }
+        let plans = std::mem::take(&mut self.plans);
+        for plan in plans.into_values() {
+            self.plan(now, plan);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The places where a node may die, and the rules that may be missing: what the product asks a world.
+
+use super::shared::Shared;
+use consistency::NodeId;
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// A rule that a world takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// R1 of the log: an entry is acknowledged without a sync.
+    NoSync,
+    /// The same of a vote: the voter may vote twice.
+    NoVote,
+    /// R4 of the log: it goes on after a failed write.
+    GoOn,
+    /// M3, M7: all reigns have the same number.
+    OneReign,
+    /// M4: a repeated change is made again.
+    Twice,
+    /// L6: a new leader starts at once.
+    NoGrace,
+    /// S1: a break is acknowledged and nothing forgotten.
+    NoBreak,
+    /// S3: fsync does nothing.
+    NoFlush,
+    /// S5: nothing is dropped when the session is lost.
+    NoLapse,
+}
+
+impl Mutant {
+    /// All of them, each with a seed near which a world notices it.
+    pub(super) const ALL: [(Self, u64); 9] = [
+        (Self::NoSync, 0),
+        (Self::NoVote, 0),
+        (Self::GoOn, 20),
+        (Self::OneReign, 8),
+        (Self::Twice, 32),
+        (Self::NoGrace, 0),
+        (Self::NoBreak, 0),
+        (Self::NoFlush, 0),
+        (Self::NoLapse, 0),
+    ];
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter().map(|(mutant, _)| mutant);
+        all.find(|mutant| format!("{mutant:?}") == name)
+    }
+}
+
+/// Who runs on this thread.
+pub(super) struct Here {
+    pub(super) shared: Arc<Shared>,
+    pub(super) node: NodeId,
+    pub(super) mutant: Option<Mutant>,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+}
+
+/// Says who runs on this thread from now on.
+pub(super) fn enter(here: Option<Here>) {
+    HERE.replace(here);
+}
+
+/// Tells the world that a node is at this place.
+pub(crate) fn reached(point: &'static str) {
+    HERE.with_borrow(|here| {
+        if let Some(here) = here {
+            here.shared.reached(here.node, point);
+        }
+    });
+}
+
+/// Returns whether a rule is missing here.
+pub(crate) fn is_missing(mutant: Mutant) -> bool {
+    HERE.with_borrow(|here| {
+        here.as_ref()
+            .is_some_and(|here| here.mutant == Some(mutant))
+    })
+}

@@ -1,0 +1,199 @@
+//! What the process of a node does.
+
+use super::kernel::Mount;
+use super::model::{FileOp, Of, Who};
+use super::shared::{Phase, Shared};
+use crate::error::Errno;
+use bytes::Bytes;
+use consistency::NodeId;
+use std::sync::Arc;
+use std::time::Duration;
+use tests::Dice;
+use tests::linear::models::{NamesOp, NamesRet};
+use tokio::time::sleep;
+
+/// Files whose content is replaced as a whole.
+pub(super) const FILES: u32 = 2;
+/// Names that come, go and move.
+const NAMES: u8 = 3;
+/// The second file does not fit into its record.
+const LONG: usize = 20_000;
+/// Pause before something is asked again that failed.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Who makes the files.
+const FIRST: u16 = 1;
+
+/// The process of a node.
+pub(super) struct Program {
+    pub(super) shared: Arc<Shared>,
+    pub(super) who: Who,
+    pub(super) mount: Mount,
+    pub(super) dice: Dice,
+    /// Makes values that nobody else makes.
+    pub(super) values: u64,
+}
+
+fn path(file: u32) -> String {
+    format!("f{file}")
+}
+
+fn content(file: u32, value: u64) -> Bytes {
+    let times = if file == 0 { 1 } else { LONG / 8 };
+    Bytes::from(value.to_le_bytes().repeat(times))
+}
+
+impl Program {
+    pub(super) async fn run(&mut self) {
+        loop {
+            let phase = self.shared.state().phase;
+            match phase {
+                Phase::SetUp if self.who.node == FIRST => self.set_up().await,
+                Phase::SetUp => sleep(Duration::from_millis(20)).await,
+                Phase::Work => self.work().await,
+                Phase::LastLook => {
+                    self.last_look().await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn set_up(&self) {
+        for file in 0..FILES {
+            let made = async {
+                self.mount.create(&path(file)).await?;
+                self.mount.write(&path(file), content(file, 0)).await?;
+                self.mount.fsync(&path(file)).await
+            };
+            if let Err(errno) = made.await {
+                self.shared
+                    .fail(format!("the files cannot be made: {errno}"));
+                return;
+            }
+        }
+        self.shared.state().phase = Phase::Work;
+    }
+
+    async fn work(&mut self) {
+        let pause = match self.dice.below(40_u8) {
+            0 => 1_500,
+            1..4 => 100,
+            _ => 15,
+        };
+        sleep(Duration::from_millis(self.dice.below(pause))).await;
+        if self.dice.below(5_u8) < 3 {
+            let file = self.dice.below(FILES);
+            let op = match self.dice.below(20_u8) {
+                0..10 => FileOp::Read,
+                10..17 => FileOp::Write(self.value()),
+                _ => FileOp::Sync,
+            };
+            self.file(file, op).await;
+        } else {
+            let name = self.dice.below(NAMES);
+            let op = match self.dice.below(7_u8) {
+                0 | 1 => NamesOp::Create(name),
+                2 => NamesOp::Unlink(name),
+                3 => NamesOp::Rename(name, (name + 1) % NAMES),
+                _ => NamesOp::Lookup(name),
+            };
+            self.name(op).await;
+        }
+    }
+
+    fn value(&mut self) -> u64 {
+        self.values += 1;
+        self.values
+    }
+
+    /// Everything must be there, and answer.
+    async fn last_look(&mut self) {
+        for file in 0..FILES {
+            for op in [FileOp::Read, FileOp::Write(self.value()), FileOp::Sync] {
+                while !self.file(file, op).await {
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+        for name in 0..NAMES {
+            while !self.name(NamesOp::Lookup(name)).await {
+                sleep(AGAIN).await;
+            }
+        }
+        self.shared.finished(NodeId(self.who.node));
+    }
+
+    /// Returns whether the outcome is known.
+    async fn file(&self, file: u32, op: FileOp) -> bool {
+        let who = self.who;
+        let place = self.shared.call_file(Of { file, who, op });
+        let path = path(file);
+        let done = match op {
+            FileOp::Read => self.mount.read(&path).await.map(|bytes| {
+                let value = bytes
+                    .first_chunk()
+                    .map_or(0, |value| u64::from_le_bytes(*value));
+                if bytes != content(file, value) {
+                    let len = bytes.len();
+                    self.shared.fail(format!(
+                        "node {}: {path} has {len} bytes that nobody wrote so",
+                        who.node
+                    ));
+                }
+                value
+            }),
+            FileOp::Write(value) => {
+                let written = self.mount.write(&path, content(file, value)).await;
+                written.map(|()| value)
+            }
+            FileOp::Sync => self.mount.fsync(&path).await.map(|()| 0),
+            FileOp::Lose => unreachable!("nobody asks for it"),
+        };
+        match done {
+            Ok(value) => {
+                self.shared.return_file(who, place, value);
+                true
+            }
+            Err(errno) => self.unknown(&format!("{op:?} of {path}"), errno),
+        }
+    }
+
+    async fn name(&self, op: NamesOp) -> bool {
+        let place = self.shared.call_name(self.who, op);
+        let path = |name: u8| format!("n{name}");
+        let mount = &self.mount;
+        let done = match op {
+            NamesOp::Create(name) => {
+                let made = mount.create(&path(name)).await;
+                made.map(|ino| NamesRet::Inode(ino.0))
+            }
+            NamesOp::Unlink(name) => mount.unlink(&path(name)).await.map(|()| NamesRet::Done),
+            NamesOp::Rename(from, to) => {
+                let moved = mount.rename(&path(from), &path(to)).await;
+                moved.map(|()| NamesRet::Done)
+            }
+            NamesOp::Lookup(name) | NamesOp::Listed(name) => {
+                let found = mount.lookup(&path(name)).await;
+                found.map(|ino| NamesRet::Inode(ino.0))
+            }
+        };
+        let ret = match done {
+            Ok(ret) => ret,
+            Err(Errno::ENOENT) => NamesRet::NotFound,
+            Err(Errno(libc::EEXIST)) => NamesRet::Exists,
+            Err(errno) => return self.unknown(&format!("{op:?}"), errno),
+        };
+        self.shared.return_name(self.who, place, ret);
+        true
+    }
+
+    /// EIO alone says that nobody knows (S5).
+    fn unknown(&self, what: &str, errno: Errno) -> bool {
+        let mut state = self.shared.state();
+        state.tell(NodeId(self.who.node), || format!("{what}: {errno}"));
+        if state.lives(self.who) && errno != Errno::EIO {
+            state.fail(format!("node {}: {what}: {errno}", self.who.node));
+        }
+        false
+    }
+}
