@@ -86,6 +86,13 @@ fn set_up_mounts(node: &NodeDir) -> Result<()> {
     mounts::enslave_all_but(node.path())?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context("mount /proc")?;
+    // Shared memory is one machine's, and what lies in it goes with the node: its names have pids of the node in them.
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() && !node.path().starts_with(shm) {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("shm"), shm, Some("tmpfs"), flags, Some("mode=1777"))
+            .context("mount /dev/shm")?;
+    }
     // Before glud mounts anything: as a peer of its source /cluster then follows each of its mounts.
     mounts::bind(&node.cluster(), Path::new(CLUSTER))?;
     mounts::bind(&node.run(), Path::new(RUN))
