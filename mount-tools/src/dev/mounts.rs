@@ -56,8 +56,12 @@ pub(super) fn enslave_all_but(keep: &Path) -> Result<()> {
         .filter(|mount| mount.shared && mount.point != keep)
     {
         match change(&mount.point, MsFlags::MS_SLAVE) {
-            // Hidden below another mount: nobody can reach it to mount anything there.
-            Err(e) if matches!(e.downcast_ref(), Some(Errno::EINVAL | Errno::ENOENT)) => {}
+            // Hidden below another mount, or on a dead one: nobody can reach it to mount anything there.
+            Err(e)
+                if matches!(
+                    e.downcast_ref(),
+                    Some(Errno::EINVAL | Errno::ENOENT | Errno::ENOTCONN)
+                ) => {}
             other => other?,
         }
     }
@@ -84,8 +88,8 @@ pub(super) fn detach_below(dir: &Path) -> Result<()> {
                 &mount.point,
                 MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW,
             ) {
-                // Gone with its parent, or with a peer.
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                // Gone with its parent, or with a peer; or on a mount that is dead, with which it goes.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTCONN) => {}
                 Err(e) => {
                     return Err(e).with_context(|| format!("unmount {}", mount.point.display()));
                 }
