@@ -130,10 +130,9 @@ fn directories_flags_and_tables() {
     assert_eq!(sh("cat /cluster/f").ok(), "top");
 }
 
-/// Names are to be forgotten one by one: with all names of a directory goes what is mounted below it, and the path of who
+/// Names are forgotten one by one: with all names of a directory would go what is mounted below it, and the path of who
 /// works there.
 #[test]
-#[ignore = "fails: a contended directory (docs/protocol.md) is given up with all its names"]
 fn changes_of_other_nodes_leave_mounts_and_places_alone() {
     let cluster = Cluster::up(2);
     let script = "mkdir -p /cluster/a/b/m && mount -t tmpfs inner /cluster/a/b/m && echo in >/cluster/a/b/m/f

@@ -109,7 +109,11 @@ impl Core {
             Scope::Names(_) if request.keep < Mode::Shared => {
                 self.break_names(&node, &request, None).await
             }
-            Scope::Names(names) => self.break_names(&node, &request, Some(names.clone())).await,
+            Scope::Names(names) => {
+                let all = node.state().names.give_up(self.clock.now());
+                let some = (!all).then(|| names.clone());
+                self.break_names(&node, &request, some).await
+            }
             Scope::Attr if request.keep < Mode::Shared => {
                 let all = node.state().names.in_kernel();
                 if all.is_empty() {

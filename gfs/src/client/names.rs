@@ -5,8 +5,8 @@
 //! known not to exist.
 
 use bytes::Bytes;
-use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
+use consistency::{Duration, InodeNo, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -14,6 +14,11 @@ use std::sync::Arc;
 /// Names remembered for one directory; above this nothing more is cached for it, neither here nor in the kernel
 /// (lookups of endless absent names must not fill the memory).
 pub(super) const NAMES_MAX: usize = 1 << 17;
+
+/// So many changes of others ...
+const BREAKS: u32 = 16;
+/// ... within this time make names not worth keeping, as the leader sees it, too (`lease::server::contention`).
+const WINDOW: Duration = Duration(100_000);
 
 /// What a name costs in one of the maps, about.
 const NAME_BYTES: usize = 100;
@@ -31,6 +36,7 @@ impl Deref for DirNames {
             total: false,
             listing: None,
             pending: BTreeMap::new(),
+            breaks: None,
         };
         self.0.as_deref().unwrap_or(&NONE)
     }
@@ -67,6 +73,8 @@ pub(super) struct Names {
     listing: Option<Listing>,
     /// Changes of ours in flight.
     pending: BTreeMap<Name, Pending>,
+    /// Changes of others: since when, and how many.
+    breaks: Option<(Instant, u32)>,
 }
 
 /// The bytes of a name, once for both maps: the message that a [`Name`] came with would be kept along with it.
@@ -265,6 +273,18 @@ impl Names {
         (self.names.len() + listed) * NAME_BYTES
     }
 
+    /// Notes that another node changes names; returns whether all names are better given up now. Never those of
+    /// directories in the kernel: with the name goes what is mounted below it, and the path of who works there.
+    pub(super) fn give_up(&mut self, now: Instant) -> bool {
+        let recent = self.breaks.filter(|(first, _)| now.since(*first) <= WINDOW);
+        let (first, breaks) = recent.unwrap_or((now, 0));
+        self.breaks = Some((first, breaks + 1));
+        let may_be_dir = |entry: &Entry| {
+            entry.kernel && matches!(entry.is, Is::Unknown | Is::Present(FileKind::Dir))
+        };
+        breaks + 1 >= BREAKS && !self.names.values().any(may_be_dir)
+    }
+
     /// The kernel has forgotten a name.
     pub(super) fn taken_from_kernel(&mut self, name: &Name) {
         let key = name.as_bytes();
@@ -383,6 +403,25 @@ mod tests {
     fn cookies(names: &Names, after: u64) -> Option<Vec<u64>> {
         let page = names.page(after, 10)?;
         Some(page.entries.iter().map(|entry| entry.0).collect())
+    }
+
+    #[test]
+    fn names_that_others_fight_for_are_given_up_but_for_directories() {
+        let at = |ms| Instant(0) + Duration::from_millis(ms);
+        let mut names = Names::default();
+        assert!((1..u64::from(BREAKS)).all(|n| !names.give_up(at(n))));
+        assert!(names.give_up(at(50)));
+        assert!(!names.give_up(at(200)), "it is quiet by now");
+        assert!((1..u64::from(BREAKS) - 1).all(|n| !names.give_up(at(200 + n))));
+        let dir = Entry {
+            ino: InodeNo(2),
+            is: Is::Present(FileKind::Dir),
+            kernel: true,
+        };
+        names.names.insert(Arc::from(&b"dir"[..]), dir);
+        assert!(!names.give_up(at(250)));
+        names.names.clear();
+        assert!(names.give_up(at(251)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Finds the inodes that several sessions fight for, where caching costs more than it saves.
+//! Finds the inodes that several sessions fight for, where caching costs more than it saves: nothing new is granted there.
 
 use crate::{Duration, InodeNo, Instant};
 use std::collections::{BTreeMap, VecDeque};

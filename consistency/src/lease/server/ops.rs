@@ -104,7 +104,7 @@ impl Server {
                 // An exclusive grant has a name of its own, so the session's own ack must come first.
                 let own = session == op.session;
                 let owes = own && claim.need == Need::Exclusive && held.breaking.is_some();
-                if owes || (!own && demand(&claim.need, held.mode, false).is_some()) {
+                if owes || (!own && demand(&claim.need, held.mode).is_some()) {
                     way.insert((ino, session));
                 }
             }
@@ -128,7 +128,6 @@ impl Server {
     /// Lets an active operation wait for a holder's ack; returns whether a break was sent for it. If one is under
     /// way that asks for less, its ack brings the operation back here.
     pub(super) fn demand_break(&mut self, id: OpId, ino: InodeNo, holder: SessionId) -> bool {
-        let contended = self.contention.contended(self.now, ino);
         let need = &self.ops[&id].claims[&ino].need;
         let name = if self.mutation.is(Mutant::BreakKeepsName) {
             None
@@ -139,7 +138,7 @@ impl Server {
             .grants
             .get_mut(ino, holder)
             .expect("a grant in the way");
-        let demand = demand(need, held.mode, contended).expect("a grant in the way");
+        let demand = demand(need, held.mode).expect("a grant in the way");
         if let Some(breaking) = &mut held.breaking {
             if breaking.demand.covers(&demand) {
                 breaking.ops.insert(id);
@@ -210,7 +209,7 @@ impl Server {
             };
             let need = &op.claims[&ino].need;
             let own = op.session == holder;
-            let stays = held.is_some_and(|held| demand(need, held, false).is_some());
+            let stays = held.is_some_and(|held| demand(need, held).is_some());
             if !way.contains(&(ino, holder)) {
                 continue;
             }

@@ -59,9 +59,9 @@ fn disjoint(a: &Scope, b: &Scope) -> bool {
     }
 }
 
-/// Returns what a claim demands of another session's grant. On a contended inode names are not worth a grant:
-/// the holder gives up caching it.
-pub(super) fn demand(need: &Need, held: Mode, contended: bool) -> Option<Demand> {
+/// Returns what a claim demands of another session's grant. Whether names that are fought for are worth a grant the
+/// holder decides: it knows what else it would give up.
+pub(super) fn demand(need: &Need, held: Mode) -> Option<Demand> {
     let (scope, keep) = match (need, held) {
         (Need::Flush, _) | (_, Mode::Known) | (Need::Peek | Need::Share, Mode::Shared) => {
             return None;
@@ -75,7 +75,6 @@ pub(super) fn demand(need: &Need, held: Mode, contended: bool) -> Option<Demand>
         (Need::Change(Scope::Attr | Scope::Names(_) | Scope::Flush), Mode::Exclusive) => {
             (Scope::Data, Mode::Shared)
         }
-        (Need::Change(Scope::Names(_)), Mode::Shared) if contended => (Scope::All, Mode::Known),
         (Need::Change(scope @ (Scope::Attr | Scope::Names(_) | Scope::Flush)), Mode::Shared) => {
             (scope.clone(), Mode::Shared)
         }
@@ -179,35 +178,30 @@ mod tests {
     #[test]
     fn demands() {
         #[track_caller]
-        fn check(need: Need, held: Mode, contended: bool, expected: Option<(Scope, Mode)>) {
+        fn check(need: Need, held: Mode, expected: Option<(Scope, Mode)>) {
             let expected = expected.map(|(scope, keep)| Demand { scope, keep });
-            assert_eq!(
-                demand(&need, held, contended),
-                expected,
-                "{need:?} of {held:?}"
-            );
+            assert_eq!(demand(&need, held), expected, "{need:?} of {held:?}");
         }
         let (known, shared, exclusive) = (Mode::Known, Mode::Shared, Mode::Exclusive);
-        check(Exclusive, known, false, None);
-        check(Change(Scope::All), known, true, None);
-        check(Peek, shared, false, None);
-        check(Share, shared, false, None);
-        check(Peek, exclusive, false, Some((Scope::Flush, shared)));
-        check(Share, exclusive, false, Some((Scope::Flush, shared)));
-        check(Exclusive, shared, false, Some((Scope::Data, known)));
-        check(Exclusive, exclusive, false, Some((Scope::Data, known)));
+        check(Exclusive, known, None);
+        check(Change(Scope::All), known, None);
+        check(Peek, shared, None);
+        check(Share, shared, None);
+        check(Peek, exclusive, Some((Scope::Flush, shared)));
+        check(Share, exclusive, Some((Scope::Flush, shared)));
+        check(Exclusive, shared, Some((Scope::Data, known)));
+        check(Exclusive, exclusive, Some((Scope::Data, known)));
         let attr = || Change(Scope::Attr);
-        check(attr(), shared, true, Some((Scope::Attr, shared)));
-        check(attr(), exclusive, false, Some((Scope::Data, shared)));
+        check(attr(), shared, Some((Scope::Attr, shared)));
+        check(attr(), exclusive, Some((Scope::Data, shared)));
         let a = || names(&["a"]);
-        check(Change(a()), shared, false, Some((a(), shared)));
-        check(Change(a()), shared, true, Some((Scope::All, known)));
+        check(Change(a()), shared, Some((a(), shared)));
         let all = || Change(Scope::All);
-        check(all(), shared, false, Some((Scope::All, known)));
-        check(all(), exclusive, false, Some((Scope::Data, known)));
+        check(all(), shared, Some((Scope::All, known)));
+        check(all(), exclusive, Some((Scope::Data, known)));
         let data = Change(Scope::Data);
-        check(data, shared, false, Some((Scope::Data, known)));
-        check(Flush, exclusive, false, None);
+        check(data, shared, Some((Scope::Data, known)));
+        check(Flush, exclusive, None);
     }
 
     #[test]

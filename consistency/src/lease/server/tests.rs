@@ -452,9 +452,8 @@ fn contended_names_are_not_cached_until_it_is_quiet() {
         case.ready(&[change]);
         case.finish(change, DIR, Mode::Known);
     }
-    // The grant kept so far goes with the next change, and no other comes.
+    // The holder may give the grant kept so far up, and no other comes.
     let change = case.begin(1, DIR, names(&["b"]));
-    assert_eq!(case.broken(2, DIR), Some((Scope::All, Mode::Known)));
     case.ack(2, DIR, Mode::Known);
     case.ready(&[change]);
     case.finish(change, DIR, Mode::Known);
