@@ -194,10 +194,12 @@ impl Core {
 
     /// Breaks content and attributes.
     async fn break_data(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
+        let owned = self.leases().held(node.ino) == Some(Mode::Exclusive);
         loop {
             let pages = {
                 let mut state = node.state();
-                let pages = state.pages || state.rw_opens > 0;
+                // W1: without owning it there is none, and a READ waits for this break.
+                let pages = state.pages || owned && state.rw_opens > 0;
                 if let Some(breaking) = &mut state.breaking {
                     breaking.closed = true;
                     breaking.served_unleased = false;

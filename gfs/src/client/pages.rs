@@ -22,6 +22,9 @@ const FETCH_WIDTH: usize = 4;
 /// A READ of a file whose break has been kept waiting by others lets it end first, but not longer than this: the break
 /// may be telling the kernel to forget the very page.
 const LET_BREAK_END: Duration = Duration::from_millis(2);
+/// A READ of a file that is not owned but may be mapped for writing waits so long for the end of a break (W1). The break
+/// does not wait for it, unless the kernel still has pages from before the file was opened for writing.
+const UNOWNED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Content that came without the right to keep it.
 struct Uncovered {
@@ -42,6 +45,8 @@ enum Step {
     Load(Mode),
     /// A break is under way and nothing is known here: ask the leader outside the queue (F1).
     Bypass,
+    /// A break is under way, and what is stored into the page would be lost (W1).
+    Wait,
 }
 
 impl Core {
@@ -56,11 +61,23 @@ impl Core {
         let node = self.pin(ino);
         let until = Deadline::now() + self.config.request_deadline;
         self.let_break_end(&node).await;
+        let (mut waiting, mut patient) = (None, true);
         while Deadline::now() < until {
-            let step = self.next_step(&node, offset, size, flags);
+            let step = self.next_step(&node, offset, size, flags, patient);
             let (segments, delivery) = match step {
                 Step::Deliver { segments, delivery } => (segments, delivery),
+                Step::Wait => {
+                    let over = node.wait(|state| state.breaking.is_none().then_some(()));
+                    tokio::select! {
+                        ended = timeout(UNOWNED_WITHIN, over) => patient = ended.is_ok(),
+                        () = self.lapsing() => return Err(Errno::EIO),
+                    }
+                    continue;
+                }
                 Step::Load(mode) => {
+                    if mode == Mode::Exclusive {
+                        waiting.get_or_insert_with(|| Waiting::new(&node));
+                    }
                     let breaking = node.wait(|state| state.breaking.is_some().then_some(()));
                     tokio::select! {
                         loaded = self.load(&node, mode, Patience::PageLock) => loaded?,
@@ -102,7 +119,14 @@ impl Core {
         }
     }
 
-    fn next_step(&self, node: &Pin, offset: u64, size: u32, flags: OpenFlags) -> Step {
+    fn next_step(
+        &self,
+        node: &Pin,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        patient: bool,
+    ) -> Step {
         let mut state = node.state();
         let mode = self.leases().mode(self.clock.now(), node.ino);
         let breaking = state.breaking.is_some();
@@ -113,6 +137,10 @@ impl Core {
             Mode::Shared
         };
         let known = state.attr.is_some() && state.content.is_some() && mode.is_some();
+        let owned = self.leases().held(node.ino) == Some(Mode::Exclusive);
+        if breaking && patient && need == Mode::Exclusive && !owned {
+            return Step::Wait;
+        }
         if breaking && known {
             // R1: what is known stays true until the ack, but the kernel must not keep it.
             let segments = plan(&state, offset, size);

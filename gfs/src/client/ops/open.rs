@@ -67,9 +67,14 @@ pub(super) fn accessed(core: &Arc<Core>, ino: InodeNo, flags: OpenFlags) {
 /// W1: pages read under a shared lease must not be dirtied through a mapping; they are read again, exclusively.
 async fn forget_shared_pages(core: &Arc<Core>, node: &Pin) {
     let counted = RwOpen::new(node);
+    let read = node.state().page_reads;
     if node.state().pages && !core.owned(node.ino) {
         node.wait(|state| (state.holds == 0).then_some(())).await;
         core.kernel.forget_data(node.ino).await;
+        let mut state = node.state();
+        if state.page_reads == read && state.unleased == 0 && state.breaking.is_none() {
+            state.pages = false;
+        }
     }
     counted.keep();
 }
