@@ -110,7 +110,8 @@ impl Barriers {
     }
 
     /// Starts a reign of this node, `me`; `sessions` lived under the leader before and may still hold leases (L6). What
-    /// one of them holds may be known; what this node's holds is told to the `voters` (L10).
+    /// one of them holds may be known; what this node's holds is told to the `voters` (L10), or
+    /// to nobody.
     pub(super) fn start_reign(
         &self,
         epoch: Epoch,
@@ -135,7 +136,9 @@ impl Barriers {
         if let Some((session, held)) = inherited {
             leases.inherit(*session, held);
         }
-        leases.tell_voters(me, voters);
+        if !voters.is_empty() {
+            leases.tell_voters(me, voters);
+        }
         if let Some((session, _)) = sessions.iter().find(|(_, node)| *node == me) {
             leases.own_session(*session);
         }

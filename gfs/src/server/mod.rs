@@ -11,6 +11,7 @@ pub mod machine;
 mod notes;
 pub(crate) mod ops;
 mod reaper;
+mod reign;
 mod repair;
 pub mod service;
 pub mod state;
