@@ -46,7 +46,6 @@ fn git_on_two_nodes_at_once() {
 
 /// SQLite's write-ahead log lives on locks and on shared memory: both nodes write, and nothing is lost.
 #[test]
-#[ignore = "SIGBUS in one run of 150 (docs/semantics.md, Mapped files); in make test-long"]
 fn sqlite_with_writers_on_two_nodes() {
     let cluster = Cluster::up(2);
     let sql = "pragma journal_mode=wal; create table t(who integer, n integer);";
