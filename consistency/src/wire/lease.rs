@@ -79,15 +79,7 @@ pub struct Announcement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{decode, encode};
-    use serde::de::DeserializeOwned;
-    use std::fmt::Debug;
-
-    #[track_caller]
-    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
-        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
-        assert_eq!(&decode::<T>(golden).expect("decodes"), message);
-    }
+    use crate::wire::check_golden as check;
 
     #[test]
     fn golden_bytes() {

@@ -56,3 +56,13 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         )))
     }
 }
+/// Checks that a message is these bytes on the wire, in both directions.
+#[cfg(test)]
+#[track_caller]
+fn check_golden<T>(message: &T, golden: &[u8])
+where
+    T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    assert_eq!(encode(message), golden, "{message:?} changed on the wire");
+    assert_eq!(&decode::<T>(golden).expect("decodes"), message);
+}

@@ -269,13 +269,7 @@ mod tests {
     use super::*;
     use crate::wire::lock::{LockKind, LockMode, LockRange};
     use crate::wire::meta::Name;
-    use crate::wire::{decode, encode};
-
-    #[track_caller]
-    fn check(message: &MetaRequest, golden: &[u8]) {
-        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
-        assert_eq!(&decode::<MetaRequest>(golden).expect("decodes"), message);
-    }
+    use crate::wire::{check_golden, check_golden as check};
 
     #[test]
     fn golden_bytes() {
@@ -331,9 +325,7 @@ mod tests {
             held: vec![held],
         };
         let check = |reply: LockReply, golden: &[u8]| {
-            let reply = MetaReply::Lock(Ok(reply));
-            assert_eq!(encode(&reply), golden, "{reply:?} changed on the wire");
-            assert_eq!(decode::<MetaReply>(golden).expect("decodes"), reply);
+            check_golden(&MetaReply::Lock(Ok(reply)), golden);
         };
         check(done, &[8, 0, 1, 3, 1, 2, 5, 0, 77]);
         check(LockReply::InTheWay(Some(held)), &[8, 0, 0, 1, 2, 5, 0, 77]);

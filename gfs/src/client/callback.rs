@@ -100,7 +100,7 @@ impl Core {
         node.wake();
         // K1: what was given out under the lease reaches the kernel before the kernel is told to forget.
         node.wait(|state| (state.holds == 0).then_some(())).await;
-        let exclusive = self.leases().held(request.ino) == Some(Mode::Exclusive);
+        let exclusive = self.is_master(request.ino);
         match &request.scope {
             Scope::Flush => self.break_flush(&node, &request).await,
             _ if exclusive => self.break_data(&node, &request).await,
@@ -194,7 +194,7 @@ impl Core {
 
     /// Breaks content and attributes.
     async fn break_data(self: &Arc<Self>, node: &Pin, request: &Break) -> BreakAck {
-        let owned = self.leases().held(node.ino) == Some(Mode::Exclusive);
+        let owned = self.is_master(node.ino);
         loop {
             let pages = {
                 let mut state = node.state();

@@ -35,8 +35,12 @@ impl Core {
 
     /// Tells whether this node is the master of the file, be it for the last moments before the ack of a break.
     pub(super) fn owned(&self, ino: InodeNo) -> bool {
-        let leases = self.leases();
-        leases.held(ino) == Some(Mode::Exclusive) && leases.mode(self.clock.now(), ino).is_some()
+        self.is_master(ino) && self.leases().mode(self.clock.now(), ino).is_some()
+    }
+
+    /// Returns whether the leader takes a file for owned by this node, as it does until a break is acknowledged.
+    pub(super) fn is_master(&self, ino: InodeNo) -> bool {
+        self.leases().held(ino) == Some(Mode::Exclusive)
     }
 
     /// Installs a grant; true if the facts that came with it may be cached.

@@ -1,7 +1,7 @@
 //! Tells the kernel to forget, on threads of its own: a notification may block behind a request that this
 //! process has yet to answer, so it never runs in a request handler, on a runtime's worker or under a lock.
 //!
-//! Names, data and the notifications that never block have threads of their own, so that stuck names (which
+//! Names, data and the notifications that hardly block have threads of their own, so that stuck names (which
 //! wait for a directory's requests in flight) hold up nothing else.
 
 use crate::tree::Kernel;

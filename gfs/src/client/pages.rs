@@ -137,8 +137,7 @@ impl Core {
             Mode::Shared
         };
         let known = state.attr.is_some() && state.content.is_some() && mode.is_some();
-        let owned = self.leases().held(node.ino) == Some(Mode::Exclusive);
-        if breaking && patient && need == Mode::Exclusive && !owned {
+        if breaking && patient && need == Mode::Exclusive && !self.is_master(node.ino) {
             return Step::Wait;
         }
         if breaking && known {

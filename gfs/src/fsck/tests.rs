@@ -6,7 +6,7 @@ use crate::server::log::{LogConfig, ProposeError, Replicated, seed};
 use crate::server::ops::testing::World;
 use crate::server::state::{Body, Reply};
 use consistency::Timestamp;
-use consistency::wire::meta::{Extent, FlushContent, FlushFile, Op};
+use consistency::wire::meta::Op;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,34 +22,8 @@ const ONE: ChunkId = ChunkId(2);
 fn state() -> MetaState {
     let mut world = World::new("mkdir d; touch d/one; touch d/two");
     world.run(&Op::AllocateChunks { count: 7 }).expect("given");
-    for (path, chunk, nodes) in [("d/two", TWO, vec![1, 2]), ("d/one", ONE, vec![1])] {
-        let (ino, now) = (world.ino(path), world.state.now());
-        let extent = Extent {
-            offset: 0,
-            len: 600,
-            chunk,
-            chunk_offset: 0,
-            replicas: nodes.into_iter().map(NodeId).collect(),
-        };
-        let content = FlushContent::Extents {
-            cut: None,
-            add: vec![extent],
-            chunks: vec![(chunk, 600)],
-        };
-        let flush = FlushFile {
-            ino,
-            mode: 0o644,
-            uid: 7,
-            gid: 8,
-            size: 600,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            content,
-            written: false,
-        };
-        world.run(&Op::Flush(vec![flush])).expect("flushed");
-    }
+    world.give_chunk("d/two", TWO, &[NodeId(1), NodeId(2)]);
+    world.give_chunk("d/one", ONE, &[NodeId(1)]);
     world.state
 }
 

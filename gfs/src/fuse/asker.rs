@@ -8,11 +8,15 @@ use consistency::InodeNo;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
+/// After so long without a look nothing is open any more: it would keep an unmount by hand from its mount.
+const IDLE: Duration = Duration::from_secs(5);
 /// Looks under way at once; one waits as long as its question, for another node maybe.
 const THREADS: usize = 4;
 
@@ -27,7 +31,7 @@ pub(super) struct Asker {
     threads: Arc<Mutex<BTreeSet<u32>>>,
 }
 
-/// Where inodes are opened.
+/// Where inodes of a mount are opened, by their numbers.
 #[derive(Debug)]
 pub(super) struct Place {
     point: PathBuf,
@@ -50,6 +54,14 @@ impl Place {
         }
     }
 
+    /// Opens the root anew for the next look.
+    fn let_go(&self) {
+        let mut root = lock(&self.root);
+        if matches!(*root, Root::Open(_)) {
+            *root = Root::NotYet;
+        }
+    }
+
     /// Opens nothing any more.
     pub(super) fn close(&self) {
         *lock(&self.root) = Root::Closed;
@@ -61,7 +73,15 @@ impl Place {
     }
 
     fn size(&self, ino: InodeNo, how: sys::Look) -> io::Result<u64> {
-        sys::size(&sys::open_inode(&*self.root()?, ino.0)?, how)
+        sys::size(&self.open(ino)?, how)
+    }
+
+    /// Opens (O_PATH) an inode by its number.
+    ///
+    /// # Errors
+    /// ESTALE if the kernel does not have it in memory; NotConnected once closed.
+    pub(super) fn open(&self, ino: InodeNo) -> io::Result<OwnedFd> {
+        sys::open_inode(&*self.root()?, ino.0)
     }
 
     fn root(&self) -> io::Result<Arc<File>> {
@@ -84,9 +104,10 @@ impl Asker {
         let (queue, threads) = (Arc::new(Mutex::new(queue)), Arc::default());
         for _ in 0..THREADS {
             let (queue, threads) = (Arc::clone(&queue), Arc::clone(&threads));
+            let place = Arc::clone(&place);
             thread::Builder::new()
                 .name("fuse-ask".to_owned())
-                .spawn(move || work(&queue, &threads))?;
+                .spawn(move || work(&queue, &threads, &place))?;
         }
         Ok(Self {
             place,
@@ -132,12 +153,15 @@ impl Asker {
     }
 }
 
-fn work(queue: &Mutex<mpsc::Receiver<Job>>, threads: &Mutex<BTreeSet<u32>>) {
+fn work(queue: &Mutex<mpsc::Receiver<Job>>, threads: &Mutex<BTreeSet<u32>>, place: &Place) {
     lock(threads).insert(nix::unistd::gettid().as_raw().cast_unsigned());
     loop {
-        let job = lock(queue).recv();
-        let Ok(job) = job else { return };
-        job();
+        let job = lock(queue).recv_timeout(IDLE);
+        match job {
+            Ok(job) => job(),
+            Err(mpsc::RecvTimeoutError::Timeout) => place.let_go(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
     }
 }
 

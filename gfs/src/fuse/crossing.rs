@@ -85,14 +85,10 @@ impl Crossings {
 
     fn wait_taken_up(&self, left: Left) {
         // A kernel that does not have the inode maps nothing of it.
-        while self
-            .place
-            .kernel_size(left.ino)
-            .is_ok_and(|size| size != left.size)
+        let elsewhere = |size| size != left.size;
+        while left.at.elapsed() <= TAKEN_UP_WITHIN
+            && self.place.kernel_size(left.ino).is_ok_and(elsewhere)
         {
-            if left.at.elapsed() > TAKEN_UP_WITHIN {
-                return;
-            }
             thread::sleep(LOOK_PAUSE);
         }
     }

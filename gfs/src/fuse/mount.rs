@@ -1,5 +1,6 @@
 //! Making and ending a mount.
 
+use super::asker::Place;
 use super::device::Device;
 use super::sys;
 use super::table::{self, MountLine, top_mount};
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How a tree is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,8 +222,8 @@ impl Mount {
         &self.point
     }
 
-    pub(super) fn watches(&self) -> Watches {
-        Watches::new(&self.point, &self.device)
+    pub(super) fn watches(&self, place: Arc<Place>) -> Watches {
+        Watches::new(place, &self.device)
     }
 
     /// Tells whether the mount point still shows this mount (and not nothing, or another one on top).

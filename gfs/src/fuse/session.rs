@@ -112,7 +112,7 @@ impl Connection {
         let mounted = Mounted {
             session: Arc::clone(&session),
             notifier: self.notifier,
-            watches: Arc::new(self.mount.watches()),
+            watches: Arc::new(self.mount.watches(Arc::clone(&self.place))),
             place: self.place,
             mount: Arc::new(self.mount),
             all_ended: Mutex::new(all_ended),

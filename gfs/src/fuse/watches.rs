@@ -7,7 +7,7 @@
 //! N4: watched directories are kept open. A watch keeps the inode alone; when the kernel forgets the name of a directory
 //! that nobody else uses, its dentry goes, and without one a handle of a directory leads to ESTALE.
 
-use super::sys;
+use super::asker::Place;
 use crate::tree::Watching;
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
@@ -19,11 +19,11 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Watched directories that are kept open; more are opened when it is their turn.
@@ -32,7 +32,7 @@ const OPEN_MAX: usize = 4096;
 /// The watches of one mount.
 #[derive(Debug)]
 pub(super) struct Watches {
-    point: PathBuf,
+    place: Arc<Place>,
     /// As fdinfo writes it: hexadecimal.
     device: String,
     /// `None` after the end: what is open keeps the mount busy.
@@ -44,12 +44,12 @@ type Dirs = BTreeMap<InodeNo, Option<Arc<OwnedFd>>>;
 
 impl Watches {
     /// `device`: as mountinfo writes it.
-    pub(super) fn new(point: &Path, device: &str) -> Self {
+    pub(super) fn new(place: Arc<Place>, device: &str) -> Self {
         let minor = device
             .split_once(':')
             .and_then(|(_, minor)| minor.parse().ok());
         Self {
-            point: point.to_owned(),
+            place,
             // File systems without a device have major number 0.
             device: format!("{:x}", minor.unwrap_or(0_u32)),
             dirs: Mutex::new(Some(Dirs::new())),
@@ -68,7 +68,7 @@ impl Watches {
             .and_then(|dirs| dirs.get(&ino).cloned());
         match kept.flatten() {
             Some(dir) => Ok(dir),
-            None => sys::open_inode(&File::open(&self.point)?, ino.0).map(Arc::new),
+            None => self.place.open(ino).map(Arc::new),
         }
     }
 
@@ -85,10 +85,9 @@ impl Watches {
         if watched.is_subset(&known) {
             return Ok(());
         }
-        let mount = File::open(&self.point)?;
         for ino in watched.difference(&known).take(room) {
             // Fails for what the kernel has forgotten the name of since it was watched: the next look tries again.
-            let Ok(file) = sys::open_inode(&mount, ino.0) else {
+            let Ok(file) = self.place.open(*ino) else {
                 continue;
             };
             let kind = fstat(&file).map(|stat| SFlag::from_bits_truncate(stat.st_mode));

@@ -3,6 +3,7 @@
 use super::memtree::MemTree;
 use super::{DEADLINE, Fs, wait_until, within};
 use gfs::fuse::{Config, Connection, MountError};
+use gfs::tree::Kernel;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -87,6 +88,22 @@ fn an_unmount_by_others_ends_the_session() {
         .expect("running")
         .block_on(async { tokio::time::timeout(DEADLINE, fs.mounted().ended()).await });
     ended.expect("its end is told");
+}
+
+/// What the daemon itself looked at (K2) is let go after a while.
+#[test]
+fn looks_of_the_daemon_do_not_keep_a_mount() {
+    let fs = Fs::new();
+    let (path, ino) = (fs.path("file"), fs.tree.put("file", b"1"));
+    let notifier = fs.mounted().notifier();
+    within("a look that may cross", move || {
+        drop(fs::metadata(&path));
+        notifier.forget_attr(ino).expect("the kernel takes it");
+        drop(fs::metadata(&path));
+    });
+    let point = fs.dir.path().to_owned();
+    wait_until("nobody uses it", || nix::mount::umount(&point).is_ok());
+    wait_until("the session ends", || fs.mounted().is_ended());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Replies, breaks and deliveries to the kernel that cross each other.
 
 use super::cluster::Cluster;
-use super::mount::{ROOT, name};
+use super::mount::{Mount, ROOT, name};
 use super::{wait, within};
 use crate::client::Config;
 use crate::error::Errno;
@@ -10,6 +10,15 @@ use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, NewNode, Op};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// Waits until a node carries a break of an inode out.
+async fn break_of(mount: &Mount, ino: InodeNo) {
+    wait("the break has come", || {
+        let node = mount.client.core.nodes.get(&ino).map(|node| node.clone());
+        node.is_some_and(|node| node.state().breaking.is_some())
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_a_break_overtook_is_not_cached() {
@@ -70,12 +79,8 @@ async fn a_break_waits_for_replies_on_their_way_to_the_kernel() {
         let one = one.clone();
         async move { one.chown("f", 1).await }
     });
-    // The break has come, and is being held up.
-    wait("the break has come", || {
-        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
-        node.is_some_and(|node| node.state().breaking.is_some())
-    })
-    .await;
+    // It has come, and is being held up.
+    break_of(&two, ino).await;
     assert!(!changing.is_finished());
     let told = two.kernel.told();
     assert!(
@@ -115,11 +120,7 @@ async fn a_read_in_flight_is_answered_during_the_break_that_waits_for_it() {
         let one = one.clone();
         async move { one.write("f", 0, b"new!").await }
     });
-    wait("the break has come", || {
-        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
-        node.is_some_and(|node| node.state().breaking.is_some())
-    })
-    .await;
+    break_of(&two, ino).await;
     two.faults.let_go();
     within("the READ", reading)
         .await
@@ -150,11 +151,7 @@ async fn content_from_during_a_break_is_not_given_out_after_it() {
         let one = one.clone();
         async move { one.write("f", 0, b"new!").await }
     });
-    wait("the break has come", || {
-        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
-        node.is_some_and(|node| node.state().breaking.is_some())
-    })
-    .await;
+    break_of(&two, ino).await;
     two.client.core.pin(ino).state().content = None;
     two.faults.hold(|op| matches!(op, Op::Load { .. }));
     let reading = tokio::spawn({
@@ -186,11 +183,7 @@ async fn a_page_that_may_be_stored_into_is_not_read_during_a_break() {
         let one = one.clone();
         async move { one.chown("f", 1).await }
     });
-    wait("the break has come", || {
-        let node = two.client.core.nodes.get(&ino).map(|node| node.clone());
-        node.is_some_and(|node| node.state().breaking.is_some())
-    })
-    .await;
+    break_of(&two, ino).await;
     let mut reading = tokio::spawn({
         let two = two.clone();
         async move { two.read_page(ino, opened.fh).await }

@@ -12,9 +12,10 @@ use crate::server::ops::Plan;
 use crate::server::state::{Body, Command, MetaState, Reply};
 use consistency::wire::lease::Scope;
 use consistency::wire::meta::{
-    Attr, FileKind, FsError, Name, NewNode, Op, OpReply, RenameMode, SetAttr, XattrMode,
+    Attr, Extent, FileKind, FlushContent, FlushFile, FsError, Name, NewNode, Op, OpReply,
+    RenameMode, SetAttr, XattrMode,
 };
-use consistency::{InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use consistency::{ChunkId, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::BTreeMap;
 
 /// A state with a session in it.
@@ -83,6 +84,35 @@ impl World {
         assert_eq!(self.state.check(), Ok(()));
         self.note_paths();
         reply
+    }
+
+    /// Gives a file a chunk of 600 bytes.
+    pub(crate) fn give_chunk(&mut self, path: &str, chunk: ChunkId, replicas: &[NodeId]) {
+        let (ino, now) = (self.ino(path), self.state.now());
+        let extent = Extent {
+            offset: 0,
+            len: 600,
+            chunk,
+            chunk_offset: 0,
+            replicas: replicas.to_vec(),
+        };
+        let flush = FlushFile {
+            ino,
+            mode: 0o644,
+            uid: 7,
+            gid: 8,
+            size: 600,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            content: FlushContent::Extents {
+                cut: None,
+                add: vec![extent],
+                chunks: vec![(chunk, 600)],
+            },
+            written: false,
+        };
+        self.run(&Op::Flush(vec![flush])).expect("flushed");
     }
 
     /// Runs a change, and checks that it did what its plan said, no more and no less.

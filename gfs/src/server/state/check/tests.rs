@@ -4,7 +4,7 @@ use super::*;
 use crate::server::machine::StateMachine;
 use crate::server::ops::testing::World;
 use crate::server::state::{Body, Extents, Limits, Piece, RefChange, Replicas, Step};
-use consistency::wire::meta::{Extent, FlushContent, FlushFile, Name, Op};
+use consistency::wire::meta::{Name, Op};
 use consistency::{NodeId, OpSeq, SessionId};
 
 const CHUNK: ChunkId = ChunkId(1);
@@ -14,32 +14,8 @@ fn world() -> World {
     let mut world = World::new(
         "mkdir d; mkdir d/e; touch d/f; ln d/f d/g; symlink x l; touch o; rm o; tmpfile t; touch d/h",
     );
-    let (ino, now) = (world.ino("d/h"), world.state.now());
-    let extent = Extent {
-        offset: 0,
-        len: 600,
-        chunk: CHUNK,
-        chunk_offset: 0,
-        replicas: vec![NodeId(1), NodeId(2)],
-    };
-    let flush = FlushFile {
-        ino,
-        mode: 0o644,
-        uid: 7,
-        gid: 8,
-        size: 600,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        content: FlushContent::Extents {
-            cut: None,
-            add: vec![extent],
-            chunks: vec![(CHUNK, 600)],
-        },
-        written: false,
-    };
     world.run(&Op::AllocateChunks { count: 7 }).expect("given");
-    world.run(&Op::Flush(vec![flush])).expect("flushed");
+    world.give_chunk("d/h", CHUNK, &[NodeId(1), NodeId(2)]);
     world
 }
 
