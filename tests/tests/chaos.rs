@@ -1,8 +1,9 @@
 //! Nodes die, are cut off and stand still, one at a time, while programs work on all of them: what was synced is there, no
 //! update under a lock is lost, nothing old is seen, and who was not disturbed got no error.
 //!
-//! `CHAOS_SECONDS` (60) says how long, `SEED` which disturbances. With `CHAOS_KINDS=all`, as in make test-long, disks are full
-//! or hang and clocks jump, too, which does not always pass yet (docs/results/chaos.md). Needs root and /dev/fuse.
+//! `CHAOS_SECONDS` (60) says how long, `SEED` which disturbances, `CHAOS_KINDS` of which kinds: a list of kill, cut, pause,
+//! full, hang and clock, or `all`, as in make test-long. The last three, for disks and clocks, do not always pass yet
+//! (docs/results/chaos.md) and are left out by default. Needs root and /dev/fuse.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -71,7 +72,7 @@ struct World {
     nodes: Vec<Node>,
     stop: AtomicBool,
     faults: Mutex<Vec<String>>,
-    all_kinds: bool,
+    kinds: Vec<Disturbance>,
 }
 
 #[test]
@@ -157,7 +158,7 @@ impl World {
             nodes,
             stop: AtomicBool::new(false),
             faults: Mutex::default(),
-            all_kinds: std::env::var("CHAOS_KINDS").is_ok_and(|kinds| kinds == "all"),
+            kinds: kinds(),
         }
     }
 
@@ -193,8 +194,7 @@ impl World {
     fn disturb(&self, cluster: &Cluster, dice: &mut Dice) -> (Disturbance, u32, bool) {
         let node = &self.nodes[dice.below(self.nodes.len())];
         let number = node.number;
-        let kinds = if self.all_kinds { &KINDS } else { &KINDS[..3] };
-        let kind = kinds[dice.below(kinds.len())];
+        let kind = self.kinds[dice.below(self.kinds.len())];
         let led = cluster.status().leader == Some(number);
         if let Disturbance::Clock = kind {
             let seconds = dice.below(14_400_i64) - 7_200;
@@ -412,6 +412,23 @@ fn read_bank(file: &File) -> io::Result<([u64; ACCOUNTS], u64)> {
 fn encode(accounts: &[u64; ACCOUNTS], count: u64) -> Vec<u8> {
     let numbers = std::iter::once(&count).chain(accounts);
     numbers.flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// What `CHAOS_KINDS` asks for.
+fn kinds() -> Vec<Disturbance> {
+    let Ok(asked) = std::env::var("CHAOS_KINDS") else {
+        return KINDS[..3].to_vec();
+    };
+    let asked: Vec<&str> = asked.split(',').collect();
+    let is_asked = |kind: &Disturbance| {
+        let name = format!("{kind:?}").to_lowercase();
+        asked
+            .iter()
+            .any(|asked| [name.as_str(), "all"].contains(asked))
+    };
+    let kinds: Vec<_> = KINDS.into_iter().filter(is_asked).collect();
+    assert!(!kinds.is_empty(), "CHAOS_KINDS: {asked:?}");
+    kinds
 }
 
 /// Where a node's clock is set.
