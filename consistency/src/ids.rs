@@ -65,6 +65,30 @@ id!(
 impl InodeNo {
     /// The root directory of `/cluster`; FUSE fixes the number.
     pub const ROOT: Self = Self(1);
+
+    /// Set in the numbers that a session has given itself, never in those of the leader.
+    const BY_SESSION: u64 = 1 << 40;
+
+    /// Returns the inode number that goes with a number that a session was given ([`crate::wire::meta::Op::AllocateChunks`]).
+    /// One number makes at most one chunk and at most one inode. `None` if the number is too large.
+    #[must_use]
+    pub const fn by_session(number: ChunkId) -> Option<Self> {
+        if number.0 < Self::BY_SESSION {
+            Some(Self(Self::BY_SESSION | number.0))
+        } else {
+            None
+        }
+    }
+
+    /// Returns the number that [`by_session`](Self::by_session) made this one of; `None` if the leader gave it.
+    #[must_use]
+    pub const fn number_of_session(self) -> Option<ChunkId> {
+        if self.0 >= Self::BY_SESSION && self.0 < 2 * Self::BY_SESSION {
+            Some(ChunkId(self.0 - Self::BY_SESSION))
+        } else {
+            None
+        }
+    }
 }
 
 impl Version {

@@ -27,6 +27,7 @@ macro_rules! missing {
     }};
 }
 
+mod birth;
 pub mod client;
 pub mod data;
 pub mod error;

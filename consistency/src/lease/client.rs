@@ -176,6 +176,17 @@ impl Client {
         grant.mode >= Mode::Shared
     }
 
+    /// Takes note of an inode that the session has made and the leader does not know of yet: nobody else can hold it.
+    /// A break of it, or the reply that tells of its commit, gives the grant a name.
+    pub fn made(&mut self, ino: InodeNo) {
+        let held = Held {
+            lease: LeaseId(0),
+            mode: Mode::Exclusive,
+            breaking: None,
+        };
+        self.held.insert(ino, held);
+    }
+
     /// Returns what may be served from the caches: `None` if nothing is known of the inode or the session has
     /// lapsed, `Known` while a break or a change of our own is under way.
     #[must_use]

@@ -282,6 +282,19 @@ pub enum NewNode {
     },
 }
 
+impl NewNode {
+    /// Returns its type.
+    #[must_use]
+    pub const fn kind(&self) -> FileKind {
+        match self {
+            Self::File => FileKind::File,
+            Self::Dir => FileKind::Dir,
+            Self::Symlink(_) => FileKind::Symlink,
+            Self::Special { kind, .. } => *kind,
+        }
+    }
+}
+
 /// Flags of rename(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RenameMode {
@@ -343,6 +356,32 @@ pub struct FlushFile {
     /// Somebody has it open for writing, so that watchers are not told yet that it was closed.
     pub written: bool,
 }
+
+/// An inode that a session has made by itself, under a name that it knew to be free.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Directory; the session must hold it exclusively, or have made it in the same operation.
+    pub parent: InodeNo,
+    /// Name in it.
+    pub name: Name,
+    /// Its number, see [`InodeNo::by_session`].
+    pub ino: InodeNo,
+    /// What it is.
+    pub node: NewNode,
+    /// Permission bits asked for.
+    pub mode: u32,
+    /// Permission bits to leave out, see [`Op::Create`].
+    pub umask: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group, unless the directory is setgid.
+    pub gid: u32,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Upper limit of inodes in [`Op::Make`].
+pub const MADE_MAX: usize = 256;
 
 /// Changed content of a flushed file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -501,6 +540,9 @@ pub enum Op {
     /// Tells when inodes were read, at most [`ACCESSES_MAX`] of them; answered by [`OpReply::Changed`], with those whose
     /// time of access it took: what was changed or read since keeps its own.
     Accessed(Vec<(InodeNo, Timestamp)>),
+    /// Commits what was made in directories that the session holds exclusively, in this order, at most [`MADE_MAX`];
+    /// answered by [`OpReply::Made`]. Since version 8.
+    Make(Vec<Made>),
 }
 
 /// Upper limit of inodes in [`Op::Accessed`].
@@ -527,7 +569,8 @@ impl Op {
             | Self::RemoveXattr { .. }
             | Self::Flush(_)
             | Self::AllocateChunks { .. }
-            | Self::Accessed(_) => true,
+            | Self::Accessed(_)
+            | Self::Make(_) => true,
         }
     }
 }
@@ -637,6 +680,13 @@ pub enum OpReply {
     Flushed(Vec<Result<Attr, FsError>>),
     /// AllocateChunks: the first of the consecutive numbers.
     ChunkIds(ChunkId),
+    /// Make.
+    Made {
+        /// What became of each, in the order of the request. A new regular file or directory comes exclusively.
+        made: Vec<Result<Fact, FsError>>,
+        /// The directories, those made by the same operation left out.
+        dirs: Vec<Fact>,
+    },
 }
 
 /// Room and counts of the whole tree, or of one with a quota.

@@ -320,6 +320,10 @@ impl Core {
         op: Op,
         patience: Patience,
     ) -> Result<(OpReply, Ticket), Errno> {
+        // G2
+        if self.makes.concerns(&op) {
+            self.flush_made().await?;
+        }
         let until = Deadline::now() + self.config.request_deadline;
         loop {
             let session = self.wait_session(until, patience).await?;

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::lease::{Break, BreakAck, Mode, Scope};
-use consistency::wire::meta::Name;
+use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::wire::{decode, encode};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -78,11 +78,13 @@ impl Core {
         let node = self.pin(request.ino);
         let _turn = BreakTurn::take(&node).await;
         self.let_grant_arrive(&node).await;
+        self.give_up_making(&node).await;
         {
             let mut state = node.state();
             // L2: from here on replies on their way are not cached, and nothing is served from the cache.
             if !self.leases().handle_break(&request) {
                 // A late copy.
+                state.giving_up = false;
                 return self.leases().finish_break(&request, Mode::Known);
             }
             state.breaking = Some(Breaking::default());
@@ -93,15 +95,25 @@ impl Core {
                 state.writing.sharing.note_break(self.clock.now());
             }
         }
-        if missing!(NoBreak) {
+        let keeps = missing!(KeepMade) && node.state().names.uncommitted() > 0;
+        if missing!(NoBreak) || keeps {
             return self.ack(&node, &request, Mode::Shared);
         }
         // READs that wait for a lease behind this break get along without (R1).
         node.wake();
         // K1: what was given out under the lease reaches the kernel before the kernel is told to forget.
         node.wait(|state| (state.holds == 0).then_some(())).await;
-        let exclusive = self.is_master(request.ino);
+        let dir = {
+            let state = node.state();
+            let is_dir = |attr: &Attr| attr.kind == FileKind::Dir;
+            state.names.any() || state.attr.as_ref().is_some_and(is_dir)
+        };
+        let exclusive = !dir && self.is_master(request.ino);
         match &request.scope {
+            Scope::Data if dir && request.keep >= Mode::Shared => {
+                self.break_attr(&node, &request).await
+            }
+            Scope::Data if dir => self.break_names(&node, &request, None).await,
             Scope::Flush => self.break_flush(&node, &request).await,
             _ if exclusive => self.break_data(&node, &request).await,
             Scope::Data => self.break_data(&node, &request).await,
@@ -123,6 +135,24 @@ impl Core {
                 }
             }
             Scope::Attr => self.break_attr(&node, &request).await,
+        }
+    }
+
+    /// G3: makes nothing more in a directory, and has the leader know of what was made in it.
+    async fn give_up_making(self: &Arc<Self>, node: &Pin) {
+        node.state().giving_up = true;
+        if missing!(KeepMade) {
+            return;
+        }
+        for _ in 0..FLUSH_ATTEMPTS {
+            if self.flush_made_of(node.ino).await.is_ok() {
+                return;
+            }
+        }
+        // Bound by nothing else: everybody waits for this break.
+        tracing::error!(ino = %node.ino, "what was made in a directory cannot be committed before a break");
+        if let Some(session) = self.leases().session() {
+            self.session_ended(session);
         }
     }
 
@@ -283,6 +313,7 @@ impl Core {
 
     fn finish(&self, state: &mut super::node::State, request: &Break, kept: Mode) -> BreakAck {
         state.breaking = None;
+        state.giving_up = false;
         state.breaks_done = state.breaks_done.wrapping_add(1);
         self.leases().finish_break(request, kept)
     }

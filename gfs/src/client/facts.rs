@@ -7,7 +7,7 @@ use super::{Core, Pin};
 use crate::tree::{AttrReply, CACHE, EntryReply, Hold, NO_CACHE};
 use consistency::InodeNo;
 use consistency::wire::lease::{Grant, Mode};
-use consistency::wire::meta::{Attr, Fact, Name};
+use consistency::wire::meta::{Attr, Fact, FileKind, Name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -48,6 +48,17 @@ impl Core {
         let Some(grant) = grant else { return false };
         let mut leases = self.leases();
         leases.install(self.clock.now(), ticket.stamp, ino, grant) && state.breaking.is_none()
+    }
+
+    /// Takes the new name of a grant, whatever its facts are good for.
+    pub(super) fn installed(
+        &self,
+        state: &State,
+        ticket: &Ticket,
+        ino: InodeNo,
+        grant: Option<Grant>,
+    ) {
+        let _cacheable = self.install(state, ticket, ino, grant);
     }
 
     /// Takes the attributes out of a reply to a question; returns those to show.
@@ -130,9 +141,11 @@ impl Core {
     /// Returns the attributes of a node without asking, if it may.
     pub(super) fn usable_attr(&self, state: &State, ino: InodeNo) -> Option<Usable> {
         let attr = state.attr.clone()?;
-        if self.covered(state, ino) && state.attr_pending == 0 {
+        // What a change of ours makes of a directory others may have seen already (L9).
+        let changing = state.attr_pending > 0;
+        if self.covered(state, ino) && !changing {
             Some(Usable::Covered(attr))
-        } else if self.owned(ino) {
+        } else if self.owned(ino) && !(changing && attr.kind == FileKind::Dir) {
             Some(Usable::Now(attr))
         } else {
             None

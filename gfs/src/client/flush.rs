@@ -173,8 +173,9 @@ impl Core {
 
     /// Flushes every file with changes.
     pub(super) async fn flush_everything(self: &Arc<Self>) -> Result<(), Errno> {
+        let made = self.flush_made().await;
         let files: Vec<_> = self.dirty.files().keys().copied().collect();
-        self.flush_files(files).await
+        made.and(self.flush_files(files).await)
     }
 
     /// Flushes files, many in one message; returns the first error.
@@ -247,6 +248,7 @@ impl Core {
 
     /// Takes a snapshot and writes its new bytes into chunks. `None`: there is nothing to flush.
     async fn prepare(self: &Arc<Self>, node: &Pin) -> Result<Option<Prepared>, Errno> {
+        self.flush_made_of(node.ino).await?;
         let claim = node.wait(|state| (!state.flushing).then(|| snapshot(state)));
         let Some(snapshot) = claim.await else {
             return Ok(None);
@@ -456,7 +458,8 @@ impl Core {
         Ok(Stored { id, len, replicas })
     }
 
-    async fn chunk_id(self: &Arc<Self>) -> Result<ChunkId, Errno> {
+    /// Returns a number that no other session has.
+    pub(super) async fn chunk_id(self: &Arc<Self>) -> Result<ChunkId, Errno> {
         loop {
             if let Some(id) = self.dirty.take_id() {
                 return Ok(id);

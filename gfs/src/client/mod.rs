@@ -19,6 +19,7 @@
 //! - W2: a direct write leaves no page from before it. W3: a file that is open for writing here, or that other nodes
 //!   change, is read past the pages by those who open it now (see [`sharing`]).
 //! - W4: chunks of other files are shared only in a flush that is answered before the copy is (see [`share`]).
+//! - G1 to G3: see [`makes`].
 //! - C1: see [`clock`]. E1: a kernel without epochs never caches names. S5: nothing is served from a cache once
 //!   the session may have ended.
 //! - L9: the names and the attributes that a change of ours touches are not served until it is answered, because
@@ -36,6 +37,7 @@ mod facts;
 mod failure;
 mod flush;
 mod locks;
+mod makes;
 mod names;
 mod node;
 mod notify;
@@ -64,6 +66,7 @@ use dashmap::DashMap;
 use flush::DirtyFiles;
 use locks::Locks;
 use lru::LruCache;
+use makes::Makes;
 use node::Node;
 use notify::Notifier;
 use ops::statfs::StatFsCache;
@@ -148,6 +151,7 @@ impl Client {
             calls: Calls::default(),
             locks: Arc::default(),
             dirty: DirtyFiles::default(),
+            makes: Makes::default(),
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
             accesses: Accesses::new(config.access_times),
@@ -168,6 +172,7 @@ impl Client {
         }
         tokio::spawn(session::run(Arc::clone(&core)));
         tokio::spawn(flush::run(Arc::clone(&core)));
+        tokio::spawn(makes::run(Arc::clone(&core)));
         tokio::spawn(release::run(Arc::clone(&core)));
         tokio::spawn(accesses::run(Arc::clone(&core)));
         Self { core }
@@ -229,6 +234,7 @@ struct Core {
     calls: Calls,
     locks: Arc<Locks>,
     dirty: DirtyFiles,
+    makes: Makes,
     clean: CleanContent,
     releases: Releases,
     accesses: Accesses,
@@ -284,7 +290,8 @@ impl Core {
     fn collect(self: &Arc<Self>, node: &Arc<Node>) {
         {
             let mut state = node.state();
-            if state.lookups > 0 || state.opens > 0 {
+            // What was made here is looked at again when it is committed.
+            if state.lookups > 0 || state.opens > 0 || state.made || state.names.uncommitted() > 0 {
                 return;
             }
             if state.is_dirty() && !state.flushing {

@@ -37,6 +37,8 @@ impl Deref for DirNames {
             listing: None,
             pending: BTreeMap::new(),
             breaks: None,
+            foreseeable: false,
+            uncommitted: 0,
         };
         self.0.as_deref().unwrap_or(&NONE)
     }
@@ -54,6 +56,26 @@ impl DirNames {
         if let Some(names) = &mut self.0 {
             names.forget_all();
         }
+    }
+
+    /// The session is over, and with it what was made here and not committed.
+    pub(super) fn lose_made(&mut self) {
+        if let Some(names) = &mut self.0 {
+            names.uncommitted = 0;
+            names.foreseeable = false;
+        }
+    }
+
+    /// From now on the leader is asked before a name is made (G1).
+    pub(super) fn set_unforeseeable(&mut self) {
+        if let Some(names) = &mut self.0 {
+            names.foreseeable = false;
+        }
+    }
+
+    /// Returns whether it is certainly a directory.
+    pub(super) const fn any(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -75,6 +97,10 @@ pub(super) struct Names {
     pending: BTreeMap<Name, Pending>,
     /// Changes of others: since when, and how many.
     breaks: Option<(Instant, u32)>,
+    /// The leader has said that names may be made here without asking (G1).
+    foreseeable: bool,
+    /// Names made here of which the leader does not know yet.
+    uncommitted: usize,
 }
 
 /// The bytes of a name, once for both maps: the message that a [`Name`] came with would be kept along with it.
@@ -234,6 +260,39 @@ impl Names {
         }
     }
 
+    /// Notes that the directory was made just now: it has no names.
+    pub(super) const fn begin_empty(&mut self) {
+        self.total = true;
+        self.foreseeable = true;
+    }
+
+    /// Returns whether names may be made here without asking (G1).
+    pub(super) const fn is_foreseeable(&self) -> bool {
+        self.foreseeable
+    }
+
+    /// The leader says that names may be made here without asking (G1).
+    pub(super) const fn set_foreseeable(&mut self) {
+        self.foreseeable = true;
+    }
+
+    /// Takes a name that was made here.
+    pub(super) fn make(&mut self, name: &Name, known: Known) {
+        self.set(name, known);
+        self.uncommitted += 1;
+        self.listing = None;
+    }
+
+    /// The leader knows of so many more of them, or they are lost.
+    pub(super) const fn committed(&mut self, count: usize) {
+        self.uncommitted = self.uncommitted.saturating_sub(count);
+    }
+
+    /// Returns how many names were made here of which the leader does not know yet.
+    pub(super) const fn uncommitted(&self) -> usize {
+        self.uncommitted
+    }
+
     /// Drops a fact.
     pub(super) fn forget(&mut self, name: &Name) {
         let key = name.as_bytes();
@@ -262,6 +321,9 @@ impl Names {
 
     /// Drops what only answers faster, and returns the memory of it.
     pub(super) fn forget_unused(&mut self) {
+        if self.uncommitted > 0 {
+            return;
+        }
         self.total = false;
         self.listing = None;
         self.names.retain(|_, entry| entry.kernel);
@@ -300,6 +362,11 @@ impl Names {
     pub(super) fn in_kernel(&self) -> Vec<Name> {
         let held = self.names.iter().filter(|(_, entry)| entry.kernel);
         held.map(|(key, _)| name_of(key)).collect()
+    }
+
+    /// Returns whether there is room for another name.
+    pub(super) fn has_room(&self) -> bool {
+        self.names.len() < NAMES_MAX
     }
 
     /// Takes a page of a listing under a lease: entries after cookie `after`.

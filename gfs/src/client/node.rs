@@ -50,6 +50,10 @@ pub(super) struct State {
     pub(super) generation: u32,
     /// A flush is under way.
     pub(super) flushing: bool,
+    /// It was made here, and the leader does not know of it yet.
+    pub(super) made: bool,
+    /// A break is about to take the directory: nothing more is made in it (G3).
+    pub(super) giving_up: bool,
     /// Times the kernel was told about the inode, less what it has forgotten.
     pub(super) lookups: u64,
     pub(super) opens: u32,
@@ -185,6 +189,8 @@ impl State {
     pub(super) fn is_dirty(&self) -> bool {
         self.attr_dirty
             || self.flushing
+            || self.made
+            || self.names.uncommitted() > 0
             || self.content.as_deref().is_some_and(FileContent::is_dirty)
     }
 

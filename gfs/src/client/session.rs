@@ -293,6 +293,7 @@ impl Core {
             );
         }
         self.leases().drop_all();
+        self.makes.clear();
         self.releases.clear();
         self.dirty.forget_ids();
         let nodes: Vec<_> = self.nodes.iter().map(|node| Arc::clone(&node)).collect();
@@ -356,6 +357,8 @@ impl Core {
             state.writing.fail(Errno::EIO);
         }
         state.drop_data();
+        state.made = false;
+        state.names.lose_made();
         state.names.forget_all();
         self.account(ino, state);
         lost

@@ -477,6 +477,22 @@ impl Barriers {
         stale
     }
 
+    /// Returns whether a session holds all these inodes exclusively.
+    pub(super) fn holds(
+        &self,
+        session: SessionId,
+        mut inodes: impl Iterator<Item = InodeNo>,
+    ) -> bool {
+        self.lock().as_ref().is_some_and(|core| {
+            inodes.all(|ino| core.leases.mode(session, ino) == Some(Mode::Exclusive))
+        })
+    }
+
+    /// Returns the node of a session.
+    pub(super) fn node_of(&self, session: SessionId) -> Option<NodeId> {
+        self.lock().as_ref()?.nodes.get(&session).copied()
+    }
+
     /// Runs `f` with the lease core locked, then carries out what it led to.
     pub(super) fn with_core<R>(
         &self,

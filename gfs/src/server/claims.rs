@@ -43,6 +43,7 @@ pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
         | Op::SetXattr { .. }
         | Op::RemoveXattr { .. }
         | Op::Flush(_)
+        | Op::Make(_)
         | Op::AllocateChunks { .. }
         | Op::Accessed(_) => unreachable!("{op:?} changes the tree"),
     }
@@ -78,7 +79,32 @@ pub(super) fn changes(state: &MetaState, op: &Op) -> Result<Vec<Claim>, FsError>
             need: Need::Flush,
         }));
     }
+    if let Op::Make(made) = op {
+        claims.extend(super::ops::parents(made).map(|ino| Claim {
+            ino,
+            need: Need::Flush,
+        }));
+    }
     Ok(claims)
+}
+
+/// Returns what an operation that would be refused looks at: another node may have made names there of which the state
+/// does not know yet.
+pub(super) fn refused(op: &Op) -> Vec<Claim> {
+    let dirs = match op {
+        Op::Create { parent, .. } | Op::Link { parent, .. } | Op::Unlink { parent, .. } => {
+            vec![*parent]
+        }
+        Op::Rename {
+            parent, new_parent, ..
+        } => vec![*parent, *new_parent],
+        _ => Vec::new(),
+    };
+    let peek = |ino| Claim {
+        ino,
+        need: Need::Peek,
+    };
+    dirs.into_iter().map(peek).collect()
 }
 
 /// Returns whether an operation that holds `held` may do what `needed` asks for.

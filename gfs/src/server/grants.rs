@@ -1,10 +1,11 @@
 //! The last step of an operation: facts from the state, grants from the lease core (rule M1).
 
 use super::barriers::{Barrier, Core, with_stale};
+use super::ops::is_foreseeable;
 use super::state::MetaState;
 use consistency::InodeNo;
 use consistency::wire::lease::{Grant, Mode};
-use consistency::wire::meta::{Attr, Fact, FsError, Op, OpReply, StatFs};
+use consistency::wire::meta::{Attr, Fact, FileKind, FsError, Op, OpReply, StatFs};
 
 /// Answers an operation that changes nothing and ends it.
 pub(super) fn look(
@@ -72,6 +73,7 @@ pub(super) fn look(
         OpReply::Created { .. }
         | OpReply::Changed(_)
         | OpReply::Flushed(_)
+        | OpReply::Made { .. }
         | OpReply::ChunkIds(_) => {
             unreachable!("{reply:?} answers a change")
         }
@@ -80,14 +82,23 @@ pub(super) fn look(
 }
 
 /// Completes the reply to a committed change with grants and ends it. `stale` are the places of refused files of a
-/// flush.
+/// flush; `delegates`: the node may hold directories exclusively, and make inodes there by itself.
 pub(super) fn change(
     state: &MetaState,
     core: &mut Core,
     barrier: &mut Barrier<'_>,
     reply: OpReply,
     stale: &[usize],
+    delegates: bool,
 ) -> OpReply {
+    // Who makes one makes more. A directory that somebody else knows is granted as before.
+    let dir_mode = |dir: &Attr| {
+        if delegates && is_foreseeable(state, dir) {
+            Mode::Exclusive
+        } else {
+            Mode::Shared
+        }
+    };
     match reply {
         OpReply::Created {
             dir,
@@ -96,12 +107,12 @@ pub(super) fn change(
             copies,
             new,
         } => {
-            let mode = if new && entry.attr.kind == consistency::wire::meta::FileKind::File {
-                Mode::Exclusive
-            } else {
-                Mode::Shared
+            let mode = match entry.attr.kind {
+                FileKind::File if new => Mode::Exclusive,
+                FileKind::Dir if new => dir_mode(&entry.attr),
+                _ => Mode::Shared,
             };
-            let wants = [(dir.attr.ino, Mode::Shared), (entry.attr.ino, mode)];
+            let wants = [(dir.attr.ino, dir_mode(&dir.attr)), (entry.attr.ino, mode)];
             let grants = core.finish(barrier, &wants);
             OpReply::Created {
                 dir: fresh(state, dir, grants[0]),
@@ -131,6 +142,20 @@ pub(super) fn change(
         OpReply::Flushed(done) => {
             core.finish(barrier, &[]);
             OpReply::Flushed(with_stale(done, stale))
+        }
+        OpReply::Made { made, dirs } => {
+            let new = made.iter().flatten().map(|fact| fact.attr.ino);
+            let old = dirs.iter().map(|fact| fact.attr.ino);
+            let wants: Vec<_> = new.chain(old).map(|ino| (ino, Mode::Exclusive)).collect();
+            let mut grants = core.finish(barrier, &wants).into_iter();
+            let mut granted = |fact: Fact| fresh(state, fact, grants.next().flatten());
+            OpReply::Made {
+                made: made
+                    .into_iter()
+                    .map(|fact| fact.map(&mut granted))
+                    .collect(),
+                dirs: dirs.into_iter().map(&mut granted).collect(),
+            }
         }
         reply @ OpReply::ChunkIds(_) => {
             core.finish(barrier, &[]);

@@ -47,6 +47,9 @@ use tokio::io::AsyncWriteExt;
 /// How long an answer to `Watch` waits for events; less than a call may take.
 const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// The version of the protocol that has brought [`Op::Make`].
+const DELEGATION_SINCE: u32 = 8;
+
 /// How a metadata server behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -401,6 +404,9 @@ impl MetaServer {
         fail_point!("leader: before a change is committed");
         let (files, stale) = match &mut op {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
+            Op::Make(made) if !self.barriers.holds(session, super::ops::parents(made)) => {
+                return Err(Refusal::Error(FsError::Stale));
+            }
             _ => (0, Vec::new()),
         };
         // While the barrier holds, what it claims does not change under us.
@@ -429,15 +435,22 @@ impl MetaServer {
             self.log.read(|state| watches::told_after(state, &mut told));
             self.watches.tell(session, &told);
         }
+        let delegates = self.delegates_to(session);
         let granted = self.barriers.with_core(|core| {
-            let reply = self
-                .log
-                .read(|state| super::grants::change(state, core, &mut barrier, reply, &stale));
+            let reply = self.log.read(|state| {
+                super::grants::change(state, core, &mut barrier, reply, &stale, delegates)
+            });
             Ok((reply, core.untold(session)))
         });
         let (reply, untold) = granted?;
         self.tell_first(untold).await?;
         Ok(reply)
+    }
+
+    /// Returns whether the node of a session, and the log, know what to do with a directory held exclusively (V2).
+    fn delegates_to(&self, session: SessionId) -> bool {
+        let speaks = |node| self.transport.version_of(node) >= Some(DELEGATION_SINCE);
+        self.version() >= DELEGATION_SINCE && self.barriers.node_of(session).is_some_and(speaks)
     }
 
     /// L10: a reply to this node's own session waits until what it grants would outlive this node.
@@ -496,7 +509,16 @@ impl MetaServer {
             }
         };
         loop {
-            let claims = self.log.read(plan).map_err(Refusal::Error)?;
+            let claims = match self.log.read(plan) {
+                Ok(claims) => claims,
+                Err(error) => {
+                    let looks = super::claims::refused(op);
+                    let _looks = self.barriers.begin(session, seq, looks).await?;
+                    self.log.read(plan).map_err(Refusal::Error)?;
+                    tracing::trace!(%error, "not refused any more");
+                    continue;
+                }
+            };
             let barrier = self.barriers.begin(session, seq, claims.clone()).await?;
             if super::claims::covers(&claims, &self.log.read(plan).map_err(Refusal::Error)?) {
                 return Ok(barrier);

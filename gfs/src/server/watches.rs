@@ -278,6 +278,15 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
         Op::SetAttr { ino, .. } | Op::SetXattr { ino, .. } | Op::RemoveXattr { ino, .. } => {
             unnamed(*ino, Happened::Attributes)
         }
+        Op::Make(made) => {
+            let made = made.iter().map(|one| Event {
+                place: Some((one.parent, one.name.clone())),
+                ino: one.ino,
+                kind: one.node.kind(),
+                what: Happened::Created,
+            });
+            return made.collect();
+        }
         Op::Flush(files) => {
             let told = files.iter().flat_map(|file| {
                 let changed = file.content != FlushContent::Same;
@@ -319,6 +328,11 @@ fn unnamed(state: &MetaState, ino: InodeNo, what: Happened) -> Option<Event> {
 /// Adds what is known only after the operation.
 pub(super) fn told_after(state: &MetaState, events: &mut Vec<Event>) {
     events.retain_mut(|event| {
+        let by_session = event.ino.number_of_session().is_some();
+        if by_session && matches!(event.what, Happened::Created) {
+            // Unless it was refused.
+            return state.inode(event.ino).is_ok();
+        }
         if event.ino != InodeNo(0) {
             return true;
         }

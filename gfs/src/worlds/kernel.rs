@@ -9,7 +9,7 @@ use crate::error::Errno;
 use crate::tree::{Caller, EntryReply, Kernel, NewMode, OpenFlags, Opened, Tree};
 use bytes::Bytes;
 use consistency::InodeNo;
-use consistency::wire::meta::{Name, RenameMode};
+use consistency::wire::meta::{Name, NewNode, RenameMode};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -32,7 +32,7 @@ struct Model(Mutex<Cache>);
 
 #[derive(Debug, Default)]
 struct Cache {
-    dentries: BTreeMap<Name, Option<InodeNo>>,
+    dentries: BTreeMap<(InodeNo, Name), Option<InodeNo>>,
     pages: BTreeMap<InodeNo, Bytes>,
     /// How often names and pages were forgotten.
     names_told: u64,
@@ -61,10 +61,10 @@ impl Kernel for Model {
         Ok(())
     }
 
-    fn forget_name(&self, _: InodeNo, name: &Name) -> io::Result<()> {
+    fn forget_name(&self, dir: InodeNo, name: &Name) -> io::Result<()> {
         let mut cache = self.cache();
         cache.names_told += 1;
-        cache.dentries.remove(name);
+        cache.dentries.remove(&(dir, name.clone()));
         Ok(())
     }
 
@@ -103,29 +103,33 @@ impl Mount {
     }
 
     pub(super) async fn lookup(&self, path: &str) -> Result<InodeNo, Errno> {
+        self.lookup_in(DIR, path).await
+    }
+
+    pub(super) async fn lookup_in(&self, dir: InodeNo, path: &str) -> Result<InodeNo, Errno> {
         let name = name(path);
         let told = {
             let cache = self.kernel.cache();
-            if let Some(child) = cache.dentries.get(&name) {
+            if let Some(child) = cache.dentries.get(&(dir, name.clone())) {
                 return child.ok_or(Errno::ENOENT);
             }
             cache.names_told
         };
-        let reply = self.client.lookup(ROOT, DIR, &name).await?;
+        let reply = self.client.lookup(ROOT, dir, &name).await?;
         // The way to the kernel takes time, in which others run.
         tokio::task::yield_now().await;
-        self.keep(&name, told, &reply);
+        self.keep((dir, name), told, &reply);
         let child = reply.attr.as_ref().map(|attr| attr.ino);
         drop(reply.hold);
         child.ok_or(Errno::ENOENT)
     }
 
-    fn keep(&self, name: &Name, told: u64, reply: &EntryReply) {
+    fn keep(&self, name: (InodeNo, Name), told: u64, reply: &EntryReply) {
         let mut cache = self.kernel.cache();
-        cache.dentries.remove(name);
+        cache.dentries.remove(&name);
         if !reply.ttl.is_zero() && cache.names_told == told {
             let child = reply.attr.as_ref().map(|attr| attr.ino);
-            cache.dentries.insert(name.clone(), child);
+            cache.dentries.insert(name, child);
         }
     }
 
@@ -186,14 +190,34 @@ impl Mount {
     }
 
     pub(super) async fn create(&self, path: &str) -> Result<InodeNo, Errno> {
+        self.create_in(DIR, path).await
+    }
+
+    /// Makes a directory beside the files.
+    pub(super) async fn mkdir(&self, path: &str) -> Result<InodeNo, Errno> {
+        let name = name(path);
+        let told = self.kernel.cache().names_told;
+        let mode = NewMode::exactly(0o755);
+        let made = self.client.make(ROOT, DIR, &name, NewNode::Dir, mode);
+        let reply = made.await?;
+        self.keep((DIR, name), told, &reply);
+        drop(reply.hold);
+        Ok(reply.attr.expect("made").ino)
+    }
+
+    pub(super) async fn fsyncdir(&self, dir: InodeNo) -> Result<(), Errno> {
+        self.client.fsyncdir(ROOT, dir).await
+    }
+
+    pub(super) async fn create_in(&self, dir: InodeNo, path: &str) -> Result<InodeNo, Errno> {
         let name = name(path);
         let told = self.kernel.cache().names_told;
         let how = flags(libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
         let made = self
             .client
-            .create(ROOT, DIR, &name, NewMode::exactly(0o644), how);
+            .create(ROOT, dir, &name, NewMode::exactly(0o644), how);
         let (reply, opened) = made.await?;
-        self.keep(&name, told, &reply);
+        self.keep((dir, name), told, &reply);
         drop(reply.hold);
         let ino = reply.attr.expect("created").ino;
         self.client.release(ino, opened.fh).await;
@@ -204,7 +228,7 @@ impl Mount {
         self.lookup(path).await?;
         let name = name(path);
         self.client.unlink(ROOT, DIR, &name, false).await?;
-        self.kernel.cache().dentries.remove(&name);
+        self.kernel.cache().dentries.remove(&(DIR, name));
         Ok(())
     }
 
@@ -216,11 +240,11 @@ impl Mount {
             .rename(ROOT, DIR, &old, DIR, &new, RenameMode::Replace)
             .await?;
         let mut cache = self.kernel.cache();
-        cache.dentries.remove(&new);
-        if let Some(moved) = cache.dentries.remove(&old)
+        cache.dentries.remove(&(DIR, new.clone()));
+        if let Some(moved) = cache.dentries.remove(&(DIR, old))
             && cache.names_told == told
         {
-            cache.dentries.insert(new, moved);
+            cache.dentries.insert((DIR, new), moved);
         }
         Ok(())
     }

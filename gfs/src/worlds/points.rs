@@ -22,6 +22,8 @@ pub(crate) enum Mutant {
     NoGrace,
     /// S1: a break is acknowledged and nothing forgotten.
     NoBreak,
+    /// G3: what was made in a directory is not flushed for a break of it, nor for fsync.
+    KeepMade,
     /// S3: fsync does nothing.
     NoFlush,
     /// S5: nothing is dropped when the session is lost.
@@ -30,7 +32,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 9] = [
+    pub(super) const ALL: [(Self, u64); 10] = [
         (Self::NoSync, 0),
         (Self::NoVote, 0),
         (Self::GoOn, 20),
@@ -38,6 +40,7 @@ impl Mutant {
         (Self::Twice, 32),
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
+        (Self::KeepMade, 0),
         (Self::NoFlush, 0),
         (Self::NoLapse, 0),
     ];

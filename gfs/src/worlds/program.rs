@@ -1,6 +1,7 @@
 //! What the process of a node does.
 
 use super::kernel::Mount;
+use super::made::{self, Dir, OwnOp};
 use super::model::{FileOp, Of, Who};
 use super::shared::{Phase, Shared};
 use crate::error::Errno;
@@ -81,7 +82,23 @@ impl Program {
             _ => 15,
         };
         sleep(Duration::from_millis(self.dice.below(pause))).await;
-        if self.dice.below(5_u8) < 3 {
+        let what = self.dice.below(8_u8);
+        if what < 3 {
+            let op = match self.dice.below(8_u8) {
+                0 | 1 => OwnOp::Begin(self.dice.below(4_u8)),
+                2 => OwnOp::Sync,
+                3..7 => {
+                    let nodes = self.shared.state().own.nodes();
+                    let draw = self.dice.below(8_u32) as usize;
+                    match made::other(&nodes, self.who, draw) {
+                        Some(other) => OwnOp::Look(other),
+                        None => OwnOp::Make,
+                    }
+                }
+                _ => OwnOp::Make,
+            };
+            self.own(op).await;
+        } else if what < 6 {
             let file = self.dice.below(FILES);
             let op = match self.dice.below(20_u8) {
                 0..10 => FileOp::Read,
@@ -113,6 +130,12 @@ impl Program {
                 while !self.file(file, op).await {
                     sleep(AGAIN).await;
                 }
+            }
+        }
+        let all = self.shared.state().own.all();
+        for dir in all.iter().filter(|dir| dir.safe > 0) {
+            while !self.look_for(dir, dir.safe).await {
+                sleep(AGAIN).await;
             }
         }
         for name in 0..NAMES {
@@ -185,6 +208,82 @@ impl Program {
         };
         self.shared.return_name(self.who, place, ret);
         true
+    }
+
+    /// In a directory that this node has made, or another one.
+    async fn own(&self, op: OwnOp) {
+        self.own_once(op).await;
+        if let OwnOp::Begin(names) = op {
+            for _ in 0..names {
+                self.own_once(OwnOp::Make).await;
+            }
+        }
+    }
+
+    async fn own_once(&self, op: OwnOp) {
+        let (who, mount) = (self.who, &self.mount);
+        let present = |node: u16| self.shared.state().own.present(node).cloned();
+        self.shared
+            .state()
+            .tell(NodeId(who.node), || format!("{op:?}"));
+        let done = match (op, present(who.node)) {
+            (OwnOp::Begin(_), _) | (OwnOp::Make | OwnOp::Sync, None) => {
+                let number = self.shared.state().own.next();
+                let made = mount.mkdir(&Dir::path(number)).await;
+                made.map(|ino| self.if_alive(|own| own.begin(who.node, number, ino)))
+            }
+            (OwnOp::Make, Some(dir)) => {
+                let next = dir.made + 1;
+                let made = mount.create_in(dir.ino, &made::name(next)).await;
+                if made.is_err() {
+                    // It may come to be there, or not: nothing comes after it.
+                    self.if_alive(|own| own.end(who.node));
+                }
+                made.map(|_| self.if_alive(|own| own.made(who.node, dir.number, next)))
+            }
+            (OwnOp::Sync, Some(dir)) => {
+                let synced = mount.fsyncdir(dir.ino).await;
+                synced.map(|()| self.if_alive(|own| own.safe(dir.number, dir.made)))
+            }
+            (OwnOp::Look(other), _) => {
+                if let Some(dir) = present(other).filter(|dir| dir.made > 0) {
+                    self.look_for(&dir, dir.made).await;
+                }
+                Ok(())
+            }
+        };
+        if let Err(errno) = done {
+            self.unknown(&format!("{op:?}"), errno);
+        }
+    }
+
+    /// Looks for a name in what `dir` was before; returns whether there was an answer.
+    async fn look_for(&self, dir: &Dir, name: u64) -> bool {
+        let path = made::name(name);
+        let found = async {
+            let ino = self.mount.lookup(&Dir::path(dir.number)).await?;
+            self.mount.lookup_in(ino, &path).await
+        };
+        match found.await {
+            Ok(_) => self.if_alive(|own| own.safe(dir.number, name)),
+            Err(Errno::ENOENT | Errno::ESTALE) => {
+                let mut state = self.shared.state();
+                if state.lives(self.who)
+                    && let Some(why) = state.own.miss(dir, name)
+                {
+                    state.fail(format!("node {}: {why}", self.who.node));
+                }
+            }
+            Err(errno) => return self.unknown(&format!("look for {path}"), errno),
+        }
+        true
+    }
+
+    fn if_alive(&self, note: impl FnOnce(&mut made::Own)) {
+        let mut state = self.shared.state();
+        if state.lives(self.who) {
+            note(&mut state.own);
+        }
     }
 
     /// EIO alone says that nobody knows (S5).

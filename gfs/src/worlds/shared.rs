@@ -1,5 +1,6 @@
 //! What the nodes of a world share: time, the network, the agenda of faults, and what was seen.
 
+use super::made::Own;
 use super::model::{FileOp, Of, Who};
 use super::program::FILES;
 use crate::client::Client;
@@ -117,6 +118,7 @@ pub(super) struct State {
     pub(super) dooms: Vec<Doom>,
     pub(super) files: Vec<Operation<Of, u64>>,
     pub(super) names: Vec<Operation<NamesOp, NamesRet>>,
+    pub(super) own: Own,
     /// Where nodes died, and how often a place was passed.
     pub(super) points: BTreeMap<&'static str, u32>,
     pub(super) deaths: BTreeSet<&'static str>,
@@ -148,6 +150,7 @@ impl Shared {
             dooms: Vec::new(),
             files: Vec::new(),
             names: Vec::new(),
+            own: Own::default(),
             points: BTreeMap::new(),
             deaths: BTreeSet::new(),
             broken: None,
@@ -359,6 +362,7 @@ impl State {
 
     /// A node loses what it alone knows, at some time since it ran last: while it is stopped others find out first.
     pub(super) fn lose(&mut self, who: Who) {
+        self.own.end(who.node);
         let since = self.hosts[&NodeId(who.node)].ran;
         for file in 0..FILES {
             let op = FileOp::Lose;

@@ -271,6 +271,10 @@ impl World {
                 let who = Who { node: node.0, life };
                 state.tell(node, || "has lost its session".into());
                 state.lose(who);
+            } else if session.is_some()
+                && let Some(why) = state.own.goes_on(node.0)
+            {
+                state.fail(why);
             }
             let ran = state.next_event();
             let host = state.hosts.get_mut(&node).expect("a node");

@@ -4,7 +4,7 @@ use crate::dice::{Dice, cases};
 use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, Name, NewNode, Op, OpReply, QUOTA_BYTES,
+    Extent, FileKind, FlushContent, FlushFile, Made, Name, NewNode, Op, OpReply, QUOTA_BYTES,
     QUOTA_INODES, REPLICAS, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
 };
 use consistency::wire::request::MetaRequest;
@@ -84,6 +84,10 @@ impl World {
                     }
                 }
                 Ok(OpReply::ChunkIds(first)) => self.chunks.push(first),
+                Ok(OpReply::Made { made, .. }) => {
+                    let made = made.into_iter().flatten();
+                    self.inodes.extend(made.map(|fact| fact.attr.ino));
+                }
                 Ok(_) | Err(_) => {}
             },
             Reply::Reign(_)
@@ -331,7 +335,7 @@ fn node(dice: &mut Dice) -> NewNode {
 
 fn op(dice: &mut Dice, world: &World) -> Op {
     let (ino, parent) = (inode(dice, world), inode(dice, world));
-    match dice.below(20) {
+    match dice.below(22) {
         0 => Op::Lookup {
             parent,
             name: name(dice),
@@ -429,9 +433,32 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             let one = if sound { sound_flush } else { flush };
             Op::Flush((0..dice.below(4)).map(|_| one(dice, world)).collect())
         }
+        19 | 20 => Op::Make((0..dice.below(5)).map(|_| made(dice, world)).collect()),
         _ => Op::AllocateChunks {
             count: if dice.one_in(3) { dice.u32() } else { 3 },
         },
+    }
+}
+
+/// Something that a session says to have made by itself, under a number of its own, perhaps.
+fn made(dice: &mut Dice, world: &World) -> Made {
+    let number = match world.chunks.len() {
+        0 => ChunkId(dice.u64()),
+        _ => ChunkId(dice.pick(&world.chunks).0 + dice.below(4)),
+    };
+    let own = InodeNo::by_session(number);
+    Made {
+        parent: inode(dice, world),
+        name: name(dice),
+        ino: own
+            .filter(|_| !dice.one_in(8))
+            .unwrap_or_else(|| inode(dice, world)),
+        node: node(dice),
+        mode: if dice.one_in(8) { dice.u32() } else { 0o755 },
+        umask: if dice.one_in(8) { dice.u32() } else { 0o022 },
+        uid: if dice.one_in(8) { dice.u32() } else { 1 },
+        gid: if dice.one_in(8) { dice.u32() } else { 1 },
+        time: time(dice),
     }
 }
 

@@ -72,10 +72,10 @@ pub(super) fn demand(need: &Need, held: Mode) -> Option<Demand> {
         }
         (Need::Change(Scope::All), Mode::Exclusive) => (Scope::Data, Mode::Known),
         (Need::Change(Scope::All), Mode::Shared) => (Scope::All, Mode::Known),
-        (Need::Change(Scope::Attr | Scope::Names(_) | Scope::Flush), Mode::Exclusive) => {
-            (Scope::Data, Mode::Shared)
-        }
-        (Need::Change(scope @ (Scope::Attr | Scope::Names(_) | Scope::Flush)), Mode::Shared) => {
+        (Need::Change(Scope::Attr | Scope::Flush), Mode::Exclusive) => (Scope::Data, Mode::Shared),
+        // The holder of a directory flushes what it has made there, whatever the scope.
+        (Need::Change(scope @ Scope::Names(_)), Mode::Shared | Mode::Exclusive)
+        | (Need::Change(scope @ (Scope::Attr | Scope::Flush)), Mode::Shared) => {
             (scope.clone(), Mode::Shared)
         }
     };
@@ -196,6 +196,7 @@ mod tests {
         check(attr(), exclusive, Some((Scope::Data, shared)));
         let a = || names(&["a"]);
         check(Change(a()), shared, Some((a(), shared)));
+        check(Change(a()), exclusive, Some((a(), shared)));
         let all = || Change(Scope::All);
         check(all(), shared, Some((Scope::All, known)));
         check(all(), exclusive, Some((Scope::Data, known)));

@@ -1,15 +1,19 @@
 //! CREATE, TMPFILE, MKNOD, MKDIR, SYMLINK.
 
 use super::{getattr, open, setattr, unexpected};
+use crate::birth::Birth;
 use crate::client::call::Ticket;
+use crate::client::content::FileContent;
 use crate::client::facts::Change;
 use crate::client::names::Known;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
 use crate::tree::{Caller, EntryReply, Hold, NO_CACHE, NewMode, OpenFlags, Opened};
 use consistency::InodeNo;
-use consistency::wire::lease::Mode;
-use consistency::wire::meta::{Attr, Content, Fact, FileKind, Name, NewNode, Op, OpReply};
+use consistency::wire::lease::{Grant, Mode};
+use consistency::wire::meta::{
+    self as wire, Attr, Content, Fact, FileKind, Name, NewNode, Op, OpReply, TARGET_BYTES_MAX,
+};
 use std::sync::Arc;
 
 pub(super) async fn make(
@@ -126,6 +130,11 @@ async fn send(
     mode: NewMode,
     exclusive: bool,
 ) -> Result<Made, Errno> {
+    if let Some(name) = name
+        && let Some(made) = make_alone(core, caller, dir, name, &node, mode).await?
+    {
+        return Ok(made);
+    }
     let (core, dir, name) = (Arc::clone(core), dir.clone(), name.cloned());
     let parent = dir.ino;
     let task = {
@@ -162,6 +171,10 @@ async fn send(
             };
             let child = core.pin(entry.attr.ino);
             change.changed(&ticket, std::slice::from_ref(&dir_fact));
+            let exclusive = |grant: Grant| grant.mode == Mode::Exclusive;
+            if dir_fact.grant.is_some_and(exclusive) {
+                dir.state().names.set_foreseeable();
+            }
             if new {
                 learn_made(&core, &child, &ticket, &entry, (room, copies));
             } else {
@@ -182,6 +195,79 @@ async fn send(
     core.detached_change(&[parent], task).await
 }
 
+/// Makes a file, directory or symbolic link without asking the leader. `None`: it has to be asked.
+async fn make_alone(
+    core: &Arc<Core>,
+    caller: Caller,
+    dir: &Pin,
+    name: &Name,
+    node: &NewNode,
+    mode: NewMode,
+) -> Result<Option<Made>, Errno> {
+    let known = match node {
+        NewNode::Special { .. } => return Ok(None),
+        NewNode::Symlink(target) => !target.is_empty() && target.len() <= TARGET_BYTES_MAX,
+        NewNode::File | NewNode::Dir => true,
+    };
+    if !known || !core.may_make(&dir.state(), dir.ino, name) {
+        return Ok(None);
+    }
+    core.wait_to_make().await?;
+    let Some(ino) = InodeNo::by_session(core.chunk_id().await?) else {
+        return Ok(None);
+    };
+    let Some(parent) = dir.state().attr.clone() else {
+        return Ok(None);
+    };
+    let at = core.clock.stamp();
+    let made = wire::Made {
+        parent: dir.ino,
+        name: name.clone(),
+        ino,
+        node: node.clone(),
+        mode: mode.mode & 0o7777,
+        umask: mode.umask & 0o777,
+        uid: caller.uid,
+        gid: caller.gid,
+        time: at,
+    };
+    let birth = Birth {
+        ino,
+        node,
+        mode: made.mode & !made.umask,
+        uid: made.uid,
+        gid: made.gid,
+        named: true,
+        at,
+    };
+    let attr = birth.attr(&parent);
+    let child = core.pin(ino);
+    // Before its name is there: who finds that finds all of it.
+    {
+        let mut state = child.state();
+        state.made = true;
+        state.attr = Some(attr.clone());
+        state.xattrs = Some(Box::default());
+        match node {
+            NewNode::File => state.content = Some(Box::new(FileContent::new(Content::default()))),
+            NewNode::Dir => state.names.begin_empty(),
+            NewNode::Symlink(target) => state.target = Some(Box::new(target.clone())),
+            NewNode::Special { .. } => unreachable!("refused above"),
+        }
+    }
+    if !core.make_alone(dir, (&child, &attr), &birth, made) {
+        let mut state = child.state();
+        state.made = false;
+        state.drop_data();
+        return Ok(None);
+    }
+    Ok(Some(Made {
+        child,
+        attr,
+        new: true,
+    }))
+}
+
 /// A new file comes exclusively: its content is known to be empty, and writing to it needs no further request.
 fn learn_made(
     core: &Core,
@@ -195,8 +281,11 @@ fn learn_made(
     let exclusive = entry
         .grant
         .is_some_and(|grant| grant.mode == Mode::Exclusive);
+    if covered && exclusive && entry.attr.kind == FileKind::Dir {
+        state.names.begin_empty();
+    }
     if covered && exclusive && entry.attr.kind == FileKind::File {
-        let empty = crate::client::content::FileContent::new(Content::default());
+        let empty = FileContent::new(Content::default());
         state.content.get_or_insert_with(|| Box::new(empty));
         if state.writing.room != room {
             state.writing.room = room;

@@ -315,6 +315,10 @@ impl Tree for Client {
         Ok(list)
     }
 
+    async fn fsyncdir(&self, _caller: Caller, ino: InodeNo) -> Result<(), Errno> {
+        sync::fsyncdir(&self.core, ino).await
+    }
+
     async fn statfs(&self, _caller: Caller, ino: InodeNo) -> Result<StatFs, Errno> {
         statfs::statfs(&self.core, ino).await
     }

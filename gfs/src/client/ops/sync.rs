@@ -1,7 +1,7 @@
 //! FSYNC and the FLUSH of close(2).
 
 use crate::client::Core;
-use crate::client::failure::WRITES;
+use crate::client::failure::{NO_HANDLE, WRITES};
 use crate::client::node::State;
 use crate::error::Errno;
 use consistency::InodeNo;
@@ -24,6 +24,11 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo, fh: u64) -> Result<(),
         Some(error) => flushed.and(Err(error)),
         None => flushed,
     }
+}
+
+/// S3: returns when all names made in a directory are at the leader.
+pub(super) async fn fsyncdir(core: &Arc<Core>, ino: InodeNo) -> Result<(), Errno> {
+    fsync(core, ino, NO_HANDLE).await
 }
 
 /// Reports what a flush in the background ran into; flushes nothing, as on a local file system, unless a quota may

@@ -99,7 +99,12 @@ async fn change(core: &Arc<Core>, node: Pin, op: Op) -> Result<(), Errno> {
         let core = Arc::clone(core);
         async move {
             let mut change = Change::begin(&core, &[], &[&node]);
-            node.state().xattrs = None;
+            {
+                let mut state = node.state();
+                state.xattrs = None;
+                // A default ACL, say, is handed down.
+                state.names.set_unforeseeable();
+            }
             let (reply, ticket) = core.op(op).await?;
             let OpReply::Changed(facts) = reply else {
                 return Err(unexpected(&reply));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use consistency::wire::decode;
 use consistency::wire::meta::Op;
 use consistency::wire::request::MetaRequest;
-use consistency::{ChunkId, Duration as Micros, NodeId};
+use consistency::{ChunkId, Duration as Micros, InodeNo, NodeId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -85,6 +85,11 @@ impl Cluster {
         let transport = Arc::clone(&self.transport);
         let server = MetaServer::start(self.config, self.log.clone(), transport, &self.router);
         self.servers.lock().expect("no holder panics").push(server);
+    }
+
+    /// Returns whether the leader knows of an inode.
+    pub(super) fn knows(&self, ino: InodeNo) -> bool {
+        self.log.read(|state| state.attr(ino).is_ok())
     }
 
     /// Starts a node with a mount.

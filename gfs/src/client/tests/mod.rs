@@ -13,6 +13,7 @@ mod crossing;
 mod files;
 mod linear;
 mod locks;
+mod makes;
 mod memory;
 mod mount;
 mod sessions;

@@ -2,15 +2,12 @@
 
 use super::acl::Acl;
 use super::{Plan, acl, check_mode, check_owner, is_reserved};
-use crate::server::state::{
-    DIR_SIZE_BYTES, Directory, Dirent, FileContent, Inode, MetaState, Payload, fact,
-};
+use crate::birth::{self, Birth};
+use crate::server::state::{Directory, Dirent, FileContent, Inode, MetaState, Payload, fact};
 use bytes::Bytes;
-use consistency::wire::meta::{Attr, FileKind, FsError, Name, NewNode, OpReply, TARGET_BYTES_MAX};
-use consistency::{InodeNo, Timestamp, Version};
+use consistency::wire::meta::{FileKind, FsError, Name, NewNode, OpReply, TARGET_BYTES_MAX};
+use consistency::{InodeNo, Timestamp};
 use std::collections::BTreeMap;
-
-const S_ISGID: u32 = 0o2000;
 
 /// The request.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +38,12 @@ impl Create<'_> {
         let new = there.is_none();
         let ino = match there {
             Some(entry) => entry.ino,
-            None => self.make(state, now)?,
+            None => {
+                let ino = state.next_ino;
+                state.next_ino = InodeNo(ino.0 + 1);
+                self.make(state, ino, now)?;
+                ino
+            }
         };
         Ok(OpReply::Created {
             dir: fact(&state.inode(self.parent)?.attr),
@@ -53,7 +55,7 @@ impl Create<'_> {
     }
 
     /// Returns the file that is there already, if that is no error.
-    fn resolve(&self, state: &MetaState) -> Result<Option<Dirent>, FsError> {
+    pub(super) fn resolve(&self, state: &MetaState) -> Result<Option<Dirent>, FsError> {
         check_mode(self.mode | self.umask)?;
         check_owner(self.uid, self.gid)?;
         match self.node {
@@ -87,7 +89,9 @@ impl Create<'_> {
             if *self.node == NewNode::Dir && state.inode(self.parent)?.attr.nlink == u32::MAX {
                 return Err(FsError::TooManyLinks);
             }
-            state.quotas.check_new(self.parent, self.blocks())?;
+            state
+                .quotas
+                .check_new(self.parent, birth::blocks(self.node))?;
             return Ok(None);
         };
         match (self.node, self.exclusive, entry.kind) {
@@ -98,80 +102,54 @@ impl Create<'_> {
         }
     }
 
-    fn make(&self, state: &mut MetaState, now: Timestamp) -> Result<InodeNo, FsError> {
-        let ino = state.next_ino;
+    /// Makes it, under a number that nothing has.
+    pub(super) fn make(
+        &self,
+        state: &mut MetaState,
+        ino: InodeNo,
+        now: Timestamp,
+    ) -> Result<(), FsError> {
         let inode = self.inode(state.inode(self.parent)?, ino, now);
         let kind = inode.attr.kind;
-        state.next_ino = InodeNo(ino.0 + 1);
-        state.quotas.enter(self.parent, ino, self.blocks());
+        let blocks = inode.attr.blocks;
+        state.quotas.enter(self.parent, ino, blocks);
         state.inodes.insert(ino, Box::new(inode));
         let Some(name) = self.name else {
             state.orphans.insert(ino);
             state.unnamed.insert(ino);
-            return Ok(ino);
+            return Ok(());
         };
         state.dir_mut(self.parent).set(name, ino, kind);
         if kind == FileKind::Dir {
             state.inode_mut(self.parent).attr.nlink += 1;
         }
         state.changed(now, &[self.parent], &[]);
-        Ok(ino)
-    }
-
-    /// Returns what the new inode allocates, in units of 512 bytes.
-    fn blocks(&self) -> u64 {
-        match self.node {
-            NewNode::Dir => DIR_SIZE_BYTES / 512,
-            NewNode::File | NewNode::Symlink(_) | NewNode::Special { .. } => 0,
-        }
+        Ok(())
     }
 
     fn inode(&self, parent: &Inode, ino: InodeNo, now: Timestamp) -> Inode {
-        let (kind, payload, rdev, size) = match self.node {
-            NewNode::File => (FileKind::File, Payload::File(FileContent::default()), 0, 0),
-            NewNode::Dir => {
-                let dir = Directory::new(self.parent);
-                (
-                    FileKind::Dir,
-                    Payload::Dir(Box::new(dir)),
-                    0,
-                    DIR_SIZE_BYTES,
-                )
-            }
-            NewNode::Symlink(target) => {
-                let size = target.len() as u64;
-                (FileKind::Symlink, Payload::Symlink(target.clone()), 0, size)
-            }
-            NewNode::Special { kind, rdev } => (*kind, Payload::Special, *rdev, 0),
+        let payload = match self.node {
+            NewNode::File => Payload::File(FileContent::default()),
+            NewNode::Dir => Payload::Dir(Box::new(Directory::new(self.parent))),
+            NewNode::Symlink(target) => Payload::Symlink(target.clone()),
+            NewNode::Special { .. } => Payload::Special,
         };
-        let (mode, xattrs) = match kind {
-            FileKind::Symlink => (0o777, BTreeMap::new()),
-            _ => self.inherit(parent, kind),
+        let (mode, xattrs) = match self.node {
+            NewNode::Symlink(_) => (0o777, BTreeMap::new()),
+            NewNode::Dir => self.inherit(parent, FileKind::Dir),
+            NewNode::File | NewNode::Special { .. } => self.inherit(parent, FileKind::File),
         };
-        // A setgid directory hands its group down, and itself to directories.
-        let setgid = parent.attr.mode & S_ISGID != 0;
-        let hands_on = setgid && kind == FileKind::Dir;
-        let attr = Attr {
+        let birth = Birth {
             ino,
-            kind,
-            mode: if hands_on { mode | S_ISGID } else { mode },
-            nlink: match kind {
-                FileKind::Dir => 2,
-                _ => u32::from(self.name.is_some()),
-            },
+            node: self.node,
+            mode,
             uid: self.uid,
-            gid: if setgid { parent.attr.gid } else { self.gid },
-            rdev,
-            size,
-            blocks: self.blocks(),
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            version: Version(1),
+            gid: self.gid,
+            named: self.name.is_some(),
+            at: now,
         };
         Inode {
-            attr,
+            attr: birth.attr(&parent.attr),
             payload,
             xattrs,
             copies: parent.copies,

@@ -19,7 +19,7 @@ use std::collections::btree_map::Entry;
 /// How far a holder's clock may be ahead of the leader's and still be followed: it runs on its own between
 /// two messages of the leader. What it has shown under its lease must not be taken back (S6), so the
 /// cluster's clock goes along; a clock that is further off is broken and must not carry the cluster with it.
-const AHEAD_MAX: Duration = Duration::from_millis(1_000);
+pub(super) const AHEAD_MAX: Duration = Duration::from_millis(1_000);
 
 pub(super) fn apply(
     state: &mut MetaState,

@@ -20,6 +20,7 @@ mod link;
 mod linux;
 mod load;
 mod lookup;
+mod make;
 mod quota;
 mod readdir;
 mod readlink;
@@ -32,6 +33,7 @@ mod unlink;
 mod xattrs;
 
 pub(crate) use copies::copies_in;
+pub(crate) use make::{is_foreseeable, parents};
 pub(crate) use quota::limits_in;
 pub(crate) use statfs::within_quota;
 
@@ -81,7 +83,7 @@ fn widen(held: &mut Scope, more: Scope) {
 
 impl MetaState {
     /// Says what an operation would change in the present state; nothing for one that only reads, for
-    /// `AllocateChunks`, and for `Flush`, whose sender holds the files exclusively already.
+    /// `AllocateChunks`, and for `Flush` and `Make`, whose sender holds what they change exclusively already.
     ///
     /// # Errors
     /// What the operation would fail with.
@@ -141,6 +143,7 @@ impl MetaState {
             | Op::GetXattrs { .. }
             | Op::StatFs { .. }
             | Op::Flush(_)
+            | Op::Make(_)
             | Op::AllocateChunks { .. } => Ok(Plan::default()),
         }
     }
@@ -166,6 +169,7 @@ impl MetaState {
             | Op::SetXattr { .. }
             | Op::RemoveXattr { .. }
             | Op::Flush(_)
+            | Op::Make(_)
             | Op::AllocateChunks { .. }
             | Op::Accessed(_) => Err(FsError::Invalid),
         }
@@ -226,6 +230,7 @@ pub(crate) fn apply(
         } => xattrs::apply_set(state, now, *ino, name, value, (*mode, *kill_sgid)),
         Op::RemoveXattr { ino, name } => xattrs::apply_remove(state, now, *ino, name),
         Op::Flush(files) => Ok(flush::apply(state, now, session, files)),
+        Op::Make(made) => make::apply(state, now, session, made),
         Op::AllocateChunks { count } => chunks::apply(state, session, *count),
         Op::Accessed(times) => accessed::apply(state, times),
         Op::Lookup { .. }

@@ -88,7 +88,10 @@ impl MetaState {
     fn check_inode(&self, ino: InodeNo, inode: &Inode, faults: &mut Faults) {
         let attr = &inode.attr;
         let mut note = |rule, why: String| faults.note(rule, format!("inode {ino}: {why}"));
-        if attr.ino != ino || ino >= self.next_ino {
+        let given = ino
+            .number_of_session()
+            .map_or(ino < self.next_ino, |number| number < self.chunks.next());
+        if attr.ino != ino || !given {
             note(
                 "T1",
                 format!("has the number {} of {}", attr.ino, self.next_ino),

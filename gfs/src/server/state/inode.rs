@@ -1,14 +1,12 @@
 //! The record of an inode.
 
 use super::{Directory, FileContent};
+use crate::birth::DIR_SIZE_BYTES;
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::{InodeNo, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// Size shown for a directory, whatever is in it: one block, like a small one on other file systems.
-pub(crate) const DIR_SIZE_BYTES: u64 = 4096;
 
 /// An inode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,7 @@ pub use session::RESULTS_MAX;
 pub(crate) use chunks::{ChunkState, ChunkTable, Replicas};
 pub(crate) use content::{Extents, FileContent, Piece, RefChange};
 pub(crate) use dir::{Directory, Dirent};
-pub(crate) use inode::{DIR_SIZE_BYTES, Inode, Payload};
+pub(crate) use inode::{Inode, Payload};
 pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
 

@@ -1,0 +1,170 @@
+//! What a node makes by itself (G1 to G3).
+
+use super::cluster::{Cluster, Faults};
+use super::mount::{Mount, ROOT, name};
+use super::{wait, within};
+use crate::error::Errno;
+use crate::tree::Tree;
+use consistency::NodeId;
+use consistency::wire::meta::{Op, XattrMode};
+use consistency::wire::request::MetaRequest;
+use std::time::Duration;
+
+const TERM: Duration = Duration::from_millis(2_000);
+
+/// Returns the operations sent since the last call.
+fn sent(faults: &Faults) -> Vec<Op> {
+    let sent = std::mem::take(&mut *faults.sent.lock().expect("no holder panics"));
+    let op = |request| match request {
+        MetaRequest::Op { op, .. } => Some(op),
+        _ => None,
+    };
+    sent.into_iter().filter_map(op).collect()
+}
+
+fn creates(ops: &[Op]) -> usize {
+    let create = |op: &&Op| matches!(op, Op::Create { .. });
+    ops.iter().filter(create).count()
+}
+
+/// Starts two nodes; the first has made directory `d`, in which nothing else has happened.
+async fn nodes() -> (Cluster, Mount, Mount) {
+    let cluster = Cluster::with_term(TERM).await;
+    let (first, second) = (cluster.node(2).await, cluster.node(3).await);
+    // Makes sure that the log may use what is new.
+    let foreseeable = async {
+        for number in 0.. {
+            first.mkdir(&format!("try{number}")).await.expect("makes");
+            sent(&first.faults);
+            let file = format!("try{number}/f");
+            first.create(&file).await.expect("makes");
+            if creates(&sent(&first.faults)) == 0 {
+                break;
+            }
+        }
+    };
+    within("the log is of a version that knows of it", foreseeable).await;
+    first.mkdir("d").await.expect("makes");
+    sent(&first.faults);
+    (cluster, first, second)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_names_are_one_request() {
+    let (_cluster, first, second) = nodes().await;
+    for number in 0..200 {
+        let file = format!("d/{number}");
+        first.create(&file).await.expect("makes");
+        first.write(&file, 0, b"text").await.expect("writes");
+        assert_eq!(first.stat(&file).await.expect("is there").size, 4);
+    }
+    first.mkdir("d/e").await.expect("makes");
+    first.create("d/e/f").await.expect("makes");
+    assert_eq!(creates(&sent(&first.faults)), 0);
+    assert_eq!(second.list("d", false).await.expect("lists").len(), 201);
+    assert_eq!(second.read("d/7").await.expect("reads"), "text");
+    assert!(second.exists("d/e/f").await.expect("looks"));
+    let ops = sent(&first.faults);
+    let makes = ops.iter().filter(|op| matches!(op, Op::Make(_))).count();
+    assert!(makes <= 3, "{makes} for 202 names");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g1_a_name_that_others_know_of_is_asked_for() {
+    let (_cluster, first, second) = nodes().await;
+    first.create("d/a").await.expect("makes");
+    assert!(!second.exists("d/b").await.expect("looks"));
+    sent(&first.faults);
+    first.create("d/b").await.expect("makes");
+    assert_eq!(creates(&sent(&first.faults)), 1);
+    assert!(second.exists("d/b").await.expect("looks"));
+    assert_eq!(first.create("d/b").await, Err(Errno(libc::EEXIST)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g1_what_a_directory_hands_down_is_asked_for() {
+    let (_cluster, first, _second) = nodes().await;
+    let dir = first.walk("d").await.expect("is there");
+    let quota = name("user.glu.quota.inodes");
+    let set = first
+        .client
+        .setxattr(ROOT, dir, &quota, "3".into(), XattrMode::Any, false);
+    set.await.expect("sets");
+    sent(&first.faults);
+    // The directory counts.
+    for file in ["d/a", "d/b"] {
+        first.create(file).await.expect("makes");
+    }
+    assert_eq!(first.create("d/c").await, Err(Errno::EDQUOT));
+    assert_eq!(creates(&sent(&first.faults)), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g2_a_directory_with_names_is_not_empty() {
+    let (_cluster, first, _second) = nodes().await;
+    first.mkdir("d/e").await.expect("makes");
+    first.create("d/e/f").await.expect("makes");
+    let dir = first.walk("d").await.expect("is there");
+    let removed = first.client.unlink(ROOT, dir, &name("e"), true).await;
+    assert_eq!(removed, Err(Errno(libc::ENOTEMPTY)));
+    assert_eq!(first.list("d/e", true).await.expect("lists"), ["f"]);
+    first.unlink("d/e/f").await.expect("removes");
+    first.create("d/e/g").await.expect("makes");
+    first.rename("d/e/g", "d/h").await.expect("moves");
+    assert_eq!(first.list("d", false).await.expect("lists").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g3_a_look_waits_for_what_was_made() {
+    let (_cluster, first, second) = nodes().await;
+    first.faults.hold(|op| matches!(op, Op::Make(_)));
+    first.create("d/a").await.expect("makes");
+    let looking = {
+        let second = second.clone();
+        tokio::spawn(async move { second.exists("d/a").await })
+    };
+    first.faults.holding().await;
+    tokio::task::yield_now().await;
+    assert!(!looking.is_finished(), "the break must wait for the commit");
+    first.faults.let_go();
+    let found = within("the look is answered", looking).await.expect("ends");
+    assert_eq!(found, Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s3_a_synced_name_is_with_the_leader() {
+    let (cluster, first, _second) = nodes().await;
+    let file = first.create("d/a").await.expect("makes");
+    first.fsync("d/a").await.expect("syncs");
+    assert!(cluster.knows(file), "after fsync of the file");
+    let other = first.create("d/b").await.expect("makes");
+    let dir = first.walk("d").await.expect("is there");
+    first.client.fsyncdir(ROOT, dir).await.expect("syncs");
+    assert!(cluster.knows(other), "after fsync of the directory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_nobody_asks_for_is_committed_before_long() {
+    let (cluster, first, _second) = nodes().await;
+    let file = first.create("d/a").await.expect("makes");
+    wait("it is with the leader", || cluster.knows(file)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s3_who_syncs_what_went_with_the_session_is_told() {
+    let (cluster, first, second) = nodes().await;
+    let dir = first.walk("d").await.expect("is there");
+    let session = first.client.session().expect("there is one");
+    cluster.net.cut(NodeId(2));
+    let file = first.create("d/a").await.expect("makes");
+    wait("the session is lost", || first.client.session().is_none()).await;
+    cluster.net.heal(NodeId(2));
+    let anew = || first.client.session().is_some_and(|now| now != session);
+    wait("there is a new session", anew).await;
+    assert_eq!(first.client.fsyncdir(ROOT, dir).await, Err(Errno::EIO));
+    assert!(!first.exists("d/a").await.expect("looks"));
+    assert!(!second.exists("d/a").await.expect("looks"));
+    assert!(!cluster.knows(file));
+    first.create("d/a").await.expect("makes it anew");
+    assert!(second.exists("d/a").await.expect("looks"));
+}

@@ -1,0 +1,139 @@
+//! Names that a node makes in directories of its own, where it may do so by itself (G1), and what S1 to S4 say of them.
+//!
+//! They are numbered, and made and committed in this order: of one directory a node loses the youngest, or none. A node
+//! that makes a directory makes nothing more in the one before.
+
+use super::model::Who;
+use consistency::InodeNo;
+use std::collections::BTreeMap;
+
+/// The present directories, by node, and what must be in earlier ones.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    present: BTreeMap<u16, Dir>,
+    /// Of nodes that went on or lost something: what was seen or synced.
+    kept: Vec<Dir>,
+    /// Names that were not found, in directories whose makers are not known to have lost them: by number, and why that
+    /// would be wrong.
+    missed: BTreeMap<u64, String>,
+    last: u64,
+}
+
+/// A directory.
+#[derive(Clone, Debug)]
+pub(super) struct Dir {
+    pub(super) number: u64,
+    pub(super) ino: InodeNo,
+    /// So many have been made.
+    pub(super) made: u64,
+    /// So many were seen by others, or synced.
+    pub(super) safe: u64,
+}
+
+impl Dir {
+    pub(super) fn path(number: u64) -> String {
+        format!("d{number}")
+    }
+}
+
+impl Own {
+    /// Returns the number of a directory that is about to be made.
+    pub(super) const fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// A node has made a directory.
+    pub(super) fn begin(&mut self, node: u16, number: u64, ino: InodeNo) {
+        self.end(node);
+        let dir = Dir {
+            number,
+            ino,
+            made: 0,
+            safe: 0,
+        };
+        self.present.insert(node, dir);
+    }
+
+    /// A node makes nothing more in its directory, or has lost what it alone knew (S4).
+    pub(super) fn end(&mut self, node: u16) {
+        if let Some(dir) = self.present.remove(&node) {
+            self.missed.remove(&dir.number);
+            self.kept.push(dir);
+        }
+    }
+
+    pub(super) fn present(&self, node: u16) -> Option<&Dir> {
+        self.present.get(&node)
+    }
+
+    /// Returns the nodes that have one.
+    pub(super) fn nodes(&self) -> Vec<u16> {
+        self.present.keys().copied().collect()
+    }
+
+    /// The node has made name `made` in the directory.
+    pub(super) fn made(&mut self, node: u16, number: u64, made: u64) {
+        if let Some(dir) = self.at(node, number) {
+            dir.made = dir.made.max(made);
+        }
+    }
+
+    /// Names up to `safe` were seen by others, or synced (S2, S3).
+    pub(super) fn safe(&mut self, number: u64, safe: u64) {
+        let all = self.present.values_mut().chain(&mut self.kept);
+        for dir in all.filter(|dir| dir.number == number) {
+            dir.safe = dir.safe.max(safe);
+        }
+    }
+
+    fn at(&mut self, node: u16, number: u64) -> Option<&mut Dir> {
+        let dir = self.present.get_mut(&node);
+        dir.filter(|dir| dir.number == number)
+    }
+
+    /// A name was not found in what `looked` was before. Returns why that is certainly wrong; else it is if its maker turns
+    /// out to have lost nothing: while that is stopped others find out first.
+    pub(super) fn miss(&mut self, looked: &Dir, name: u64) -> Option<String> {
+        let why = format!("name {name} is missed in {looked:?}");
+        if name <= looked.safe {
+            return Some(why);
+        }
+        if self.present.values().any(|dir| dir.number == looked.number) {
+            self.missed.insert(looked.number, why);
+        }
+        None
+    }
+
+    /// A node has run, and lost nothing. Returns what is wrong then.
+    pub(super) fn goes_on(&mut self, node: u16) -> Option<String> {
+        self.missed.remove(&self.present.get(&node)?.number)
+    }
+
+    /// Returns all directories, for a last look.
+    pub(super) fn all(&self) -> Vec<Dir> {
+        self.present.values().chain(&self.kept).cloned().collect()
+    }
+}
+
+/// What a program does with them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OwnOp {
+    /// Makes a directory and so many names in it.
+    Begin(u8),
+    Make,
+    Sync,
+    /// Looks for the youngest name of another node.
+    Look(u16),
+}
+
+/// The name of a number.
+pub(super) fn name(number: u64) -> String {
+    format!("m{number}")
+}
+
+/// Returns whose directory is worth a look: anyone's but one's own.
+pub(super) fn other(nodes: &[u16], who: Who, draw: usize) -> Option<u16> {
+    let others: Vec<u16> = nodes.iter().copied().filter(|n| *n != who.node).collect();
+    (!others.is_empty()).then(|| others[draw % others.len()])
+}
