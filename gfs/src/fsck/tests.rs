@@ -234,6 +234,7 @@ async fn the_log_behind_the_snapshot_is_applied() {
         heartbeat: Duration::from_millis(50),
         election: (Duration::from_millis(250), Duration::from_millis(500)),
         snapshot_every: LogConfig::SNAPSHOT_EVERY,
+        snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
     };
     let log: Replicated<MetaState> = Replicated::open(config, transport, &router)
         .await

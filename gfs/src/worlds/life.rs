@@ -132,6 +132,7 @@ impl Life {
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(250), Duration::from_millis(500)),
             snapshot_every: 20,
+            snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
         };
         let disk = Arc::clone(&self.disk);
         let log = Replicated::open_on(disk, config, Arc::clone(transport), &self.router).await;

@@ -280,6 +280,7 @@ impl Node {
             heartbeat: HEARTBEAT,
             election: ELECTION,
             snapshot_every: LogConfig::SNAPSHOT_EVERY,
+            snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
         };
         let dir = log_config.dir.clone();
         let log: Replicated<server::state::MetaState> =

@@ -53,6 +53,7 @@ impl Cluster {
             heartbeat: Duration::from_millis(50),
             election: (Duration::from_millis(250), Duration::from_millis(500)),
             snapshot_every: LogConfig::SNAPSHOT_EVERY,
+            snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
         };
         let log = Replicated::open(log, transport.clone(), &router).await;
         let log = log.expect("the directory is new");

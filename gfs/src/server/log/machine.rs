@@ -1,6 +1,7 @@
 //! The state machine under openraft: applies batches, answers their callers, makes snapshots.
 
 use super::disk::{Disk, off_thread};
+use super::growth::Growth;
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
 use super::snapshot;
@@ -30,6 +31,7 @@ pub(super) struct Machine<M: StateMachine> {
     pending: Arc<Pending<M>>,
     life: Arc<Life>,
     probes: Arc<Probes>,
+    growth: Arc<Growth>,
     disk: Arc<dyn Disk>,
 }
 
@@ -87,6 +89,7 @@ impl<M: StateMachine> Clone for Machine<M> {
             pending: Arc::clone(&self.pending),
             life: Arc::clone(&self.life),
             probes: Arc::clone(&self.probes),
+            growth: Arc::clone(&self.growth),
             disk: Arc::clone(&self.disk),
         }
     }
@@ -97,21 +100,28 @@ impl<M: StateMachine> Machine<M> {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         snapshot: Option<&[u8]>,
+        growth: Growth,
         pending: Arc<Pending<M>>,
         life: Arc<Life>,
     ) -> Result<Self, Unreadable> {
         let applied = snapshot.map_or_else(|| Ok(Applied::default()), restore)?;
+        growth.snapshot_has(snapshot.map_or(0, <[u8]>::len));
         Ok(Self {
             applied: Arc::new(RwLock::new(applied)),
             pending,
             life,
             probes: Arc::default(),
+            growth: Arc::new(growth),
             disk,
         })
     }
 
     pub(super) fn probes(&self) -> Arc<Probes> {
         Arc::clone(&self.probes)
+    }
+
+    pub(super) fn growth(&self) -> Arc<Growth> {
+        Arc::clone(&self.growth)
     }
 
     /// Returns the state for readers, who do not keep the disk in use.
@@ -181,6 +191,7 @@ impl<M: StateMachine> Machine<M> {
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(batch) => {
+                self.growth.add(batch.bytes());
                 answers = self.apply_batch(applied, &batch).map_err(|why| {
                     let why = AnyError::error(format!("it does not decode: {why}"));
                     StorageIOError::apply(entry.log_id, why)
@@ -213,12 +224,16 @@ impl<M: StateMachine> Machine<M> {
 
     fn build(&self) -> Result<Snapshot<Types>, StorageError<u16>> {
         fail_point!("log: before a snapshot is made");
-        let (meta, bytes) = {
+        // Nothing is applied meanwhile, so no more than must be is done here.
+        let (meta, state) = {
             let applied = self.read();
             let meta = meta(applied.last, applied.membership.clone());
-            let bytes = snapshot::encode(&meta, &applied.machine.snapshot());
-            (meta, bytes)
+            self.growth.begin_anew();
+            (meta, applied.machine.snapshot())
         };
+        let bytes = snapshot::encode(&meta, &state);
+        drop(state);
+        self.growth.snapshot_has(bytes.len());
         snapshot::save(&*self.disk, meta.last_log_id, &bytes)
             .map_err(|error| snapshot_failed(&meta, &error))?;
         Ok(Snapshot {
@@ -237,6 +252,8 @@ impl<M: StateMachine> Machine<M> {
         let last = restored.last.map_or(0, |last| last.index);
         let mut applied = self.write();
         *applied = restored;
+        self.growth.begin_anew();
+        self.growth.snapshot_has(bytes.len());
         self.probes.reach(last, || applied.machine.snapshot());
         Ok(())
     }

@@ -32,6 +32,7 @@ mod election;
 mod error;
 #[cfg(test)]
 mod faults;
+mod growth;
 mod inspect;
 mod leadership;
 mod machine;
@@ -63,6 +64,7 @@ use consistency::{NodeId, wire};
 use directory::{Closed, Directory, FOLDER};
 use disk::Disk;
 use election::{Campaigner, Heard};
+use growth::Growth;
 use leadership::Watcher;
 use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
@@ -121,11 +123,16 @@ pub struct LogConfig {
     pub election: (Duration, Duration),
     /// Entries between two snapshots.
     pub snapshot_every: u64,
+    /// Bytes of commands between two snapshots, about: what a restart has to apply anew. More where the state is large:
+    /// half of a snapshot's size.
+    pub snapshot_bytes: u64,
 }
 
 impl LogConfig {
     /// Entries between two snapshots if nobody says otherwise.
     pub const SNAPSHOT_EVERY: u64 = 20_000;
+    /// Bytes of commands between two snapshots if nobody says otherwise.
+    pub const SNAPSHOT_BYTES: u64 = 32 << 20;
 }
 
 /// A handle on the replicated state; clones share it.
@@ -147,7 +154,7 @@ struct Inner<M: StateMachine> {
 }
 
 struct Running {
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 4],
     closed: Closed,
 }
 
@@ -180,10 +187,10 @@ impl<M: StateMachine> Replicated<M> {
     ) -> Result<Self, OpenError> {
         raft_config(&config)?;
         let recovered = {
-            let (dir, node) = (config.dir.clone(), config.node);
+            let config = config.clone();
             tokio::task::spawn_blocking(move || {
-                let (directory, closed) = Directory::open(&dir)?;
-                Ok((recover(node, directory)?, closed))
+                let (directory, closed) = Directory::open(&config.dir)?;
+                Ok((recover(&config, directory)?, closed))
             })
         };
         // A damaged database can make the code that reads it panic; to the user that is damage as well.
@@ -205,7 +212,7 @@ impl<M: StateMachine> Replicated<M> {
         transport: Arc<dyn Transport>,
         router: &Router,
     ) -> Result<Self, OpenError> {
-        let recovered = recover(config.node, disk)?;
+        let recovered = recover(&config, disk)?;
         let (_, closed) = oneshot::channel();
         Self::start(config, recovered, closed, transport, router).await
     }
@@ -237,6 +244,7 @@ impl<M: StateMachine> Replicated<M> {
         };
         let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
         let (applied, probes) = (machine.applied(), machine.probes());
+        let growth = machine.growth();
         let raft = Raft::new(config.node.0, raft_config, network.clone(), store, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -279,6 +287,7 @@ impl<M: StateMachine> Replicated<M> {
                 tokio::spawn(watcher.run()),
                 tokio::spawn(proposer.run()),
                 tokio::spawn(campaigner.run()),
+                tokio::spawn(growth::keep_bounded(growth, raft.clone())),
             ],
             closed,
         };
@@ -586,14 +595,18 @@ struct Recovered<M: StateMachine> {
 }
 
 /// Reads what is on a disk. Blocks.
-fn recover<M: StateMachine>(node: NodeId, disk: Arc<dyn Disk>) -> Result<Recovered<M>, OpenError> {
+fn recover<M: StateMachine>(
+    config: &LogConfig,
+    disk: Arc<dyn Disk>,
+) -> Result<Recovered<M>, OpenError> {
     let (life, pending) = (Arc::new(Life::new()), Arc::new(Pending::default()));
-    let mark = open_mark(&*disk, node)?;
+    let mark = open_mark(&*disk, config.node)?;
     let store = LogStore::open(Arc::clone(&disk), mark, Arc::clone(&life))?;
     let snapshot = snapshot::newest(&*disk, store.purged())?;
     let machine = Machine::new(
         Arc::clone(&disk),
         snapshot.as_deref(),
+        Growth::up_to(config.snapshot_bytes),
         Arc::clone(&pending),
         Arc::clone(&life),
     );

@@ -56,6 +56,7 @@ fn config(node: u16, voters: &[u16], dir: &Path) -> LogConfig {
         heartbeat: HEARTBEAT,
         election: ELECTION,
         snapshot_every: LogConfig::SNAPSHOT_EVERY,
+        snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
     }
 }
 
@@ -323,6 +324,38 @@ async fn snapshots_shorten_the_log_and_a_damaged_one_is_not_used() {
         Err(OpenError::Corrupt { path, .. }) => assert_eq!(path, snapshots[0]),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_large_entries_are_bounded_as_well() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut config = config(1, &[1], dir.path());
+    config.snapshot_bytes = 20_000;
+    let log = alone_with(config.clone()).await;
+    let large = vec![u64::MAX; 1_000];
+    let metrics = log.inner.raft.metrics();
+    for _ in 0..20 {
+        log.propose(large.clone()).await.expect("it leads");
+    }
+    wait("the log is purged", || metrics.borrow().purged.is_some()).await;
+    let made = log.read(|sum| sum.values.len());
+    log.shutdown().await;
+    drop(log);
+
+    // What is applied anew is less than what asks for a snapshot, and what came while it was made.
+    let log = alone_with(config).await;
+    assert_eq!(log.read(|sum| sum.values.len()), made);
+    let metrics = log.inner.raft.metrics();
+    let (first, last) = {
+        let metrics = metrics.borrow();
+        (metrics.purged, metrics.last_applied)
+    };
+    let kept = last.map(|last| last.index) > first.map(|first| first.index + 2);
+    assert!(
+        first.is_some() && kept,
+        "what came since the last snapshot but one is kept: {first:?} to {last:?}"
+    );
+    log.shutdown().await;
 }
 
 /// Three voters on one network.

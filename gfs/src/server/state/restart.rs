@@ -23,6 +23,7 @@ async fn open(dir: &Path, snapshot_every: u64) -> Replicated<MetaState> {
         heartbeat: Duration::from_millis(80),
         election: (Duration::from_millis(350), Duration::from_millis(500)),
         snapshot_every,
+        snapshot_bytes: LogConfig::SNAPSHOT_BYTES,
     };
     let log = Replicated::open(config, transport, &router).await;
     let log = log.expect("the directory is sound");
@@ -64,6 +65,60 @@ fn create(seq: u64, parent: InodeNo, node: NewNode) -> Body {
     }
 }
 
+/// Returns the name of the newest finished snapshot.
+fn newest_snapshot(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).expect("list");
+    let names = entries.map(|entry| {
+        let name = entry.expect("an entry").file_name();
+        name.to_string_lossy().into_owned()
+    });
+    let finished = |name: &String| name.starts_with("snapshot-") && !name.ends_with(".tmp");
+    names.filter(finished).max()
+}
+
+#[test]
+#[ignore = "it takes long in a build for development; its figures are in docs/results/numbers.md"]
+fn a_snapshot_is_measured() {
+    let inodes = std::env::var("RESTART_INODES");
+    let inodes: u64 = inodes.map_or(1_000_000, |n| n.parse().expect("a number"));
+    let dirs = inodes / NAMES_PER_DIRECTORY;
+    let mut state = MetaState::default();
+    let mut apply = |body| {
+        state.apply(&Command {
+            now: Timestamp::default(),
+            body,
+        });
+    };
+    apply(Body::OpenSession {
+        node: NODE,
+        attempt: 1,
+    });
+    let began = Instant::now();
+    for seq in 1..=inodes {
+        let made = if seq <= dirs {
+            create(seq, InodeNo::ROOT, NewNode::Dir)
+        } else {
+            let parent = InodeNo(InodeNo::ROOT.0 + 1 + seq % dirs);
+            create(seq, parent, NewNode::File)
+        };
+        apply(made);
+    }
+    println!("{inodes} inodes made in {:?}", began.elapsed());
+    let began = Instant::now();
+    let copy = state.clone();
+    println!("copied in {:?}", began.elapsed());
+    let began = Instant::now();
+    drop(copy);
+    println!("dropped in {:?}", began.elapsed());
+    let began = Instant::now();
+    let bytes = state.snapshot();
+    println!("{} bytes encoded in {:?}", bytes.len(), began.elapsed());
+    let began = Instant::now();
+    let restored = MetaState::restore(&bytes).expect("it is whole");
+    println!("decoded in {:?}", began.elapsed());
+    assert!(restored == state, "the state comes back");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes; its figures are in docs/results/numbers.md"]
 async fn a_restart_is_measured() {
@@ -93,22 +148,21 @@ async fn a_restart_is_measured() {
     drop(log);
 
     let began = Instant::now();
+    let older = newest_snapshot(dir.path());
     let log = open(dir.path(), 1).await;
-    println!("restart from the log: {:?}", began.elapsed());
+    println!("restart from {older:?} and the log: {:?}", began.elapsed());
     assert_eq!(log.read(|state| state.counts().inodes), made);
-    let (began, end) = (Instant::now(), Instant::now() + Duration::from_secs(600));
-    let mut seq = inodes;
-    let is_there = |entry: std::io::Result<std::fs::DirEntry>| {
-        let name = entry.expect("an entry").file_name();
-        let name = name.to_string_lossy().into_owned();
-        name.starts_with("snapshot-") && !name.ends_with(".tmp")
-    };
-    while !std::fs::read_dir(dir.path()).expect("list").any(is_there) {
+    let end = Instant::now() + Duration::from_secs(600);
+    let (mut seq, mut times) = (inodes, Vec::new());
+    while newest_snapshot(dir.path()) == older {
         assert!(Instant::now() < end, "no snapshot is made");
         seq += 1;
+        let began = Instant::now();
         commit(&log, create(seq, InodeNo::ROOT, NewNode::File)).await;
+        times.push(began.elapsed());
     }
-    println!("a snapshot is there after {:?}", began.elapsed());
+    let longest = times.iter().max().expect("some were made");
+    println!("while a snapshot is made a command takes {longest:?} at most");
     let made = log.read(|state| state.counts().inodes);
     log.shutdown().await;
     drop(log);
