@@ -27,6 +27,11 @@ id!(
     /// A machine of the cluster, 1 to 9,999; it stands in the node's certificate.
     NodeId(u16), "n"
 );
+impl NodeId {
+    /// The bucket, where file data is kept in an object store: listed like a node, reached by every node (decision 9).
+    pub const BUCKET: Self = Self(u16::MAX);
+}
+
 id!(
     /// One life of a node's client: a restarted node opens a new session. Never reused.
     SessionId(u64), "s"

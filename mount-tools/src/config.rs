@@ -29,6 +29,9 @@
 //! scrub_s = 604800                  # how often it reads every chunk, and how fast
 //! scrub_mib_per_s = 16
 //!
+//! [store]                           # file data in a bucket instead of on disks; the same on all nodes
+//! s3 = { bucket = "glu", endpoint = "https://s3.example.org", credentials = "/etc/glu/s3.toml", cache_mib = 10240 }
+//!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"
 //! cert = "/etc/glu/node.pem"
@@ -45,9 +48,11 @@
 
 mod mount;
 mod repair;
+mod store;
 
 pub use mount::MountConfig;
 pub use repair::RepairConfig;
+pub use store::{S3Config, StoreConfig};
 
 use crate::identity::{CA_CERT_FILE, NODE_CERT_FILE, NODE_ID_MAX, NODE_KEY_FILE};
 use consistency::NodeId;
@@ -112,6 +117,9 @@ pub struct GludConfig {
     /// How chunks are looked after.
     #[serde(default)]
     pub repair: RepairConfig,
+    /// Where file data is kept.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -277,6 +285,9 @@ impl GludConfig {
         if let Some((key, value, most)) = self.repair.broken() {
             let why = format!("{key} is {value}: choose 1 to {most}");
             return Err((Place::Key("repair"), why));
+        }
+        if let Some(why) = self.store.s3.as_ref().and_then(S3Config::broken) {
+            return Err((Place::Key("store"), why));
         }
         check_range(
             Place::Key("lease_term_ms"),

@@ -18,12 +18,14 @@ mod command;
 mod dice;
 mod disk;
 pub mod linear;
+mod s3;
 
 pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
 pub use dice::Dice;
 pub use disk::Disk;
+pub use s3::{S3_CREDENTIALS, S3Server};
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

@@ -108,6 +108,9 @@ pub enum ChunkFailure {
         /// What it said.
         why: String,
     },
+    /// The object store did not answer; never sent to another node.
+    #[error("the object store does not answer: {0}")]
+    Unavailable(String),
 }
 
 #[cfg(test)]
@@ -152,5 +155,7 @@ mod tests {
             why: "w".into(),
         };
         check(&ChunkReply::Failed(source), &[3, 6, 3, 1, b'w']);
+        let silent = ChunkFailure::Unavailable("u".into());
+        check(&ChunkReply::Failed(silent), &[3, 7, 1, b'u']);
     }
 }

@@ -31,6 +31,8 @@ const REPAIRS_MAX: usize = 2;
 pub struct ChunksConfig {
     /// Copies of a new chunk, at least 1. Fewer are made where there are fewer nodes that can.
     pub replicas: usize,
+    /// New chunks go to the bucket, and nowhere else; the transport leads there.
+    pub bucket: bool,
     /// Memory for blocks of remote chunks, in bytes.
     pub cache_bytes: usize,
     /// How long it is tried to reach nodes before the caller gets an error (S5).
@@ -41,6 +43,7 @@ impl Default for ChunksConfig {
     fn default() -> Self {
         Self {
             replicas: 2,
+            bucket: false,
             cache_bytes: 32 << 20,
             patience: Duration::from_secs(30),
         }
@@ -79,6 +82,9 @@ impl Chunks {
 
     /// Returns where a new chunk may go, the best first; at last here, also if this node should get none.
     fn candidates(&self, chunk: ChunkId) -> Vec<NodeId> {
+        if self.config.bucket {
+            return vec![NodeId::BUCKET];
+        }
         let local = self.replicas.local();
         let mut nodes = self.replicas.by_health(self.places.targets(chunk));
         if self.disk.is_none() {
@@ -167,6 +173,7 @@ impl Chunks {
 impl ChunkIo for Chunks {
     async fn write(&self, id: ChunkId, data: Bytes, copies: u8) -> Result<Vec<NodeId>, Errno> {
         let copies = match copies {
+            _ if self.config.bucket => 1,
             0 => self.config.replicas,
             copies => usize::from(copies),
         };

@@ -1,6 +1,7 @@
 //! The data of files: which bytes are where, the chunks on a node's disk, and the way between nodes.
 //!
 //! - [`store`]: chunks in a directory of a local disk, behind the trait [`ChunkStore`].
+//! - [`bucket`]: chunks in an object store, behind the same trait.
 //! - [`disk`]: a store for asynchronous callers, with a bound on what runs at once.
 //! - [`service`]: a node's store, offered to the other nodes.
 //! - [`io`]: the client's side, [`ChunkIo`]: writes to all replicas, reads from the nearest.
@@ -12,6 +13,7 @@
 //! writer leaves behind is named by no file; comparing [`ChunkStore::ids`] with the chunk table finds it. Where the
 //! copies of a chunk are may change: what a reader knows of that is a hint ([`Places::locate`]).
 
+pub mod bucket;
 pub mod disk;
 pub mod io;
 pub mod keeper;
@@ -21,6 +23,8 @@ pub mod store;
 pub mod sweep;
 
 mod cache;
+#[cfg(test)]
+mod contract;
 mod pace;
 mod replica;
 #[cfg(test)]

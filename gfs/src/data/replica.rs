@@ -59,7 +59,7 @@ impl Refusals {
         self.0.iter().any(|(_, refusal)| {
             matches!(
                 refusal,
-                Refusal::Net(_) | Refusal::Chunk(ChunkFailure::Busy)
+                Refusal::Net(_) | Refusal::Chunk(ChunkFailure::Busy | ChunkFailure::Unavailable(_))
             )
         })
     }

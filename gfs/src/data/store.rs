@@ -14,7 +14,7 @@
 //! after the bytes are, so a chunk is whole or missing after a crash; the checksums of its header (`format.rs`) find
 //! what the disk does to it later. A link, unlike a rename, never replaces a chunk that is there.
 
-mod format;
+pub(super) mod format;
 mod open;
 mod sync;
 
@@ -49,6 +49,8 @@ pub struct DirStore {
     syncs: Vec<SharedSync>,
     /// Counts the puts, for the names in `tmp/`.
     puts: AtomicU64,
+    /// What is put outlives a crash of the machine.
+    durable: bool,
     _lock: File,
 }
 
@@ -73,12 +75,40 @@ impl DirStore {
         Ok(Self::of(root, lock))
     }
 
+    /// Opens a store that nobody relies on: what is put may be torn or gone after a crash.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn open_volatile(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let durable = false;
+        Ok(Self {
+            durable,
+            ..Self::open(root)?
+        })
+    }
+
+    /// Returns the lengths of the files of all chunks, in the order in which they were written.
+    pub(super) fn lengths(&self) -> io::Result<Vec<(ChunkId, u64)>> {
+        let mut found = Vec::new();
+        for shard in 0..SHARDS {
+            for entry in fs::read_dir(self.shard_path(shard))? {
+                let entry = entry?;
+                let metadata = entry.metadata()?;
+                let number = number_of(&entry.file_name());
+                found.extend(number.map(|id| (metadata.modified(), id, metadata.len())));
+            }
+        }
+        found.sort_by_key(|(written, id, _)| (written.as_ref().ok().copied(), *id));
+        Ok(found.into_iter().map(|(_, id, len)| (id, len)).collect())
+    }
+
     fn of(root: PathBuf, lock: File) -> Self {
         let syncs = (0..SHARDS).map(|_| SharedSync::default()).collect();
         Self {
             root,
             syncs,
             puts: AtomicU64::new(0),
+            durable: true,
             _lock: lock,
         }
     }
@@ -140,7 +170,7 @@ impl DirStore {
     fn write(&self, id: ChunkId, header: &Header, data: &[u8]) -> Result<(), ChunkFailure> {
         let number = self.puts.fetch_add(1, Ordering::Relaxed);
         let tmp = TmpFile(self.root.join(TMP).join(number.to_string()));
-        tmp.fill(&[&header.encode(), data])
+        tmp.fill(&[&header.encode(), data], self.durable)
             .map_err(|error| disk("write", &error))?;
         let path = self.path(id);
         match fs::hard_link(&tmp.0, &path) {
@@ -164,6 +194,9 @@ impl ChunkStore for DirStore {
         let header = Header::of(data, crc)?;
         if !self.holds(id, data)? {
             self.write(id, &header, data)?;
+        }
+        if !self.durable {
+            return Ok(());
         }
         // Also for a chunk that was here: the put that brought it may not have come as far as this.
         let shard = shard_of(id);
@@ -257,12 +290,12 @@ fn shard_name(shard: usize) -> String {
 struct TmpFile(PathBuf);
 
 impl TmpFile {
-    fn fill(&self, parts: &[&[u8]]) -> io::Result<()> {
+    fn fill(&self, parts: &[&[u8]], sync: bool) -> io::Result<()> {
         let mut file = File::create_new(&self.0)?;
         for part in parts {
             file.write_all(part)?;
         }
-        file.sync_data()
+        if sync { file.sync_data() } else { Ok(()) }
     }
 }
 

@@ -235,7 +235,8 @@ async fn check_copies(
     }
     let copies = state.listed_from(ChunkId(0)).flat_map(|chunk| {
         let nodes = chunk.replicas.clone();
-        let there = nodes.into_iter().filter(|node| up.contains(node));
+        let reached = |node: &NodeId| *node == NodeId::BUCKET || up.contains(node);
+        let there = nodes.into_iter().filter(reached);
         there
             .map(move |node| (chunk.clone(), node))
             .collect::<Vec<_>>()

@@ -61,6 +61,8 @@ pub struct Config {
     pub replicas: u8,
     /// How long a node may be away until its copies are made anew elsewhere.
     pub gone_after: std::time::Duration,
+    /// Bytes that the bucket may hold, if file data goes there.
+    pub bucket_bytes: Option<u64>,
 }
 
 /// The metadata service of one node; it answers while the node leads.
@@ -234,7 +236,7 @@ impl MetaServer {
     }
 
     /// Answers what is about copies of chunks.
-    async fn about_copies(&self, from: NodeId, request: MetaRequest) -> MetaReply {
+    pub(super) async fn about_copies(&self, from: NodeId, request: MetaRequest) -> MetaReply {
         match request {
             MetaRequest::Locate(chunk) => {
                 let listed = self.log.read(|state| state.listed(chunk));
@@ -533,9 +535,17 @@ impl MetaServer {
             (total + report.disk_total, free + report.disk_free)
         });
         let copies = u64::from(self.config.replicas).clamp(1, up.len().max(1) as u64);
+        let (total, free) = match self.config.bucket_bytes {
+            None => (total / copies, free / copies),
+            Some(total) => {
+                let held = state.held().get(&NodeId::BUCKET);
+                let bytes = held.map_or(0, |held| held.bytes);
+                (total, total.saturating_sub(bytes))
+            }
+        };
         let whole = StatFs {
-            bytes_total: total / copies,
-            bytes_free: free / copies,
+            bytes_total: total,
+            bytes_free: free,
             inodes: state.counts().inodes,
             inodes_free: None,
         };

@@ -145,6 +145,7 @@ impl Life {
             break_timeout: Micros::from_millis(1_500),
             replicas: 1,
             gone_after: Duration::from_secs(60),
+            bucket_bytes: None,
         };
         MetaServer::start(config, log, Arc::clone(transport), &self.router);
         Ok(())

@@ -3,7 +3,8 @@
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
 use crate::config::{
-    GludConfig, MountConfig, PeerConfig, RepairConfig, TlsPaths, default_cache_mib, default_log,
+    GludConfig, MountConfig, PeerConfig, RepairConfig, StoreConfig, TlsPaths, default_cache_mib,
+    default_log,
 };
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
@@ -66,6 +67,7 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
             scrub_s: SCRUB_S,
             ..RepairConfig::default()
         },
+        store: StoreConfig::default(),
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
             cert: dir.tls().join(NODE_CERT_FILE),

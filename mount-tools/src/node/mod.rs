@@ -15,7 +15,7 @@ pub(crate) mod incarnation;
 mod members;
 pub mod watcher;
 
-use crate::config::GludConfig;
+use crate::config::{GludConfig, S3Config};
 use crate::daemon::failure_file;
 use crate::identity::NodeIdentity;
 use crate::transport::{QuicTransport, Versions};
@@ -25,6 +25,7 @@ use consistency::wire::meta::Name;
 use consistency::wire::request::NodeReport;
 use gdev::{DevAgent, DevTree};
 use gfs::client::Client;
+use gfs::data::bucket::{Bucket, BucketConfig, WithBucket};
 use gfs::data::disk::Disk;
 use gfs::data::io::{Chunks, ChunksConfig};
 use gfs::data::service::ChunkService;
@@ -109,13 +110,26 @@ impl Node {
             Handle::current(),
         )?;
         let transport = Arc::new(transport);
-        let network: Arc<dyn Transport> = Arc::clone(&transport) as _;
+        let nodes: Arc<dyn Transport> = Arc::clone(&transport) as _;
+        let bucket = open_bucket(&config, identity.root().uuid())?;
+        let network = match &bucket {
+            None => nodes,
+            Some(bucket) => {
+                let service = ChunkService::new(bucket.clone());
+                Arc::new(WithBucket::new(nodes, Arc::new(service)))
+            }
+        };
 
         let copying = config.repair.bytes_per_s();
         let chunk_service =
             ChunkService::new(disk.clone()).with_copies(Arc::clone(&network), copying);
         router.register(ServiceId::Chunk, Arc::new(chunk_service));
         let (meta, log) = Self::start_meta(&config, versions, &network, &router).await?;
+
+        if let (Some(meta), Some(bucket)) = (&meta, &bucket) {
+            let keeper = config.repair.keeper();
+            tokio::spawn(Arc::clone(meta).keep_bucket(bucket.clone(), keeper));
+        }
 
         let first = measure(&disk, &config.rack).await;
         let report = Arc::new(Mutex::new(first));
@@ -129,6 +143,7 @@ impl Node {
         let places: Arc<dyn Places> = Arc::clone(&members) as _;
         let chunks_config = ChunksConfig {
             replicas: usize::from(config.replicas),
+            bucket: bucket.is_some(),
             patience: config.request_timeout(),
             cache_bytes: config.cache_bytes() / 4,
         };
@@ -300,6 +315,7 @@ impl Node {
             break_timeout: Micros(term.0 * 5),
             replicas: config.replicas,
             gone_after: config.repair.after(),
+            bucket_bytes: config.store.s3.as_ref().map(S3Config::capacity),
         };
         let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);
         Ok((Some(meta), Some(log)))
@@ -371,6 +387,26 @@ fn instance(config: &GludConfig) -> String {
         sum.wrapping_mul(31).wrapping_add(u32::from(*byte))
     });
     format!("{sum:08x}-{}", config.node)
+}
+
+/// Prepares the way to the bucket, if file data goes there.
+fn open_bucket(config: &GludConfig, cluster: &str) -> Result<Option<Disk>> {
+    let Some(s3) = &config.store.s3 else {
+        return Ok(None);
+    };
+    let bucket = BucketConfig {
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+        credentials: s3.read_credentials()?,
+        owner: cluster.to_owned(),
+        cache_dir: config.state_dir.join("cache"),
+        cache_bytes: u64::from(s3.cache_mib) << 20,
+        capacity: s3.capacity(),
+    };
+    let bucket = Bucket::open(bucket, Handle::current())?;
+    Ok(Some(Disk::new(bucket)))
 }
 
 async fn measure(disk: &Disk, rack: &str) -> NodeReport {

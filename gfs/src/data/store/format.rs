@@ -32,7 +32,7 @@ const fn header_bytes(len: u32) -> usize {
 
 /// The header of a chunk's file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(in crate::data) struct Header {
     len: u32,
     /// One for each block.
     crcs: Vec<u32>,
@@ -40,7 +40,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Makes the header of a chunk whose bytes have the CRC-32 `crc`; looks at each byte once.
-    pub(super) fn of(data: &[u8], crc: u32) -> Result<Self, ChunkFailure> {
+    pub(in crate::data) fn of(data: &[u8], crc: u32) -> Result<Self, ChunkFailure> {
         let len = u32::try_from(data.len()).map_err(|_| ChunkFailure::BadRange)?;
         if len == 0 || len > CHUNK_BYTES_MAX {
             return Err(ChunkFailure::BadRange);
@@ -61,7 +61,7 @@ impl Header {
     }
 
     /// Returns the header's bytes.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::data) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(header_bytes(self.len));
         bytes.extend_from_slice(MAGIC);
         for number in [VERSION, self.len].iter().chain(&self.crcs) {
@@ -76,7 +76,12 @@ impl Header {
         let mut buffer = [0; HEADER_BYTES_MAX];
         let filled =
             read_up_to(file, &mut buffer).map_err(|error| unread("read the header", &error))?;
-        let (fixed, rest) = buffer[..filled]
+        Self::parse(&buffer[..filled])
+    }
+
+    /// Verifies the header at the beginning of a chunk's file.
+    fn parse(buffer: &[u8]) -> Result<Self, ChunkFailure> {
+        let (fixed, rest) = buffer
             .split_at_checked(FIXED_BYTES)
             .ok_or(ChunkFailure::Corrupt)?;
         let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
@@ -122,14 +127,27 @@ impl Header {
         )
         .map_err(|error| unread("read", &error))?;
         let sums = &self.crcs[first as usize..after as usize];
-        let good = blocks
-            .chunks(BLOCK)
-            .map(crc32fast::hash)
-            .eq(sums.iter().copied());
-        if blocks.len() != size as usize || !good {
+        if blocks.len() != size as usize || !are_good(&blocks, sums) {
             return Err(ChunkFailure::Corrupt);
         }
         Ok(Bytes::from(blocks).slice((offset - start) as usize..(end - start) as usize))
+    }
+}
+
+/// Returns whether blocks have these checksums.
+fn are_good(blocks: &[u8], sums: &[u32]) -> bool {
+    let found = blocks.chunks(BLOCK).map(crc32fast::hash);
+    found.eq(sums.iter().copied())
+}
+
+/// Returns the bytes of a chunk out of all of its file, verified.
+pub(in crate::data) fn whole(file: &Bytes) -> Result<Bytes, ChunkFailure> {
+    let header = Header::parse(file)?;
+    let data = file.slice(header_bytes(header.len)..);
+    if data.len() == header.len as usize && are_good(&data, &header.crcs) {
+        Ok(data)
+    } else {
+        Err(ChunkFailure::Corrupt)
     }
 }
 

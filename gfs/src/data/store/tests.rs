@@ -1,20 +1,13 @@
 #![allow(clippy::cast_possible_truncation, reason = "the numbers are small")]
 
 use super::*;
+use crate::data::contract::{self, pattern as bytes, put};
 use nix::mount::{MsFlags, mount, umount};
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Instant;
 
 const BLOCK: u32 = crate::data::BLOCK_BYTES;
-
-fn bytes(len: u32, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| (at % 251) as u8 ^ seed).collect()
-}
-
-fn put(store: &DirStore, id: u64, data: &[u8]) -> Result<(), ChunkFailure> {
-    store.put(ChunkId(id), data, crc32fast::hash(data))
-}
 
 fn store() -> (tempfile::TempDir, DirStore) {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -45,102 +38,14 @@ fn tmp_files(dir: &Path) -> usize {
     fs::read_dir(dir.join(TMP)).expect("tmp is there").count()
 }
 
+/// What each store does.
 #[test]
-fn get_returns_what_was_put() {
-    let (dir, store) = store();
-    for (id, len) in [
-        (1, 1),
-        (2, BLOCK - 1),
-        (3, BLOCK),
-        (4, BLOCK + 1),
-        (5, 3 * BLOCK + 7),
-        (6, CHUNK_BYTES_MAX),
-    ] {
-        let data = bytes(len, 0);
-        put(&store, id, &data).expect("put");
-        for (offset, count) in [
-            (0, 1),
-            (0, len),
-            (len - 1, 1),
-            (len / 2, len - len / 2),
-            (len / 3, 5),
-            (0, len + 1),
-            (len - 1, u32::MAX),
-        ] {
-            let part = &data[offset as usize..offset.saturating_add(count).min(len) as usize];
-            assert_eq!(
-                store.get(ChunkId(id), offset, count).expect("get"),
-                part,
-                "{count} bytes at {offset} of {len}"
-            );
-        }
-        for (offset, count) in [(0, 0), (len, 1), (u32::MAX, 1), (u32::MAX, u32::MAX)] {
-            assert_eq!(
-                store.get(ChunkId(id), offset, count),
-                Err(ChunkFailure::BadRange)
-            );
-        }
-    }
-    assert_eq!(store.get(ChunkId(7), 0, 1), Err(ChunkFailure::Missing));
-    assert_eq!(tmp_files(dir.path()), 0);
-}
-
-#[test]
-fn bad_puts_are_refused() {
-    let (dir, store) = store();
-    assert_eq!(put(&store, 1, &[]), Err(ChunkFailure::BadRange));
-    assert_eq!(
-        put(&store, 1, &bytes(CHUNK_BYTES_MAX + 1, 0)),
-        Err(ChunkFailure::BadRange)
-    );
-    assert_eq!(
-        store.put(ChunkId(1), b"abc", crc32fast::hash(b"abd")),
-        Err(ChunkFailure::Corrupt)
-    );
-    assert_eq!(store.ids(), Ok(vec![]));
-    assert_eq!(tmp_files(dir.path()), 0);
-}
-
-#[test]
-fn put_may_be_repeated_but_never_changes_a_chunk() {
-    let (_dir, store) = store();
-    assert_eq!(put(&store, 1, b"abc"), Ok(()));
-    assert_eq!(put(&store, 1, b"abc"), Ok(()));
-    for other in [&b"abd"[..], b"ab", b"abcd"] {
-        let refused = put(&store, 1, other).expect_err("other bytes");
-        assert_eq!(
-            refused.to_string(),
-            "disk error: chunk 1 is here already with other bytes"
-        );
-    }
-    assert_eq!(store.get(ChunkId(1), 0, 9).expect("as it was"), &b"abc"[..]);
-}
-
-#[test]
-fn the_same_put_many_times_at_once() {
-    let (dir, store) = store();
-    let data = bytes(BLOCK, 0);
-    thread::scope(|scope| {
-        let puts = [(); 8].map(|()| scope.spawn(|| put(&store, 1, &data)));
-        for result in puts {
-            assert_eq!(result.join().expect("no panic"), Ok(()));
-        }
+fn it_is_a_chunk_store() {
+    contract::check(|check| {
+        let (dir, store) = store();
+        check(&store);
+        assert_eq!(tmp_files(dir.path()), 0, "nothing is left of what was put");
     });
-    assert_eq!(store.get(ChunkId(1), 0, BLOCK).expect("get"), data);
-    assert_eq!(tmp_files(dir.path()), 0);
-}
-
-#[test]
-fn ids_and_delete() {
-    let (_dir, store) = store();
-    for id in [0x1_02_03, 1, 0xffff_ffff_ffff_ffff, 0x200] {
-        put(&store, id, b"x").expect("put");
-    }
-    let ids = [1, 0x200, 0x1_02_03, u64::MAX].map(ChunkId);
-    assert_eq!(store.ids().expect("ids"), ids);
-    assert_eq!(store.delete(&[ChunkId(1), ChunkId(77), ids[3]]), Ok(()));
-    assert_eq!(store.ids().expect("ids"), ids[1..3]);
-    assert_eq!(store.get(ChunkId(1), 0, 1), Err(ChunkFailure::Missing));
 }
 
 #[track_caller]

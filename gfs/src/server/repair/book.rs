@@ -240,11 +240,7 @@ impl Book {
         self.rests.retain(|_, until| *until > now);
         let mut by_node: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
         let idle = |chunk: &ChunkId| !self.busy.contains(chunk) && !self.rests.contains_key(chunk);
-        let up = |node: NodeId| {
-            view.nodes
-                .iter()
-                .any(|status| status.node == node && status.up)
-        };
+        let up = |node: NodeId| view.is_up(node);
         let mut taken = BTreeSet::new();
         for (node, chunk) in &self.reports {
             let chunks = by_node.entry(*node).or_default();

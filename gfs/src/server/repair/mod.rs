@@ -2,6 +2,7 @@
 //!
 //! - [`plan`]: what is to be done about a chunk. Pure.
 //! - [`book`]: what is under way. Sans-io.
+//! - [`bucket`]: looks after the bucket, where file data is kept in an object store.
 //! - here: asks the nodes, and commits what they have done.
 //!
 //! # Rules
@@ -16,6 +17,7 @@
 //! Lock order: the book, then the state.
 
 pub(crate) mod book;
+mod bucket;
 pub(crate) mod plan;
 #[cfg(test)]
 mod sim;

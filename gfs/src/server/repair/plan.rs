@@ -8,6 +8,8 @@
 //! | as wanted, two in one failure domain though there is another one | one moves there |
 //! | as wanted, on a node with more than its share while another has less | one moves there |
 //!
+//! The bucket is always up, and one copy there is enough: nothing is made of it, and nothing moves (decision 9).
+//!
 //! A node that is down but not gone yet counts as if it were up, but nothing is copied from or to it.
 
 use crate::data::place::{domain, has_room, order};
@@ -70,18 +72,21 @@ impl View {
         self.nodes.iter().find(|status| status.node == node)
     }
 
-    fn is_up(&self, node: NodeId) -> bool {
-        self.status(node).is_some_and(|status| status.up)
+    pub(super) fn is_up(&self, node: NodeId) -> bool {
+        node == NodeId::BUCKET || self.status(node).is_some_and(|status| status.up)
     }
 
     /// Returns whether a copy there counts: the node stays, as far as is known.
     fn stays(&self, node: NodeId) -> bool {
         let known = self.status(node).is_some_and(|status| !status.draining);
-        known && !self.gone.contains(&node)
+        node == NodeId::BUCKET || (known && !self.gone.contains(&node))
     }
 
     /// Returns how many copies a chunk should have: no more than there are nodes.
     fn wanted(&self, chunk: &Listed) -> usize {
+        if chunk.replicas.contains(&NodeId::BUCKET) {
+            return 1;
+        }
         let copies = match chunk.copies {
             0 => self.copies,
             copies => copies,
@@ -180,7 +185,8 @@ impl View {
     pub(crate) fn improve(&self, chunk: &Listed, free: impl Fn(NodeId) -> bool) -> Option<Job> {
         let replicas = &chunk.replicas;
         let settled = |node: &NodeId| self.stays(*node) && self.is_up(*node) && free(*node);
-        if replicas.len() != self.wanted(chunk) || !replicas.iter().all(settled) {
+        let in_bucket = replicas.contains(&NodeId::BUCKET);
+        if in_bucket || replicas.len() != self.wanted(chunk) || !replicas.iter().all(settled) {
             return None;
         }
         let moved = |from: NodeId, to: NodeId| Job::Copy {

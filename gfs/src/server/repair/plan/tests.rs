@@ -222,3 +222,16 @@ fn an_empty_node_gets_its_share() {
     // No more than have to: the two new nodes' shares.
     assert!(moves <= 2000, "{moves} moves");
 }
+
+/// One copy in the bucket is enough, whoever is there and whatever its tree says; what is on disks is as before.
+#[test]
+fn the_bucket_is_left_alone() {
+    let bucket = NodeId::BUCKET.0;
+    for nodes in ["1 2 3", "1- 2x 3d", ""] {
+        check(nodes, &[bucket], 0, "-");
+        check(nodes, &[bucket], 3, "-");
+        check_improve(nodes, &[bucket], "-");
+        let finding = view(nodes).look(&listed(&[bucket], 3), |_| true);
+        assert_eq!(finding, Finding::default(), "{nodes}");
+    }
+}
