@@ -5,6 +5,8 @@
 //! meaning of each field. A decoder never allocates more than [`MESSAGE_BYTES_MAX`].
 
 pub mod chunk;
+#[cfg(test)]
+mod golden;
 pub mod lease;
 pub mod lock;
 pub mod meta;
