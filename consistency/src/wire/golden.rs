@@ -6,7 +6,7 @@
 use super::lease::{Grant, Mode};
 use super::lock::{Held, LocalOwner, LockKind, LockMode, LockOp, LockRange, LockReply};
 use super::meta::{
-    Attr, Content, DirEntry, Extent, Fact, FileKind, FlushContent, FlushFile, FsError, Name,
+    Attr, Content, DirEntry, Extent, Fact, FileKind, FlushContent, FlushFile, FsError, Made, Name,
     NewNode, Op, OpReply, RenameMode, SetAttr, SetTime, StatFs, XattrMode,
 };
 use super::notes::{Note, Noted, NotesReply, NotesRequest, Part, Tell, Told};
@@ -49,8 +49,8 @@ variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock Re
     Inventory Drain Repair);
 variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
-    Flush AllocateChunks Accessed);
-variants!(OpReply: Found Attr Loaded Listing Target Xattrs StatFs Created Changed Flushed ChunkIds);
+    Flush AllocateChunks Accessed Make);
+variants!(OpReply: Found Attr Loaded Listing Target Xattrs StatFs Created Changed Flushed ChunkIds Made);
 variants!(FlushContent: Same Inline Extents);
 variants!(Content: Inline Extents);
 variants!(NewNode: File Dir Symlink Special);
@@ -342,6 +342,17 @@ fn ops() -> Vec<Op> {
         }]),
         Op::AllocateChunks { count: 2 },
         Op::Accessed(vec![(ino, at(3))]),
+        Op::Make(vec![Made {
+            parent: ino,
+            name: name(),
+            ino: InodeNo::by_session(CHUNK).expect("small"),
+            node: NewNode::Dir,
+            mode: 0o755,
+            umask: 0o22,
+            uid: 1,
+            gid: 2,
+            time: at(4),
+        }]),
     ]
 }
 
@@ -392,6 +403,10 @@ fn op_replies() -> Vec<OpReply> {
         OpReply::Changed(vec![fact()]),
         OpReply::Flushed(vec![Ok(attr()), Err(FsError::Quota)]),
         OpReply::ChunkIds(CHUNK),
+        OpReply::Made {
+            made: vec![Ok(fact()), Err(FsError::Stale)],
+            dirs: vec![fact()],
+        },
     ]
 }
 
