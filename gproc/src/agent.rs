@@ -9,6 +9,7 @@ use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::{decode, encode};
 use gfs::net::Service;
+use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -95,6 +96,24 @@ impl ProcAgent {
                     }
                 }
             }
+            ProcRequest::Signal {
+                pid,
+                birth,
+                number,
+                who,
+            } => {
+                self.act(move |procfs| procfs.signal(pid, birth, number, who))
+                    .await
+            }
+            ProcRequest::SignalGroup {
+                group,
+                birth,
+                number,
+                who,
+            } => {
+                self.act(move |procfs| procfs.signal_group(group, birth, number, who))
+                    .await
+            }
             ProcRequest::Load => {
                 let meter = Arc::clone(&self.meter);
                 ProcReply::Load(blocking(move || meter.measure()).await)
@@ -144,6 +163,15 @@ impl ProcAgent {
                 ProcReply::Failed
             }
         }
+    }
+
+    async fn act(
+        &self,
+        act: impl FnOnce(&Procfs) -> Result<(), Errno> + Send + 'static,
+    ) -> ProcReply {
+        let procfs = Arc::clone(&self.procfs);
+        let done = self.read(move || act(&procfs)).await;
+        ProcReply::Done(done.map_err(|errno| errno as i32))
     }
 
     async fn read<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {

@@ -116,6 +116,18 @@ impl Cluster {
         }
     }
 
+    /// Has a node do something; says what came of it.
+    pub(crate) async fn act(
+        &self,
+        node: NodeId,
+        request: ProcRequest,
+    ) -> Result<Result<(), i32>, AskError> {
+        match self.ask(node, request, PAGE_DEADLINE).await? {
+            ProcReply::Done(done) => Ok(done),
+            other => Err(unexpected(node, &other)),
+        }
+    }
+
     async fn snapshot(&self, node: NodeId) -> Result<Vec<Record>, AskError> {
         if node == self.agent.node() {
             let records = tokio::time::timeout(PAGE_DEADLINE, self.agent.processes()).await;
@@ -197,6 +209,7 @@ fn unexpected(node: NodeId, reply: &ProcReply) -> AskError {
         ProcReply::Snapshot { .. }
         | ProcReply::Identity(_)
         | ProcReply::Content(_)
-        | ProcReply::Load(_) => AskError::Confused(node),
+        | ProcReply::Load(_)
+        | ProcReply::Done(_) => AskError::Confused(node),
     }
 }

@@ -17,6 +17,8 @@ pub mod keeper;
 pub mod load;
 pub mod pids;
 mod procfs;
+pub mod signal;
+mod sys;
 mod text;
 pub mod tree;
 pub mod wire;

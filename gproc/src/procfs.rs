@@ -74,11 +74,8 @@ impl Procfs {
     pub(crate) fn records(&self, cmdlines: bool, done: &AtomicUsize) -> io::Result<Vec<Record>> {
         let mut scratch = Vec::with_capacity(SNAPSHOT_CMDLINE_BYTES_MAX + 1);
         let mut records = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            let kernel = name.to_str().and_then(|name| name.parse().ok());
-            let pid = kernel.and_then(|kernel| ClusterPid::of(self.node, kernel));
-            if let Some(process) = pid.and_then(|pid| self.find(pid)) {
+        for pid in self.pids()? {
+            if let Some(process) = self.find(pid) {
                 records.extend(self.record(&process, cmdlines, &mut scratch));
             }
             done.fetch_add(1, Ordering::Relaxed);
@@ -89,9 +86,7 @@ impl Procfs {
 
     /// Returns who has a pid.
     pub(crate) fn identify(&self, pid: ClusterPid) -> Option<Identity> {
-        let process = self.find(pid)?;
-        let stat = process.read("stat", FILE_BYTES_MAX)?;
-        let status = process.read("status", FILE_BYTES_MAX)?;
+        let (stat, status) = self.stat_and_status(pid)?;
         self.identity(pid, &stat, &status)
     }
 
@@ -130,9 +125,35 @@ impl Procfs {
         ClusterPid::of(self.node, text::thread_group(&status)?)
     }
 
+    /// Returns the cluster pids of all processes.
+    ///
+    /// # Errors
+    /// If the directory itself cannot be read.
+    pub(crate) fn pids(&self) -> io::Result<Vec<ClusterPid>> {
+        let mut pids = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let kernel = name.to_str().and_then(|name| name.parse().ok());
+            pids.extend(kernel.and_then(|kernel| ClusterPid::of(self.node, kernel)));
+        }
+        Ok(pids)
+    }
+
+    /// Returns `stat` and `status` of a process as the kernel has them.
+    pub(crate) fn stat_and_status(&self, pid: ClusterPid) -> Option<(Vec<u8>, Vec<u8>)> {
+        let process = self.find(pid)?;
+        let stat = process.read("stat", FILE_BYTES_MAX)?;
+        Some((stat, process.read("status", FILE_BYTES_MAX)?))
+    }
+
+    /// Returns the kernel's number of a process of this node.
+    pub(crate) fn own(&self, pid: ClusterPid) -> Option<i32> {
+        (pid.home() == self.node).then(|| pid.kernel())
+    }
+
     fn find(&self, pid: ClusterPid) -> Option<Process> {
-        let path = self.path.join(pid.kernel().to_string());
-        let dir = (pid.home() == self.node).then(|| File::open(path).ok())??;
+        let path = self.path.join(self.own(pid)?.to_string());
+        let dir = File::open(path).ok()?;
         Some(Process { pid, dir })
     }
 
@@ -198,7 +219,7 @@ impl Procfs {
         })
     }
 
-    fn birth(&self, stat: &[u8]) -> Option<Birth> {
+    pub(crate) fn birth(&self, stat: &[u8]) -> Option<Birth> {
         let ticks = text::start_ticks(stat)? & ((1 << BIRTH_TICKS_BITS) - 1);
         Some(Birth(self.boot | ticks))
     }

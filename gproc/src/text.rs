@@ -2,6 +2,8 @@
 
 /// Which words of `stat` behind the name are pids: ppid, pgrp, session, tpgid.
 const STAT_PIDS: [usize; 4] = [1, 2, 3, 5];
+/// Which word of `stat` behind the name is the process group.
+const STAT_GROUP: usize = 2;
 /// Which word of `stat` behind the name is the start time.
 const STAT_START: usize = 19;
 /// Lines of `status` that begin with a pid of the reader's namespace. Those of inner namespaces that may follow in
@@ -28,10 +30,50 @@ pub(crate) fn comm(stat: &[u8]) -> Option<&[u8]> {
     split_stat(stat).map(|(_, name, _)| name)
 }
 
+/// Returns the process group in `stat`.
+pub(crate) fn group(stat: &[u8]) -> Option<i32> {
+    let (_, _, rest) = split_stat(stat)?;
+    parse(rest.split(|&byte| byte == b' ').nth(STAT_GROUP)?)
+}
+
 /// Returns effective user and group in `status`.
 pub(crate) fn owner(status: &[u8]) -> Option<(u32, u32)> {
-    let effective = |key| parse(words(value(status, key)?).nth(1)?);
-    Some((effective(b"Uid:")?, effective(b"Gid:")?))
+    let Credentials { users, groups } = credentials(status)?;
+    Some((users.effective, groups.effective))
+}
+
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    /// Users.
+    pub(crate) users: Ids,
+    /// Groups.
+    pub(crate) groups: Ids,
+}
+
+/// Real, effective and saved user or group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) real: u32,
+    pub(crate) effective: u32,
+    pub(crate) saved: u32,
+}
+
+/// Returns users and groups in `status`.
+pub(crate) fn credentials(status: &[u8]) -> Option<Credentials> {
+    let ids = |key| {
+        let mut ids = words(value(status, key)?).map(parse);
+        let mut next = || ids.next().flatten();
+        Some(Ids {
+            real: next()?,
+            effective: next()?,
+            saved: next()?,
+        })
+    };
+    Some(Credentials {
+        users: ids(b"Uid:")?,
+        groups: ids(b"Gid:")?,
+    })
 }
 
 /// Returns the thread group in `status`.
@@ -193,6 +235,9 @@ mod tests {
         let status = b"Name:\tUid: 9\nTgid:\t12\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
         assert_eq!(owner(status), Some((2, 6)));
         assert_eq!(owner(b"Uid:\t1\n"), None);
+        let Credentials { users, groups } = credentials(status).expect("there");
+        assert_eq!((users.real, users.saved, groups.real), (1, 3, 5));
+        assert_eq!(group(b"7 (a) (b) S 6 9 8"), Some(9));
         assert_eq!(thread_group(status), Some(12));
         assert_eq!(running(b"0.10 0.20 0.30 4/512 9999\n"), Some(4));
         assert_eq!(running(b"0.10"), None);

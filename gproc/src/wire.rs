@@ -32,6 +32,15 @@ pub struct Identity {
     pub gid: u32,
 }
 
+/// Who wants something done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
 /// A process and what readers of the whole table want to know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -77,6 +86,28 @@ pub enum ProcRequest {
     },
     /// Load of the node; answered by [`ProcReply::Load`].
     Load,
+    /// Send a signal to a process; answered by [`ProcReply::Done`].
+    Signal {
+        /// To whom.
+        pid: ClusterPid,
+        /// Which process of that number.
+        birth: Birth,
+        /// Which signal; 0 only asks.
+        number: i32,
+        /// For whom.
+        who: Who,
+    },
+    /// Send a signal to the process group with this number; answered by [`ProcReply::Done`].
+    SignalGroup {
+        /// The process that leads it, or has.
+        group: ClusterPid,
+        /// Which process of that number; `None`: its leader has ended.
+        birth: Option<Birth>,
+        /// Which signal; 0 only asks.
+        number: i32,
+        /// For whom.
+        who: Who,
+    },
 }
 
 /// Answer to a [`ProcRequest`].
@@ -97,6 +128,8 @@ pub enum ProcReply {
     Load(NodeLoad),
     /// The node could not read its own procfs; its log says why.
     Failed,
+    /// What was asked for has been done, or not: the errno says why.
+    Done(Result<(), i32>),
 }
 
 #[cfg(test)]
@@ -123,6 +156,21 @@ mod tests {
         };
         check(&read, &[2, 252, 0, 0, 2, 0, 7, 2]);
         check(&ProcRequest::Load, &[3]);
+        let who = Who { uid: 5, gid: 6 };
+        let signal = ProcRequest::Signal {
+            pid,
+            birth: Birth(7),
+            number: 15,
+            who,
+        };
+        check(&signal, &[4, 252, 0, 0, 2, 0, 7, 30, 5, 6]);
+        let signal = ProcRequest::SignalGroup {
+            group: pid,
+            birth: None,
+            number: 15,
+            who,
+        };
+        check(&signal, &[5, 252, 0, 0, 2, 0, 0, 30, 5, 6]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!
 //! Lock order: none; every table has a lock of its own and no two are held together.
 
+mod control;
 mod ino;
 mod known;
 mod readers;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::wire::node::NodeLoad;
 use consistency::{InodeNo, NodeId, Timestamp, Version};
+use control::Order;
 use dashmap::DashMap;
 use gfs::error::Errno;
 use gfs::net::Transport;
@@ -133,12 +135,15 @@ impl ProcTree {
         row: Row,
     ) -> Result<Bytes, Errno> {
         let file = PROCESS.get(usize::from(row)).ok_or(Errno::ESTALE)?;
-        let Some(from) = file.from else {
-            let now = self.identify(reader, identity.pid).await;
-            let alive = now.is_some_and(|now| now.birth == identity.birth);
-            return alive
-                .then(|| (file.show)(&identity, Bytes::new()))
-                .ok_or(Errno::ESRCH);
+        let (from, show) = match file.what {
+            table::What::Known(show) => {
+                let now = self.identify(reader, identity.pid).await;
+                let alive = now.is_some_and(|now| now.birth == identity.birth);
+                return alive.then(|| show(&identity).into()).ok_or(Errno::ESRCH);
+            }
+            table::What::Read(from, show) => (from, show),
+            // Root, who may open it all the same, reads nothing.
+            table::What::Order(_) => return Err(Errno::EACCES),
         };
         let kept = self.readers.view(reader).and_then(|view| {
             let record = view.processes.get(&identity.pid)?;
@@ -151,7 +156,18 @@ impl ProcTree {
                 content.await?.ok_or(Errno::ESRCH)?
             }
         };
-        Ok((file.show)(&identity, content))
+        Ok(show(content))
+    }
+
+    /// Returns what a write to an inode means.
+    fn order_of(ino: Ino) -> Option<Order> {
+        let Ino::ProcessFile(.., row) = ino else {
+            return None;
+        };
+        match PROCESS.get(usize::from(row))?.what {
+            table::What::Order(order) => Some(order),
+            table::What::Known(_) | table::What::Read(..) => None,
+        }
     }
 
     fn attr(&self, ino: Ino) -> Result<Attr, Errno> {
@@ -386,10 +402,15 @@ impl Tree for ProcTree {
 
     async fn setattr(
         &self,
-        _: Caller,
-        _: InodeNo,
+        caller: Caller,
+        ino: InodeNo,
         set: SetAttrRequest,
     ) -> Result<AttrReply, Errno> {
+        let opened = Ino::of(ino).ok_or(Errno::ESTALE)?;
+        // The shell truncates what it writes to.
+        if set.size == Some(0) && Self::order_of(opened).is_some() {
+            return self.getattr(caller, ino, set.fh).await;
+        }
         // Truncation is a write.
         Err(if set.size.is_some() {
             Errno::EACCES
@@ -414,7 +435,16 @@ impl Tree for ProcTree {
     async fn open(&self, caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
         if flags.writes() {
-            return Err(Errno::EACCES);
+            // Each write stands alone: there is nothing to keep.
+            return match Self::order_of(ino) {
+                Some(_) if flags.0 & libc::O_ACCMODE == libc::O_WRONLY => Ok(Opened {
+                    fh: 0,
+                    direct_io: true,
+                    noflush: true,
+                    ..Opened::default()
+                }),
+                _ => Err(Errno::EACCES),
+            };
         }
         if self.open.len() >= OPEN_FILES_MAX {
             return Err(Errno(libc::ENFILE));
@@ -447,6 +477,26 @@ impl Tree for ProcTree {
             data: content.slice(from..to),
             hold: Hold::none(),
         })
+    }
+
+    async fn write(
+        &self,
+        caller: Caller,
+        ino: InodeNo,
+        _: u64,
+        _: u64,
+        data: Bytes,
+        _: OpenFlags,
+        _: bool,
+        _: bool,
+    ) -> Result<u32, Errno> {
+        let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
+        let (Some(order), Ino::ProcessFile(pid, tag, _)) = (Self::order_of(ino), ino) else {
+            return Err(Errno(libc::EBADF));
+        };
+        let identity = self.known.identity(pid, tag).ok_or(Errno::ESTALE)?;
+        self.order(caller, order, identity, &data).await?;
+        Ok(u32::try_from(data.len()).expect("an order is short"))
     }
 
     async fn release(&self, _: InodeNo, fh: u64) {

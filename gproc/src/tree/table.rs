@@ -1,5 +1,6 @@
 //! What files there are: a row each. Positions are inode numbers: append.
 
+use super::control::Order;
 use crate::load;
 use crate::text;
 use crate::wire::{Identity, ProcFile};
@@ -16,10 +17,18 @@ pub(super) type NodeState = (NodeId, Option<NodeLoad>);
 pub(super) struct ProcessFile {
     pub(super) name: &'static str,
     pub(super) mode: u32,
-    /// What is read from the process's node, if anything.
-    pub(super) from: Option<ProcFile>,
-    /// Makes the content out of that.
-    pub(super) show: fn(&Identity, Bytes) -> Bytes,
+    pub(super) what: What,
+}
+
+/// What a file of a process is.
+#[derive(Clone, Copy)]
+pub(super) enum What {
+    /// It shows what is known of the process here.
+    Known(fn(&Identity) -> String),
+    /// It shows what the process's node reads.
+    Read(ProcFile, fn(Bytes) -> Bytes),
+    /// It takes orders.
+    Order(Order),
 }
 
 /// A file of `/cluster/proc/cluster/`.
@@ -41,11 +50,15 @@ pub(super) const DIR_MODE: u32 = 0o555;
 
 #[rustfmt::skip]
 pub(super) const PROCESS: &[ProcessFile] = &[
-    ProcessFile { name: "where",   mode: 0o444, from: None,                    show: show_where },
-    ProcessFile { name: "stat",    mode: 0o444, from: Some(ProcFile::Stat),    show: as_it_is },
-    ProcessFile { name: "status",  mode: 0o444, from: Some(ProcFile::Status),  show: as_it_is },
-    ProcessFile { name: "cmdline", mode: 0o444, from: Some(ProcFile::Cmdline), show: as_it_is },
-    ProcessFile { name: "comm",    mode: 0o444, from: Some(ProcFile::Stat),    show: show_comm },
+    ProcessFile { name: "where",   mode: 0o444, what: What::Known(show_where) },
+    ProcessFile { name: "stat",    mode: 0o444, what: What::Read(ProcFile::Stat, as_it_is) },
+    ProcessFile { name: "status",  mode: 0o444, what: What::Read(ProcFile::Status, as_it_is) },
+    ProcessFile { name: "cmdline", mode: 0o444, what: What::Read(ProcFile::Cmdline, as_it_is) },
+    ProcessFile { name: "comm",    mode: 0o444, what: What::Read(ProcFile::Stat, show_comm) },
+    // Anybody may try: whose process it is decides on the process's node, with EPERM as of kill(2).
+    ProcessFile { name: "note",    mode: 0o222, what: What::Order(Order::Note) },
+    ProcessFile { name: "notepg",  mode: 0o222, what: What::Order(Order::NoteGroup) },
+    ProcessFile { name: "ctl",     mode: 0o222, what: What::Order(Order::Ctl) },
 ];
 
 #[rustfmt::skip]
@@ -59,15 +72,15 @@ pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "state", mode: 0o444, show: |load| Ok(format!("{}\n", state(load))) },
 ];
 
-fn as_it_is(_: &Identity, content: Bytes) -> Bytes {
+fn as_it_is(content: Bytes) -> Bytes {
     content
 }
 
-fn show_where(identity: &Identity, _: Bytes) -> Bytes {
-    format!("{}\n", identity.pid.home()).into()
+fn show_where(identity: &Identity) -> String {
+    format!("{}\n", identity.pid.home())
 }
 
-fn show_comm(_: &Identity, stat: Bytes) -> Bytes {
+fn show_comm(stat: Bytes) -> Bytes {
     let name = text::comm(&stat).unwrap_or_default();
     [name, b"\n"].concat().into()
 }

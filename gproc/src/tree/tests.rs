@@ -225,7 +225,9 @@ async fn files_of_a_process() {
     let dir = tree.find(READER, "131080").await.expect("there");
     assert_eq!(
         tree.ls(READER, dir, 2).await.expect("listed"),
-        ["where", "stat", "status", "cmdline", "comm"]
+        [
+            "where", "stat", "status", "cmdline", "comm", "note", "notepg", "ctl"
+        ]
     );
     let attr = tree.getattr(READER, dir, None).await.expect("known").attr;
     assert_eq!(
@@ -266,6 +268,108 @@ async fn nothing_can_be_written_and_no_name_is_invented() {
     assert_eq!(tree.find(READER, "65600/stat/x").await, Err(Errno::ENOTDIR));
     let stale = tree.getattr(READER, InodeNo(7), None).await;
     assert_eq!(stale.expect_err("not ours"), Errno::ESTALE);
+}
+
+impl ProcTree {
+    async fn echo(&self, caller: Caller, text: &str, ino: InodeNo) -> Result<(), Errno> {
+        let flags = OpenFlags(libc::O_WRONLY);
+        let truncated = SetAttrRequest {
+            size: Some(0),
+            ..SetAttrRequest::default()
+        };
+        self.setattr(caller, ino, truncated).await?;
+        let fh = self.open(caller, ino, flags).await?.fh;
+        let data = Bytes::copy_from_slice(text.as_bytes());
+        let written = self.write(caller, ino, fh, 0, data, flags, false, false);
+        assert_eq!(written.await? as usize, text.len());
+        self.release(ino, fh).await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn orders_reach_the_node_of_the_process() {
+    let fake = Fake::new(2);
+    fake.start(2, 131_080, 1, 10);
+    let tree = fake.tree(1);
+    let pid = ClusterPid::parse(b"131080").expect("a pid");
+    let who = crate::wire::Who {
+        uid: READER.uid,
+        gid: READER.gid,
+    };
+    let signal = |number| {
+        move |birth| ProcRequest::Signal {
+            pid,
+            birth,
+            number,
+            who,
+        }
+    };
+    let check =
+        async |name: &str, text: &str, expected: &dyn Fn(crate::wire::Birth) -> ProcRequest| {
+            let file = tree.find(READER, &format!("131080/{name}")).await;
+            let file = file.expect("there");
+            let attr = tree.getattr(READER, file, None).await.expect("known").attr;
+            assert_eq!(attr.mode, 0o222);
+            assert_eq!(tree.content_of(READER, file).await, Err(Errno::EACCES));
+            fake.asked(2);
+            let answers = [Ok(()), Err(libc::EPERM), Err(libc::ESRCH)];
+            for answer in answers {
+                let lie = Some(ProcReply::Done(answer));
+                *fake.node(2).spy.lie.lock().expect("free") = lie;
+                let said = tree.echo(READER, text, file).await;
+                assert_eq!(said, answer.map_err(Errno));
+            }
+            *fake.node(2).spy.lie.lock().expect("free") = None;
+            let identity = fake.node(2).spy.agent.answer(ProcRequest::Identify(pid));
+            let ProcReply::Identity(Some(identity)) = identity.await else {
+                panic!("it lives");
+            };
+            assert_eq!(fake.asked(2), [(); 3].map(|()| expected(identity.birth)));
+        };
+    check("note", "TERM\n", &signal(15)).await;
+    check("note", "0", &signal(0)).await;
+    check("ctl", "stop", &signal(libc::SIGSTOP)).await;
+    check("ctl", "start\n", &signal(libc::SIGCONT)).await;
+    check("ctl", "kill", &signal(libc::SIGKILL)).await;
+    check("notepg", "HUP", &|birth| ProcRequest::SignalGroup {
+        group: pid,
+        birth: Some(birth),
+        number: libc::SIGHUP,
+        who,
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_order_is_refused_at_once() {
+    let fake = Fake::new(2);
+    fake.start(2, 131_080, 1, 10);
+    let tree = fake.tree(1);
+    let long = "9".repeat(4096);
+    for (name, text, expected) in [
+        ("note", "", libc::EINVAL),
+        ("note", "TERM KILL", libc::EINVAL),
+        ("note", "-9", libc::EINVAL),
+        ("note", "65", libc::EINVAL),
+        ("note", &long, libc::EINVAL),
+        ("notepg", "\0", libc::EINVAL),
+        ("ctl", "", libc::EINVAL),
+        ("ctl", "KILL", libc::EINVAL),
+        ("ctl", "kill now", libc::EINVAL),
+        ("ctl", "close 3", libc::EOPNOTSUPP),
+    ] {
+        let file = tree.find(READER, &format!("131080/{name}")).await;
+        let file = file.expect("there");
+        fake.asked(2);
+        let said = tree.echo(READER, text, file).await;
+        assert_eq!(said, Err(Errno(expected)), "{name} {text:?}");
+        assert_eq!(fake.asked(2), []);
+    }
+    let file = tree.find(READER, "131080/note").await.expect("there");
+    fake.net.cut(NodeId(2));
+    let down = Err(Errno(libc::EHOSTDOWN));
+    assert_eq!(tree.echo(READER, "TERM", file).await, down);
 }
 
 #[tokio::test]
