@@ -2,8 +2,9 @@
 
 use crate::load::Meter;
 use crate::pids::ClusterPid;
-use crate::procfs::{Procfs, STUCK_AFTER, Stuck};
-use crate::wire::{PAGE_BYTES_MAX, ProcReply, ProcRequest, Record};
+use crate::procfs::{Procfs, STUCK_AFTER};
+use crate::reading::NotRead;
+use crate::wire::{PAGE_BYTES_MAX, ProcFile, ProcReply, ProcRequest, Record, Who};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -85,13 +86,40 @@ impl ProcAgent {
                 let procfs = Arc::clone(&self.procfs);
                 ProcReply::Identity(self.read(move || procfs.identify(pid)).await)
             }
-            ProcRequest::Read { pid, birth, file } => {
+            ProcRequest::Read {
+                pid,
+                birth,
+                thread,
+                file,
+                who,
+            } => {
                 let procfs = Arc::clone(&self.procfs);
-                let read = self.read(move || procfs.read(pid, birth, file));
+                let read = self.read(move || procfs.read(pid, birth, thread, file, who));
                 match tokio::time::timeout(READ_PATIENCE, read).await {
-                    Ok(Ok(content)) => ProcReply::Content(content),
-                    Ok(Err(Stuck)) | Err(_) => {
+                    Ok(Ok(content)) => ProcReply::Content(Ok(content)),
+                    Ok(Err(NotRead::Errno(errno))) => ProcReply::Content(Err(errno as i32)),
+                    Ok(Err(NotRead::Stuck)) | Err(_) => {
                         tracing::warn!(%pid, ?file, "cannot read: the process waits for its memory");
+                        ProcReply::Failed
+                    }
+                }
+            }
+            ProcRequest::Lock {
+                pid,
+                birth,
+                lock,
+                who,
+            } => {
+                self.act(move |procfs| procfs.lock(pid, birth, lock, who))
+                    .await
+            }
+            ProcRequest::Column { file, who, after } => self.column(file, who, after).await,
+            ProcRequest::Machine(file) => {
+                let procfs = Arc::clone(&self.procfs);
+                match blocking(move || procfs.machine(file)).await {
+                    Ok(content) => ProcReply::Machine(content),
+                    Err(error) => {
+                        tracing::warn!(?file, %error, "cannot read");
                         ProcReply::Failed
                     }
                 }
@@ -136,7 +164,7 @@ impl ProcAgent {
         // A task of its own keeps the lock even if the caller gives up: there is never more than one scan.
         let scan = tokio::spawn(async move {
             let begun = Instant::now();
-            let records = Arc::new(scan(&procfs).await?);
+            let records = Arc::new(unstuck(&procfs, Procfs::records).await?);
             *last = Some(Scan {
                 begun,
                 records: Arc::clone(&records),
@@ -158,6 +186,23 @@ impl ProcAgent {
         };
         match records {
             Ok(records) => page(&records, after),
+            Err(error) => {
+                tracing::error!(%error, path = %self.proc_path().display(), "cannot list processes");
+                ProcReply::Failed
+            }
+        }
+    }
+
+    /// Reads a file of all processes behind `after`.
+    async fn column(&self, file: ProcFile, who: Who, after: Option<ClusterPid>) -> ProcReply {
+        if !file.is_quick() {
+            return ProcReply::Failed;
+        }
+        let read = move |procfs: &Procfs, memory, done: &AtomicUsize| {
+            procfs.column(file, who, after, memory, done)
+        };
+        match unstuck(&self.procfs, read).await {
+            Ok((cells, more)) => ProcReply::Column { cells, more },
             Err(error) => {
                 tracing::error!(%error, path = %self.proc_path().display(), "cannot list processes");
                 ProcReply::Failed
@@ -195,17 +240,20 @@ impl Service for ProcAgent {
     }
 }
 
-/// Reads all processes. A scan that gets stuck at one is left to itself, and the next one passes that process by; the
-/// last one reads no command lines, so it cannot get stuck.
-async fn scan(procfs: &Arc<Procfs>) -> io::Result<Vec<Record>> {
+/// Reads something of all processes. A scan that gets stuck at one is left to itself, and the next one passes that
+/// process by; the last one reads no memory of processes, so it cannot get stuck.
+async fn unstuck<T: Send + 'static>(
+    procfs: &Arc<Procfs>,
+    read: impl Fn(&Procfs, bool, &AtomicUsize) -> io::Result<T> + Clone + Send + 'static,
+) -> io::Result<T> {
     for _ in 1..SCANS_MAX {
         let done = Arc::<AtomicUsize>::default();
-        let (procfs, counted) = (Arc::clone(procfs), Arc::clone(&done));
-        let mut records = pin!(blocking(move || procfs.records(true, &counted)));
+        let (procfs, counted, read) = (Arc::clone(procfs), Arc::clone(&done), read.clone());
+        let mut read = pin!(blocking(move || read(&procfs, true, &counted)));
         let mut seen = None;
         loop {
-            if let Ok(records) = tokio::time::timeout(STUCK_AFTER, records.as_mut()).await {
-                return records;
+            if let Ok(read) = tokio::time::timeout(STUCK_AFTER, read.as_mut()).await {
+                return read;
             }
             let now = Some(done.load(Ordering::Relaxed));
             if seen == now {
@@ -215,7 +263,7 @@ async fn scan(procfs: &Arc<Procfs>) -> io::Result<Vec<Record>> {
         }
     }
     let procfs = Arc::clone(procfs);
-    blocking(move || procfs.records(false, &AtomicUsize::new(0))).await
+    blocking(move || read(&procfs, false, &AtomicUsize::new(0))).await
 }
 
 /// Cuts the page behind `after` out of a snapshot.

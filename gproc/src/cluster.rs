@@ -2,13 +2,14 @@
 
 use crate::agent::{ProcAgent, READ_PATIENCE};
 use crate::pids::{ClusterPid, NODE_MAX};
-use crate::wire::{Birth, Identity, ProcFile, ProcReply, ProcRequest, Record};
+use crate::view::More;
+use crate::wire::{Birth, Identity, MachineFile, ProcFile, ProcReply, ProcRequest, Record, Who};
 use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::node::NodeLoad;
 use consistency::wire::{decode, encode};
 use gfs::net::{NetError, ServiceId, Transport};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,10 +40,15 @@ pub(crate) struct Cluster {
     agent: Arc<ProcAgent>,
 }
 
+/// A file of each process of a node.
+pub(crate) type Column = HashMap<ClusterPid, (Birth, Result<Bytes, i32>)>;
+
 /// The processes of the cluster at one time.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) processes: BTreeMap<ClusterPid, Record>,
+    /// What has been asked for besides.
+    pub(crate) more: More,
 }
 
 impl Cluster {
@@ -101,17 +107,65 @@ impl Cluster {
         }
     }
 
-    /// Returns a file of a process; `None` if that process is gone.
+    /// Returns a file of a process or of a thread of it, or the errno that says why not.
     pub(crate) async fn read(
         &self,
-        pid: ClusterPid,
-        birth: Birth,
+        of: &Identity,
+        thread: Option<ClusterPid>,
         file: ProcFile,
-    ) -> Result<Option<Bytes>, AskError> {
+        who: Who,
+    ) -> Result<Result<Bytes, i32>, AskError> {
+        let Identity { pid, birth, .. } = *of;
+        let request = ProcRequest::Read {
+            pid,
+            birth,
+            thread,
+            file,
+            who,
+        };
         let node = pid.home();
-        let request = ProcRequest::Read { pid, birth, file };
         match self.ask(node, request, PAGE_DEADLINE).await? {
             ProcReply::Content(content) => Ok(content),
+            other => Err(unexpected(node, &other)),
+        }
+    }
+
+    /// Returns a file of each process of a node, as far as that can be had at once.
+    pub(crate) async fn column(
+        &self,
+        node: NodeId,
+        file: ProcFile,
+        who: Who,
+    ) -> Result<Column, AskError> {
+        let (mut column, mut after) = (Column::new(), None);
+        for _ in 0..PAGES_MAX {
+            let request = ProcRequest::Column { file, who, after };
+            match self.ask(node, request, PAGE_DEADLINE).await? {
+                ProcReply::Column { cells, more } => {
+                    let cells = cells.into_iter();
+                    column.extend(cells.map(|cell| (cell.pid, (cell.birth, cell.content))));
+                    if more.is_none() || more <= after {
+                        break;
+                    }
+                    after = more;
+                }
+                other => return Err(unexpected(node, &other)),
+            }
+        }
+        Ok(column)
+    }
+
+    /// Returns a file about each machine that is up.
+    pub(crate) async fn machines(&self, file: MachineFile) -> Vec<(NodeId, Bytes)> {
+        let ask = |node| async move { Some((node, self.machine(node, file).await.ok()?)) };
+        let all = futures::future::join_all(self.nodes().into_iter().map(ask)).await;
+        all.into_iter().flatten().collect()
+    }
+
+    /// Returns a file about a machine.
+    pub(crate) async fn machine(&self, node: NodeId, file: MachineFile) -> Result<Bytes, AskError> {
+        match self.ask(node, ProcRequest::Machine(file), PATIENCE).await? {
+            ProcReply::Machine(content) => Ok(content),
             other => Err(unexpected(node, &other)),
         }
     }
@@ -210,6 +264,8 @@ fn unexpected(node: NodeId, reply: &ProcReply) -> AskError {
         | ProcReply::Identity(_)
         | ProcReply::Content(_)
         | ProcReply::Load(_)
-        | ProcReply::Done(_) => AskError::Confused(node),
+        | ProcReply::Done(_)
+        | ProcReply::Column { .. }
+        | ProcReply::Machine(_) => AskError::Confused(node),
     }
 }

@@ -12,15 +12,19 @@
 
 mod agent;
 mod cluster;
+mod files;
 pub mod job;
 pub mod keeper;
 pub mod load;
 pub mod pids;
 mod procfs;
+mod reading;
 pub mod signal;
 mod sys;
 mod text;
+mod totals;
 pub mod tree;
+mod view;
 pub mod wire;
 
 pub use agent::{ProcAgent, READ_PATIENCE, READS_MAX};

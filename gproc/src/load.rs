@@ -35,6 +35,16 @@ pub fn standard(load: &NodeLoad) -> u64 {
     rounded
 }
 
+/// Returns how much of its processors a node uses, in percent.
+#[must_use]
+pub fn utilization(load: &NodeLoad) -> u64 {
+    let cpus = f64::from(load.cpus.max(1));
+    let percent = (f64::from(load.runnable) / cpus).clamp(0.0, 1.0) * 100.0;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let rounded = percent.round() as u64;
+    rounded
+}
+
 /// Measures load out of a procfs, averaging between the calls.
 #[derive(Debug)]
 pub struct Meter {
@@ -202,6 +212,14 @@ mod tests {
         check_standard(f32::NAN, 1, 1000, 0);
         check_standard(-1.0, 1, 1000, 0);
         check_standard(f32::INFINITY, 1, 1000, u64::MAX);
+        let used = [(0.5, 2), (7.0, 2), (f32::NAN, 1), (1.0, 0)].map(|(runnable, cpus)| {
+            utilization(&NodeLoad {
+                runnable,
+                cpus,
+                ..NodeLoad::default()
+            })
+        });
+        assert_eq!(used, [25, 100, 0, 100]);
     }
 
     #[test]

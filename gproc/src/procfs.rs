@@ -1,14 +1,15 @@
 //! A node's own procfs, seen with cluster pids.
 //!
-//! Reading a command line can get stuck: it is memory of the process, and waits while a page fault of that process
+//! Reading a command line or an environment can get stuck: it is memory of the process, and waits while a page fault of that process
 //! waits, maybe for a file of this very cluster. Each such read is noted; as long as one has been waiting for
 //! [`STUCK_AFTER`] nobody else tries, so that every stuck process costs one or two threads and no reader.
 
 use crate::pids::ClusterPid;
 use crate::text;
-use crate::wire::{Birth, FILE_BYTES_MAX, Identity, ProcFile, Record, SNAPSHOT_CMDLINE_BYTES_MAX};
+use crate::wire::{Birth, FILE_BYTES_MAX, Identity, Record, SNAPSHOT_CMDLINE_BYTES_MAX};
 use bytes::Bytes;
 use consistency::NodeId;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How long a read of a command line may take before the process counts as stuck.
+/// How long a read of memory may take before the process counts as stuck.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
 /// Bits of a [`Birth`] that hold the start time: 5,500 years of ticks.
 const BIRTH_TICKS_BITS: u32 = 44;
@@ -33,18 +34,20 @@ pub(crate) struct Procfs {
     path: PathBuf,
     /// Hash of the boot, in the upper bits.
     boot: u64,
-    /// Reads of command lines that have begun.
+    /// Reads of memory that have begun.
     reading: Mutex<HashMap<ClusterPid, Instant>>,
+    /// Processes that must stay here.
+    locks: Mutex<HashMap<ClusterPid, Birth>>,
 }
 
 /// The memory of a process cannot be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stuck;
 
-/// A process, held by its directory: a pid that is given out again is another directory.
-struct Process {
-    pid: ClusterPid,
-    dir: File,
+/// A process or a thread, held by its directory: a pid that is given out again is another directory.
+pub(crate) struct Process {
+    pub(crate) pid: ClusterPid,
+    pub(crate) dir: File,
 }
 
 impl Procfs {
@@ -59,6 +62,7 @@ impl Procfs {
             path,
             boot: hasher.finish() << BIRTH_TICKS_BITS,
             reading: Mutex::default(),
+            locks: Mutex::default(),
         }
     }
 
@@ -90,35 +94,6 @@ impl Procfs {
         self.identity(pid, &stat, &status)
     }
 
-    /// Returns a file of a process; `None` if that process is gone.
-    pub(crate) fn read(
-        &self,
-        pid: ClusterPid,
-        birth: Birth,
-        file: ProcFile,
-    ) -> Result<Option<Bytes>, Stuck> {
-        let find = || {
-            let process = self.find(pid)?;
-            let stat = process.read("stat", FILE_BYTES_MAX)?;
-            (self.birth(&stat) == Some(birth)).then_some((process, stat))
-        };
-        let Some((process, stat)) = find() else {
-            return Ok(None);
-        };
-        let text = match file {
-            ProcFile::Stat => self.rewrite_stat(&stat),
-            ProcFile::Status => process
-                .read("status", FILE_BYTES_MAX)
-                .and_then(|status| self.rewrite_status(&status)),
-            ProcFile::Cmdline => {
-                let mut cmdline = Vec::new();
-                let read = self.read_cmdline(&process, FILE_BYTES_MAX, &mut cmdline)?;
-                read.map(<[u8]>::to_vec)
-            }
-        };
-        Ok(text.map(Bytes::from))
-    }
-
     /// Returns the process that a thread belongs to.
     pub(crate) fn process_of(&self, thread: i32) -> Option<ClusterPid> {
         let status = std::fs::read(self.path.join(thread.to_string()).join("status")).ok()?;
@@ -142,8 +117,8 @@ impl Procfs {
     /// Returns `stat` and `status` of a process as the kernel has them.
     pub(crate) fn stat_and_status(&self, pid: ClusterPid) -> Option<(Vec<u8>, Vec<u8>)> {
         let process = self.find(pid)?;
-        let stat = process.read("stat", FILE_BYTES_MAX)?;
-        Some((stat, process.read("status", FILE_BYTES_MAX)?))
+        let stat = process.read("stat", FILE_BYTES_MAX).ok()?;
+        Some((stat, process.read("status", FILE_BYTES_MAX).ok()?))
     }
 
     /// Returns the kernel's number of a process of this node.
@@ -151,7 +126,7 @@ impl Procfs {
         (pid.home() == self.node).then(|| pid.kernel())
     }
 
-    fn find(&self, pid: ClusterPid) -> Option<Process> {
+    pub(crate) fn find(&self, pid: ClusterPid) -> Option<Process> {
         let path = self.path.join(self.own(pid)?.to_string());
         let dir = File::open(path).ok()?;
         Some(Process { pid, dir })
@@ -159,16 +134,17 @@ impl Procfs {
 
     fn record(&self, process: &Process, cmdlines: bool, scratch: &mut Vec<u8>) -> Option<Record> {
         let limit = FILE_BYTES_MAX;
-        let stat = process.read_into("stat", limit, scratch)?;
+        let stat = process.read_into("stat", limit, scratch).ok()?;
         let (birth_of, stat) = (self.birth(stat)?, self.rewrite_stat(stat)?);
-        let status = process.read_into("status", limit, scratch)?;
+        let status = process.read_into("status", limit, scratch).ok()?;
         let (uid, gid) = text::owner(status)?;
         let status = self.rewrite_status(status)?;
         let limit = SNAPSHOT_CMDLINE_BYTES_MAX;
-        let cmdline = match cmdlines.then(|| self.read_cmdline(process, limit + 1, scratch)) {
-            Some(Ok(cmdline)) => Some(cmdline?).filter(|cmdline| cmdline.len() <= limit),
-            Some(Err(Stuck)) | None => None,
-        };
+        let cmdline =
+            match cmdlines.then(|| self.read_memory(process, "cmdline", limit + 1, scratch)) {
+                Some(Ok(cmdline)) => Some(cmdline.ok()?).filter(|cmdline| cmdline.len() <= limit),
+                Some(Err(Stuck)) | None => None,
+            };
         let cmdline = cmdline.map(Bytes::copy_from_slice);
         let identity = Identity {
             pid: process.pid,
@@ -184,12 +160,14 @@ impl Procfs {
         })
     }
 
-    fn read_cmdline<'a>(
+    /// Reads a file that is memory of the process.
+    pub(crate) fn read_memory<'a>(
         &self,
         process: &Process,
+        name: &str,
         limit: usize,
         into: &'a mut Vec<u8>,
-    ) -> Result<Option<&'a [u8]>, Stuck> {
+    ) -> Result<Result<&'a [u8], Errno>, Stuck> {
         let noted = match self.lock_reading().entry(process.pid) {
             Entry::Occupied(begun) if begun.get().elapsed() >= STUCK_AFTER => return Err(Stuck),
             Entry::Occupied(_) => false,
@@ -198,11 +176,15 @@ impl Procfs {
                 true
             }
         };
-        let cmdline = process.read_into("cmdline", limit, into);
+        let memory = process.read_into(name, limit, into);
         if noted {
             self.lock_reading().remove(&process.pid);
         }
-        Ok(cmdline)
+        Ok(memory)
+    }
+
+    pub(crate) fn lock_locks(&self) -> MutexGuard<'_, HashMap<ClusterPid, Birth>> {
+        self.locks.lock().expect("no holder panics")
     }
 
     fn lock_reading(&self) -> MutexGuard<'_, HashMap<ClusterPid, Instant>> {
@@ -224,32 +206,50 @@ impl Procfs {
         Some(Birth(self.boot | ticks))
     }
 
-    fn rewrite_stat(&self, stat: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn rewrite_stat(&self, stat: &[u8]) -> Option<Vec<u8>> {
         text::rewrite_stat(stat, |pid| self.number(pid))
     }
 
-    fn rewrite_status(&self, status: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn rewrite_status(&self, status: &[u8]) -> Option<Vec<u8>> {
         text::rewrite_status(status, |pid| self.number(pid))
     }
 
-    fn number(&self, kernel: i32) -> i32 {
+    pub(crate) fn number(&self, kernel: i32) -> i32 {
         ClusterPid::of(self.node, kernel).map_or(kernel, i32::from)
     }
 }
 
 impl Process {
-    fn read(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = Vec::new();
         self.read_into(name, limit, &mut bytes)?;
-        Some(bytes)
+        Ok(bytes)
     }
 
-    /// Reads at most `limit` bytes; `None` if the process has ended.
-    fn read_into<'a>(&self, name: &str, limit: usize, into: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    /// Reads at most `limit` bytes; ESRCH if the process has ended.
+    fn read_into<'a>(
+        &self,
+        name: &str,
+        limit: usize,
+        into: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], Errno> {
         into.clear();
+        let read = self.open(name)?.take(limit as u64).read_to_end(into);
+        read.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        Ok(into)
+    }
+
+    pub(crate) fn open(&self, name: &str) -> Result<File, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&self.dir, name, flags, Mode::empty()).ok()?);
-        file.take(limit as u64).read_to_end(into).ok()?;
-        Some(into)
+        match openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(file) => Ok(file.into()),
+            // The directory is held, but those in it are looked up by the pid. Some files are not in every kernel.
+            Err(Errno::ENOENT) if name == "stat" || self.has_ended() => Err(Errno::ESRCH),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.open("stat").is_err()
     }
 }

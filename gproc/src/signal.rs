@@ -63,7 +63,7 @@ fn number(text: &str) -> Option<i32> {
 }
 
 /// Returns whether one may send signals to a process, as kill(2) has it.
-fn may_signal(who: Who, target: &Credentials) -> bool {
+pub(crate) fn may_signal(who: Who, target: &Credentials) -> bool {
     let users = &target.users;
     who.uid == 0 || who.uid == users.real || who.uid == users.saved
 }

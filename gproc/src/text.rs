@@ -6,6 +6,10 @@ const STAT_PIDS: [usize; 4] = [1, 2, 3, 5];
 const STAT_GROUP: usize = 2;
 /// Which word of `stat` behind the name is the start time.
 const STAT_START: usize = 19;
+/// Which words of `stat` behind the name are addresses, shown only to who may trace the process: the kernel says 1 for
+/// the first two and 0 for the others instead, and 0 for the status of its end.
+const STAT_CODE: std::ops::Range<usize> = 23..25;
+const STAT_HIDDEN: [std::ops::Range<usize>; 3] = [25..28, 32..33, 42..50];
 /// Lines of `status` that begin with a pid of the reader's namespace. Those of inner namespaces that may follow in
 /// the last four are what the process itself knows and stay.
 const STATUS_PIDS: [&[u8]; 8] = [
@@ -38,7 +42,7 @@ pub(crate) fn group(stat: &[u8]) -> Option<i32> {
 
 /// Returns effective user and group in `status`.
 pub(crate) fn owner(status: &[u8]) -> Option<(u32, u32)> {
-    let Credentials { users, groups } = credentials(status)?;
+    let Credentials { users, groups, .. } = credentials(status)?;
     Some((users.effective, groups.effective))
 }
 
@@ -49,6 +53,8 @@ pub(crate) struct Credentials {
     pub(crate) users: Ids,
     /// Groups.
     pub(crate) groups: Ids,
+    /// It may have capabilities.
+    pub(crate) capable: bool,
 }
 
 /// Real, effective and saved user or group.
@@ -73,6 +79,8 @@ pub(crate) fn credentials(status: &[u8]) -> Option<Credentials> {
     Some(Credentials {
         users: ids(b"Uid:")?,
         groups: ids(b"Gid:")?,
+        capable: value(status, b"CapPrm:")
+            .is_some_and(|set| set.iter().any(|hex| (b'1'..=b'f').contains(hex))),
     })
 }
 
@@ -92,7 +100,7 @@ pub(crate) fn number(text: &[u8], key: &[u8]) -> Option<u64> {
     parse(words(value(text, key)?).next()?)
 }
 
-/// Returns `stat` with `map` applied to its pids; numbers that are no pids (0, -1) stay.
+/// Returns `stat` with `map` applied to its pids, and without addresses; numbers that are no pids (0, -1) stay.
 pub(crate) fn rewrite_stat(stat: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<u8>> {
     let (pid, name, rest) = split_stat(stat)?;
     let mut out = Vec::with_capacity(stat.len() + 24);
@@ -104,6 +112,12 @@ pub(crate) fn rewrite_stat(stat: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<
         out.push(b' ');
         if STAT_PIDS.contains(&at) {
             push_mapped(&mut out, word, &map)?;
+        } else if STAT_CODE.contains(&at) && word != b"0" {
+            out.push(b'1');
+        } else if STAT_HIDDEN.iter().any(|hidden| hidden.contains(&at)) {
+            // The last word has the newline.
+            out.push(b'0');
+            out.extend(word.strip_suffix(b"\n").map(|_| b'\n'));
         } else {
             out.extend_from_slice(word);
         }
@@ -189,6 +203,23 @@ mod tests {
             "7 (a) b (c) S 0 0 0 0 -1 1\n",
             Some("1007 (a) b (c) S 0 0 0 0 -1 1\n"),
         );
+        let words = |hidden: [&str; 2]| {
+            let mut words = (0..=49)
+                .map(|at| (at + 100).to_string())
+                .collect::<Vec<_>>();
+            for at in [1, 2, 3, 5] {
+                words[at] = "0".into();
+            }
+            words[23..25].fill(hidden[0].into());
+            for hidden_words in [25..28, 32..33, 42..50] {
+                words[hidden_words].fill(hidden[1].into());
+            }
+            format!("7 (a) {}\n", words.join(" "))
+        };
+        let shown = words(["1", "0"]).replacen('7', "1007", 1);
+        check_stat(&words(["94", "77"]), Some(&shown));
+        let shown = words(["0", "0"]).replacen('7', "1007", 1);
+        check_stat(&words(["0", "0"]), Some(&shown));
         check_stat("7 () R 1 1 1 0 -1", Some("1007 () R 1001 1001 1001 0 -1"));
         for bad in [
             "",
@@ -235,8 +266,14 @@ mod tests {
         let status = b"Name:\tUid: 9\nTgid:\t12\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
         assert_eq!(owner(status), Some((2, 6)));
         assert_eq!(owner(b"Uid:\t1\n"), None);
-        let Credentials { users, groups } = credentials(status).expect("there");
+        let credentials = |status: &[u8]| credentials(status).expect("there");
+        let Credentials { users, groups, .. } = credentials(status);
         assert_eq!((users.real, users.saved, groups.real), (1, 3, 5));
+        let capable = |set| {
+            let status = format!("Uid:\t1 2 3 4\nGid:\t1 2 3 4\nCapPrm:\t{set}\n");
+            credentials(status.as_bytes()).capable
+        };
+        assert_eq!(["0000", "0800", "000f"].map(capable), [false, true, true]);
         assert_eq!(group(b"7 (a) (b) S 6 9 8"), Some(9));
         assert_eq!(thread_group(status), Some(12));
         assert_eq!(running(b"0.10 0.20 0.30 4/512 9999\n"), Some(4));

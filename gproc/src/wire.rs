@@ -33,7 +33,7 @@ pub struct Identity {
 }
 
 /// Who wants something done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     /// Effective user.
     pub uid: u32,
@@ -54,8 +54,8 @@ pub struct Record {
     pub cmdline: Option<Bytes>,
 }
 
-/// A file of a process that its node reads from procfs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A file, link or directory of a process, or of a thread of it, that its node reads from procfs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProcFile {
     /// `stat`
     Stat,
@@ -63,6 +63,137 @@ pub enum ProcFile {
     Status,
     /// `cmdline`
     Cmdline,
+    /// `statm`
+    Statm,
+    /// `environ`
+    Environ,
+    /// `io`
+    Io,
+    /// `limits`
+    Limits,
+    /// `wchan`
+    Wchan,
+    /// `cgroup`
+    Cgroup,
+    /// `maps`
+    Maps,
+    /// `smaps`
+    Smaps,
+    /// `smaps_rollup`
+    SmapsRollup,
+    /// `mounts`
+    Mounts,
+    /// `mountinfo`
+    Mountinfo,
+    /// `schedstat`
+    Schedstat,
+    /// `oom_score`
+    OomScore,
+    /// `oom_score_adj`
+    OomScoreAdj,
+    /// `loginuid`
+    Loginuid,
+    /// `sessionid`
+    Sessionid,
+    /// Target of `exe`
+    Exe,
+    /// Target of `cwd`
+    Cwd,
+    /// Target of `root`
+    Root,
+    /// Target of a link in `ns`
+    Namespace(Namespace),
+    /// Target of a link in `fd`
+    Fd(u32),
+    /// A file in `fdinfo`
+    FdInfo(u32),
+    /// Names in `fd`, a line each
+    Fds,
+    /// Names in `task`, a line each
+    Tasks,
+    /// Whether it must stay where it is: 0 or 1
+    Lock,
+}
+
+/// A link in `ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Namespace {
+    /// `cgroup`
+    Cgroup,
+    /// `ipc`
+    Ipc,
+    /// `mnt`
+    Mnt,
+    /// `net`
+    Net,
+    /// `pid`
+    Pid,
+    /// `pid_for_children`
+    PidForChildren,
+    /// `time`
+    Time,
+    /// `time_for_children`
+    TimeForChildren,
+    /// `user`
+    User,
+    /// `uts`
+    Uts,
+}
+
+/// A file of procfs about the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MachineFile {
+    /// `stat`
+    Stat,
+    /// `loadavg`
+    Loadavg,
+    /// `meminfo`
+    Meminfo,
+    /// `uptime`
+    Uptime,
+    /// `cpuinfo`
+    Cpuinfo,
+    /// `vmstat`
+    Vmstat,
+    /// `diskstats`
+    Diskstats,
+    /// `net/dev`
+    NetDev,
+    /// `version`
+    Version,
+    /// `filesystems`
+    Filesystems,
+    /// `swaps`
+    Swaps,
+    /// `cmdline`
+    Cmdline,
+    /// `sys/kernel/osrelease`
+    Osrelease,
+    /// `sys/kernel/ostype`
+    Ostype,
+    /// `sys/kernel/version`
+    KernelVersion,
+    /// `sys/kernel/hostname`
+    Hostname,
+    /// `sys/kernel/pid_max`
+    PidMax,
+    /// `sys/kernel/ns_last_pid`
+    LastPid,
+    /// `sys/kernel/cap_last_cap`
+    LastCap,
+    /// `sys/kernel/random/boot_id`
+    BootId,
+}
+
+/// A file of one of all processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Whose.
+    pub pid: ClusterPid,
+    /// Which process of that number.
+    pub birth: Birth,
+    /// The content, or why there is none.
+    pub content: Result<Bytes, i32>,
 }
 
 /// A request to a node about its processes.
@@ -81,8 +212,12 @@ pub enum ProcRequest {
         pid: ClusterPid,
         /// Which process of that number.
         birth: Birth,
+        /// Which thread of it, if not the process itself.
+        thread: Option<ClusterPid>,
         /// Which file.
         file: ProcFile,
+        /// For whom.
+        who: Who,
     },
     /// Load of the node; answered by [`ProcReply::Load`].
     Load,
@@ -108,6 +243,28 @@ pub enum ProcRequest {
         /// For whom.
         who: Who,
     },
+    /// A file of all processes, in ascending order of them; answered by [`ProcReply::Column`].
+    Column {
+        /// Which file.
+        file: ProcFile,
+        /// For whom.
+        who: Who,
+        /// `None`: from the first process on. Else those behind that process.
+        after: Option<ClusterPid>,
+    },
+    /// A file about the machine; answered by [`ProcReply::Machine`].
+    Machine(MachineFile),
+    /// Keep a process where it is, or not; answered by [`ProcReply::Done`].
+    Lock {
+        /// Which one.
+        pid: ClusterPid,
+        /// Which process of that number.
+        birth: Birth,
+        /// Whether.
+        lock: bool,
+        /// For whom.
+        who: Who,
+    },
 }
 
 /// Answer to a [`ProcRequest`].
@@ -122,14 +279,23 @@ pub enum ProcReply {
     },
     /// Identify; `None`: nobody.
     Identity(Option<Identity>),
-    /// Read; `None`: that process is gone.
-    Content(Option<Bytes>),
+    /// Read, or the errno that says why not: ESRCH if that process is gone.
+    Content(Result<Bytes, i32>),
     /// Load.
     Load(NodeLoad),
     /// The node could not read its own procfs; its log says why.
     Failed,
     /// What was asked for has been done, or not: the errno says why.
     Done(Result<(), i32>),
+    /// Column.
+    Column {
+        /// In ascending order, at least one if there is one. What cannot be read at once is left out.
+        cells: Vec<Cell>,
+        /// Those behind this process follow in another page.
+        more: Option<ClusterPid>,
+    },
+    /// Machine.
+    Machine(Bytes),
 }
 
 #[cfg(test)]
@@ -147,16 +313,18 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let pid = ClusterPid::of(NodeId(1), 65_536).expect("a pid");
+        let who = Who { uid: 5, gid: 6 };
         check(&ProcRequest::Snapshot { after: None }, &[0, 0]);
         check(&ProcRequest::Identify(pid), &[1, 252, 0, 0, 2, 0]);
         let read = ProcRequest::Read {
             pid,
             birth: Birth(7),
+            thread: None,
             file: ProcFile::Cmdline,
+            who,
         };
-        check(&read, &[2, 252, 0, 0, 2, 0, 7, 2]);
+        check(&read, &[2, 252, 0, 0, 2, 0, 7, 0, 2, 5, 6]);
         check(&ProcRequest::Load, &[3]);
-        let who = Who { uid: 5, gid: 6 };
         let signal = ProcRequest::Signal {
             pid,
             birth: Birth(7),
@@ -171,6 +339,13 @@ mod tests {
             who,
         };
         check(&signal, &[5, 252, 0, 0, 2, 0, 0, 30, 5, 6]);
+        let column = ProcRequest::Column {
+            file: ProcFile::Namespace(Namespace::Uts),
+            who,
+            after: Some(pid),
+        };
+        check(&column, &[6, 22, 9, 5, 6, 1, 252, 0, 0, 2, 0]);
+        check(&ProcRequest::Machine(MachineFile::Filesystems), &[7, 9]);
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn who_may() {
     let target = Credentials {
         users: ids(5, 6, 7),
         groups: ids(8, 8, 8),
+        capable: false,
     };
     let may = |uid, gid| may_signal(Who { uid, gid }, &target);
     // The real and the saved user of the target count, neither its effective one nor any group.

@@ -1,14 +1,15 @@
-//! The files that processes are controlled by. One write is one order; it returns when the order has been carried out,
-//! with the errno that the system call would have given on the process's node.
+//! The files that processes and nodes are controlled by. One write is one order; it returns when the order has been
+//! carried out, with the errno that the system call would have given on the process's node.
 
 use super::ProcTree;
+use super::deep::At;
 use crate::signal;
 use crate::wire::{Identity, ProcRequest, Who};
+use consistency::NodeId;
 use gfs::error::Errno;
-use gfs::tree::Caller;
 
 /// Upper limit of an order.
-pub(super) const ORDER_BYTES_MAX: usize = 64;
+const ORDER_BYTES_MAX: usize = 64;
 
 /// What a write to a file means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +20,66 @@ pub(super) enum Order {
     NoteGroup,
     /// A word of Plan 9.
     Ctl,
+    /// 1: it must stay where it is.
+    Lock,
+    /// 0: it must stay where it is.
+    Loadlevel,
+    /// The node to move to; 0 is home, -1 the best one.
+    Goto,
+}
+
+/// An order that has been understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meant {
+    Signal(i32),
+    GroupSignal(i32),
+    Lock(bool),
+    Goto(Option<NodeId>),
+}
+
+impl Order {
+    fn read(self, text: &[u8]) -> Result<Meant, Errno> {
+        if text.len() > ORDER_BYTES_MAX {
+            return Err(Errno::EINVAL);
+        }
+        let signal = || signal::parse(text).map_err(|errno| Errno(errno as i32));
+        match self {
+            Self::Note => signal().map(Meant::Signal),
+            Self::NoteGroup => signal().map(Meant::GroupSignal),
+            Self::Ctl => ctl(text).map(Meant::Signal),
+            Self::Lock => switch(text).map(Meant::Lock),
+            Self::Loadlevel => switch(text).map(|level| Meant::Lock(!level)),
+            Self::Goto => match line(text) {
+                b"-1" => Ok(Meant::Goto(None)),
+                digits if digits.iter().all(u8::is_ascii_digit) => {
+                    let digits = std::str::from_utf8(digits).ok();
+                    let number = digits.and_then(|digits| digits.parse::<u64>().ok());
+                    // What is a number but that of no node is no device.
+                    let node = number.ok_or(Errno::EINVAL)?.try_into();
+                    Ok(Meant::Goto(Some(NodeId(node.unwrap_or(u16::MAX)))))
+                }
+                _ => Err(Errno::EINVAL),
+            },
+        }
+    }
+}
+
+fn line(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\n").unwrap_or(text)
+}
+
+/// Reads 0 or 1.
+pub(super) fn switch(text: &[u8]) -> Result<bool, Errno> {
+    match line(text) {
+        b"0" => Ok(false),
+        b"1" => Ok(true),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// Returns the signal that a word of `ctl` stands for.
 fn ctl(text: &[u8]) -> Result<i32, Errno> {
-    match text.strip_suffix(b"\n").unwrap_or(text) {
+    match line(text) {
         b"stop" => Ok(libc::SIGSTOP),
         b"start" => Ok(libc::SIGCONT),
         b"kill" => Ok(libc::SIGKILL),
@@ -34,42 +90,108 @@ fn ctl(text: &[u8]) -> Result<i32, Errno> {
 }
 
 impl ProcTree {
-    /// Carries out what has been written.
+    /// Carries out what has been written to a file of a process.
     pub(super) async fn order(
         &self,
-        caller: Caller,
+        who: Who,
         order: Order,
-        identity: Identity,
+        at: &At,
         text: &[u8],
     ) -> Result<(), Errno> {
-        if text.len() > ORDER_BYTES_MAX {
-            return Err(Errno::EINVAL);
-        }
-        let number = match order {
-            Order::Note | Order::NoteGroup => {
-                signal::parse(text).map_err(|errno| Errno(errno as i32))?
-            }
-            Order::Ctl => ctl(text)?,
-        };
-        let Identity { pid, birth, .. } = identity;
-        let who = Who {
-            uid: caller.uid,
-            gid: caller.gid,
-        };
-        let request = match order {
-            Order::Note | Order::Ctl => ProcRequest::Signal {
+        let Identity { pid, birth, .. } = at.identity;
+        let request = match order.read(text)? {
+            Meant::Signal(number) => ProcRequest::Signal {
                 pid,
                 birth,
                 number,
                 who,
             },
-            Order::NoteGroup => ProcRequest::SignalGroup {
+            Meant::GroupSignal(number) => ProcRequest::SignalGroup {
                 group: pid,
                 birth: Some(birth),
                 number,
                 who,
             },
+            Meant::Lock(lock) => ProcRequest::Lock {
+                pid,
+                birth,
+                lock,
+                who,
+            },
+            Meant::Goto(node) => return self.go(who, at.identity, node).await,
         };
         self.cluster.act(pid.home(), request).await?.map_err(Errno)
+    }
+
+    /// Moves a process; it can be moved only to where it is.
+    async fn go(&self, who: Who, identity: Identity, to: Option<NodeId>) -> Result<(), Errno> {
+        let home = identity.pid.home();
+        let to = to.map(|node| if node == NodeId(0) { home } else { node });
+        if to.is_some_and(|to| !self.cluster.nodes().contains(&to)) {
+            return Err(Errno(libc::ENXIO));
+        }
+        // Whether it lives and is the caller's is asked of its node.
+        let ask = ProcRequest::Signal {
+            pid: identity.pid,
+            birth: identity.birth,
+            number: 0,
+            who,
+        };
+        self.cluster.act(home, ask).await?.map_err(Errno)?;
+        if to == Some(home) {
+            Ok(())
+        } else {
+            Err(Errno(libc::EOPNOTSUPP))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(order: Order, text: &str, expected: Result<Meant, i32>) {
+        assert_eq!(
+            order.read(text.as_bytes()),
+            expected.map_err(Errno),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn orders_are_understood_or_not() {
+        check(Order::Note, "HUP\n", Ok(Meant::Signal(libc::SIGHUP)));
+        check(Order::NoteGroup, "9", Ok(Meant::GroupSignal(9)));
+        check(Order::Ctl, "stop", Ok(Meant::Signal(libc::SIGSTOP)));
+        check(Order::Lock, "1\n", Ok(Meant::Lock(true)));
+        check(Order::Loadlevel, "1\n", Ok(Meant::Lock(false)));
+        check(Order::Goto, "-1\n", Ok(Meant::Goto(None)));
+        check(Order::Goto, "0", Ok(Meant::Goto(Some(NodeId(0)))));
+        check(Order::Goto, "12", Ok(Meant::Goto(Some(NodeId(12)))));
+        check(
+            Order::Goto,
+            "65536",
+            Ok(Meant::Goto(Some(NodeId(u16::MAX)))),
+        );
+        check(Order::Ctl, "close 3", Err(libc::EOPNOTSUPP));
+        let all = [
+            Order::Note,
+            Order::NoteGroup,
+            Order::Ctl,
+            Order::Lock,
+            Order::Loadlevel,
+            Order::Goto,
+        ];
+        let long = "1".repeat(4096);
+        for order in all {
+            for text in [
+                "", "\n", "x", "-2", " 1", "1 ", "1\n\n", "0x1", "\0", "1.0", &long,
+            ] {
+                check(order, text, Err(libc::EINVAL));
+            }
+        }
+        check(Order::Goto, "99999999999999999999999", Err(libc::EINVAL));
+        check(Order::Lock, "2", Err(libc::EINVAL));
     }
 }

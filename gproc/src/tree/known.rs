@@ -21,9 +21,9 @@ struct Process {
 
 impl Known {
     /// Counts a lookup of a process's inode and returns its tag. No other process has that pid and tag meanwhile.
-    pub(super) fn look_up(&self, identity: Identity) -> Tag {
+    pub(super) fn look_up(&self, identity: Identity, own: bool) -> Tag {
         let mut processes = self.processes.lock().expect("no holder panics");
-        let mut tag = first_tag(identity.birth);
+        let mut tag = first_tag(identity.birth, own);
         loop {
             let process = processes.entry((identity.pid, tag)).or_insert(Process {
                 identity,
@@ -37,13 +37,6 @@ impl Known {
             // An inode of an earlier process with the same pid and tag is in use.
             tag = tag.next();
         }
-    }
-
-    /// Counts a lookup of an inode of a process that is known, and returns whether it is.
-    pub(super) fn look_up_again(&self, pid: ClusterPid, tag: Tag) -> bool {
-        let mut processes = self.processes.lock().expect("no holder panics");
-        let process = processes.get_mut(&(pid, tag));
-        process.map(|process| process.lookups += 1).is_some()
     }
 
     /// Returns who it is.
@@ -70,9 +63,9 @@ impl Known {
 }
 
 /// Returns the tag that a process has unless it is taken; also good for a listing that makes no inode known.
-pub(super) fn first_tag(birth: Birth) -> Tag {
+pub(super) fn first_tag(birth: Birth, own: bool) -> Tag {
     // Fibonacci hashing: spreads times that lie close together over the upper bits.
-    Tag::new(birth.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32)
+    Tag::new(birth.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32, own)
 }
 
 #[cfg(test)]
@@ -95,19 +88,21 @@ mod tests {
         // Multiples of 2^51 have the same tag.
         let (old, new) = (identity(0, 5), identity(1 << 51, 6));
         let pid = old.pid;
-        assert_eq!(first_tag(old.birth), first_tag(new.birth));
-        let (old_tag, new_tag) = (known.look_up(old), known.look_up(new));
+        assert_eq!(first_tag(old.birth, false), first_tag(new.birth, false));
+        let (old_tag, new_tag) = (known.look_up(old, false), known.look_up(new, false));
         assert_ne!(old_tag, new_tag);
         assert_eq!(known.identity(pid, old_tag), Some(old));
         assert_eq!(known.identity(pid, new_tag), Some(new));
-        assert_eq!(known.look_up(identity(1 << 51, 7)), new_tag);
+        assert_eq!(known.look_up(identity(1 << 51, 7), false), new_tag);
         assert_eq!(known.identity(pid, new_tag), Some(identity(1 << 51, 7)));
-        assert!(known.look_up_again(pid, old_tag));
+        assert_eq!(known.look_up(old, false), old_tag);
         known.forget(pid, old_tag, 1);
         assert_eq!(known.identity(pid, old_tag), Some(old));
         known.forget(pid, old_tag, 1);
-        assert!(!known.look_up_again(pid, old_tag));
         assert_eq!(known.identity(pid, old_tag), None);
+        let own_tag = known.look_up(old, true);
+        assert_ne!(own_tag, old_tag);
+        known.forget(pid, own_tag, 1);
         known.forget(pid, new_tag, 1);
         assert_eq!(known.len(), 1);
         known.forget(pid, new_tag, 9);

@@ -9,38 +9,43 @@
 //!
 //! Lock order: none; every table has a lock of its own and no two are held together.
 
+mod content;
 mod control;
+mod deep;
 mod ino;
 mod known;
+mod names;
 mod readers;
 mod table;
 
 pub use readers::{SNAPSHOT_AGE_MAX, SNAPSHOTS_MAX};
 
 use crate::agent::ProcAgent;
-use crate::cluster::{AskError, Cluster, View};
+use crate::cluster::{AskError, Cluster};
 use crate::pids::ClusterPid;
-use crate::wire::{Identity, ProcFile, Record};
+use crate::wire::{Identity, Who};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name};
-use consistency::wire::node::NodeLoad;
 use consistency::{InodeNo, NodeId, Timestamp, Version};
-use control::Order;
+use content::{Open, is_read_at_open};
+use control::{Order, switch};
 use dashmap::DashMap;
+use deep::{At, Deep, Spot};
 use gfs::error::Errno;
 use gfs::net::Transport;
 use gfs::tree::{
     AttrReply, CACHE, Caller, EntryReply, Hold, ListEntry, ListReply, NO_CACHE, OpenFlags, Opened,
     ReadReply, SetAttrRequest, Tree,
 };
-use ino::{Ino, Row};
+use ino::Ino;
 use known::Known;
+use names::{Listed, What, kind_at, kind_of_fixed};
 use readers::Readers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
-use table::{CLUSTER, DIR_MODE, NODE, PROCESS};
+use std::time::{Duration, SystemTime};
+use table::{CLUSTER, DIR_MODE, NODE, OfNode, OfProcess, PROCESS, ROOT};
 
 /// Upper limit of files open at a time; each holds its content.
 pub const OPEN_FILES_MAX: usize = 65_536;
@@ -56,8 +61,9 @@ const COOKIE_FIRST: u64 = 3;
 pub struct ProcTree {
     cluster: Cluster,
     known: Known,
+    deep: Deep,
     readers: Arc<Readers>,
-    open: DashMap<u64, Bytes>,
+    open: DashMap<u64, Open>,
     next_fh: AtomicU64,
     /// All files are as old as the tree.
     born: Timestamp,
@@ -66,6 +72,12 @@ pub struct ProcTree {
 impl ProcTree {
     /// The root directory.
     pub const ROOT: InodeNo = Ino::Root.number();
+
+    /// Returns the root of a node's own view: its processes alone, with the numbers that its kernel gave them.
+    #[must_use]
+    pub const fn own_root(node: NodeId) -> InodeNo {
+        Ino::Own(node).number()
+    }
 
     /// Makes the tree of the cluster that `transport` reaches. `agent` is this node's own.
     #[must_use]
@@ -83,6 +95,7 @@ impl ProcTree {
         Self {
             cluster: Cluster::new(transport, agent),
             known: Known::default(),
+            deep: Deep::default(),
             readers: Arc::new(Readers::new(age_max)),
             open: DashMap::new(),
             next_fh: AtomicU64::new(1),
@@ -108,88 +121,70 @@ impl ProcTree {
         })
     }
 
-    async fn content(&self, caller: Caller, ino: Ino) -> Result<Bytes, Errno> {
-        match ino {
-            Ino::Root | Ino::Cluster | Ino::Node(_) | Ino::Process(..) => Err(Errno(libc::EISDIR)),
-            Ino::SelfLink(_) => Err(Errno(libc::ELOOP)),
-            Ino::ClusterFile(row) => {
-                let file = CLUSTER.get(usize::from(row)).ok_or(Errno::ESTALE)?;
-                Ok((file.show)(&self.cluster.loads().await).into())
-            }
-            Ino::NodeFile(node, row) => {
-                let file = NODE.get(usize::from(row)).ok_or(Errno::ESTALE)?;
-                let load: Option<NodeLoad> = self.cluster.load(node).await.ok();
-                Ok((file.show)(load.as_ref())?.into())
-            }
-            Ino::ProcessFile(pid, tag, row) => {
-                let identity = self.known.identity(pid, tag).ok_or(Errno::ESTALE)?;
-                self.process_content(caller.pid, identity, row).await
-            }
-        }
-    }
-
-    async fn process_content(
-        &self,
-        reader: u32,
-        identity: Identity,
-        row: Row,
-    ) -> Result<Bytes, Errno> {
-        let file = PROCESS.get(usize::from(row)).ok_or(Errno::ESTALE)?;
-        let (from, show) = match file.what {
-            table::What::Known(show) => {
-                let now = self.identify(reader, identity.pid).await;
-                let alive = now.is_some_and(|now| now.birth == identity.birth);
-                return alive.then(|| show(&identity).into()).ok_or(Errno::ESRCH);
-            }
-            table::What::Read(from, show) => (from, show),
-            // Root, who may open it all the same, reads nothing.
-            table::What::Order(_) => return Err(Errno::EACCES),
+    /// Returns what a process's inode stands for.
+    fn at(&self, ino: Ino) -> Result<At, Errno> {
+        let (pid, tag, spot) = match ino {
+            Ino::Process(pid, tag) => (pid, tag, Spot::Dir),
+            Ino::ProcessFile(pid, tag, row) => (pid, tag, Spot::File(row)),
+            Ino::Deep(number) => return self.deep.at(number).ok_or(Errno::ESTALE),
+            _ => return Err(Errno::ENOTDIR),
         };
-        let kept = self.readers.view(reader).and_then(|view| {
-            let record = view.processes.get(&identity.pid)?;
-            (record.identity.birth == identity.birth).then(|| record.kept(from))?
-        });
-        let content = match kept {
-            Some(content) => content,
-            None => {
-                let content = self.cluster.read(identity.pid, identity.birth, from);
-                content.await?.ok_or(Errno::ESRCH)?
-            }
-        };
-        Ok(show(content))
+        Ok(At {
+            identity: self.known.identity(pid, tag).ok_or(Errno::ESTALE)?,
+            own: tag.own(),
+            thread: None,
+            spot,
+        })
     }
 
     /// Returns what a write to an inode means.
-    fn order_of(ino: Ino) -> Option<Order> {
-        let Ino::ProcessFile(.., row) = ino else {
+    fn order_of(&self, ino: Ino) -> Option<Written> {
+        let at = match ino {
+            Ino::NodeFile(_, row) => {
+                let file = NODE.get(usize::from(row))?;
+                return matches!(file.what, OfNode::Switch).then_some(Written::Switch);
+            }
+            Ino::ProcessFile(..) => self.at(ino).ok()?,
+            _ => return None,
+        };
+        let Spot::File(row) = at.spot else {
             return None;
         };
         match PROCESS.get(usize::from(row))?.what {
-            table::What::Order(order) => Some(order),
-            table::What::Known(_) | table::What::Read(..) => None,
+            OfProcess::Takes(order) | OfProcess::ReadsTakes(.., order) => {
+                Some(Written::Order(order, at))
+            }
+            OfProcess::Known(_) | OfProcess::Read(..) | OfProcess::Link(_) | OfProcess::Dir(_) => {
+                None
+            }
         }
     }
 
     fn attr(&self, ino: Ino) -> Result<Attr, Errno> {
-        let mode = match ino {
-            Ino::Root | Ino::Cluster | Ino::Node(_) | Ino::Process(..) => Some(DIR_MODE),
-            Ino::SelfLink(_) => Some(0o777),
-            Ino::ClusterFile(row) => CLUSTER.get(usize::from(row)).map(|file| file.mode),
-            Ino::NodeFile(_, row) => NODE.get(usize::from(row)).map(|file| file.mode),
-            Ino::ProcessFile(_, _, row) => PROCESS.get(usize::from(row)).map(|file| file.mode),
-        };
-        let kind = ino.kind();
-        let (uid, gid) = match ino {
-            Ino::Process(pid, tag) | Ino::ProcessFile(pid, tag, _) => {
-                let identity = self.known.identity(pid, tag).ok_or(Errno::ESTALE)?;
-                (identity.uid, identity.gid)
+        let (mode, kind, (uid, gid)) = match ino {
+            Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => {
+                let at = self.at(ino)?;
+                let mode = match at.spot {
+                    Spot::Dir => Some(DIR_MODE),
+                    Spot::File(row) => PROCESS.get(usize::from(row)).map(|file| file.mode),
+                    Spot::Fd(_) => Some(0o700),
+                    Spot::FdInfo(_) => Some(0o444),
+                };
+                let Identity { uid, gid, .. } = at.identity;
+                (mode, kind_at(&at), (uid, gid))
             }
-            Ino::Root
-            | Ino::Cluster
-            | Ino::ClusterFile(_)
-            | Ino::Node(_)
-            | Ino::NodeFile(..)
-            | Ino::SelfLink(_) => (0, 0),
+            _ => {
+                let mode = match ino {
+                    Ino::SelfLink(_) => Some(0o777),
+                    Ino::RootFile(row) | Ino::OwnFile(_, row) => {
+                        ROOT.get(usize::from(row)).map(|file| file.mode)
+                    }
+                    Ino::ClusterFile(row) => CLUSTER.get(usize::from(row)).map(|file| file.mode),
+                    Ino::NodeFile(_, row) => NODE.get(usize::from(row)).map(|file| file.mode),
+                    _ => Some(DIR_MODE),
+                };
+                (mode, kind_of_fixed(ino), (0, 0))
+            }
         };
         Ok(Attr {
             ino: ino.number(),
@@ -209,15 +204,25 @@ impl ProcTree {
         })
     }
 
-    fn entry(&self, ino: Ino) -> Result<EntryReply, Errno> {
+    /// Makes what a name stands for known to the kernel.
+    fn enter(&self, what: What) -> Result<EntryReply, Errno> {
+        let ino = match what {
+            What::Fixed(ino) => ino,
+            What::Of(at) => {
+                let pid = at.identity.pid;
+                match (at.thread, at.spot) {
+                    (None, Spot::Dir) => Ino::Process(pid, self.known.look_up(at.identity, at.own)),
+                    (None, Spot::File(row)) => {
+                        Ino::ProcessFile(pid, self.known.look_up(at.identity, at.own), row)
+                    }
+                    _ => Ino::Deep(self.deep.look_up(at)),
+                }
+            }
+        };
         let ttl = match ino {
             // Names of what comes and goes, and of what differs from caller to caller.
-            Ino::Node(_) | Ino::Process(..) | Ino::SelfLink(_) => NO_CACHE,
-            Ino::Root
-            | Ino::Cluster
-            | Ino::ClusterFile(_)
-            | Ino::NodeFile(..)
-            | Ino::ProcessFile(..) => CACHE,
+            Ino::Node(_) | Ino::Process(..) | Ino::SelfLink(_) | Ino::Deep(_) => NO_CACHE,
+            _ => CACHE,
         };
         Ok(EntryReply {
             attr: Some(self.attr(ino)?),
@@ -226,130 +231,14 @@ impl ProcTree {
         })
     }
 
-    /// Finds a name in the root.
-    async fn find_in_root(&self, caller: Caller, name: &[u8]) -> Option<Ino> {
-        match name {
-            b"cluster" => Some(Ino::Cluster),
-            b"self" => self.own_link(caller).await,
-            _ => {
-                let identity = self.identify(caller.pid, ClusterPid::parse(name)?).await?;
-                let tag = self.known.look_up(identity);
-                Some(Ino::Process(identity.pid, tag))
-            }
-        }
-    }
-
-    async fn own_link(&self, caller: Caller) -> Option<Ino> {
-        let own = self.cluster.agent().process_of(caller.pid).await;
-        own.map(Ino::SelfLink)
-    }
-
-    /// Returns the names in any directory but the root.
-    fn names(&self, ino: Ino) -> Result<Vec<(String, Ino)>, Errno> {
-        let names = match ino {
-            Ino::Cluster => {
-                let node = |node: NodeId| (format!("node{node}"), Ino::Node(node));
-                let nodes = self.cluster.nodes().into_iter().map(node);
-                rows(CLUSTER.iter().map(|file| file.name), Ino::ClusterFile)
-                    .chain(nodes)
-                    .collect()
-            }
-            Ino::Node(node) => {
-                let file = |row| Ino::NodeFile(node, row);
-                rows(NODE.iter().map(|file| file.name), file).collect()
-            }
-            Ino::Process(pid, tag) => {
-                let file = |row| Ino::ProcessFile(pid, tag, row);
-                rows(PROCESS.iter().map(|file| file.name), file).collect()
-            }
-            Ino::Root
-            | Ino::ClusterFile(_)
-            | Ino::NodeFile(..)
-            | Ino::ProcessFile(..)
-            | Ino::SelfLink(_) => return Err(Errno::ENOTDIR),
-        };
-        Ok(names)
-    }
-
-    /// Lists a directory behind a cookie, in ascending order of cookies, at least `limit` entries if there are.
-    async fn list(
-        &self,
-        caller: Caller,
-        ino: Ino,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Listed>, Errno> {
-        if ino == Ino::Root {
-            return Ok(self.list_root(caller, after, limit).await);
-        }
-        if let Ino::Process(pid, tag) = ino {
-            let identity = self.known.identity(pid, tag).ok_or(Errno::ESTALE)?;
-            let now = self.identify(caller.pid, pid).await;
-            now.filter(|now| now.birth == identity.birth)
-                .ok_or(Errno::ENOENT)?;
-        }
-        Ok(fixed(self.names(ino)?, after))
-    }
-
-    async fn list_root(&self, caller: Caller, after: u64, limit: usize) -> Vec<Listed> {
-        let mut listed = Vec::new();
-        if after < COOKIE_PROCESSES {
-            let own = self.own_link(caller).await.map(|ino| ("self".into(), ino));
-            let own = [("cluster".into(), Ino::Cluster)].into_iter().chain(own);
-            listed = fixed(own.collect(), after);
-        }
-        let view = self.listing_view(caller.pid, after).await;
-        let cookie = |pid: ClusterPid| COOKIE_PROCESSES + u64::from(pid.number());
-        let rest = view.processes.values().map(|record| record.identity);
-        let rest = rest.skip_while(|identity| cookie(identity.pid) <= after);
-        listed.extend(rest.take(limit).map(|identity| Listed {
-            cookie: cookie(identity.pid),
-            name: identity.pid.to_string(),
-            what: What::Process(identity),
-        }));
-        listed
-    }
-
-    /// Takes a snapshot when a listing begins and uses it up to its end.
-    async fn listing_view(&self, reader: u32, after: u64) -> Arc<View> {
-        if after != 0
-            && let Some(view) = self.readers.view(reader)
-        {
-            return view;
-        }
-        let taken = Instant::now();
-        let view = Arc::new(self.cluster.view().await);
-        self.readers.keep(reader, taken, &view);
-        view
-    }
-
-    /// Makes a listed inode known to the kernel.
-    fn enter(&self, what: What) -> Result<EntryReply, Errno> {
-        match what {
-            What::Process(identity) => {
-                let tag = self.known.look_up(identity);
-                self.entry(Ino::Process(identity.pid, tag))
-            }
-            What::Fixed(ino) => {
-                self.look_up(ino)?;
-                self.entry(ino)
-            }
-        }
-    }
-
-    /// Counts a lookup of an inode whose process is known.
-    fn look_up(&self, ino: Ino) -> Result<(), Errno> {
+    fn parent(&self, ino: Ino) -> Option<Ino> {
         match ino {
-            Ino::Process(pid, tag) | Ino::ProcessFile(pid, tag, _) => {
-                let known = self.known.look_up_again(pid, tag);
-                known.then_some(()).ok_or(Errno::ESTALE)
-            }
-            Ino::Root
-            | Ino::Cluster
-            | Ino::ClusterFile(_)
-            | Ino::Node(_)
-            | Ino::NodeFile(..)
-            | Ino::SelfLink(_) => Ok(()),
+            Ino::Root | Ino::Own(_) | Ino::Deep(_) => None,
+            Ino::Node(_) => Some(Ino::Cluster),
+            Ino::OwnFile(node, _) => Some(Ino::Own(node)),
+            Ino::Process(pid, tag) if tag.own() => Some(Ino::Own(pid.home())),
+            Ino::ProcessFile(pid, tag, _) => Some(Ino::Process(pid, tag)),
+            _ => Some(Ino::Root),
         }
     }
 }
@@ -363,36 +252,33 @@ impl Tree for ProcTree {
         name: &Name,
     ) -> Result<EntryReply, Errno> {
         let parent = Ino::of(parent).ok_or(Errno::ESTALE)?;
-        if parent == Ino::Root {
-            // What finds a process has counted the lookup.
-            return match self.find_in_root(caller, name.as_bytes()).await {
-                Some(ino) => self.entry(ino),
-                None => Ok(absent(NO_CACHE)),
-            };
-        }
-        let mut names = self.names(parent)?.into_iter();
-        match names.find(|(found, _)| found.as_bytes() == name.as_bytes()) {
-            Some((_, ino)) => {
-                self.look_up(ino)?;
-                self.entry(ino)
-            }
-            None => Ok(absent(if parent == Ino::Cluster {
-                NO_CACHE
-            } else {
-                CACHE
-            })),
+        match self.find_in(caller, parent, name.as_bytes()).await? {
+            Some(what) => self.enter(what),
+            None => Ok(EntryReply {
+                attr: None,
+                // Only here do no names come later.
+                ttl: match parent {
+                    Ino::Process(..) | Ino::Node(_) => CACHE,
+                    _ => NO_CACHE,
+                },
+                hold: Hold::none(),
+            }),
         }
     }
 
     fn forget(&self, ino: InodeNo, count: u64) {
-        if let Some(Ino::Process(pid, tag) | Ino::ProcessFile(pid, tag, _)) = Ino::of(ino) {
-            self.known.forget(pid, tag, count);
+        match Ino::of(ino) {
+            Some(Ino::Process(pid, tag) | Ino::ProcessFile(pid, tag, _)) => {
+                self.known.forget(pid, tag, count);
+            }
+            Some(Ino::Deep(number)) => self.deep.forget(number, count),
+            _ => {}
         }
     }
 
     async fn getattr(&self, _: Caller, ino: InodeNo, _: Option<u64>) -> Result<AttrReply, Errno> {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
-        let of_process = matches!(ino, Ino::Process(..) | Ino::ProcessFile(..));
+        let of_process = matches!(ino, Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_));
         Ok(AttrReply {
             attr: self.attr(ino)?,
             ttl: if of_process { OWNER_TTL } else { CACHE },
@@ -408,7 +294,7 @@ impl Tree for ProcTree {
     ) -> Result<AttrReply, Errno> {
         let opened = Ino::of(ino).ok_or(Errno::ESTALE)?;
         // The shell truncates what it writes to.
-        if set.size == Some(0) && Self::order_of(opened).is_some() {
+        if set.size == Some(0) && self.order_of(opened).is_some() {
             return self.getattr(caller, ino, set.fh).await;
         }
         // Truncation is a write.
@@ -419,39 +305,32 @@ impl Tree for ProcTree {
         })
     }
 
-    async fn readlink(&self, _: Caller, ino: InodeNo) -> Result<Bytes, Errno> {
-        match Ino::of(ino).ok_or(Errno::ESTALE)? {
-            Ino::SelfLink(pid) => Ok(pid.to_string().into()),
-            Ino::Root
-            | Ino::Cluster
-            | Ino::ClusterFile(_)
-            | Ino::Node(_)
-            | Ino::NodeFile(..)
-            | Ino::Process(..)
-            | Ino::ProcessFile(..) => Err(Errno::EINVAL),
-        }
+    async fn readlink(&self, caller: Caller, ino: InodeNo) -> Result<Bytes, Errno> {
+        self.target(caller, Ino::of(ino).ok_or(Errno::ESTALE)?)
+            .await
     }
 
     async fn open(&self, caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
-        if flags.writes() {
-            // Each write stands alone: there is nothing to keep.
-            return match Self::order_of(ino) {
-                Some(_) if flags.0 & libc::O_ACCMODE == libc::O_WRONLY => Ok(Opened {
-                    fh: 0,
-                    direct_io: true,
-                    noflush: true,
-                    ..Opened::default()
-                }),
-                _ => Err(Errno::EACCES),
-            };
+        let written = self.order_of(ino);
+        if flags.writes() && written.is_none() {
+            return Err(Errno::EACCES);
         }
         if self.open.len() >= OPEN_FILES_MAX {
             return Err(Errno(libc::ENFILE));
         }
-        let content = self.content(caller, ino).await?;
+        let at_open = match (ino, written) {
+            (_, Some(Written::Order(..))) => flags.0 & libc::O_ACCMODE == libc::O_RDONLY,
+            (Ino::ProcessFile(..) | Ino::Deep(_), _) => is_read_at_open(&self.at(ino)?),
+            _ => false,
+        };
+        let content = match at_open {
+            true => Some(self.content(caller, ino).await?),
+            false => None,
+        };
         let fh = self.next_fh.fetch_add(1, Ordering::Relaxed);
-        self.open.insert(fh, content);
+        let read = false;
+        self.open.insert(fh, Open { content, read });
         Ok(Opened {
             fh,
             // The size is told as 0, as on procfs: only a direct read gets at the content.
@@ -463,14 +342,25 @@ impl Tree for ProcTree {
 
     async fn read(
         &self,
-        _: Caller,
-        _: InodeNo,
+        caller: Caller,
+        ino: InodeNo,
         fh: u64,
         offset: u64,
         size: u32,
         _: OpenFlags,
     ) -> Result<ReadReply, Errno> {
-        let content = self.open.get(&fh).ok_or(Errno(libc::EBADF))?;
+        let open = self.open.get(&fh).ok_or(Errno(libc::EBADF))?.clone();
+        let content = match open.content {
+            Some(content) if offset > 0 || !open.read => content,
+            _ => {
+                self.content(caller, Ino::of(ino).ok_or(Errno::ESTALE)?)
+                    .await?
+            }
+        };
+        if let Some(mut open) = self.open.get_mut(&fh) {
+            open.content = Some(content.clone());
+            open.read |= offset == 0;
+        }
         let from = usize::try_from(offset).map_or(content.len(), |from| from.min(content.len()));
         let to = from.saturating_add(size as usize).min(content.len());
         Ok(ReadReply {
@@ -491,11 +381,11 @@ impl Tree for ProcTree {
         _: bool,
     ) -> Result<u32, Errno> {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
-        let (Some(order), Ino::ProcessFile(pid, tag, _)) = (Self::order_of(ino), ino) else {
-            return Err(Errno(libc::EBADF));
-        };
-        let identity = self.known.identity(pid, tag).ok_or(Errno::ESTALE)?;
-        self.order(caller, order, identity, &data).await?;
+        match self.order_of(ino).ok_or(Errno(libc::EBADF))? {
+            Written::Order(order, at) => self.order(who(caller), order, &at, &data).await?,
+            Written::Switch if switch(&data)? => return Err(Errno(libc::EOPNOTSUPP)),
+            Written::Switch => {}
+        }
         Ok(u32::try_from(data.len()).expect("an order is short"))
     }
 
@@ -514,16 +404,7 @@ impl Tree for ProcTree {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
         let limit = limit.max(1);
         let listed = self.list(caller, ino, after, limit).await?;
-        let parent = match ino {
-            Ino::Root => None,
-            Ino::Node(_) => Some(Ino::Cluster.number()),
-            Ino::Cluster
-            | Ino::ClusterFile(_)
-            | Ino::NodeFile(..)
-            | Ino::Process(..)
-            | Ino::ProcessFile(..)
-            | Ino::SelfLink(_) => Some(Ino::Root.number()),
-        };
+        let parent = self.parent(ino).map(Ino::number);
         let enter = |listed: Listed| {
             let entry = plus.then(|| self.enter(listed.what)).transpose()?;
             let made = entry.as_ref().and_then(|entry| entry.attr.as_ref());
@@ -543,77 +424,16 @@ impl Tree for ProcTree {
     }
 }
 
-fn absent(ttl: Duration) -> EntryReply {
-    EntryReply {
-        attr: None,
-        ttl,
-        hold: Hold::none(),
-    }
+/// What a write means.
+enum Written {
+    Order(Order, At),
+    Switch,
 }
 
-/// Returns the names of a table with their inodes.
-fn rows(
-    names: impl Iterator<Item = &'static str>,
-    ino: impl Fn(Row) -> Ino,
-) -> impl Iterator<Item = (String, Ino)> {
-    (0..)
-        .zip(names)
-        .map(move |(row, name)| (name.into(), ino(row)))
-}
-
-/// Returns the entries behind a cookie of a directory with these names.
-fn fixed(names: Vec<(String, Ino)>, after: u64) -> Vec<Listed> {
-    let listed = |(cookie, (name, ino))| Listed {
-        cookie,
-        name,
-        what: What::Fixed(ino),
-    };
-    (COOKIE_FIRST..)
-        .zip(names)
-        .filter(|(cookie, _)| *cookie > after)
-        .map(listed)
-        .collect()
-}
-
-/// A name in a listing.
-struct Listed {
-    cookie: u64,
-    name: String,
-    what: What,
-}
-
-#[derive(Clone, Copy)]
-enum What {
-    Fixed(Ino),
-    Process(Identity),
-}
-
-impl What {
-    fn number(self) -> InodeNo {
-        match self {
-            Self::Fixed(ino) => ino.number(),
-            Self::Process(identity) => {
-                Ino::Process(identity.pid, known::first_tag(identity.birth)).number()
-            }
-        }
-    }
-
-    const fn kind(self) -> FileKind {
-        match self {
-            Self::Process(_) => FileKind::Dir,
-            Self::Fixed(ino) => ino.kind(),
-        }
-    }
-}
-
-impl Record {
-    /// Returns a file if the snapshot has it.
-    fn kept(&self, file: ProcFile) -> Option<Bytes> {
-        match file {
-            ProcFile::Stat => Some(self.stat.clone()),
-            ProcFile::Status => Some(self.status.clone()),
-            ProcFile::Cmdline => self.cmdline.clone(),
-        }
+const fn who(caller: Caller) -> Who {
+    Who {
+        uid: caller.uid,
+        gid: caller.gid,
     }
 }
 

@@ -181,8 +181,9 @@ impl Node {
         let name = |name: &'static str| Name::new(name.as_bytes()).expect("a valid name");
         let nodes = config.nodes();
         let root = Root::new(Arc::clone(&client) as _)
-            .with(name("proc"), processes, ProcTree::ROOT)
+            .with(name("proc"), Arc::clone(&processes) as _, ProcTree::ROOT)
             .with_nodes(move || nodes.iter().copied().collect())
+            .with_per_node(name("proc"), processes, ProcTree::own_root)
             .with_per_node(name("dev"), devices, DevTree::root);
         let fuse_config = fuse::Config {
             mount: config.mount.options(),

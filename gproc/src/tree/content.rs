@@ -1,0 +1,257 @@
+//! What files show.
+
+use super::deep::{At, Spot};
+use super::ino::{Asker, Ino};
+use super::table::{self, CLUSTER, NODE, OfNode, OfProcess, OfRoot, PROCESS, ROOT};
+use super::{ProcTree, who};
+use crate::cluster::View;
+use crate::files::Rule;
+use crate::pids::ClusterPid;
+use crate::text;
+use crate::totals::Share;
+use crate::wire::{MachineFile, ProcFile, Record, Who};
+use bytes::Bytes;
+use consistency::NodeId;
+use gfs::error::Errno;
+use gfs::tree::Caller;
+use std::borrow::Cow;
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) content: Option<Bytes>,
+    /// The content has been read from its beginning: who reads it so again gets a new one, as of procfs.
+    pub(super) read: bool,
+}
+
+impl ProcTree {
+    /// Returns what an inode shows now.
+    pub(super) async fn content(&self, caller: Caller, ino: Ino) -> Result<Bytes, Errno> {
+        match ino {
+            Ino::Root | Ino::Cluster | Ino::Node(_) | Ino::Own(_) => Err(Errno(libc::EISDIR)),
+            Ino::SelfLink(_) => Err(Errno(libc::ELOOP)),
+            Ino::RootFile(row) => self.root_content(caller, row).await,
+            Ino::OwnFile(node, row) => {
+                let file = ROOT.get(usize::from(row)).ok_or(Errno::ESTALE)?;
+                match file.what {
+                    OfRoot::Total(file, _) | OfRoot::Here(file) | OfRoot::Told(file, _) => {
+                        Ok(self.cluster.machine(node, file).await?)
+                    }
+                    OfRoot::Link(_) => Err(Errno(libc::ELOOP)),
+                    OfRoot::Dir => Err(Errno(libc::EISDIR)),
+                }
+            }
+            Ino::ClusterFile(row) => {
+                let file = CLUSTER.get(usize::from(row)).ok_or(Errno::ESTALE)?;
+                Ok((file.show)(&self.cluster.loads().await).into())
+            }
+            Ino::NodeFile(node, row) => {
+                let file = NODE.get(usize::from(row)).ok_or(Errno::ESTALE)?;
+                match file.what {
+                    OfNode::Shows(show) => {
+                        let load = self.cluster.load(node).await.ok();
+                        Ok(show(load.as_ref())?.into())
+                    }
+                    OfNode::Switch => Ok(Bytes::from_static(b"0\n")),
+                }
+            }
+            Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => {
+                let at = self.at(ino)?;
+                self.content_at(caller, &at).await
+            }
+        }
+    }
+
+    async fn root_content(&self, caller: Caller, row: u8) -> Result<Bytes, Errno> {
+        match ROOT.get(usize::from(row)).ok_or(Errno::ESTALE)?.what {
+            OfRoot::Total(file, total) => {
+                let all = self.machines(caller, file).await;
+                let texts = all
+                    .iter()
+                    .map(|(node, text)| (*node, String::from_utf8_lossy(text)));
+                let texts: Vec<(NodeId, Cow<'_, str>)> = texts.collect();
+                let shares = texts.iter().map(|(node, text)| (*node, &**text));
+                Ok(total(&shares.collect::<Vec<Share<'_>>>()).into())
+            }
+            OfRoot::Here(file) => {
+                let here = self.cluster.agent().node();
+                Ok(self.cluster.machine(here, file).await?)
+            }
+            OfRoot::Told(_, tell) => Ok(tell(&self.cluster.nodes()).into()),
+            OfRoot::Link(_) => Err(Errno(libc::ELOOP)),
+            OfRoot::Dir => Err(Errno(libc::EISDIR)),
+        }
+    }
+
+    /// Returns a file about each machine, that of this node last.
+    async fn machines(&self, caller: Caller, file: MachineFile) -> Vec<(NodeId, Bytes)> {
+        match self.readers.view(caller.pid) {
+            Some(view) => view.more.machines(&self.cluster, file).await,
+            None => self.cluster.machines(file).await,
+        }
+    }
+
+    async fn content_at(&self, caller: Caller, at: &At) -> Result<Bytes, Errno> {
+        let row = match at.spot {
+            Spot::Dir => return Err(Errno(libc::EISDIR)),
+            Spot::Fd(_) => return Err(Errno(libc::ELOOP)),
+            Spot::FdInfo(number) => {
+                return self.read_file(caller, at, ProcFile::FdInfo(number)).await;
+            }
+            Spot::File(row) => row,
+        };
+        match PROCESS.get(usize::from(row)).ok_or(Errno::ESTALE)?.what {
+            OfProcess::Known(show) => {
+                self.alive(caller, at).await?;
+                Ok(show(&at.identity).into())
+            }
+            OfProcess::Read(from, show) | OfProcess::ReadsTakes(from, show, _) => {
+                self.read_file(caller, at, from).await.map(show)
+            }
+            OfProcess::Link(_) => Err(Errno(libc::ELOOP)),
+            OfProcess::Dir(_) => Err(Errno(libc::EISDIR)),
+            // Root, who may open it all the same, reads nothing.
+            OfProcess::Takes(_) => Err(Errno::EACCES),
+        }
+    }
+
+    /// Fails with ESRCH if a process has ended.
+    pub(super) async fn alive(&self, caller: Caller, at: &At) -> Result<(), Errno> {
+        let now = self.identify(caller.pid, at.identity.pid).await;
+        let alive = now.is_some_and(|now| now.birth == at.identity.birth);
+        alive.then_some(()).ok_or(Errno::ESRCH)
+    }
+
+    /// Returns where a link leads.
+    pub(super) async fn target(&self, caller: Caller, ino: Ino) -> Result<Bytes, Errno> {
+        let link_at = |row: u8| match ROOT.get(usize::from(row)).map(|file| file.what) {
+            Some(OfRoot::Link(target)) => Ok(Bytes::from_static(target.as_bytes())),
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::ESTALE),
+        };
+        match ino {
+            Ino::SelfLink(asker) => Ok(target_of_self(asker).into()),
+            Ino::RootFile(row) | Ino::OwnFile(_, row) => link_at(row),
+            Ino::ProcessFile(..) | Ino::Deep(_) => {
+                let at = self.at(ino)?;
+                let file = match at.spot {
+                    Spot::Fd(number) => ProcFile::Fd(number),
+                    Spot::File(row) => match PROCESS.get(usize::from(row)).map(|file| file.what) {
+                        Some(OfProcess::Link(file)) => file,
+                        _ => return Err(Errno::EINVAL),
+                    },
+                    Spot::Dir | Spot::FdInfo(_) => return Err(Errno::EINVAL),
+                };
+                self.read_file(caller, &at, file).await
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Reads a file of a process on its node, or has it from what the reader's snapshot brought.
+    pub(super) async fn read_file(
+        &self,
+        caller: Caller,
+        at: &At,
+        file: ProcFile,
+    ) -> Result<Bytes, Errno> {
+        let view = self
+            .readers
+            .view(caller.pid)
+            .filter(|_| at.thread.is_none());
+        let kept = match &view {
+            Some(view) => self.kept(view, at, file, who(caller)).await,
+            None => None,
+        };
+        let content = match kept {
+            Some(content) => content,
+            None => {
+                self.cluster
+                    .read(&at.identity, at.thread, file, who(caller))
+                    .await?
+            }
+        };
+        let content = content.map_err(Errno)?;
+        Ok(if at.own {
+            own_view(file, content)
+        } else {
+            content
+        })
+    }
+
+    async fn kept(
+        &self,
+        view: &View,
+        at: &At,
+        file: ProcFile,
+        who: Who,
+    ) -> Option<Result<Bytes, i32>> {
+        let record = view.processes.get(&at.identity.pid)?;
+        if record.identity.birth != at.identity.birth {
+            return None;
+        }
+        if let Some(content) = record.kept(file) {
+            return Some(Ok(content));
+        }
+        let is_column = file.is_quick() && record.kept_elsewhere(file);
+        let node = at.identity.pid.home();
+        let column = is_column.then(|| view.more.column(&self.cluster, node, file, who))?;
+        let column = column.await.ok()??;
+        let (birth, content) = column.get()?.get(&at.identity.pid)?;
+        (*birth == at.identity.birth).then(|| content.clone())
+    }
+}
+
+/// Returns whether a file is read when it is opened: it is then that procfs asks whether one may.
+pub(super) fn is_read_at_open(at: &At) -> bool {
+    let Spot::File(row) = at.spot else {
+        return true;
+    };
+    match PROCESS.get(usize::from(row)).map(|file| file.what) {
+        Some(OfProcess::Read(file, _)) => file.rule() == Rule::Tracer,
+        _ => false,
+    }
+}
+
+fn target_of_self(Asker { pid, thread, own }: Asker) -> String {
+    let number = |pid: ClusterPid| if own { pid.kernel() } else { i32::from(pid) };
+    let thread = i32::try_from(thread).ok().filter(|thread| *thread != 0);
+    match thread.and_then(|thread| ClusterPid::of(pid.home(), thread)) {
+        Some(thread) => format!("{}/task/{}", number(pid), number(thread)),
+        None => number(pid).to_string(),
+    }
+}
+
+/// Gives pids the numbers that they have in their node's own view.
+fn own_view(file: ProcFile, content: Bytes) -> Bytes {
+    let kernel = |pid: i32| ClusterPid::try_from(pid).map_or(pid, ClusterPid::kernel);
+    let rewritten = match file {
+        ProcFile::Stat => text::rewrite_stat(&content, kernel),
+        ProcFile::Status => text::rewrite_status(&content, kernel),
+        _ => None,
+    };
+    rewritten.map_or(content, Bytes::from)
+}
+
+impl Record {
+    /// Returns a file if the snapshot has it.
+    fn kept(&self, file: ProcFile) -> Option<Bytes> {
+        match file {
+            ProcFile::Stat => Some(self.stat.clone()),
+            ProcFile::Status => Some(self.status.clone()),
+            ProcFile::Cmdline => self.cmdline.clone(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether a file may be had from a column: what a snapshot leaves out a column leaves out, too.
+    const fn kept_elsewhere(&self, file: ProcFile) -> bool {
+        !matches!(file, ProcFile::Stat | ProcFile::Status | ProcFile::Cmdline)
+    }
+}
+
+/// Returns the row with a path.
+pub(super) fn row_of<W>(rows: &[table::File<W>], path: &str) -> Option<u8> {
+    let row = rows.iter().position(|file| file.path == path);
+    row.and_then(|row| u8::try_from(row).ok())
+}
