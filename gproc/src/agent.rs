@@ -4,6 +4,7 @@ use crate::load::Meter;
 use crate::pids::ClusterPid;
 use crate::procfs::{Procfs, STUCK_AFTER};
 use crate::reading::NotRead;
+use crate::wait;
 use crate::wire::{PAGE_BYTES_MAX, ProcFile, ProcReply, ProcRequest, Record, Who};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub const READ_PATIENCE: Duration = Duration::from_secs(1);
 /// How many requests about single processes are served at a time; more wait for their turn, within the caller's
 /// deadline.
 pub const READS_MAX: usize = 32;
+/// How many ends of processes are waited for at a time; each wait holds a descriptor.
+pub const WAITS_MAX: usize = 256;
 
 /// Answers [`ProcRequest`]s out of the node's procfs.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub struct ProcAgent {
     procfs: Arc<Procfs>,
     meter: Arc<Meter>,
     reads: Arc<Semaphore>,
+    waits: Semaphore,
     /// The last scan; whoever holds it may make the next one.
     scan: Arc<Mutex<Option<Scan>>>,
 }
@@ -55,6 +59,7 @@ impl ProcAgent {
             meter: Arc::new(Meter::new(&proc_path)),
             procfs: Arc::new(Procfs::new(node, proc_path)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
+            waits: Semaphore::new(WAITS_MAX),
             scan: Arc::default(),
         }
     }
@@ -112,6 +117,12 @@ impl ProcAgent {
             } => {
                 self.act(move |procfs| procfs.lock(pid, birth, lock, who))
                     .await
+            }
+            ProcRequest::Wait { pid, birth, who } => {
+                let turn = self.waits.acquire().await.expect("it is never closed");
+                let ended = wait::wait(Arc::clone(&self.procfs), pid, birth, who).await;
+                drop(turn);
+                ProcReply::Content(ended.map_err(|errno| errno as i32))
             }
             ProcRequest::Column { file, who, after } => self.column(file, who, after).await,
             ProcRequest::Machine(file) => {

@@ -2,7 +2,9 @@
 
 use crate::agent::{ProcAgent, READ_PATIENCE};
 use crate::pids::{ClusterPid, NODE_MAX};
+use crate::text;
 use crate::view::More;
+use crate::wait::WAIT_MAX;
 use crate::wire::{Birth, Identity, MachineFile, ProcFile, ProcReply, ProcRequest, Record, Who};
 use bytes::Bytes;
 use consistency::NodeId;
@@ -10,13 +12,17 @@ use consistency::wire::node::NodeLoad;
 use consistency::wire::{decode, encode};
 use gfs::net::{NetError, ServiceId, Transport};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// How long a node has to answer a small question before it counts as down.
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a node that is not down has for one page of a snapshot: a busy one with many processes is slow, not dead.
 pub const PAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the processes of a node that does not answer are shown as they were.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a node that did not answer is not asked again for what is shown of all nodes.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 // A node says that it cannot read a process before it is taken for dead.
 const _: () = assert!(READ_PATIENCE.as_millis() < PAGE_DEADLINE.as_millis());
 /// Upper limit of the pages taken from one node (128 MiB of processes); what follows is not shown.
@@ -38,6 +44,17 @@ pub(crate) enum AskError {
 pub(crate) struct Cluster {
     transport: Arc<dyn Transport>,
     agent: Arc<ProcAgent>,
+    /// What nodes said last. A leaf.
+    heard: Mutex<HashMap<NodeId, Heard>>,
+}
+
+/// What a node said last.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Its processes, and when it was asked for them.
+    processes: Option<(Instant, Arc<Vec<Record>>)>,
+    /// When it did not answer.
+    silent: Option<Instant>,
 }
 
 /// A file of each process of a node.
@@ -51,9 +68,24 @@ pub(crate) struct View {
     pub(crate) more: More,
 }
 
+impl Record {
+    fn of_silent_node(&self) -> Self {
+        let (stat, status) = text::of_silent_node(&self.stat, &self.status);
+        Self {
+            stat: stat.into(),
+            status: status.into(),
+            ..self.clone()
+        }
+    }
+}
+
 impl Cluster {
     pub(crate) fn new(transport: Arc<dyn Transport>, agent: Arc<ProcAgent>) -> Self {
-        Self { transport, agent }
+        Self {
+            transport,
+            agent,
+            heard: Mutex::default(),
+        }
     }
 
     pub(crate) fn agent(&self) -> &ProcAgent {
@@ -65,17 +97,15 @@ impl Cluster {
         self.transport.nodes()
     }
 
-    /// Returns the processes of all nodes that are up, none of them as it was before the call.
+    /// Returns the processes of all nodes, none of them as it was before the call. A node that does not answer costs
+    /// [`PATIENCE`]; its processes are those it had last, marked as waiting for it, until it has been silent for
+    /// [`SILENCE_MAX`].
     pub(crate) async fn view(&self) -> View {
         let nodes = self.nodes().into_iter().filter(|node| *node <= NODE_MAX);
-        let answers = nodes.map(|node| async move { (node, self.snapshot(node).await) });
+        let answers = nodes.map(|node| async move { (node, self.processes(node).await) });
         let mut view = View::default();
         for (node, answer) in futures::future::join_all(answers).await {
-            let records = answer.unwrap_or_else(|error| {
-                tracing::debug!(%node, %error, "its processes are not shown");
-                Vec::new()
-            });
-            for record in records {
+            for record in answer {
                 // A node speaks for its own processes only.
                 if record.identity.pid.home() == node {
                     view.processes.insert(record.identity.pid, record);
@@ -83,6 +113,46 @@ impl Cluster {
             }
         }
         view
+    }
+
+    async fn processes(&self, node: NodeId) -> Vec<Record> {
+        let asked = Instant::now();
+        if !self.may_be_silent(node) {
+            match self.snapshot(node).await {
+                Ok(records) => {
+                    let kept = Arc::new(records.clone());
+                    let mut heard = self.heard();
+                    let heard = heard.entry(node).or_default();
+                    heard.silent = None;
+                    heard.processes = Some((asked, kept));
+                    return records;
+                }
+                Err(error) => {
+                    tracing::debug!(%node, %error, "its processes are shown as they were");
+                    self.heard().entry(node).or_default().silent = Some(Instant::now());
+                }
+            }
+        }
+        let mut heard = self.heard();
+        let heard = heard.entry(node).or_default();
+        heard
+            .processes
+            .take_if(|(at, _)| at.elapsed() >= SILENCE_MAX);
+        let known = heard
+            .processes
+            .iter()
+            .flat_map(|(_, records)| records.iter());
+        known.map(Record::of_silent_node).collect()
+    }
+
+    /// Returns whether a node did not answer a moment ago: it is not asked again at once for what is shown of all.
+    pub(crate) fn may_be_silent(&self, node: NodeId) -> bool {
+        let silent = self.heard().get(&node).and_then(|heard| heard.silent);
+        silent.is_some_and(|since| since.elapsed() < ASKED_AGAIN)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Heard>> {
+        self.heard.lock().expect("no holder panics")
     }
 
     /// Returns the load of each node; `None` of one that is down.
@@ -124,9 +194,28 @@ impl Cluster {
             who,
         };
         let node = pid.home();
-        match self.ask(node, request, PAGE_DEADLINE).await? {
+        match self.ask_at_length(node, request).await? {
             ProcReply::Content(content) => Ok(content),
             other => Err(unexpected(node, &other)),
+        }
+    }
+
+    /// Waits for the end of a process and returns how it ended, or the errno that says why not.
+    pub(crate) async fn wait(
+        &self,
+        of: &Identity,
+        who: Who,
+    ) -> Result<Result<Bytes, i32>, AskError> {
+        let Identity { pid, birth, .. } = *of;
+        let node = pid.home();
+        loop {
+            let request = ProcRequest::Wait { pid, birth, who };
+            match self.ask(node, request, WAIT_MAX + PAGE_DEADLINE).await? {
+                // A peer that says so at once gets no thread of this node for itself.
+                ProcReply::Content(Err(libc::EAGAIN)) => tokio::task::yield_now().await,
+                ProcReply::Content(content) => return Ok(content),
+                other => return Err(unexpected(node, &other)),
+            }
         }
     }
 
@@ -140,7 +229,7 @@ impl Cluster {
         let (mut column, mut after) = (Column::new(), None);
         for _ in 0..PAGES_MAX {
             let request = ProcRequest::Column { file, who, after };
-            match self.ask(node, request, PAGE_DEADLINE).await? {
+            match self.ask_at_length(node, request).await? {
                 ProcReply::Column { cells, more } => {
                     let cells = cells.into_iter();
                     column.extend(cells.map(|cell| (cell.pid, (cell.birth, cell.content))));
@@ -157,7 +246,15 @@ impl Cluster {
 
     /// Returns a file about each machine that is up.
     pub(crate) async fn machines(&self, file: MachineFile) -> Vec<(NodeId, Bytes)> {
-        let ask = |node| async move { Some((node, self.machine(node, file).await.ok()?)) };
+        let ask = |node| async move {
+            if self.may_be_silent(node) {
+                return None;
+            }
+            let answer = self.machine(node, file).await;
+            let silent = matches!(answer, Err(AskError::Net(_))).then(Instant::now);
+            self.heard().entry(node).or_default().silent = silent;
+            Some((node, answer.ok()?))
+        };
         let all = futures::future::join_all(self.nodes().into_iter().map(ask)).await;
         all.into_iter().flatten().collect()
     }
@@ -176,7 +273,7 @@ impl Cluster {
         node: NodeId,
         request: ProcRequest,
     ) -> Result<Result<(), i32>, AskError> {
-        match self.ask(node, request, PAGE_DEADLINE).await? {
+        match self.ask_at_length(node, request).await? {
             ProcReply::Done(done) => Ok(done),
             other => Err(unexpected(node, &other)),
         }
@@ -224,6 +321,28 @@ impl Cluster {
         match self.ask(node, request, PAGE_DEADLINE).await? {
             ProcReply::Snapshot { records, more } => Ok((records, more)),
             other => Err(unexpected(node, &other)),
+        }
+    }
+
+    /// Asks what may take long. A node that does not answer a small question meanwhile is not waited for.
+    async fn ask_at_length(
+        &self,
+        node: NodeId,
+        request: ProcRequest,
+    ) -> Result<ProcReply, AskError> {
+        let down = async {
+            tokio::time::sleep(PATIENCE / 4).await;
+            match self.load(node).await {
+                Ok(_) => std::future::pending().await,
+                Err(error) => {
+                    self.heard().entry(node).or_default().silent = Some(Instant::now());
+                    error
+                }
+            }
+        };
+        tokio::select! {
+            answer = self.ask(node, request, PAGE_DEADLINE) => answer,
+            error = down => Err(error),
         }
     }
 

@@ -12,6 +12,7 @@
 
 mod agent;
 mod cluster;
+pub mod events;
 mod files;
 pub mod job;
 pub mod keeper;
@@ -25,12 +26,15 @@ mod text;
 mod totals;
 pub mod tree;
 mod view;
+mod wait;
 pub mod wire;
 
-pub use agent::{ProcAgent, READ_PATIENCE, READS_MAX};
-pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE};
+pub use agent::{ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
+pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE, SILENCE_MAX};
+pub use events::Events;
 pub use load::measure;
 pub use tree::ProcTree;
+pub use wait::WAIT_MAX;
 
 use gfs::net::{Router, ServiceId};
 use std::sync::Arc;

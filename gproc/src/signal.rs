@@ -141,7 +141,8 @@ impl Procfs {
         Ok((allowed, all))
     }
 
-    fn target(&self, pid: ClusterPid) -> Result<Target, Errno> {
+    /// Returns the process that has a pid now.
+    pub(crate) fn target(&self, pid: ClusterPid) -> Result<Target, Errno> {
         let pidfd = sys::pidfd_open(self.own(pid).ok_or(Errno::ESRCH)?).map_err(|error| {
             // So is said of a thread that is no process.
             if error == Errno::EINVAL {
@@ -161,15 +162,15 @@ impl Procfs {
 }
 
 /// A process that may be signalled.
-struct Target {
-    pidfd: OwnedFd,
+pub(crate) struct Target {
+    pub(crate) pidfd: OwnedFd,
     birth: Birth,
-    credentials: Credentials,
+    pub(crate) credentials: Credentials,
     stat: Vec<u8>,
 }
 
 impl Target {
-    fn born(self, birth: Birth) -> Result<Self, Errno> {
+    pub(crate) fn born(self, birth: Birth) -> Result<Self, Errno> {
         (self.birth == birth).then_some(self).ok_or(Errno::ESRCH)
     }
 }

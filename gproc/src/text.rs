@@ -4,6 +4,8 @@
 const STAT_PIDS: [usize; 4] = [1, 2, 3, 5];
 /// Which word of `stat` behind the name is the process group.
 const STAT_GROUP: usize = 2;
+/// Which word of `stat` behind the name is the wait status.
+const STAT_EXIT: usize = 49;
 /// Which word of `stat` behind the name is the start time.
 const STAT_START: usize = 19;
 /// Which words of `stat` behind the name are addresses, shown only to who may trace the process: the kernel says 1 for
@@ -32,6 +34,14 @@ pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
 /// Returns the name in `stat`, as `comm` has it but for the newline.
 pub(crate) fn comm(stat: &[u8]) -> Option<&[u8]> {
     split_stat(stat).map(|(_, name, _)| name)
+}
+
+/// Returns the wait status in the `stat` of a process that nobody has waited for yet; `None` if it lives.
+pub(crate) fn exit_status(stat: &[u8]) -> Option<i32> {
+    let (_, _, rest) = split_stat(stat)?;
+    let mut words = words(rest);
+    let state = words.next()?;
+    parse(words.nth(STAT_EXIT - 1)?).filter(|_| state == b"Z")
 }
 
 /// Returns the process group in `stat`.
@@ -123,6 +133,22 @@ pub(crate) fn rewrite_stat(stat: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<
         }
     }
     Some(out)
+}
+
+/// Returns `stat` and `status` of a process that waits for its node.
+pub(crate) fn of_silent_node(stat: &[u8], status: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut waiting = stat.to_vec();
+    // The state is one letter.
+    let behind = stat.iter().rposition(|&byte| byte == b')');
+    if let Some(state) = behind.and_then(|behind| waiting.get_mut(behind + 2)) {
+        *state = b'D';
+    }
+    let line = |line: &[u8]| match line.starts_with(b"State:") {
+        true => b"State:\tD (its node does not answer)\n".to_vec(),
+        false => line.to_vec(),
+    };
+    let lines = status.split_inclusive(|&byte| byte == b'\n').map(line);
+    (waiting, lines.collect::<Vec<_>>().concat())
 }
 
 /// Returns `status` with `map` applied to its pids; 0 stays.
@@ -258,10 +284,28 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_node() {
+        let (stat, status) = of_silent_node(
+            b"7 (a) b) S 1 7\n",
+            b"Name:\tState:\nState:\tS (sleeping)\nTgid:\t7\n",
+        );
+        assert_eq!(stat, b"7 (a) b) D 1 7\n");
+        assert_eq!(
+            status,
+            b"Name:\tState:\nState:\tD (its node does not answer)\nTgid:\t7\n"
+        );
+        let nothing = of_silent_node(b"", b"");
+        assert_eq!(nothing, (vec![], vec![]));
+    }
+
+    #[test]
     fn facts() {
         let words = (3..=52).map(|field| field.to_string()).collect::<Vec<_>>();
         let stat = format!("7 (a) (b) {}\n", words.join(" "));
         assert_eq!(start_ticks(stat.as_bytes()), Some(22));
+        assert_eq!(exit_status(stat.as_bytes()), None);
+        let zombie = stat.replace(") 3 4", ") Z 4");
+        assert_eq!(exit_status(zombie.as_bytes()), Some(52));
         assert_eq!(comm(stat.as_bytes()), Some(&b"a) (b"[..]));
         let status = b"Name:\tUid: 9\nTgid:\t12\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
         assert_eq!(owner(status), Some((2, 6)));

@@ -252,6 +252,16 @@ pub enum ProcRequest {
         /// `None`: from the first process on. Else those behind that process.
         after: Option<ClusterPid>,
     },
+    /// How a process has ended, when it has; answered by [`ProcReply::Content`], with EAGAIN if it still lives after
+    /// [`crate::WAIT_MAX`].
+    Wait {
+        /// Which one.
+        pid: ClusterPid,
+        /// Which process of that number.
+        birth: Birth,
+        /// For whom.
+        who: Who,
+    },
     /// A file about the machine; answered by [`ProcReply::Machine`].
     Machine(MachineFile),
     /// Keep a process where it is, or not; answered by [`ProcReply::Done`].
@@ -345,7 +355,7 @@ mod tests {
             after: Some(pid),
         };
         check(&column, &[6, 22, 9, 5, 6, 1, 252, 0, 0, 2, 0]);
-        check(&ProcRequest::Machine(MachineFile::Filesystems), &[7, 9]);
+        check(&ProcRequest::Machine(MachineFile::Filesystems), &[8, 9]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::deep::{At, Spot};
 use super::ino::{Asker, Ino};
-use super::table::{self, CLUSTER, NODE, OfNode, OfProcess, OfRoot, PROCESS, ROOT};
+use super::table::{self, CLUSTER, NODE, OfCluster, OfNode, OfProcess, OfRoot, PROCESS, ROOT};
 use super::{ProcTree, who};
 use crate::cluster::View;
 use crate::files::Rule;
@@ -17,11 +17,13 @@ use gfs::tree::Caller;
 use std::borrow::Cow;
 
 /// An open file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Open {
     pub(super) content: Option<Bytes>,
     /// The content has been read from its beginning: who reads it so again gets a new one, as of procfs.
     pub(super) read: bool,
+    /// Where a reader of events is.
+    pub(super) position: Option<u64>,
 }
 
 impl ProcTree {
@@ -43,7 +45,10 @@ impl ProcTree {
             }
             Ino::ClusterFile(row) => {
                 let file = CLUSTER.get(usize::from(row)).ok_or(Errno::ESTALE)?;
-                Ok((file.show)(&self.cluster.loads().await).into())
+                match file.what {
+                    OfCluster::Shows(show) => Ok(show(&self.cluster.loads().await).into()),
+                    OfCluster::Events | OfCluster::NoteGroup => Err(Errno::EACCES),
+                }
             }
             Ino::NodeFile(node, row) => {
                 let file = NODE.get(usize::from(row)).ok_or(Errno::ESTALE)?;
@@ -110,6 +115,10 @@ impl ProcTree {
             }
             OfProcess::Link(_) => Err(Errno(libc::ELOOP)),
             OfProcess::Dir(_) => Err(Errno(libc::EISDIR)),
+            OfProcess::Wait => {
+                let ended = self.cluster.wait(&at.identity, who(caller)).await?;
+                ended.map_err(Errno)
+            }
             // Root, who may open it all the same, reads nothing.
             OfProcess::Takes(_) => Err(Errno::EACCES),
         }
@@ -159,12 +168,17 @@ impl ProcTree {
             .readers
             .view(caller.pid)
             .filter(|_| at.thread.is_none());
+        let listed = view.is_some();
         let kept = match &view {
             Some(view) => self.kept(view, at, file, who(caller)).await,
             None => None,
         };
         let content = match kept {
             Some(content) => content,
+            // The reader goes through all of them: it waits once.
+            None if listed && self.cluster.may_be_silent(at.identity.pid.home()) => {
+                return Err(Errno(libc::EHOSTDOWN));
+            }
             None => {
                 self.cluster
                     .read(&at.identity, at.thread, file, who(caller))

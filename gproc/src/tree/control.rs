@@ -3,6 +3,7 @@
 
 use super::ProcTree;
 use super::deep::At;
+use crate::pids::ClusterPid;
 use crate::signal;
 use crate::wire::{Identity, ProcRequest, Who};
 use consistency::NodeId;
@@ -121,6 +122,35 @@ impl ProcTree {
             Meant::Goto(node) => return self.go(who, at.identity, node).await,
         };
         self.cluster.act(pid.home(), request).await?.map_err(Errno)
+    }
+
+    /// Sends a signal to a process group: `131080 TERM`.
+    pub(super) async fn note_group(&self, who: Who, text: &[u8]) -> Result<(), Errno> {
+        if text.len() > ORDER_BYTES_MAX {
+            return Err(Errno::EINVAL);
+        }
+        let blank = text.iter().position(|byte| *byte == b' ');
+        let (group, signal) = text.split_at(blank.ok_or(Errno::EINVAL)?);
+        let number = signal::parse(&signal[1..]).map_err(|errno| Errno(errno as i32))?;
+        let group = std::str::from_utf8(group)
+            .ok()
+            .and_then(|group| group.parse::<i32>().ok());
+        let group = group.filter(|group| *group > 0).ok_or(Errno::EINVAL)?;
+        // A number that no process can have is that of no group.
+        let group = ClusterPid::try_from(group).map_err(|_| Errno::ESRCH)?;
+        if !self.cluster.nodes().contains(&group.home()) {
+            return Err(Errno::ESRCH);
+        }
+        let request = ProcRequest::SignalGroup {
+            group,
+            birth: None,
+            number,
+            who,
+        };
+        self.cluster
+            .act(group.home(), request)
+            .await?
+            .map_err(Errno)
     }
 
     /// Moves a process; it can be moved only to where it is.

@@ -22,6 +22,7 @@ pub use readers::{SNAPSHOT_AGE_MAX, SNAPSHOTS_MAX};
 
 use crate::agent::ProcAgent;
 use crate::cluster::{AskError, Cluster};
+use crate::events::Events;
 use crate::pids::ClusterPid;
 use crate::wire::{Identity, Who};
 use async_trait::async_trait;
@@ -45,7 +46,7 @@ use readers::Readers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
-use table::{CLUSTER, DIR_MODE, NODE, OfNode, OfProcess, PROCESS, ROOT};
+use table::{CLUSTER, DIR_MODE, NODE, OfCluster, OfNode, OfProcess, PROCESS, ROOT};
 
 /// Upper limit of files open at a time; each holds its content.
 pub const OPEN_FILES_MAX: usize = 65_536;
@@ -60,6 +61,7 @@ const COOKIE_FIRST: u64 = 3;
 #[derive(Debug)]
 pub struct ProcTree {
     cluster: Cluster,
+    events: Arc<Events>,
     known: Known,
     deep: Deep,
     readers: Arc<Readers>,
@@ -94,6 +96,7 @@ impl ProcTree {
         let nanos = age.map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
         Self {
             cluster: Cluster::new(transport, agent),
+            events: Arc::default(),
             known: Known::default(),
             deep: Deep::default(),
             readers: Arc::new(Readers::new(age_max)),
@@ -101,6 +104,12 @@ impl ProcTree {
             next_fh: AtomicU64::new(1),
             born: Timestamp::from_nanos(nanos),
         }
+    }
+
+    /// Returns what tells the readers of `cluster/events`.
+    #[must_use]
+    pub fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.events)
     }
 
     /// Returns who has a pid, for a reader.
@@ -144,6 +153,10 @@ impl ProcTree {
                 let file = NODE.get(usize::from(row))?;
                 return matches!(file.what, OfNode::Switch).then_some(Written::Switch);
             }
+            Ino::ClusterFile(row) => {
+                let file = CLUSTER.get(usize::from(row))?;
+                return matches!(file.what, OfCluster::NoteGroup).then_some(Written::Group);
+            }
             Ino::ProcessFile(..) => self.at(ino).ok()?,
             _ => return None,
         };
@@ -154,9 +167,11 @@ impl ProcTree {
             OfProcess::Takes(order) | OfProcess::ReadsTakes(.., order) => {
                 Some(Written::Order(order, at))
             }
-            OfProcess::Known(_) | OfProcess::Read(..) | OfProcess::Link(_) | OfProcess::Dir(_) => {
-                None
-            }
+            OfProcess::Known(_)
+            | OfProcess::Read(..)
+            | OfProcess::Link(_)
+            | OfProcess::Dir(_)
+            | OfProcess::Wait => None,
         }
     }
 
@@ -227,6 +242,40 @@ impl ProcTree {
         Ok(EntryReply {
             attr: Some(self.attr(ino)?),
             ttl,
+            hold: Hold::none(),
+        })
+    }
+
+    fn is_events(&self, ino: Ino) -> bool {
+        let Ino::ClusterFile(row) = ino else {
+            return false;
+        };
+        let file = CLUSTER.get(usize::from(row));
+        file.is_some_and(|file| matches!(file.what, OfCluster::Events))
+    }
+
+    /// Reads what comes, and waits for it.
+    async fn read_events(
+        &self,
+        fh: u64,
+        position: u64,
+        rest: Option<Bytes>,
+        size: u32,
+    ) -> Result<ReadReply, Errno> {
+        let (mut rest, position) = match rest.filter(|rest| !rest.is_empty()) {
+            Some(rest) => (rest, position),
+            None => {
+                let (lines, position) = self.events.behind(position).await;
+                (lines.into(), position)
+            }
+        };
+        let data = rest.split_to(rest.len().min(size as usize));
+        if let Some(mut open) = self.open.get_mut(&fh) {
+            open.position = Some(position);
+            open.content = Some(rest);
+        }
+        Ok(ReadReply {
+            data,
             hold: Hold::none(),
         })
     }
@@ -329,13 +378,19 @@ impl Tree for ProcTree {
             false => None,
         };
         let fh = self.next_fh.fetch_add(1, Ordering::Relaxed);
-        let read = false;
-        self.open.insert(fh, Open { content, read });
+        let position = self.is_events(ino).then(|| self.events.position());
+        let open = Open {
+            content,
+            position,
+            ..Open::default()
+        };
+        self.open.insert(fh, open);
         Ok(Opened {
             fh,
             // The size is told as 0, as on procfs: only a direct read gets at the content.
             direct_io: true,
             noflush: true,
+            nonseekable: position.is_some(),
             ..Opened::default()
         })
     }
@@ -350,6 +405,9 @@ impl Tree for ProcTree {
         _: OpenFlags,
     ) -> Result<ReadReply, Errno> {
         let open = self.open.get(&fh).ok_or(Errno(libc::EBADF))?.clone();
+        if let Some(position) = open.position {
+            return self.read_events(fh, position, open.content, size).await;
+        }
         let content = match open.content {
             Some(content) if offset > 0 || !open.read => content,
             _ => {
@@ -383,6 +441,7 @@ impl Tree for ProcTree {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
         match self.order_of(ino).ok_or(Errno(libc::EBADF))? {
             Written::Order(order, at) => self.order(who(caller), order, &at, &data).await?,
+            Written::Group => self.note_group(who(caller), &data).await?,
             Written::Switch if switch(&data)? => return Err(Errno(libc::EOPNOTSUPP)),
             Written::Switch => {}
         }
@@ -427,6 +486,7 @@ impl Tree for ProcTree {
 /// What a write means.
 enum Written {
     Order(Order, At),
+    Group,
     Switch,
 }
 

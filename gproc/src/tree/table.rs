@@ -1,6 +1,6 @@
 //! What files there are: a row each. Positions are inode numbers: append.
 
-use self::OfProcess::{Dir, Known, Link, Read, ReadsTakes, Takes};
+use self::OfProcess::{Dir, Known, Link, Read, ReadsTakes, Takes, Wait};
 use self::OfRoot::{Here, Told, Total};
 use super::control::Order;
 use crate::load;
@@ -47,6 +47,8 @@ pub(super) enum OfProcess {
     Takes(Order),
     /// It shows a file and takes orders.
     ReadsTakes(ProcFile, fn(Bytes) -> Bytes, Order),
+    /// It shows how the process ended, when it has.
+    Wait,
 }
 
 /// What is in a directory besides rows.
@@ -76,7 +78,17 @@ pub(super) enum OfRoot {
 pub(super) struct ClusterFile {
     pub(super) name: &'static str,
     pub(super) mode: u32,
-    pub(super) show: fn(&[NodeState]) -> String,
+    pub(super) what: OfCluster,
+}
+
+/// What it is.
+#[derive(Clone, Copy)]
+pub(super) enum OfCluster {
+    Shows(fn(&[NodeState]) -> String),
+    /// A line for each event, when it comes.
+    Events,
+    /// A signal to a process group, also to one whose leader has ended.
+    NoteGroup,
 }
 
 /// A file of `/cluster/proc/cluster/node<N>/`.
@@ -154,12 +166,13 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("lock",          0o666, ReadsTakes(ProcFile::Lock, as_it_is, Order::Lock)),
     file("loadlevel",     0o666, ReadsTakes(ProcFile::Lock, invert, Order::Loadlevel)),
     file("goto",          0o222, Takes(Order::Goto)),
+    file("wait",          0o444, Wait),
 ];
 
 /// Rows that threads have not: what is done to a process is done to all of it.
 pub(super) fn is_of_thread(file: &File<OfProcess>) -> bool {
     match file.what {
-        Known(_) | Takes(_) | ReadsTakes(..) => false,
+        Known(_) | Takes(_) | ReadsTakes(..) | Wait => false,
         Dir(names) => names != Names::Threads,
         Read(of, _) => of != ProcFile::Lock,
         Link(_) => true,
@@ -197,9 +210,11 @@ pub(super) const ROOT: &[File<OfRoot>] = &[
 
 #[rustfmt::skip]
 pub(super) const CLUSTER: &[ClusterFile] = &[
-    ClusterFile { name: "nodes", mode: 0o444, show: show_nodes },
+    ClusterFile { name: "nodes",         mode: 0o444, what: OfCluster::Shows(show_nodes) },
     // No program is balanced yet.
-    ClusterFile { name: "loadlevellist", mode: 0o444, show: |_| String::new() },
+    ClusterFile { name: "loadlevellist", mode: 0o444, what: OfCluster::Shows(|_| String::new()) },
+    ClusterFile { name: "events",        mode: 0o444, what: OfCluster::Events },
+    ClusterFile { name: "notepg",        mode: 0o222, what: OfCluster::NoteGroup },
 ];
 
 #[rustfmt::skip]
@@ -221,9 +236,11 @@ pub(super) const NODE: &[NodeFile] = &[
 impl OfProcess {
     pub(super) const fn kind(self) -> FileKind {
         match self {
-            Self::Known(_) | Self::Read(..) | Self::Takes(_) | Self::ReadsTakes(..) => {
-                FileKind::File
-            }
+            Self::Known(_)
+            | Self::Read(..)
+            | Self::Takes(_)
+            | Self::ReadsTakes(..)
+            | Self::Wait => FileKind::File,
             Self::Link(_) => FileKind::Symlink,
             Self::Dir(_) => FileKind::Dir,
         }

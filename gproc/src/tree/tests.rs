@@ -690,3 +690,4 @@ async fn the_real_procfs() {
 }
 
 mod files;
+mod waits;

@@ -9,7 +9,8 @@ use gfs::data::keeper::AskLeader;
 use gfs::data::{Places, place};
 use gfs::net::{ByteStream, NetError, ServiceId, Transport};
 use gfs::server::stream::{self, StreamReply, StreamRequest};
-use gproc::job;
+use gproc::{Events, job};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, RwLock};
@@ -30,6 +31,33 @@ pub(super) struct Members {
     nodes: RwLock<Vec<NodeStatus>>,
 }
 
+/// What the readers of events have been told.
+#[derive(Debug, Default)]
+struct Seen {
+    leader: Option<NodeId>,
+    up: BTreeMap<NodeId, bool>,
+}
+
+impl Seen {
+    /// Returns what is new, a line each: `node 3 up`, `node 3 down`, `node 3 left`, `node 1 leads`.
+    fn changes(&mut self, leader: NodeId, nodes: &[NodeStatus]) -> Vec<String> {
+        let mut changes = Vec::new();
+        let now: BTreeMap<_, _> = nodes.iter().map(|it| (it.node, it.up)).collect();
+        for (node, up) in &now {
+            if self.up.get(node) != Some(up) {
+                changes.push(format!("node {node} {}", if *up { "up" } else { "down" }));
+            }
+        }
+        let left = self.up.keys().filter(|node| !now.contains_key(node));
+        changes.extend(left.map(|node| format!("node {node} left")));
+        if self.leader != Some(leader) {
+            changes.push(format!("node {leader} leads"));
+        }
+        (self.leader, self.up) = (Some(leader), now);
+        changes
+    }
+}
+
 impl Members {
     pub(super) fn new(transport: Arc<dyn Transport>, voters: &[NodeId]) -> Self {
         let first = voters.first().expect("checked by the configuration");
@@ -43,11 +71,17 @@ impl Members {
     }
 
     /// Keeps what is known of the nodes fresh: a chunk sent to a node that is down waits for it.
-    pub(super) async fn watch(self: Arc<Self>) {
+    /// What changes is told to `events`.
+    pub(super) async fn watch(self: Arc<Self>, events: Arc<Events>) {
+        let mut seen = Seen::default();
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
             // Without a leader what was known stays the best guess.
             if let Ok(nodes) = job::Nodes::nodes(&*self).await {
+                let leader = NodeId(self.leader.load(Ordering::Relaxed));
+                for change in seen.changes(leader, &nodes) {
+                    events.tell(&change);
+                }
                 *self.nodes.write().expect("no holder panics") = nodes;
             }
         }
@@ -140,5 +174,33 @@ impl AskLeader for Members {
         reply
             .inspect_err(|error| tracing::debug!(%error, "no leader to tell of chunks"))
             .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_what_changes() {
+        let mut seen = Seen::default();
+        let mut changes = |leader, up: &[(u16, bool)]| {
+            let status = |(node, up): &(u16, bool)| {
+                NodeStatus::new(NodeId(*node), *up, NodeReport::default())
+            };
+            let nodes: Vec<_> = up.iter().map(status).collect();
+            seen.changes(NodeId(leader), &nodes).join(", ")
+        };
+        let two = [(1, true), (2, false)];
+        assert_eq!(changes(1, &two), "node 1 up, node 2 down, node 1 leads");
+        assert_eq!(changes(1, &two), "");
+        assert_eq!(
+            changes(1, &[(1, true), (2, true), (3, true)]),
+            "node 2 up, node 3 up"
+        );
+        assert_eq!(
+            changes(2, &[(1, false), (2, true)]),
+            "node 1 down, node 3 left, node 2 leads"
+        );
     }
 }

@@ -137,7 +137,6 @@ impl Node {
         tokio::spawn(keep_measuring(disk.clone(), rack, Arc::clone(&report)));
 
         let members = Arc::new(Members::new(Arc::clone(&network), &config.voters));
-        tokio::spawn(Arc::clone(&members).watch());
         let leader = Arc::clone(&members);
         tokio::spawn(keeper::run(disk.clone(), leader, config.repair.keeper()));
         let places: Arc<dyn Places> = Arc::clone(&members) as _;
@@ -170,6 +169,7 @@ impl Node {
         let proc_agent = Arc::new(ProcAgent::new(config.node, PROC));
         gproc::register(&router, Arc::clone(&proc_agent));
         let processes = Arc::new(ProcTree::new(Arc::clone(&network), proc_agent));
+        tokio::spawn(Arc::clone(&members).watch(processes.events()));
         let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
