@@ -145,10 +145,26 @@ impl Cluster {
         known.map(Record::of_silent_node).collect()
     }
 
+    /// Returns a process as its node had it last, if that did not answer since and may do so again.
+    pub(crate) fn of_silent_node(&self, pid: ClusterPid) -> Option<Record> {
+        let heard = self.heard();
+        let heard = heard.get(&pid.home())?;
+        heard.silent?;
+        let (at, records) = heard.processes.as_ref()?;
+        let place = records.binary_search_by_key(&pid, |record| record.identity.pid);
+        let record = &records[place.ok()?];
+        (at.elapsed() < SILENCE_MAX).then(|| record.of_silent_node())
+    }
+
     /// Returns whether a node did not answer a moment ago: it is not asked again at once for what is shown of all.
     pub(crate) fn may_be_silent(&self, node: NodeId) -> bool {
         let silent = self.heard().get(&node).and_then(|heard| heard.silent);
         silent.is_some_and(|since| since.elapsed() < ASKED_AGAIN)
+    }
+
+    fn note_silence<T>(&self, node: NodeId, answer: &Result<T, AskError>) {
+        let silent = matches!(answer, Err(AskError::Net(_))).then(Instant::now);
+        self.heard().entry(node).or_default().silent = silent;
     }
 
     fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Heard>> {
@@ -171,7 +187,9 @@ impl Cluster {
     /// Returns who has a pid.
     pub(crate) async fn identify(&self, pid: ClusterPid) -> Result<Option<Identity>, AskError> {
         let node = pid.home();
-        match self.ask(node, ProcRequest::Identify(pid), PATIENCE).await? {
+        let answer = self.ask(node, ProcRequest::Identify(pid), PATIENCE).await;
+        self.note_silence(node, &answer);
+        match answer? {
             ProcReply::Identity(identity) => Ok(identity.filter(|identity| identity.pid == pid)),
             other => Err(unexpected(node, &other)),
         }
@@ -251,8 +269,7 @@ impl Cluster {
                 return None;
             }
             let answer = self.machine(node, file).await;
-            let silent = matches!(answer, Err(AskError::Net(_))).then(Instant::now);
-            self.heard().entry(node).or_default().silent = silent;
+            self.note_silence(node, &answer);
             Some((node, answer.ok()?))
         };
         let all = futures::future::join_all(self.nodes().into_iter().map(ask)).await;

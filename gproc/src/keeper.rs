@@ -7,15 +7,19 @@
 //!
 //! A write that races with a fork can be lost, so each write is read back and repeated. `pid_max` is raised and
 //! never lowered to the end of the range: a process that moved here keeps its pid, which lies in another range.
+//!
+//! A node with so many processes and threads that few pids of its range are free goes through it faster and at last
+//! past its end. Even then no number stands for two processes: what has a pid of another range is shown above
+//! `pid_max`. [`PidKeeper::trouble`] tells when that comes near.
 
 use crate::pids::{KERNEL_PID_MAX, RANGE_PIDS, range};
 use consistency::NodeId;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the cursor is looked at.
 pub const PERIOD: Duration = Duration::from_millis(50);
@@ -50,11 +54,64 @@ pub enum KeepError {
     },
 }
 
+/// How long what has been seen counts as trouble.
+const TROUBLE_FOR: Duration = Duration::from_secs(60);
+
 /// Keeps the cursor as long as it lives.
 #[derive(Debug)]
 pub struct PidKeeper {
+    range: Range<i32>,
+    seen: Arc<Mutex<Seen>>,
     /// Dropped to end the thread.
     _alive: mpsc::Sender<()>,
+}
+
+/// What has been seen of the cursor lately. Its lock is a leaf.
+#[derive(Debug, Default)]
+struct Seen {
+    /// It was so far on.
+    highest: Option<(Instant, i32)>,
+    /// It cannot be moved.
+    failure: Option<String>,
+}
+
+impl Seen {
+    fn note(&mut self, now: Instant, kept: Result<i32, KeepError>) {
+        match kept {
+            Ok(seen) => {
+                self.failure = None;
+                let old = |(at, _): &(Instant, i32)| now.duration_since(*at) >= TROUBLE_FOR;
+                self.highest.take_if(|highest| old(highest));
+                if self.highest.is_none_or(|(_, highest)| seen >= highest) {
+                    self.highest = Some((now, seen));
+                }
+            }
+            Err(error) => self.failure = Some(error.to_string()),
+        }
+    }
+
+    fn trouble(&self, range: &Range<i32>) -> Option<String> {
+        if let Some(failure) = &self.failure {
+            return Some(format!("pids may not be unique in the cluster: {failure}"));
+        }
+        let (_, highest) = self.highest?;
+        let guard = range.end - RANGE_PIDS / 4;
+        if highest >= range.end {
+            Some(format!(
+                "its pids have left {} to {}: new processes have cluster pids above {KERNEL_PID_MAX} until old ones end",
+                range.start,
+                range.end - 1
+            ))
+        } else if highest >= guard {
+            Some(format!(
+                "its pids run out: {highest} of {} to {} was reached, so many processes and threads are there",
+                range.start,
+                range.end - 1
+            ))
+        } else {
+            None
+        }
+    }
 }
 
 impl PidKeeper {
@@ -68,12 +125,17 @@ impl PidKeeper {
         raise_pid_max(&Number(kernel.join("pid_max")))?;
         let mut cursor = Number(kernel.join("ns_last_pid"));
         keep(&mut cursor, &range)?;
+        let seen = Arc::<Mutex<Seen>>::default();
+        let (kept_range, noted) = (range.clone(), Arc::clone(&seen));
         let (alive, ended) = mpsc::channel();
         let run = move || {
             while ended.recv_timeout(PERIOD) == Err(mpsc::RecvTimeoutError::Timeout) {
-                if let Err(error) = keep(&mut cursor, &range) {
+                let kept = keep(&mut cursor, &range);
+                if let Err(error) = &kept {
                     tracing::error!(%error, "pids of this node may not be unique in the cluster");
                 }
+                let mut seen = noted.lock().expect("no holder panics");
+                seen.note(Instant::now(), kept);
             }
         };
         let spawned = thread::Builder::new().name("pid-keeper".into()).spawn(run);
@@ -82,7 +144,18 @@ impl PidKeeper {
             path: kernel,
             error,
         })?;
-        Ok(Self { _alive: alive })
+        Ok(Self {
+            range: kept_range,
+            seen,
+            _alive: alive,
+        })
+    }
+
+    /// Returns what is wrong with the pids of this node, if anything is or was a moment ago.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let seen = self.seen.lock().expect("no holder panics");
+        seen.trouble(&self.range)
     }
 }
 
@@ -125,17 +198,18 @@ fn raise_pid_max(pid_max: &Number) -> Result<(), KeepError> {
     Ok(())
 }
 
-/// Moves the cursor to the start of the range unless it is in the first half.
-fn keep(cursor: &mut impl Cursor, range: &Range<i32>) -> Result<(), KeepError> {
+/// Moves the cursor to the start of the range unless it is in the first half; returns where it was.
+fn keep(cursor: &mut impl Cursor, range: &Range<i32>) -> Result<i32, KeepError> {
     // The cursor is the pid before the next one.
     let home = range.start - 1..range.start + RANGE_PIDS / 2;
-    let mut seen = cursor.read()?;
+    let found = cursor.read()?;
+    let mut seen = found;
     if seen >= range.end {
         tracing::warn!(seen, ?range, "pids have left this node's range");
     }
     for _ in 0..WRITE_ATTEMPTS_MAX {
         if home.contains(&seen) {
-            return Ok(());
+            return Ok(found);
         }
         cursor.write(home.start)?;
         seen = cursor.read()?;
@@ -202,6 +276,31 @@ mod tests {
     fn a_lost_write_is_repeated_but_not_for_ever() {
         check(98_304, 2, Some((65_538, 3)));
         check(98_304, WRITE_ATTEMPTS_MAX, None);
+    }
+
+    #[test]
+    fn trouble_is_told_before_and_when_it_comes_and_not_for_ever() {
+        let range = 65_536..131_072;
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let mut told = |after_s: u64, cursor: Result<i32, KeepError>| {
+            seen.note(start + Duration::from_secs(after_s), cursor);
+            seen.trouble(&range)
+                .map(|trouble| trouble.split(':').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(told(0, Ok(98_400)), None);
+        let near = Some("its pids run out".to_owned());
+        let left = Some("its pids have left 65536 to 131071".to_owned());
+        assert_eq!(told(1, Ok(114_688)), near);
+        assert_eq!(told(2, Ok(65_600)), near);
+        assert_eq!(told(3, Ok(131_072)), left);
+        assert_eq!(told(62, Ok(65_600)), left);
+        assert_eq!(told(63, Ok(65_600)), None);
+        let failed = told(64, Err(KeepError::NoRange(NodeId(64))));
+        assert_eq!(
+            failed,
+            Some("pids may not be unique in the cluster".to_owned())
+        );
+        assert_eq!(told(65, Ok(65_600)), None);
     }
 
     #[test]

@@ -180,9 +180,14 @@ impl ProcTree {
                 return Err(Errno(libc::EHOSTDOWN));
             }
             None => {
-                self.cluster
+                let answer = self
+                    .cluster
                     .read(&at.identity, at.thread, file, who(caller))
-                    .await?
+                    .await;
+                match answer {
+                    Ok(content) => content,
+                    Err(error) => Ok(self.as_it_was(at, file).ok_or(error)?),
+                }
             }
         };
         let content = content.map_err(Errno)?;
@@ -191,6 +196,13 @@ impl ProcTree {
         } else {
             content
         })
+    }
+
+    /// Returns a file of a process whose node has just fallen silent.
+    fn as_it_was(&self, at: &At, file: ProcFile) -> Option<Bytes> {
+        let record = self.cluster.of_silent_node(at.identity.pid)?;
+        let same = at.thread.is_none() && record.identity.birth == at.identity.birth;
+        same.then(|| record.kept(file))?
     }
 
     async fn kept(

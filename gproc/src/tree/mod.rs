@@ -123,10 +123,11 @@ impl ProcTree {
             return None;
         }
         let identity = self.cluster.identify(pid).await;
-        // A process of a node that is down is absent.
+        // A process of a node that is down is absent; one of a node that has just fallen silent is as it was.
         identity.unwrap_or_else(|error| {
-            tracing::debug!(%pid, %error, "it is not shown");
-            None
+            tracing::debug!(%pid, %error, "its node does not answer");
+            let known = self.cluster.of_silent_node(pid);
+            known.map(|record| record.identity)
         })
     }
 
@@ -223,6 +224,9 @@ impl ProcTree {
     fn enter(&self, what: What) -> Result<EntryReply, Errno> {
         let ino = match what {
             What::Fixed(ino) => ino,
+            What::Of(at) if kind_at(&at) == FileKind::Symlink => {
+                Ino::Deep(self.deep.look_at_link(at))
+            }
             What::Of(at) => {
                 let pid = at.identity.pid;
                 match (at.thread, at.spot) {

@@ -40,7 +40,9 @@ impl What {
                 let tag = first_tag(birth, at.own);
                 match (at.thread, at.spot) {
                     (None, Spot::Dir) => Ino::Process(pid, tag),
-                    (None, Spot::File(row)) => Ino::ProcessFile(pid, tag, row),
+                    (None, Spot::File(row)) if kind_at(&at) != FileKind::Symlink => {
+                        Ino::ProcessFile(pid, tag, row)
+                    }
                     _ => Ino::Deep(deep::listed(&at)),
                 }
             }

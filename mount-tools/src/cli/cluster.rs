@@ -55,6 +55,9 @@ struct Own {
     /// Why its metadata log has stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
+    /// What is wrong with its pids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pids: Option<String>,
     #[serde(default)]
     version: Option<u32>,
     #[serde(default)]
@@ -102,6 +105,9 @@ impl fmt::Display for Own {
         }
         if let Some(fault) = &self.fault {
             write!(f, "\nnode {node} neither leads nor votes: {fault}")?;
+        }
+        if let Some(pids) = &self.pids {
+            write!(f, "\nnode {node}: {pids}")?;
         }
         Ok(())
     }

@@ -67,6 +67,9 @@ enum Answer {
         state: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         fault: Option<String>,
+        /// What is wrong with its pids.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pids: Option<String>,
         /// The newest that this node speaks.
         version: u32,
         /// That of the metadata, if they are here.
@@ -331,6 +334,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     let local = transport.local();
     let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
     let client = Arc::clone(&node.client);
+    let pids = Arc::clone(&node.pids);
     let about_mount = Mount {
         cluster: node.cluster.clone(),
         point: mount.point().to_owned(),
@@ -350,6 +354,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
             fault: meta.as_ref().and_then(|meta| meta.fault()),
+            pids: pids.trouble(),
             version: transport.version_of(local).unwrap_or_default(),
             metadata_version: meta.as_ref().map(|meta| meta.version()),
             troubles: transport

@@ -41,6 +41,7 @@ struct Seen {
 impl Seen {
     /// Returns what is new, a line each: `node 3 up`, `node 3 down`, `node 3 left`, `node 1 leads`.
     fn changes(&mut self, leader: NodeId, nodes: &[NodeStatus]) -> Vec<String> {
+        let first = self.leader.is_none();
         let mut changes = Vec::new();
         let now: BTreeMap<_, _> = nodes.iter().map(|it| (it.node, it.up)).collect();
         for (node, up) in &now {
@@ -54,7 +55,8 @@ impl Seen {
             changes.push(format!("node {leader} leads"));
         }
         (self.leader, self.up) = (Some(leader), now);
-        changes
+        // What was so when the daemon started is no event.
+        if first { Vec::new() } else { changes }
     }
 }
 
@@ -192,7 +194,7 @@ mod tests {
             seen.changes(NodeId(leader), &nodes).join(", ")
         };
         let two = [(1, true), (2, false)];
-        assert_eq!(changes(1, &two), "node 1 up, node 2 down, node 1 leads");
+        assert_eq!(changes(1, &two), "");
         assert_eq!(changes(1, &two), "");
         assert_eq!(
             changes(1, &[(1, true), (2, true), (3, true)]),

@@ -79,7 +79,7 @@ pub struct Node {
     /// Ends the connection if the daemon is killed.
     _watcher: Child,
     /// Keeps new pids in this node's range for as long as the node runs.
-    _pids: PidKeeper,
+    pids: Arc<PidKeeper>,
 }
 
 impl Node {
@@ -206,7 +206,7 @@ impl Node {
             mount,
             jobs: job_agent,
             _watcher: watcher,
-            _pids: pids,
+            pids: Arc::new(pids),
         })
     }
 

@@ -33,6 +33,10 @@ async fn a_silent_node_is_shown_as_such() {
         cat(7, "cluster/nodes").await.expect("read"),
         "1 up\n2 down\n"
     );
+    // Who has not listed sees the same.
+    let stat = cat(9, "131080/stat").await.expect("as it was");
+    assert!(stat.starts_with("131080 (sleep (1)) D "), "{stat}");
+    assert_eq!(tree.find(caller(9), "131081").await, Err(Errno::ENOENT));
     // When it answers it is as it is.
     fake.net.heal(NodeId(2));
     fake.end(2, 131_080);

@@ -9,6 +9,7 @@ mod data;
 mod hand_off;
 mod jobs;
 mod metadata;
+mod processes;
 mod trees;
 mod writers;
 
@@ -52,6 +53,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("pages", Bench::page_hand_off),
     ("writers", Bench::writers),
     ("jobs", Bench::jobs),
+    ("processes", Bench::processes),
 ];
 
 fn main() {
