@@ -64,6 +64,14 @@ impl ProcAgent {
         }
     }
 
+    /// As on a mount with hidepid.
+    #[cfg(test)]
+    pub(crate) fn hiding(mut self, hidden: Option<u32>) -> Self {
+        let procfs = Arc::get_mut(&mut self.procfs).expect("nobody else has it yet");
+        procfs.hidden = hidden;
+        self
+    }
+
     /// Returns the node this agent answers for.
     #[must_use]
     pub const fn node(&self) -> NodeId {

@@ -32,6 +32,8 @@ const BIRTH_TICKS_BITS: u32 = 44;
 pub(crate) struct Procfs {
     node: NodeId,
     path: PathBuf,
+    /// How it hides processes, as of the start of the daemon; see [`Identity::hidden`].
+    pub(crate) hidden: Option<u32>,
     /// Hash of the boot, in the upper bits.
     boot: u64,
     /// Reads of memory that have begun.
@@ -57,8 +59,10 @@ impl Procfs {
         let boot_id = std::fs::read(path.join("sys/kernel/random/boot_id")).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         boot_id.hash(&mut hasher);
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self {
             node,
+            hidden: text::hidden(&mounts, &path.to_string_lossy()),
             path,
             boot: hasher.finish() << BIRTH_TICKS_BITS,
             reading: Mutex::default(),
@@ -151,6 +155,7 @@ impl Procfs {
             birth: birth_of,
             uid,
             gid,
+            hidden: self.hidden,
         };
         Some(Record {
             identity,
@@ -198,6 +203,7 @@ impl Procfs {
             birth: self.birth(stat)?,
             uid,
             gid,
+            hidden: self.hidden,
         })
     }
 

@@ -99,6 +99,22 @@ pub(crate) fn thread_group(status: &[u8]) -> Option<i32> {
     parse(words(value(status, b"Tgid:")?).next()?)
 }
 
+/// Returns the group that a procfs at `path` hides no processes from, if it hides any (hidepid); the last mount there
+/// counts.
+pub(crate) fn hidden(mountinfo: &str, path: &str) -> Option<u32> {
+    let at_path = |line: &&str| line.split(' ').nth(4) == Some(path);
+    let mount = mountinfo.lines().rfind(at_path)?;
+    let options = mount.split(" - proc ").nth(1)?.split(' ').nth(1)?;
+    let option = |key: &str| {
+        options
+            .split(',')
+            .find_map(|option| option.strip_prefix(key))
+    };
+    let hides = !matches!(option("hidepid=")?, "0" | "off");
+    let group = option("gid=").and_then(|group| group.parse().ok());
+    hides.then(|| group.unwrap_or(0))
+}
+
 /// Returns the running (or runnable) tasks that `loadavg` tells about.
 pub(crate) fn running(loadavg: &[u8]) -> Option<u32> {
     let tasks = words(loadavg).nth(3)?;
@@ -281,6 +297,26 @@ mod tests {
         );
         check_status("Pid:\n", None);
         check_status("Pid:\tx\n", None);
+    }
+
+    #[test]
+    fn mounts_that_hide() {
+        let mounts = |options: &str| {
+            format!(
+                "22 1 0:20 / /proc rw,nosuid - proc proc rw,hidepid=2\n23 1 0:21 / /sys rw - sysfs sysfs rw,hidepid=2\n24 1 0:22 / /proc rw shared:5 - proc none {options}\n"
+            )
+        };
+        for (options, expected) in [
+            ("rw", None),
+            ("rw,hidepid=0", None),
+            ("rw,hidepid=off,gid=5", None),
+            ("rw,hidepid=1", Some(0)),
+            ("rw,gid=7,hidepid=invisible", Some(7)),
+        ] {
+            assert_eq!(hidden(&mounts(options), "/proc"), expected, "{options}");
+        }
+        assert_eq!(hidden(&mounts("rw"), "/sys"), None);
+        assert_eq!(hidden(&mounts("rw,hidepid=2"), "/elsewhere"), None);
     }
 
     #[test]

@@ -30,6 +30,18 @@ pub struct Identity {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Its node hides it (hidepid) from users other than its own, but for this group.
+    pub hidden: Option<u32>,
+}
+
+impl Identity {
+    /// Returns whether somebody may know of it.
+    #[must_use]
+    pub fn is_shown_to(&self, who: Who) -> bool {
+        let own = who.uid == self.uid && who.gid == self.gid;
+        self.hidden
+            .is_none_or(|group| who.uid == 0 || who.gid == group || own)
+    }
 }
 
 /// Who wants something done.

@@ -173,11 +173,14 @@ impl ProcTree {
             Some(view) => self.kept(view, at, file, who(caller)).await,
             None => None,
         };
+        let known = self.as_it_was(at, file);
         let content = match kept {
             Some(content) => content,
-            // The reader goes through all of them: it waits once.
-            None if listed && self.cluster.may_be_silent(at.identity.pid.home()) => {
-                return Err(Errno(libc::EHOSTDOWN));
+            // Who looks at many of them waits once.
+            None if self.cluster.may_be_silent(at.identity.pid.home())
+                && (listed || known.is_some()) =>
+            {
+                Ok(known.ok_or(Errno(libc::EHOSTDOWN))?)
             }
             None => {
                 let answer = self
@@ -186,7 +189,7 @@ impl ProcTree {
                     .await;
                 match answer {
                     Ok(content) => content,
-                    Err(error) => Ok(self.as_it_was(at, file).ok_or(error)?),
+                    Err(error) => Ok(known.ok_or(error)?),
                 }
             }
         };

@@ -125,6 +125,7 @@ mod tests {
             birth: Birth(1),
             uid: 5,
             gid: 5,
+            hidden: None,
         };
         let fd = |number, uid| At {
             identity: Identity { uid, ..identity },

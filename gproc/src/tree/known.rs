@@ -79,6 +79,7 @@ mod tests {
             birth: Birth(birth),
             uid,
             gid: 0,
+            hidden: None,
         }
     }
 

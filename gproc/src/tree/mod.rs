@@ -122,6 +122,10 @@ impl ProcTree {
         if !self.cluster.nodes().contains(&pid.home()) {
             return None;
         }
+        let silent = self.cluster.may_be_silent(pid.home());
+        if let Some(record) = self.cluster.of_silent_node(pid).filter(|_| silent) {
+            return Some(record.identity);
+        }
         let identity = self.cluster.identify(pid).await;
         // A process of a node that is down is absent; one of a node that has just fallen silent is as it was.
         identity.unwrap_or_else(|error| {

@@ -5,7 +5,7 @@ use super::deep::{self, At, Spot};
 use super::ino::{Asker, Ino, Row};
 use super::known::first_tag;
 use super::table::{CLUSTER, File, NODE, Names, OfProcess, OfRoot, PROCESS, ROOT, is_of_thread};
-use super::{COOKIE_FIRST, COOKIE_PROCESSES, ProcTree};
+use super::{COOKIE_FIRST, COOKIE_PROCESSES, ProcTree, who};
 use crate::cluster::View;
 use crate::pids::ClusterPid;
 use crate::wire::{Identity, ProcFile};
@@ -128,6 +128,9 @@ impl ProcTree {
             Some(node) => parse_own(node, name)?,
         };
         let identity = self.identify(caller.pid, pid).await?;
+        if !identity.is_shown_to(who(caller)) {
+            return None;
+        }
         Some(What::Of(process(identity, node.is_some())))
     }
 
@@ -330,7 +333,9 @@ impl ProcTree {
         let cookie = |pid: ClusterPid| COOKIE_PROCESSES + u64::from(pid.number());
         let rest = view.processes.values().map(|record| record.identity);
         let rest = rest.filter(|identity| {
-            cookie(identity.pid) > after && node.is_none_or(|node| identity.pid.home() == node)
+            cookie(identity.pid) > after
+                && identity.is_shown_to(who(caller))
+                && node.is_none_or(|node| identity.pid.home() == node)
         });
         listed.extend(rest.take(limit).map(|identity| Listed {
             cookie: cookie(identity.pid),

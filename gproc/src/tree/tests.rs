@@ -55,6 +55,11 @@ struct Fake {
 impl Fake {
     /// Nodes 1 to `count` with an empty process table each.
     fn new(count: u16) -> Self {
+        Self::hiding(count, None)
+    }
+
+    /// The same whose procfs hides processes, but for a group.
+    fn hiding(count: u16, hidden: Option<u32>) -> Self {
         let net = MemNet::default();
         let node = |id| {
             // In memory if there is a place: thousands of files are written.
@@ -64,7 +69,8 @@ impl Fake {
                 std::fs::write(proc.path().join(name), text).expect("written");
             };
             write("loadavg", "0.0 0.0 0.0 3/90 1\n");
-            let agent = Arc::new(ProcAgent::new(NodeId(id), proc.path()));
+            let agent = ProcAgent::new(NodeId(id), proc.path()).hiding(hidden);
+            let agent = Arc::new(agent);
             let spy = Arc::new(Spy {
                 agent,
                 asked: Mutex::default(),
@@ -572,6 +578,7 @@ async fn a_node_speaks_for_its_own_processes_only() {
         birth: crate::wire::Birth(10),
         uid: 0,
         gid: 0,
+        hidden: None,
     };
     let record = Record {
         identity,

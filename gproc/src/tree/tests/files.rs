@@ -184,6 +184,30 @@ async fn strangers_see_what_procfs_shows_them() {
     }
 }
 
+/// Where procfs is mounted with hidepid, other nodes hide what the node itself hides.
+#[tokio::test]
+async fn hidden_processes_are_hidden_everywhere() {
+    let fake = Fake::hiding(2, Some(77));
+    fake.start(2, 131_080, 7, 10);
+    let tree = fake.tree(1);
+    for (uid, gid, shown) in [
+        (0, 5, true),
+        (1000, 1001, true),
+        (5, 77, true),
+        (1000, 5, false),
+        (5, 1001, false),
+    ] {
+        let pid = 9;
+        let caller = Caller { uid, gid, pid };
+        for _ in ["before", "after it has listed"] {
+            let found = tree.find(caller, "131080").await;
+            assert_eq!(found.is_ok(), shown, "{uid} {gid}: {found:?}");
+            let listed = tree.ls(caller, ProcTree::ROOT, 100).await.expect("listed");
+            assert_eq!(processes(listed).len(), usize::from(shown), "{uid} {gid}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_file_read_of_many_processes_is_asked_for_once() {
     let fake = Fake::new(2);
