@@ -8,5 +8,6 @@ pub mod dev;
 pub mod identity;
 pub mod mount;
 pub mod node;
+mod nodes;
 pub mod run;
 pub mod transport;

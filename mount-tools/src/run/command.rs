@@ -1,9 +1,9 @@
 //! `glurun`: runs a program on the best node as if it ran here.
 
-use super::nodes::NodeSet;
 use super::owner::Command;
 use super::signals::Signals;
 use super::{SIGNAL_STATUS, end_as, give_up, socket, sys};
+use crate::nodes::{self, NodeSet};
 use clap::Parser;
 use clap::error::ErrorKind;
 use gproc::job::protocol::{End, Failure};
@@ -23,8 +23,7 @@ const USAGE_STATUS: i32 = 2;
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]
 struct Args {
-    /// Nodes to choose from: 2, node2, 1-3 or 1,3.
-    #[arg(short = 'w', long, value_name = "NODES")]
+    #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
     nodes: Option<NodeSet>,
 
     /// How many processes to start; they find their number in GLU_VNN. The first one gets the input, the highest
@@ -64,7 +63,8 @@ pub fn main() -> ! {
             &format!("cannot take signals: {error}"),
         ),
     };
-    let nodes = args.nodes.map(|set| set.0).unwrap_or_default();
+    let nodes = args.nodes.map(|set| set.iter().collect());
+    let nodes = nodes.unwrap_or_default();
     let command = command.on(nodes).labelled(args.label);
     if args.count == 1 {
         end_as(NAME, command.run(&socket(), 0, &signals))
@@ -118,9 +118,8 @@ mod tests {
         let args = Args::try_parse_from(line.split(' ')).expect("is understood");
         let set: Vec<u16> = args
             .nodes
-            .map(|set| set.0)
-            .unwrap_or_default()
             .iter()
+            .flat_map(NodeSet::iter)
             .map(|node| node.0)
             .collect();
         assert_eq!((&*set, args.count, args.label), (nodes, count, label));

@@ -3,7 +3,7 @@
 //! Plain threads and blocking calls: these programs live for milliseconds, their input and output may be anything,
 //! and a blocked read or write must cost nobody but its own stream.
 //!
-//! - [`command`]: what `glurun` was asked to do. [`nodes`]: sets of nodes.
+//! - [`command`]: what `glurun` was asked to do.
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
 //! - [`signals`]: signals of this process, sent on to its jobs.
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs.
@@ -11,7 +11,6 @@
 pub mod command;
 mod copy;
 pub mod make;
-mod nodes;
 mod owner;
 pub mod shell;
 mod signals;
