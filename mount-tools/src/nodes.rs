@@ -45,6 +45,11 @@ impl NodeSet {
         self.0.iter().copied()
     }
 
+    /// Returns whether a node is in it.
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.0.contains(&node)
+    }
+
     fn read(text: &str, groups: &dyn Groups) -> Result<Self, NoNodes> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(NoNodes::Syntax {
@@ -210,6 +215,7 @@ mod tests {
         let set = NodeSet::read(text, &Known).expect("is a set of nodes");
         let nodes: Vec<u16> = set.iter().map(|node| node.0).collect();
         assert_eq!(nodes, expected);
+        assert!(set.iter().all(|node| set.contains(node)));
     }
 
     #[track_caller]

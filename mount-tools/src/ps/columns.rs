@@ -1,0 +1,216 @@
+//! What can be shown of a process.
+
+use crate::table::{Process, Stat, number, printable};
+use clap::ValueEnum;
+use nix::unistd::{SysconfVar, Uid, User, sysconf};
+use serde::Serialize;
+
+/// What `-o` understands.
+pub(super) const HELP: &str = "Columns: pid, ppid, pgid, sid, uid, user, stat, node, nmigs, lock, ni, nlwp, vsz, rss, time, comm, args";
+
+/// Shown by itself.
+pub(super) const SHORT: &[Column] = &[Column::Pid, Column::Node, Column::Time, Column::Cmd];
+/// Shown with `-f`.
+pub(super) const FULL: &[Column] = &[
+    Column::Owner,
+    Column::Pid,
+    Column::Ppid,
+    Column::Node,
+    Column::Nmigs,
+    Column::Lock,
+    Column::Time,
+    Column::Line,
+];
+
+/// One thing about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Column {
+    Pid,
+    Ppid,
+    Pgid,
+    Sid,
+    Uid,
+    User,
+    #[value(alias = "s", alias = "state")]
+    Stat,
+    Node,
+    Nmigs,
+    Lock,
+    #[value(alias = "nice")]
+    Ni,
+    Nlwp,
+    Vsz,
+    Rss,
+    Time,
+    Comm,
+    #[value(alias = "command", alias = "cmd")]
+    Args,
+    /// `user` and `args` under the headers that `ps -f` has.
+    #[value(skip)]
+    Owner,
+    #[value(skip)]
+    Line,
+    #[value(skip)]
+    Cmd,
+}
+
+/// A process at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    pub(super) pid: u32,
+    pub(super) ppid: i32,
+    pub(super) pgid: i32,
+    pub(super) sid: i32,
+    pub(super) uid: u32,
+    pub(super) user: String,
+    pub(super) stat: char,
+    pub(super) node: u16,
+    pub(super) nmigs: u64,
+    pub(super) lock: bool,
+    pub(super) ni: i32,
+    pub(super) nlwp: u32,
+    pub(super) vsz_kib: u64,
+    pub(super) rss_kib: u64,
+    pub(super) cpu_seconds: u64,
+    pub(super) comm: String,
+    pub(super) args: String,
+}
+
+impl Row {
+    /// Reads a process; `None` if it ends meanwhile.
+    pub(super) fn read(process: &Process) -> Option<Self> {
+        let stat = Stat::parse(&process.read("stat").ok()?)?;
+        let uid = effective_user(&process.read("status").ok()?)?;
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let line = process.read("cmdline").ok()?;
+        let comm = printable(&stat.name);
+        let args: Vec<String> = line
+            .split(|&byte| byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(printable)
+            .collect();
+        // Kernel threads and zombies have none.
+        let args = if args.is_empty() {
+            format!("[{comm}]")
+        } else {
+            args.join(" ")
+        };
+        let kib = |pages: u64| pages.saturating_mul(constant(SysconfVar::PAGE_SIZE, 4096)) / 1024;
+        let lock = process.read("lock").unwrap_or_default();
+        Some(Self {
+            pid: process.pid().number(),
+            ppid: stat.parent,
+            pgid: stat.group,
+            sid: stat.session,
+            uid,
+            user: user.map_or_else(|| uid.to_string(), |user| user.name),
+            stat: stat.state,
+            node: process.node().ok()?.0,
+            nmigs: number(&process.read("nmigs").unwrap_or_default()).unwrap_or(0),
+            lock: number::<u8>(&lock) == Some(1),
+            ni: stat.nice,
+            nlwp: stat.threads,
+            vsz_kib: stat.virtual_bytes / 1024,
+            rss_kib: kib(stat.resident_pages),
+            cpu_seconds: stat.ticks / constant(SysconfVar::CLK_TCK, 100),
+            comm,
+            args,
+        })
+    }
+}
+
+impl Column {
+    pub(super) const fn header(self) -> &'static str {
+        match self {
+            Self::Pid => "PID",
+            Self::Ppid => "PPID",
+            Self::Pgid => "PGID",
+            Self::Sid => "SID",
+            Self::Uid | Self::Owner => "UID",
+            Self::User => "USER",
+            Self::Stat => "STAT",
+            Self::Node => "NODE",
+            Self::Nmigs => "NMIGS",
+            Self::Lock => "LOCK",
+            Self::Ni => "NI",
+            Self::Nlwp => "NLWP",
+            Self::Vsz => "VSZ",
+            Self::Rss => "RSS",
+            Self::Time => "TIME",
+            Self::Comm | Self::Args => "COMMAND",
+            Self::Line | Self::Cmd => "CMD",
+        }
+    }
+
+    pub(super) const fn is_number(self) -> bool {
+        !matches!(
+            self,
+            Self::User
+                | Self::Owner
+                | Self::Stat
+                | Self::Lock
+                | Self::Comm
+                | Self::Args
+                | Self::Line
+                | Self::Cmd
+        )
+    }
+
+    pub(super) fn show(self, row: &Row) -> String {
+        match self {
+            Self::Pid => row.pid.to_string(),
+            Self::Ppid => row.ppid.to_string(),
+            Self::Pgid => row.pgid.to_string(),
+            Self::Sid => row.sid.to_string(),
+            Self::Uid => row.uid.to_string(),
+            Self::User | Self::Owner => row.user.clone(),
+            Self::Stat => row.stat.to_string(),
+            Self::Node => row.node.to_string(),
+            Self::Nmigs => row.nmigs.to_string(),
+            Self::Lock => if row.lock { "L" } else { "-" }.into(),
+            Self::Ni => row.ni.to_string(),
+            Self::Nlwp => row.nlwp.to_string(),
+            Self::Vsz => row.vsz_kib.to_string(),
+            Self::Rss => row.rss_kib.to_string(),
+            Self::Time => {
+                let (minutes, seconds) = (row.cpu_seconds / 60, row.cpu_seconds % 60);
+                format!("{:02}:{:02}:{seconds:02}", minutes / 60, minutes % 60)
+            }
+            Self::Comm | Self::Cmd => row.comm.clone(),
+            Self::Args | Self::Line => row.args.clone(),
+        }
+    }
+}
+
+fn effective_user(status: &[u8]) -> Option<u32> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let users = lines.find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let users = std::str::from_utf8(users).ok()?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn constant(of: SysconfVar, usual: u64) -> u64 {
+    let known = sysconf(of).ok().flatten();
+    known.map_or(usual, |known| known.unsigned_abs().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_counts() {
+        let status = b"Name:\tx\nUid:\t1000\t33\t1000\t33\nGid:\t1\t1\t1\t1\n";
+        assert_eq!(effective_user(status), Some(33));
+        assert_eq!(effective_user(b"Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn the_help_names_all_columns() {
+        let named = HELP.trim_start_matches("Columns: ").split(", ");
+        let columns = Column::value_variants().iter();
+        let columns = columns.filter_map(Column::to_possible_value);
+        let columns: Vec<String> = columns.map(|of| of.get_name().into()).collect();
+        assert_eq!(named.collect::<Vec<_>>(), columns);
+    }
+}

@@ -1,0 +1,172 @@
+//! The processes of the cluster as this node's `/cluster/proc` shows them, for the tools.
+//!
+//! A process is held by its directory: every file in it is of the process that was looked up, never of a later one
+//! that got the same number.
+
+mod stat;
+
+pub(crate) use stat::Stat;
+
+use consistency::NodeId;
+use gproc::pids::ClusterPid;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Where the tree is unless [`ROOT_ENV`] says otherwise.
+const ROOT: &str = "/cluster/proc";
+/// Names another place, for clusters with another mount point.
+pub(crate) const ROOT_ENV: &str = "GLU_PROC";
+/// More than any file of a process that is read here.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Returns where the tree is.
+pub(crate) fn root() -> PathBuf {
+    std::env::var_os(ROOT_ENV).map_or_else(|| ROOT.into(), PathBuf::from)
+}
+
+/// There is no table of processes.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {error}: is the node's daemon running? (another place is named with {ROOT_ENV})", root.display())]
+pub(crate) struct NoTable {
+    root: PathBuf,
+    error: io::Error,
+}
+
+/// A process that has been looked up.
+#[derive(Debug)]
+pub(crate) struct Process {
+    dir: OwnedFd,
+    pid: ClusterPid,
+}
+
+impl Process {
+    /// Looks a process up.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none.
+    pub(crate) fn open(root: &Path, pid: ClusterPid) -> Result<Self, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let path = root.join(pid.to_string());
+        let dir = openat(AT_FDCWD, &path, flags, Mode::empty()).map_err(ended)?;
+        Ok(Self { dir, pid })
+    }
+
+    /// Returns its number.
+    pub(crate) fn pid(&self) -> ClusterPid {
+        self.pid
+    }
+
+    /// Reads one of its files.
+    ///
+    /// # Errors
+    /// `ESRCH` if it has ended.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        let file = self.file(name, OFlag::O_RDONLY)?;
+        let mut content = Vec::new();
+        let read = file.take(FILE_BYTES_MAX).read_to_end(&mut content);
+        read.map_err(|error| ended(errno(&error)))?;
+        Ok(content)
+    }
+
+    /// Writes an order to one of its files.
+    ///
+    /// # Errors
+    /// `ESRCH` if it has ended; else why it was not carried out.
+    pub(crate) fn order(&self, name: &str, order: &str) -> Result<(), Errno> {
+        let mut file = self.file(name, OFlag::O_WRONLY)?;
+        // One write is one order.
+        let written = file.write(order.as_bytes());
+        written.map(drop).map_err(|error| ended(errno(&error)))
+    }
+
+    /// Returns the node it runs on.
+    pub(crate) fn node(&self) -> Result<NodeId, Errno> {
+        let text = self.read("where")?;
+        number(&text).map(NodeId).ok_or(Errno::EPROTO)
+    }
+
+    fn file(&self, name: &str, flags: OFlag) -> Result<File, Errno> {
+        let flags = flags | OFlag::O_CLOEXEC;
+        let file = openat(self.dir.as_fd(), name, flags, Mode::empty());
+        file.map(File::from).map_err(ended)
+    }
+}
+
+/// Looks all processes up; those that end meanwhile are left out.
+pub(crate) fn all(root: &Path) -> Result<Vec<Process>, NoTable> {
+    let no_table = |error| NoTable {
+        root: root.to_owned(),
+        error,
+    };
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(no_table)? {
+        let name = entry.map_err(no_table)?.file_name();
+        pids.extend(ClusterPid::parse(name.as_encoded_bytes()));
+    }
+    pids.sort_unstable();
+    let open = |pid| Process::open(root, pid).ok();
+    Ok(pids.into_iter().filter_map(open).collect())
+}
+
+/// Reads the number in a file of one value.
+pub(crate) fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// Makes text fit for one line of a terminal.
+pub(crate) fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars()
+        .map(|of| if of.is_control() { '?' } else { of })
+        .collect()
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// What has gone has ended, wherever that was noticed.
+fn ended(errno: Errno) -> Errno {
+    match errno {
+        Errno::ENOENT | Errno::ESTALE => Errno::ESRCH,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_a_tree() {
+        let root = tempfile::tempdir().expect("a directory");
+        for name in ["65536", "131072", "cluster", "self", "1"] {
+            std::fs::create_dir(root.path().join(name)).expect("made");
+        }
+        std::fs::write(root.path().join("131072/where"), "2\n").expect("written");
+        let all = all(root.path()).expect("a table");
+        let pids: Vec<u32> = all.iter().map(|process| process.pid().number()).collect();
+        assert_eq!(pids, [65_536, 131_072]);
+        assert_eq!(all[1].node(), Ok(NodeId(2)));
+        assert_eq!(all[0].node(), Err(Errno::ESRCH));
+        let gone = ClusterPid::parse(b"65537").expect("a pid");
+        assert_eq!(Process::open(root.path(), gone).err(), Some(Errno::ESRCH));
+    }
+
+    #[test]
+    fn no_tree_is_one_line() {
+        let error = all(Path::new("/nowhere")).expect_err("is not there");
+        let text = error.to_string();
+        assert!(text.starts_with("cannot read /nowhere") && !text.contains('\n'));
+    }
+
+    #[test]
+    fn text_for_one_line() {
+        assert_eq!(printable(b"a\nb\x1b[0m\xff"), "a?b?[0m\u{fffd}");
+    }
+}

@@ -1,0 +1,109 @@
+//! The tools of the process table, on real mounts.
+
+use tests::{Cluster, DEADLINE, wait_until};
+
+const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+
+/// Starts a program in a session of its own and returns its number.
+#[track_caller]
+fn start(cluster: &Cluster, node: u32, program: &str) -> String {
+    let script = format!("setsid {program} > /dev/null 2>&1 & echo $!");
+    cluster.sh(node, &script).ok()
+}
+
+#[track_caller]
+fn wait_for_the_end(cluster: &Cluster, pid: &str) {
+    wait_until("the end of a process", DEADLINE, || {
+        let seen = cluster.sh(1, &format!("cat /cluster/proc/{pid}/stat"));
+        seen.code() != Some(0) || seen.stdout.contains(") Z ")
+    });
+}
+
+#[test]
+fn glukill_reaches_other_nodes() {
+    let cluster = Cluster::up(2);
+    let run = |script: &str| cluster.sh(1, script);
+    let [a, b, c] = [1000, 1001, 1002].map(|time| start(&cluster, 2, &format!("sleep {time}")));
+    run(&format!("glukill -0 {a} {b} {c}")).ok();
+    run(&format!("glukill {a}")).ok();
+    wait_for_the_end(&cluster, &a);
+    let ended = run(&format!("glukill {a}"));
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    assert_eq!(ended.stderr, format!("glukill: {a}: No such process"));
+
+    let stranger = run(&format!("{NOBODY} glukill -KILL {b}"));
+    assert_eq!(stranger.code(), Some(1), "{stranger}");
+    let told = format!("glukill: {b}: Operation not permitted");
+    assert_eq!(stranger.stderr, told);
+
+    // Where it is not, it is not signalled; by name all are found.
+    let elsewhere = run(&format!("glukill -w 1 {b}"));
+    assert!(elsewhere.stderr.contains("is on node 2"), "{elsewhere}");
+    assert_eq!(run("glukill -w 1 --name '^sleep$'").code(), Some(1));
+    run(&format!("glukill -STOP -- -{b}")).ok();
+    wait_until("a process that is stopped", DEADLINE, || {
+        run(&format!("glups -p {b} -o stat")).stdout == "STAT\nT"
+    });
+    run("glukill -9 -w node2 --full --name '^sleep 100[12]$'").ok();
+    for pid in [&b, &c] {
+        wait_for_the_end(&cluster, pid);
+    }
+    assert_eq!(run("glukill --name '^sleep$'").code(), Some(1));
+    assert_eq!(run("glukill -s nonsense 1").code(), Some(2));
+}
+
+#[test]
+fn glukill_finds_one_process_of_a_job() {
+    let cluster = Cluster::up(2);
+    let job = cluster.spawn(1, "echo $$; exec glurun -w 2 -n 2 sleep 1000");
+    let script = "glups -e -w 2 -o args | grep -c '^sleep 1000$'";
+    wait_until("both processes of the job", DEADLINE, || {
+        cluster.sh(1, script).stdout == "2"
+    });
+    let npid = job.stdout().trim().to_owned();
+    assert_eq!(cluster.sh(1, &format!("glukill {npid}.2")).code(), Some(1));
+    cluster.sh(1, &format!("glukill -KILL {npid}.1")).ok();
+    wait_until("the end of one process", DEADLINE, || {
+        cluster.sh(1, script).stdout == "1"
+    });
+    cluster.sh(1, &format!("glukill -KILL {npid}.0")).ok();
+    assert_eq!(job.wait(DEADLINE).code(), Some(128 + 9));
+}
+
+#[test]
+fn glups_shows_every_process_once() {
+    let cluster = Cluster::up(2);
+    let own = start(&cluster, 1, "sleep 2001");
+    let other = start(&cluster, 2, "sleep 2002");
+    let nobodys = start(&cluster, 2, &format!("{NOBODY} sleep 2003"));
+    let shown = cluster.sh(1, "glups -ef").ok();
+    let line = |pid: &str| {
+        let lines = shown.lines();
+        let lines: Vec<Vec<&str>> = lines
+            .map(|line| line.split_whitespace().collect())
+            .filter(|words: &Vec<&str>| words.get(1) == Some(&pid))
+            .collect();
+        assert_eq!(lines.len(), 1, "{pid} in {shown}");
+        lines[0].join(" ")
+    };
+    assert!(line(&own).contains(" 1 0 - 00:00:00 sleep 2001"), "{shown}");
+    assert!(
+        line(&other).contains(" 2 0 - 00:00:00 sleep 2002"),
+        "{shown}"
+    );
+    assert!(line(&nobodys).starts_with("nobody "), "{shown}");
+
+    let json = cluster.sh(1, "glups -e -w 2 --json").ok();
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&json).expect("is JSON");
+    assert!(rows.iter().all(|row| row["node"] == 2), "{json}");
+    let pids: Vec<String> = rows.iter().map(|row| row["pid"].to_string()).collect();
+    assert!(pids.contains(&other) && !pids.contains(&own), "{json}");
+    let mut once = pids.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), pids.len());
+
+    let mine = cluster.sh(1, &format!("{NOBODY} glups -o pid,args")).ok();
+    assert!(mine.contains(&nobodys) && !mine.contains(&own), "{mine}");
+    assert_eq!(cluster.sh(1, "GLU_PROC=/nowhere glups").code(), Some(1));
+}
