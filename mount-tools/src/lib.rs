@@ -12,5 +12,6 @@ pub mod node;
 mod nodes;
 pub mod ps;
 pub mod run;
+pub mod shell;
 mod table;
 pub mod transport;

@@ -19,6 +19,7 @@ use super::members::Members;
 use crate::daemon::{
     CheckFault, ClusterCheck, ClusterNode, ClusterRepair, NodeCheck, Trouble, VoterCheck,
 };
+use crate::shell;
 use anyhow::{Context, Result};
 use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
@@ -323,6 +324,10 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("{}: cannot be made", dir.display()))?;
+        // Where shells mount what only they see.
+        let view = dir.join(shell::VIEW_NAME);
+        std::fs::create_dir_all(&view)
+            .with_context(|| format!("{}: cannot be made", view.display()))?;
     }
     // A socket of an earlier life; the lock of the state directory keeps a second daemon out.
     drop(std::fs::remove_file(path));
