@@ -13,5 +13,6 @@ mod nodes;
 pub mod ps;
 pub mod run;
 pub mod shell;
+pub mod stat;
 mod table;
 pub mod transport;

@@ -107,3 +107,49 @@ fn glups_shows_every_process_once() {
     assert!(mine.contains(&nobodys) && !mine.contains(&own), "{mine}");
     assert_eq!(cluster.sh(1, "GLU_PROC=/nowhere glups").code(), Some(1));
 }
+
+#[test]
+fn glustat_tells_the_state_of_nodes_and_why() {
+    let cluster = Cluster::up(3);
+    let state = |node: &str| {
+        let json = cluster.sh(1, &format!("glustat --json -w {node}")).ok();
+        let nodes: Vec<serde_json::Value> = serde_json::from_str(&json).expect("is JSON");
+        assert_eq!(nodes.len(), 1, "{json}");
+        let text = |key: &str| nodes[0][key].as_str().expect("a text").to_owned();
+        (text("state"), text("reason"), nodes[0]["users"].as_u64())
+    };
+    let shown = cluster.sh(1, "glustat").ok();
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert!(shown.starts_with("NODE  STATE"), "{shown}");
+
+    let user = "setpriv --reuid 1234 --regid 1234 --clear-groups";
+    start(&cluster, 2, &format!("{user} sleep 1000"));
+    wait_until("a user", DEADLINE, || state("node2").2 == Some(1));
+    for _ in 0..3 {
+        start(&cluster, 2, "sh -c 'while :; do :; done'");
+    }
+    wait_until("a busy node", DEADLINE, || state("2").0 == "busy");
+    assert!(state("2").1.contains("load"), "{:?}", state("2"));
+    cluster
+        .sh(1, "glukill -KILL -w 2 -f --name 'while :; do'")
+        .ok();
+
+    cluster.sh(1, "glu drain --no-wait 3").ok();
+    wait_until("a node that drains", DEADLINE, || state("3").0 == "drain");
+    cluster.sh(1, "glu undrain 3").ok();
+    wait_until("a node that does not drain", DEADLINE, || {
+        state("3").0 != "drain"
+    });
+    cluster.cut(3);
+    wait_until("a node that is gone", DEADLINE, || {
+        let (state, reason, users) = state("3");
+        assert!(!reason.is_empty());
+        ["down", "unreachable"].contains(&&*state) && users.is_none()
+    });
+    wait_until("a node that is down", DEADLINE, || state("3").0 == "down");
+    // Who may not ask the daemon is told the rest.
+    let nobodys = cluster.sh(1, &format!("{NOBODY} glustat -w 1,3")).ok();
+    assert!(nobodys.contains("down"), "{nobodys}");
+    let unknown = cluster.sh(1, "glustat -w 4");
+    assert_eq!(unknown.stderr, "glustat: there is no node 4");
+}

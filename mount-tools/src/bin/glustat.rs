@@ -1,0 +1,7 @@
+//! Shows the state of all nodes.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mount_tools::stat::main()
+}
