@@ -59,14 +59,30 @@ fn signals_reach_other_nodes() {
 fn groups_get_signals() {
     let cluster = Cluster::up(2);
     let leader = start(&cluster, 2, "sh -c 'sleep 1000 & sleep 1001 & wait'");
-    let members = format!("glups -e -o pgid,args | grep -c '^ *{leader} sleep 100[01]$'");
+    let members =
+        |leader: &str| format!("glups -e -o pgid,args | grep -c '^ *{leader} sleep 100[01]$'");
+    let script = members(&leader);
     wait_until("all members of the group", DEADLINE, || {
-        cluster.sh(1, &members).stdout == "2"
+        cluster.sh(1, &script).stdout == "2"
     });
     glush(&cluster, "", &format!("kill -TERM -- -{leader}")).ok();
     wait_for_state(&cluster, &leader, "Z-");
     wait_until("the end of its members", DEADLINE, || {
-        cluster.sh(1, &members).stdout == "0"
+        cluster.sh(1, &script).stdout == "0"
+    });
+
+    // A group outlives its leader.
+    let leader = start(&cluster, 2, "sh -c 'sleep 1000 & sleep 1001 &'");
+    let script = members(&leader);
+    wait_until("all members of the group", DEADLINE, || {
+        cluster.sh(1, &script).stdout == "2"
+    });
+    wait_for_state(&cluster, &leader, "-");
+    let stranger = glush(&cluster, NOBODY, &format!("kill -TERM -- -{leader}"));
+    assert!(stranger.stderr.contains("not permitted"), "{stranger}");
+    glush(&cluster, "", &format!("kill -TERM -- -{leader}")).ok();
+    wait_until("the end of its members", DEADLINE, || {
+        cluster.sh(1, &script).stdout == "0"
     });
 }
 

@@ -127,7 +127,13 @@ enum Failed {
 fn signal(root: &Path, target: Target, nodes: Option<&NodeSet>, number: i32) -> Result<(), Failed> {
     let (process, file) = match target {
         Target::Process(pid) => (Process::open(root, pid)?, "note"),
-        Target::Group(pid) => (Process::open(root, pid)?, "notepg"),
+        Target::Group(pid) => match Process::open(root, pid) {
+            // Its leader has ended; it runs where its number is from.
+            Err(Errno::ESRCH) if nodes.is_none_or(|nodes| nodes.contains(pid.home())) => {
+                return Ok(table::note_group(root, pid, number)?);
+            }
+            leader => (leader?, "notepg"),
+        },
         Target::Member { npid, vnn } => {
             let mut all = table::all(root)?.into_iter();
             let of_job = all.find(|process| target::is_member(process, npid, vnn));

@@ -1,6 +1,6 @@
 //! What becomes of a call that the kernel holds.
 
-use crate::table::Process;
+use crate::table::{self, Process};
 use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use std::path::Path;
@@ -49,20 +49,28 @@ impl Call {
             Self::Kill { pid, number } => (pid, Some(number)),
             Self::Unsupported { pid } => (pid, None),
         };
-        let file = if pid < 0 { "notepg" } else { "note" };
+        let group = pid < 0;
         let pid = pid.checked_abs().map(ClusterPid::try_from);
         let Some(Ok(pid)) = pid else {
             return Answer::Kernel;
         };
-        let process = match Process::open(root, pid) {
-            Ok(process) => process,
-            Err(Errno::ESRCH) => return Answer::Kernel,
-            Err(error) => return Answer::Failed(error),
+        let sent = match (Process::open(root, pid), number) {
+            (Ok(_), None) => return Answer::Failed(Errno::EOPNOTSUPP),
+            (Ok(process), Some(number)) => {
+                let file = if group { "notepg" } else { "note" };
+                process.order(file, &number.to_string())
+            }
+            // A group may outlive its leader; it alone knows.
+            (Err(Errno::ESRCH), Some(number)) if group => {
+                match table::note_group(root, pid, number) {
+                    Err(Errno::ESRCH) => return Answer::Kernel,
+                    sent => sent,
+                }
+            }
+            (Err(Errno::ESRCH), _) => return Answer::Kernel,
+            (Err(error), _) => Err(error),
         };
-        let Some(number) = number else {
-            return Answer::Failed(Errno::EOPNOTSUPP);
-        };
-        match process.order(file, &number.to_string()) {
+        match sent {
             Ok(()) => Answer::Done,
             Err(error) => Answer::Failed(error),
         }
@@ -94,6 +102,13 @@ mod tests {
         for pid in [70_001, -70_001, 1, i32::MIN] {
             check(kill(pid, 9), Answer::Kernel, "", "");
         }
+        let root = tempfile::tempdir().expect("a directory");
+        let notepg = root.path().join("cluster/notepg");
+        std::fs::create_dir(root.path().join("cluster")).expect("made");
+        std::fs::write(&notepg, "").expect("written");
+        let left = kill(-70_001, 9).carry_out(root.path());
+        let written = std::fs::read_to_string(&notepg).expect("is there");
+        assert_eq!((left, &*written), (Answer::Done, "70001 9"));
         let trace = |pid| Call::Unsupported { pid };
         check(trace(70_000), Answer::Failed(Errno::EOPNOTSUPP), "", "");
         check(trace(70_001), Answer::Kernel, "", "");

@@ -113,6 +113,18 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Process>, NoTable> {
     Ok(pids.into_iter().filter_map(open).collect())
 }
 
+/// Sends a signal to a process group, which may have no leader any more.
+///
+/// # Errors
+/// `ESRCH` if there is none; else why it was not sent.
+pub(crate) fn note_group(root: &Path, group: ClusterPid, number: i32) -> Result<(), Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let file = openat(AT_FDCWD, &root.join("cluster/notepg"), flags, Mode::empty());
+    let mut file = file.map(File::from).map_err(ended)?;
+    let written = file.write(format!("{group} {number}").as_bytes());
+    written.map(drop).map_err(|error| ended(errno(&error)))
+}
+
 /// Reads the number in a file of one value.
 pub(crate) fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
