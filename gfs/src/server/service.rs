@@ -406,7 +406,13 @@ impl MetaServer {
         fail_point!("leader: before a change is committed");
         let (files, stale) = match &mut op {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
-            Op::Make(made) if !self.barriers.holds(session, super::ops::parents(made)) => {
+            // A repeated one is answered from the record, whatever this leader was told of the session's leases.
+            Op::Make(made)
+                if self
+                    .log
+                    .read(|state| state.recorded(session, seq).is_none())
+                    && !self.barriers.holds(session, super::ops::parents(made)) =>
+            {
                 return Err(Refusal::Error(FsError::Stale));
             }
             _ => (0, Vec::new()),

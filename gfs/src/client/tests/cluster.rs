@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::decode;
 use consistency::wire::meta::Op;
-use consistency::wire::request::MetaRequest;
+use consistency::wire::request::{MetaReply, MetaRequest};
 use consistency::{ChunkId, Duration as Micros, InodeNo, NodeId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -92,6 +92,23 @@ impl Cluster {
     /// Returns whether the leader knows of an inode.
     pub(super) fn knows(&self, ino: InodeNo) -> bool {
         self.log.read(|state| state.attr(ino).is_ok())
+    }
+
+    /// Has the present leader answer a request of a node, once it leads.
+    pub(super) async fn ask(&self, from: u16, request: MetaRequest) -> MetaReply {
+        let server = {
+            let servers = self.servers.lock().expect("no holder panics");
+            Arc::clone(servers.last().expect("there is one"))
+        };
+        let answered = async {
+            loop {
+                match server.handle(NodeId(from), request.clone()).await {
+                    MetaReply::NotLeader(_) => tokio::task::yield_now().await,
+                    reply => return reply,
+                }
+            }
+        };
+        within("the leader answers", answered).await
     }
 
     /// Starts a node with a mount.

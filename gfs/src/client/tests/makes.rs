@@ -6,8 +6,8 @@ use super::{wait, within};
 use crate::error::Errno;
 use crate::tree::Tree;
 use consistency::NodeId;
-use consistency::wire::meta::{Op, XattrMode};
-use consistency::wire::request::MetaRequest;
+use consistency::wire::meta::{Op, OpReply, XattrMode};
+use consistency::wire::request::{MetaReply, MetaRequest};
 use std::time::Duration;
 
 const TERM: Duration = Duration::from_millis(2_000);
@@ -141,6 +141,32 @@ async fn s3_a_synced_name_is_with_the_leader() {
     let dir = first.walk("d").await.expect("is there");
     first.client.fsyncdir(ROOT, dir).await.expect("syncs");
     assert!(cluster.knows(other), "after fsync of the directory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn m4_a_new_leader_that_was_told_nothing_answers_from_the_record() {
+    let (cluster, first, _second) = nodes().await;
+    first.create("d/a").await.expect("makes");
+    first.fsync("d/a").await.expect("syncs");
+    let sent = std::mem::take(&mut *first.faults.sent.lock().expect("no holder panics"));
+    let is_make = |request: &MetaRequest| {
+        matches!(
+            request,
+            MetaRequest::Op {
+                op: Op::Make(_),
+                ..
+            }
+        )
+    };
+    let make = sent.into_iter().find(is_make).expect("was sent");
+    // It tells the new leader nothing of its leases.
+    cluster.net.cut(NodeId(2));
+    cluster.replace_leader();
+    let reply = cluster.ask(2, make).await;
+    let MetaReply::Op { result, .. } = reply else {
+        panic!("{reply:?}");
+    };
+    assert!(matches!(result, Ok(OpReply::Made { .. })), "{result:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

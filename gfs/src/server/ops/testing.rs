@@ -334,8 +334,9 @@ pub(crate) fn check_against_plan(
         if *new == old {
             continue;
         }
-        // A flush brings the times of its files, and may name a file twice. A read changes one time only.
-        if !matches!(op, Op::Flush(_) | Op::Accessed(_)) {
+        // What a session has changed or made comes with its times, and may name an inode twice. A read changes one time
+        // only.
+        if !matches!(op, Op::Flush(_) | Op::Make(_) | Op::Accessed(_)) {
             let version = old.attr.version.next();
             assert_eq!(new.attr.version, version, "{op:?}: version of {ino}");
             assert!(new.attr.ctime > old.attr.ctime, "{op:?}: ctime of {ino}");
@@ -369,6 +370,21 @@ pub(crate) fn check_against_plan(
                 OpReply::Created { new: true, .. } => assert_eq!(claimed, changed, "{op:?}"),
                 OpReply::Created { new: false, .. } => assert_eq!(changed, [], "{op:?}"),
                 OpReply::ChunkIds(_) => assert_eq!(changed, [], "{op:?}"),
+                OpReply::Made { made: results, .. } => {
+                    let Op::Make(made) = op else {
+                        panic!("{op:?} answered with {reply:?}");
+                    };
+                    let pairs = made.iter().zip(results);
+                    let taken = pairs.filter(|(_, result)| result.is_ok());
+                    let mut dirs: Vec<InodeNo> = taken.map(|(one, _)| one.parent).collect();
+                    dirs.retain(|dir| before.inodes.contains_key(dir));
+                    dirs.sort_unstable();
+                    dirs.dedup();
+                    assert_eq!(
+                        dirs, changed,
+                        "{op:?} changed other directories than it named"
+                    );
+                }
                 OpReply::Flushed(results) => {
                     let Op::Flush(files) = op else {
                         panic!("{op:?} answered with {reply:?}");
