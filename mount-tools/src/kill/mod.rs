@@ -157,6 +157,7 @@ fn by_name(args: &Args, pattern: &Regex, number: i32, root: &Path) -> bool {
             return false;
         }
     };
+    table::warn_of_silent(NAME, root, &processes);
     let own = std::fs::read_link(root.join("self")).ok();
     let (mut found, mut all) = (false, true);
     for process in processes {

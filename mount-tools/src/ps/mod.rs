@@ -56,13 +56,15 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => return refuse(NAME, &error),
     };
-    let processes = match table::all(&table::root()) {
+    let root = table::root();
+    let processes = match table::all(&root) {
         Ok(processes) => processes,
         Err(error) => {
             eprintln!("{NAME}: {error}");
             return ExitCode::FAILURE;
         }
     };
+    table::warn_of_silent(NAME, &root, &processes);
     let own = nix::unistd::geteuid().as_raw();
     let wanted = |row: &Row| {
         let listed = args.pid.iter().any(|pid| pid.number() == row.pid);

@@ -3,7 +3,7 @@
 use crate::daemon::{ClusterNode, Trouble, ask_within};
 use crate::nodes::NodeSet;
 use crate::table::{self, number};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use consistency::NodeId;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ struct Own {
 
 /// Collects what is known of all nodes, or of some.
 pub(super) fn collect(root: &Path, socket: &Path, only: Option<&NodeSet>) -> Result<Vec<Facts>> {
-    let all = nodes(root)?;
+    let all = table::nodes(root)?;
     if let Some(unknown) = only.and_then(|only| only.iter().find(|node| !all.contains(node))) {
         bail!("there is no node {unknown}");
     }
@@ -87,21 +87,6 @@ pub(super) fn collect(root: &Path, socket: &Path, only: Option<&NodeSet>) -> Res
         ..Facts::of(node)
     };
     Ok(all.into_iter().filter(wanted).map(facts).collect())
-}
-
-fn nodes(root: &Path) -> Result<BTreeSet<NodeId>> {
-    let dir = root.join("cluster");
-    let entries = std::fs::read_dir(&dir).with_context(|| {
-        let (dir, option) = (dir.display(), table::ROOT_ENV);
-        format!("cannot read {dir}: is the node's daemon running? (another place is named with {option})")
-    })?;
-    let mut nodes = BTreeSet::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let digits = name.as_encoded_bytes().strip_prefix(b"node");
-        nodes.extend(digits.and_then(number).map(NodeId));
-    }
-    Ok(nodes)
 }
 
 fn load(root: &Path, node: NodeId) -> Option<Load> {

@@ -12,6 +12,7 @@ use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -111,6 +112,39 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Process>, NoTable> {
     pids.sort_unstable();
     let open = |pid| Process::open(root, pid).ok();
     Ok(pids.into_iter().filter_map(open).collect())
+}
+
+/// Returns the nodes of the cluster.
+///
+/// # Errors
+/// There is no table.
+pub(crate) fn nodes(root: &Path) -> Result<BTreeSet<NodeId>, NoTable> {
+    let dir = root.join("cluster");
+    let no_table = |error| NoTable {
+        root: dir.clone(),
+        error,
+    };
+    let mut nodes = BTreeSet::new();
+    for entry in std::fs::read_dir(&dir).map_err(no_table)? {
+        let name = entry.map_err(no_table)?.file_name();
+        let digits = name.as_encoded_bytes().strip_prefix(b"node");
+        nodes.extend(digits.and_then(number).map(NodeId));
+    }
+    Ok(nodes)
+}
+
+/// Says on standard error which nodes' processes are not among these: each node has some, so it did not answer in time.
+pub(crate) fn warn_of_silent(program: &str, root: &Path, processes: &[Process]) {
+    let heard: BTreeSet<NodeId> = processes
+        .iter()
+        .map(|process| process.pid().home())
+        .collect();
+    let nodes = nodes(root).unwrap_or_default();
+    for silent in nodes.difference(&heard) {
+        eprintln!(
+            "{program}: node {silent} did not answer, its processes are left out; glustat tells why"
+        );
+    }
 }
 
 /// Sends a signal to a process group, which may have no leader any more.
