@@ -16,7 +16,7 @@ use std::time::Duration;
 use tests::{Cluster, Options, binary, scratch_dir, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const NEW: u32 = 7;
+const NEW: u32 = 8;
 const NODES: u32 = 3;
 
 #[derive(Debug, Deserialize)]
@@ -133,10 +133,8 @@ fn a_cluster_in_use_is_upgraded_node_by_node() {
     let refused = cluster.dev(&["start", "3"]);
     assert!(!refused.status.success(), "{refused}");
     let log = fs::read_to_string(cluster.state().join("node3/glud.log")).expect("the log");
-    assert!(
-        log.contains("of version 7, this glud speaks up to 6"),
-        "{log}"
-    );
+    let why = format!("of version {NEW}, this glud speaks up to {}", NEW - 1);
+    assert!(log.contains(&why), "{log}");
     cluster.kill(3);
     daemons.upgrade(3);
     cluster.start(3);
