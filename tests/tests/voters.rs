@@ -35,7 +35,10 @@ fn voters_are_added_and_replaced() {
         let writer = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let n = made.load(Ordering::Relaxed);
-                fs::write(cluster.path(4).join(format!("dir/{n}")), n.to_string())?;
+                let mut file = File::create(cluster.path(4).join(format!("dir/{n}")))?;
+                file.write_all(n.to_string().as_bytes())?;
+                // Until then its node alone knows of it, which loses its power in the end (S4).
+                file.sync_all()?;
                 made.store(n + 1, Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(10));
             }
