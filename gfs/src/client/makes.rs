@@ -159,14 +159,18 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Core {
     /// Commits everything made before this was called. Goes on if the caller gives up.
     pub(super) async fn flush_made(self: &Arc<Self>) -> Outcome {
-        let upto = {
+        let (life, upto) = {
             let queue = self.makes.queue();
-            queue.done + queue.made.len() as u64
+            (queue.life, queue.done + queue.made.len() as u64)
         };
         while self.makes.queue().done < upto {
             let turn = Arc::clone(&self.makes.turn).lock_owned().await;
             let commit = Arc::clone(self).commit_in_turn(turn);
             tokio::spawn(commit).await.unwrap_or(Err(Errno::EIO))?;
+        }
+        // It went with its session: what comes after it must not be done as if it were there.
+        if self.makes.queue().life != life {
+            return Err(Errno::EIO);
         }
         Ok(())
     }

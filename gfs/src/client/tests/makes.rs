@@ -183,10 +183,17 @@ async fn s3_who_syncs_what_went_with_the_session_is_told() {
     let session = first.client.session().expect("there is one");
     cluster.net.cut(NodeId(2));
     let file = first.create("d/a").await.expect("makes");
+    let moving = {
+        let first = first.clone();
+        tokio::spawn(async move { first.rename("d/a", "d/b").await })
+    };
     wait("the session is lost", || first.client.session().is_none()).await;
     cluster.net.heal(NodeId(2));
     let anew = || first.client.session().is_some_and(|now| now != session);
     wait("there is a new session", anew).await;
+    // Were it made under the new session, an empty file could get the name: the commit may have come through.
+    let moved = within("the change ends", moving).await.expect("no panic");
+    assert_eq!(moved, Err(Errno::EIO));
     assert_eq!(first.client.fsyncdir(ROOT, dir).await, Err(Errno::EIO));
     assert!(!first.exists("d/a").await.expect("looks"));
     assert!(!second.exists("d/a").await.expect("looks"));
