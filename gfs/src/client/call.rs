@@ -397,17 +397,21 @@ impl Core {
         patience: Patience,
     ) -> Result<SessionId, Errno> {
         let mut phases = self.phase.subscribe();
-        let settled = phases.wait_for(|phase| match phase {
-            Phase::Live(_) | Phase::Stopped => true,
-            Phase::Lapsing => patience == Patience::PageLock,
-            Phase::None => false,
+        let settled = phases.wait_for(|phase| match (phase, patience) {
+            (Phase::Live(_) | Phase::Stopped, _) | (_, Patience::Only(_)) => true,
+            (Phase::Lapsing, _) => patience == Patience::PageLock,
+            (Phase::None, _) => false,
         });
         let phase = match timeout_at(until, settled).await {
             Ok(Ok(phase)) => *phase,
             Ok(Err(_)) | Err(_) => Phase::None,
         };
         // S5: the deadline has passed, or a READ must not hold up the invalidation of its file.
-        phase.session().ok_or(Errno::EIO)
+        let session = phase.session().ok_or(Errno::EIO)?;
+        match patience {
+            Patience::Only(of) if of != session => Err(Errno::EIO),
+            Patience::Only(_) | Patience::Session | Patience::PageLock => Ok(session),
+        }
     }
 
     /// Returns when the kernel's caches are being invalidated because the session was lost.
@@ -435,4 +439,6 @@ pub(super) enum Patience {
     /// The same, but it fails while the kernel's caches are being invalidated: it may hold the lock of a page that
     /// the invalidation waits for.
     PageLock,
+    /// Nothing: what it sends was made under the leases of this session, and is worth nothing under another.
+    Only(SessionId),
 }

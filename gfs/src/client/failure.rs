@@ -1,7 +1,8 @@
 //! What became of changes that could not be flushed, and who has been told.
 //!
 //! Whoever has the file open for writing is told once through each handle, as on a local file system: who closes it after
-//! reading must not take the error away from the one who wrote (S3).
+//! reading must not take the error away from the one who wrote (S3). Nor does a close(2) of the writer's own handle: each
+//! child of a process closes its copy of the parent's descriptors when it executes a program, and hears of nothing.
 
 use crate::error::Errno;
 use std::collections::BTreeSet;
@@ -59,8 +60,21 @@ impl Failure {
         untold.then_some(error)
     }
 
-    /// A handle for writing is closed; it may be the `last` one.
-    pub(super) fn closed(&mut self, handle: u64, last: bool) {
+    /// Returns what close(2) of a handle for writing has to tell. An fsync through the same handle is still told.
+    pub(super) fn tell_close(&mut self, handle: u64) -> Option<Errno> {
+        let wrote = handle <= self.newest;
+        let untold = if wrote {
+            !self.told.contains(&handle)
+        } else {
+            !self.seen
+        };
+        let error = self.error.filter(|_| untold)?;
+        self.seen = true;
+        Some(error)
+    }
+
+    /// A handle for writing is released; it may be the `last` one.
+    pub(super) fn released(&mut self, handle: u64, last: bool) {
         self.told.remove(&handle);
         if last && self.seen {
             *self = Self::NONE;
@@ -89,15 +103,30 @@ mod tests {
         assert_eq!(failure.tell(WRITER), error);
         assert_eq!(failure.tell(WRITER), None);
         assert_eq!(failure.tell(OTHER), error);
-        failure.closed(WRITER, false);
-        failure.closed(OTHER, true);
+        failure.released(WRITER, false);
+        failure.released(OTHER, true);
         assert_eq!(failure.tell(OTHER), None);
+    }
+
+    #[test]
+    fn a_close_takes_nothing_away_from_the_fsync_of_its_handle() {
+        let error = Some(Errno::EIO);
+        let mut failure = Failure::new(Errno::EIO, WRITER);
+        assert_eq!(failure.tell_close(WRITER), error, "of a child's copy");
+        assert_eq!(
+            failure.tell_close(LATER),
+            None,
+            "it was seen before the open"
+        );
+        assert_eq!(failure.tell(WRITER), error);
+        assert_eq!(failure.tell_close(WRITER), None);
+        assert_eq!(failure.tell(WRITER), None);
     }
 
     #[test]
     fn who_opens_it_next_is_told_if_nobody_was() {
         let mut failure = Failure::new(Errno::EIO, WRITER);
-        failure.closed(WRITER, true);
+        failure.released(WRITER, true);
         assert_eq!(failure.tell(LATER), Some(Errno::EIO));
         assert_eq!(failure.tell(LATER), None);
     }

@@ -5,6 +5,7 @@
 //! time. Many small files travel in one message. What a flush shares with other files, and what becomes of it if they
 //! have changed, is in [`super::share`].
 
+use super::call::Patience;
 use super::content::{Base, Segment, overlay};
 use super::dirty::Dirty;
 use super::node::State;
@@ -15,7 +16,7 @@ use super::{Core, Pin};
 use crate::error::Errno;
 use bytes::{Bytes, BytesMut};
 use consistency::wire::meta::{Attr, FlushContent, FlushFile, INLINE_BYTES_MAX, Op, OpReply};
-use consistency::{ChunkId, InodeNo, Instant};
+use consistency::{ChunkId, InodeNo, Instant, SessionId};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -75,6 +76,8 @@ impl DirtyFiles {
 struct Prepared {
     node: Pin,
     generation: u32,
+    /// Under which its file was owned; `None`: it has just ended.
+    session: Option<SessionId>,
     file: FlushFile,
 }
 
@@ -249,8 +252,11 @@ impl Core {
     /// Takes a snapshot and writes its new bytes into chunks. `None`: there is nothing to flush.
     async fn prepare(self: &Arc<Self>, node: &Pin) -> Result<Option<Prepared>, Errno> {
         self.flush_made_of(node.ino).await?;
-        let claim = node.wait(|state| (!state.flushing).then(|| snapshot(state)));
-        let Some(snapshot) = claim.await else {
+        let claim = node.wait(|state| {
+            let session = self.leases().session();
+            (!state.flushing).then(|| Some((snapshot(state)?, session)))
+        });
+        let Some((snapshot, session)) = claim.await else {
             return Ok(None);
         };
         let generation = snapshot.generation;
@@ -260,6 +266,7 @@ impl Core {
             Ok(content) => Ok(Some(Prepared {
                 node: node.clone(),
                 generation,
+                session,
                 file: FlushFile {
                     ino: node.ino,
                     mode: attr.mode,
@@ -284,8 +291,12 @@ impl Core {
 
     /// Commits prepared flushes; returns the first error.
     async fn commit(self: &Arc<Self>, batch: Vec<Prepared>) -> Result<(), Errno> {
-        let files = batch.iter().map(|prepared| prepared.file.clone()).collect();
-        let results = self.send_flush(files).await;
+        let mut results = Vec::with_capacity(batch.len());
+        for of_one in batch.chunk_by(|a, b| a.session == b.session) {
+            let files = of_one.iter().map(|prepared| prepared.file.clone());
+            let session = of_one.first().and_then(|prepared| prepared.session);
+            results.extend(self.send_flush(session, files.collect()).await);
+        }
         let mut outcome = Ok(());
         let mut stale = Vec::new();
         for (prepared, result) in batch.into_iter().zip(results) {
@@ -297,7 +308,9 @@ impl Core {
             }
         }
         for mut prepared in stale {
-            let result = self.flush_unshared(&mut prepared.file).await;
+            let result = self
+                .flush_unshared(prepared.session, &mut prepared.file)
+                .await;
             let concluded = self.conclude(&prepared, result).await;
             outcome = outcome.and(concluded);
         }
@@ -319,13 +332,19 @@ impl Core {
         outcome
     }
 
-    /// Sends a flush; returns what became of each file.
+    /// Sends a flush of files that were owned under a session; returns what became of each. Under the next session the
+    /// node may own them again, with other content (S4).
     pub(super) async fn send_flush(
         self: &Arc<Self>,
+        session: Option<SessionId>,
         files: Vec<FlushFile>,
     ) -> Vec<Result<Attr, Errno>> {
         let count = files.len();
-        match self.op(Op::Flush(files)).await {
+        let Some(session) = session else {
+            return vec![Err(Errno::EIO); count];
+        };
+        let flush = self.op_with(Op::Flush(files), Patience::Only(session));
+        match flush.await {
             Ok((OpReply::Flushed(results), _)) if results.len() == count => {
                 let results = results.into_iter();
                 results.map(|r| r.map_err(Errno::from)).collect()

@@ -15,7 +15,7 @@
 //!
 //! Lock order: a node's state, the lease core, [`Queue`].
 
-use super::call::Ticket;
+use super::call::{Patience, Ticket};
 use super::names::Known;
 use super::node::State;
 use super::session::Phase;
@@ -263,15 +263,19 @@ impl Core {
     }
 
     async fn commit_made(self: &Arc<Self>) -> Result<(), Errno> {
-        let (life, batch): (u64, Vec<Made>) = {
+        let (session, life, batch): (_, u64, Vec<Made>) = {
+            // What is in the queue belongs to the session: see above.
+            let leases = self.leases();
             let queue = self.makes.queue();
             let first = queue.made.iter().take(MADE_MAX);
-            (queue.life, first.cloned().collect())
+            (leases.session(), queue.life, first.cloned().collect())
         };
         if batch.is_empty() {
             return Ok(());
         }
-        let (made, dirs, ticket) = match self.op(Op::Make(batch.clone())).await {
+        let session = session.ok_or(Errno::EIO)?;
+        let make = self.op_with(Op::Make(batch.clone()), Patience::Only(session));
+        let (made, dirs, ticket) = match make.await {
             Ok((OpReply::Made { made, dirs }, ticket)) if made.len() == batch.len() => {
                 let made = made.into_iter().map(|fact| fact.map_err(Errno::from));
                 (made.collect(), dirs, Some(ticket))

@@ -215,6 +215,18 @@ impl State {
         self.generation = self.generation.wrapping_add(1);
     }
 
+    /// Asks what became of changes that could not be flushed.
+    pub(super) fn tell(
+        &mut self,
+        ask: impl FnOnce(&mut Failure) -> Option<Errno>,
+    ) -> Option<Errno> {
+        // Most files have nothing to tell, and no room for it.
+        if self.writing.failure.is_none() {
+            return None;
+        }
+        ask(&mut self.writing.failure)
+    }
+
     /// Tells whether a file whose flushed content watchers know of has been closed since, and that they are told of it
     /// now. Unflushed changes tell of it themselves.
     pub(super) fn take_close(&mut self) -> bool {

@@ -9,8 +9,8 @@ use super::Core;
 use super::content::{ChunkPart, Segment};
 use super::flush::WIDTH;
 use crate::error::Errno;
-use consistency::ChunkId;
 use consistency::wire::meta::{Attr, Extent, FlushContent, FlushFile};
+use consistency::{ChunkId, SessionId};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ impl Core {
     /// Flushes a file again, with chunks of its own in place of those that it wanted to share.
     pub(super) async fn flush_unshared(
         self: &Arc<Self>,
+        session: Option<SessionId>,
         file: &mut FlushFile,
     ) -> Result<Attr, Errno> {
         tracing::debug!(ino = %file.ino, "what was to be shared is gone: it is written anew");
@@ -47,7 +48,7 @@ impl Core {
             }
             add.sort_by_key(|extent| extent.offset);
         }
-        let mut results = self.send_flush(vec![file.clone()]).await;
+        let mut results = self.send_flush(session, vec![file.clone()]).await;
         results.pop().unwrap_or(Err(Errno::EIO))
     }
 

@@ -108,7 +108,7 @@ pub(super) fn release(core: &Arc<Core>, ino: InodeNo, fh: u64) {
         if fh & WRITES != 0 {
             state.writers = state.writers.saturating_sub(1);
             let last = state.writers == 0;
-            state.writing.failure.closed(fh, last);
+            state.writing.failure.released(fh, last);
         }
         if fh & READS_AND_WRITES != 0 {
             state.rw_opens = state.rw_opens.saturating_sub(1);

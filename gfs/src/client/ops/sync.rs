@@ -2,7 +2,6 @@
 
 use crate::client::Core;
 use crate::client::failure::{NO_HANDLE, WRITES};
-use crate::client::node::State;
 use crate::error::Errno;
 use consistency::InodeNo;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ pub(super) async fn fsync(core: &Arc<Core>, ino: InodeNo, fh: u64) -> Result<(),
     let node = core.pin(ino);
     let flushed = core.flush_node(&node).await;
     // An error of this flush has been kept as well; it is reported once.
-    let kept = tell(&mut node.state(), fh);
+    let kept = node.state().tell(|failure| failure.tell(fh));
     match kept {
         Some(error) => flushed.and(Err(error)),
         None => flushed,
@@ -45,14 +44,6 @@ pub(super) async fn close(core: &Arc<Core>, ino: InodeNo, fh: u64) -> Result<(),
     if tight {
         return fsync(core, ino, fh).await;
     }
-    let kept = tell(&mut core.pin(ino).state(), fh);
+    let kept = core.pin(ino).state().tell(|failure| failure.tell_close(fh));
     kept.map_or(Ok(()), Err)
-}
-
-fn tell(state: &mut State, fh: u64) -> Option<Errno> {
-    // Most files have nothing to tell, and no room for it.
-    if state.writing.failure.is_none() {
-        return None;
-    }
-    state.writing.failure.tell(fh)
 }

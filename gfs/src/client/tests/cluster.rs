@@ -143,6 +143,8 @@ pub(super) struct MemChunks {
     chunks: Mutex<HashMap<ChunkId, Bytes>>,
     pub(super) full: AtomicBool,
     pub(super) reads: AtomicU64,
+    /// Writes that were begun.
+    pub(super) writes: AtomicU64,
     /// Writes wait for it.
     pub(super) gate: tokio::sync::RwLock<()>,
 }
@@ -165,6 +167,7 @@ impl ChunkIo for MemChunks {
         if self.full.load(Ordering::SeqCst) {
             return Err(Errno(libc::ENOSPC));
         }
+        self.writes.fetch_add(1, Ordering::SeqCst);
         let _open = self.gate.read().await;
         let before = self
             .chunks

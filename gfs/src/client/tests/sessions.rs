@@ -7,6 +7,8 @@ use crate::client::Config;
 use crate::error::Errno;
 use crate::tree::Tree;
 use consistency::NodeId;
+use consistency::wire::meta::INLINE_BYTES_MAX;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const TERM: Duration = Duration::from_millis(600);
@@ -66,6 +68,42 @@ async fn changes_lost_with_a_session_are_told_by_fsync() {
     assert_eq!(one.walk("f").await, Ok(ino));
 }
 
+/// S4: what was written under a lost session does not come up under the next, where others have changed the file since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_does_not_outlive_its_session() {
+    let cluster = Cluster::with_term(TERM).await;
+    let (one, two) = (cluster.node(2).await, cluster.node(3).await);
+    one.create("f").await.expect("created");
+    let (_, _open) = one.open("f", libc::O_WRONLY).await.expect("opened");
+    let large = vec![b'l'; INLINE_BYTES_MAX + 1];
+    one.write("f", 0, &large).await.expect("written");
+    let gate = cluster.chunks.gate.write().await;
+    let syncing = tokio::spawn({
+        let one = one.clone();
+        async move { one.fsync("f").await }
+    });
+    let begun = || cluster.chunks.writes.load(Ordering::SeqCst) > 0;
+    wait("a chunk is about to be written", begun).await;
+    let session = one.client.session();
+    cluster.net.cut(NodeId(2));
+    wait("the session has lapsed", || one.client.session().is_none()).await;
+    cluster.net.heal(NodeId(2));
+    let renewed = || one.client.session().is_some_and(|new| Some(new) != session);
+    wait("there is a new session", renewed).await;
+    two.write("f", 0, b"theirs").await.expect("written");
+    two.fsync("f").await.expect("synced");
+    // Owned again, under the new session.
+    one.write("f", 6, b" and ours").await.expect("written");
+    drop(gate);
+    let synced = within("the fsync", syncing).await.expect("no panic");
+    assert_eq!(synced, Err(Errno::EIO));
+    assert_eq!(one.fsync("f").await, Ok(()), "told once");
+    assert_eq!(
+        &two.read("f").await.expect("readable")[..],
+        b"theirs and ours"
+    );
+}
+
 /// S3: who only reads the file does not take the error away from the one who wrote, nor does another writer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_writer_hears_that_changes_are_lost() {
@@ -87,6 +125,9 @@ async fn every_writer_hears_that_changes_are_lost() {
     };
     assert_eq!(close(reader.fh).await, Ok(()));
     assert_eq!(close(other.fh).await, Err(Errno::EIO));
+    // A child closes its copy of the descriptor when it executes a program.
+    let copy = one.client.flush(ROOT, ino, writer.fh, 0).await;
+    assert_eq!(copy, Err(Errno::EIO));
     let fsync = async || one.client.fsync(ROOT, ino, writer.fh, false).await;
     assert_eq!(fsync().await, Err(Errno::EIO));
     assert_eq!(fsync().await, Ok(()), "told once");
