@@ -20,6 +20,10 @@ const BREAKS: u32 = 16;
 /// ... within this time make names not worth keeping, as the leader sees it, too (`lease::server::contention`).
 const WINDOW: Duration = Duration(100_000);
 
+/// After so many questions for names that do not exist the names that do are asked for at once: who makes many files
+/// looks for each of them first, as a compiler does for a header in each of its directories.
+const ABSENT_ASKED: u8 = 8;
+
 /// What a name costs in one of the maps, about.
 const NAME_BYTES: usize = 100;
 
@@ -39,6 +43,7 @@ impl Deref for DirNames {
             breaks: None,
             foreseeable: false,
             uncommitted: 0,
+            absent_asked: 0,
         };
         self.0.as_deref().unwrap_or(&NONE)
     }
@@ -101,6 +106,8 @@ pub(super) struct Names {
     foreseeable: bool,
     /// Names made here of which the leader does not know yet.
     uncommitted: usize,
+    /// Questions for names that turned out not to exist, since all were forgotten.
+    absent_asked: u8,
 }
 
 /// The bytes of a name, once for both maps: the message that a [`Name`] came with would be kept along with it.
@@ -190,6 +197,13 @@ impl Names {
             return false;
         }
         self.set(name, known)
+    }
+
+    /// Notes that the leader was asked for a name that does not exist; returns whether a listing would be worth more
+    /// than the next such question.
+    pub(super) fn asked_in_vain(&mut self) -> bool {
+        self.absent_asked = self.absent_asked.saturating_add(1);
+        self.absent_asked == ABSENT_ASKED && !self.total && self.listing.is_none()
     }
 
     fn set(&mut self, name: &Name, known: Known) -> bool {
@@ -313,6 +327,7 @@ impl Names {
     pub(super) fn forget_all(&mut self) {
         self.total = false;
         self.listing = None;
+        self.absent_asked = 0;
         self.names.retain(|_, entry| {
             entry.set(Known::Unknown);
             entry.kernel
@@ -501,6 +516,18 @@ mod tests {
         assert_eq!(names.find(&name("z")), Known::Unknown);
         assert_eq!(names.find(&name("y")), Known::Absent);
         assert_eq!(names.page(0, 10), None, "z may have come to exist");
+    }
+
+    #[test]
+    fn many_questions_in_vain_call_for_a_listing_once() {
+        let mut names = Names::default();
+        let calls = |names: &mut Names| (0..40).filter(|_| names.asked_in_vain()).count();
+        assert!((1..ABSENT_ASKED).all(|_| !names.asked_in_vain()));
+        assert!(names.asked_in_vain());
+        assert_eq!(calls(&mut names), 0, "it may be too long");
+        names.forget_all();
+        assert_eq!(calls(&mut names), 1);
+        assert_eq!(calls(&mut listed()), 0);
     }
 
     #[test]

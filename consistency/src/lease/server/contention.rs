@@ -54,6 +54,12 @@ impl Contention {
         until.is_some_and(|until| now < until)
     }
 
+    /// Returns whether no change broke anybody's grant lately.
+    pub(super) fn is_quiet(&self, now: Instant, ino: InodeNo) -> bool {
+        let last = self.inodes.get(&ino).and_then(|r| r.breaks.back());
+        last.is_none_or(|&last| last + REST <= now)
+    }
+
     fn prune(&mut self, now: Instant) {
         while let Some(&(at, ino)) = self.due.front() {
             if now < at {

@@ -61,9 +61,7 @@ impl Server {
             Some(Need::Exclusive | Need::Share) => true,
             Some(Need::Peek | Need::Change(_) | Need::Flush) | None => false,
         };
-        let nobody = self.grants.foreign(ino, op.session).next().is_none()
-            && !self.queues.contains_key(&ino);
-        if nobody && want == Mode::Exclusive {
+        if want == Mode::Exclusive && self.is_left_alone(ino, op.session) {
             return Mode::Exclusive;
         }
         let free = turn || !(self.change_pending(ino) || self.contention.contended(self.now, ino));
@@ -72,6 +70,18 @@ impl Server {
         } else {
             Mode::Known
         }
+    }
+
+    /// Returns whether nobody but a session asks for an inode or caches anything of it. Others that know of it have not
+    /// been in the way of a change for a while: they will not take back at once what is granted now.
+    fn is_left_alone(&self, ino: InodeNo, session: SessionId) -> bool {
+        let mut others = self.grants.foreign(ino, session).peekable();
+        if self.queues.contains_key(&ino) {
+            return false;
+        }
+        others.peek().is_none()
+            || others.all(|(_, held)| held.mode < Mode::Shared && held.breaking.is_none())
+                && self.contention.is_quiet(self.now, ino)
     }
 
     /// Returns whether an unfinished operation changes an inode or is about to.

@@ -468,6 +468,46 @@ fn contended_names_are_not_cached_until_it_is_quiet() {
 }
 
 #[test]
+fn who_is_left_alone_with_names_that_others_know_owns_them() {
+    let mut case = Case::new();
+    case.run(2, DIR, Need::Peek, Mode::Shared);
+    let change = case.begin(1, DIR, names(&["a"]));
+    case.ack(2, DIR, Mode::Known);
+    case.ready(&[change]);
+    let granted = |grant: Option<Grant>| grant.expect("known").mode;
+    assert_eq!(
+        granted(case.finish(change, DIR, Mode::Exclusive)),
+        Mode::Shared
+    );
+    case.wait(REST.0 / 1_000 - 1);
+    let change = case.begin(1, DIR, names(&["b"]));
+    case.ready(&[change]);
+    assert_eq!(
+        granted(case.finish(change, DIR, Mode::Exclusive)),
+        Mode::Shared
+    );
+    case.wait(1);
+    let change = case.begin(1, DIR, names(&["c"]));
+    case.ready(&[change]);
+    assert_eq!(
+        granted(case.finish(change, DIR, Mode::Exclusive)),
+        Mode::Exclusive
+    );
+    // Who has looked since is in the way again.
+    let look = case.begin(2, DIR, Need::Peek);
+    case.ack(1, DIR, Mode::Shared);
+    case.ready(&[look]);
+    case.finish(look, DIR, Mode::Shared);
+    let change = case.begin(1, DIR, names(&["d"]));
+    case.ack(2, DIR, Mode::Shared);
+    case.ready(&[change]);
+    assert_eq!(
+        granted(case.finish(change, DIR, Mode::Exclusive)),
+        Mode::Shared
+    );
+}
+
+#[test]
 fn l6_nothing_runs_before_all_have_told_what_they_hold() {
     let mut case = Case::after(Epoch(2), [11, 12]);
     let (first, second) = (SessionId(11), SessionId(12));

@@ -1,9 +1,9 @@
 //! LOOKUP and FORGET.
 
-use super::unexpected;
-use crate::client::Core;
+use super::{readdir, unexpected};
 use crate::client::facts::Usable;
 use crate::client::names::Known;
+use crate::client::{Core, Pin};
 use crate::error::Errno;
 use crate::tree::EntryReply;
 use consistency::InodeNo;
@@ -40,12 +40,23 @@ pub(super) async fn lookup(
                 None => Known::Absent,
             };
             core.learn_name(&dir, &ticket, grant, &name, known);
+            drop(ticket);
+            if child.is_none() && dir.state().names.asked_in_vain() {
+                list(&core, &dir).await;
+            }
             Ok(child)
         }
     };
     let child = core.detached(task).await?;
     let child = child.as_ref().map(|(pin, attr)| (pin, attr.clone()));
     Ok(core.entry(&dir, name, child))
+}
+
+/// Gets the names of a directory, so that others are known not to exist. Of one that is too long a page is in vain.
+async fn list(core: &Arc<Core>, dir: &Pin) {
+    if let Err(error) = readdir::ask(Arc::clone(core), dir.clone(), 0, readdir::PAGE_MAX).await {
+        tracing::debug!(dir = %dir.ino, %error, "names could not be listed");
+    }
 }
 
 fn lookup_cached(core: &Arc<Core>, parent: InodeNo, name: &Name) -> Option<EntryReply> {

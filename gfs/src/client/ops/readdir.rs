@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Entries asked for at least: a second request costs more than entries that are not needed at once.
 const PAGE_MIN: usize = 256;
 /// Entries asked for at most.
-const PAGE_MAX: usize = 1024;
+pub(super) const PAGE_MAX: usize = 1024;
 
 pub(super) async fn readdir(
     core: &Arc<Core>,
@@ -48,7 +48,7 @@ pub(super) async fn readdir(
     })
 }
 
-struct Found {
+pub(super) struct Found {
     cookie: u64,
     name: Name,
     ino: InodeNo,
@@ -56,7 +56,8 @@ struct Found {
     child: Option<(Pin, Attr)>,
 }
 
-async fn ask(
+/// Asks for a page, and remembers it.
+pub(super) async fn ask(
     core: Arc<Core>,
     dir: Pin,
     after: u64,

@@ -82,6 +82,30 @@ async fn g1_a_name_that_others_know_of_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_left_alone_in_a_directory_that_others_know_makes_by_itself() {
+    let (_cluster, first, second) = nodes().await;
+    first.create("d/a").await.expect("makes");
+    let alone = async {
+        for round in 0.. {
+            let files: Vec<_> = (0..32).map(|n| format!("d/{round}-{n}")).collect();
+            // So fast that the first gives all its names up.
+            let made = files.iter().map(async |file| {
+                // As a kernel does.
+                second.exists(file).await?;
+                second.create(file).await
+            });
+            futures::future::try_join_all(made).await.expect("makes");
+            if creates(&sent(&second.faults)) == 0 {
+                return files;
+            }
+        }
+        unreachable!("the range has no end");
+    };
+    let files = within("it makes some by itself", alone).await;
+    assert!(first.exists(&files[7]).await.expect("looks"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g1_what_a_directory_hands_down_is_asked_for() {
     let (_cluster, first, _second) = nodes().await;
     let dir = first.walk("d").await.expect("is there");

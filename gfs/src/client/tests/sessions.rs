@@ -238,6 +238,21 @@ async fn a_listing_answers_the_lookups_that_follow() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_for_many_absent_names_is_told_all_that_exist() {
+    let cluster = Cluster::start().await;
+    let [one, two] = [cluster.node(2).await, cluster.node(3).await];
+    one.create("f").await.expect("created");
+    two.faults.ops();
+    for n in 0..100 {
+        let there = two.exists(&format!("g{n}")).await.expect("looks");
+        assert!(!there);
+    }
+    assert!(two.faults.ops() < 12, "one by one at first");
+    one.create("g7").await.expect("created");
+    assert!(two.exists("g7").await.expect("looks"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_file_is_given_back_at_once() {
     use crate::tree::Tree;
     let cluster = Cluster::start().await;
