@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+/// Lines of each node's log that are shown when something fails, unless `LOG_LINES` says how many.
 const LOG_LINES_SHOWN: usize = 30;
 
 /// What a command that ended left behind.
@@ -152,12 +153,15 @@ impl Logs {
             .filter(|path| path.join("glud.log").exists())
             .collect();
         nodes.sort();
+        let asked = std::env::var("LOG_LINES").ok();
+        let count = asked.and_then(|count| count.parse().ok());
+        let count = count.unwrap_or(LOG_LINES_SHOWN);
         let mut tails = String::new();
         for node in nodes {
             let text = fs::read(node.join("glud.log")).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
-            let shown = lines.get(lines.len().saturating_sub(LOG_LINES_SHOWN)..);
+            let shown = lines.get(lines.len().saturating_sub(count)..);
             let shown = shown.unwrap_or_default().join("\n");
             tails += &format!("--- the log of {}\n{shown}\n", node.display());
         }

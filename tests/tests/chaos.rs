@@ -183,7 +183,8 @@ impl World {
                 node.excused.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(20));
             } else {
-                let fault = format!("node {} at peace: {error}", node.number);
+                let now = humantime::format_rfc3339_micros(SystemTime::now());
+                let fault = format!("{now} node {} at peace: {error}", node.number);
                 self.faults.lock().expect("no holder panics").push(fault);
                 return;
             }
