@@ -1,12 +1,12 @@
 //! Who leads, watched.
 
 use super::raft::{Raft, epoch, node};
+use super::words::Words;
 use consistency::{Epoch, NodeId};
 use openraft::error::Fatal;
 use openraft::{EmptyNode, RaftMetrics, ServerState};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ impl Leadership {
 pub(super) struct Watcher {
     pub raft: Raft,
     pub leadership: watch::Sender<Leadership>,
+    pub words: Words,
     pub heartbeat: Duration,
     /// How long a majority's word counts. Voters keep a leader for the maximal election time-out after
     /// they heard from it, which is later than when it asked.
@@ -51,17 +52,11 @@ impl Watcher {
         let mut metrics = self.raft.metrics();
         let mut server = self.raft.server_metrics();
         let poll = self.heartbeat / 2;
-        let mut reported = Instant::now();
         loop {
-            // The core reports the age of the last quorum; a core that hangs in a write reports nothing,
-            // so the time since its last report counts too, and that is known to within a poll.
-            if metrics.has_changed().unwrap_or(false) {
-                reported = Instant::now();
-            }
             let (current, catching_up) = {
                 let metrics = metrics.borrow_and_update();
                 server.borrow_and_update();
-                let current = self.assess(&metrics, reported.elapsed() + poll);
+                let current = self.assess(&metrics);
                 (
                     current,
                     metrics.state == ServerState::Leader && !current.ready,
@@ -74,10 +69,7 @@ impl Watcher {
             });
             let ended = tokio::select! {
                 changed = server.changed() => changed.is_err(),
-                changed = metrics.changed(), if catching_up => {
-                    reported = Instant::now();
-                    changed.is_err()
-                }
+                changed = metrics.changed(), if catching_up => changed.is_err(),
                 () = tokio::time::sleep(poll) => metrics.has_changed().is_err(),
                 () = self.leadership.closed() => true,
             };
@@ -98,12 +90,9 @@ impl Watcher {
         });
     }
 
-    /// Judges a report of the core that is `age` old.
-    fn assess(&self, metrics: &RaftMetrics<u16, EmptyNode>, age: Duration) -> Leadership {
-        let reigns = metrics.running_state.is_ok() && metrics.state == ServerState::Leader;
-        let alone = metrics.membership_config.voter_ids().count() == 1;
-        let heard = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        let leading = reigns && (alone || heard.is_some_and(|heard| heard + age < self.lease));
+    /// Judges what the core has reported.
+    fn assess(&self, metrics: &RaftMetrics<u16, EmptyNode>) -> Leadership {
+        let leading = metrics.running_state.is_ok() && self.words.hold(metrics, self.lease);
         let reign = metrics.vote.leader_id;
         let applied = metrics.last_applied.map(|last| last.leader_id);
         let leader = metrics.current_leader;

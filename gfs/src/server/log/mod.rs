@@ -48,6 +48,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod words;
 mod writer;
 
 pub use error::{OpenError, ProposeError};
@@ -68,9 +69,9 @@ use growth::Growth;
 use leadership::Watcher;
 use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
-use network::{Agreed, Network, RaftService, SNAPSHOT_CHUNK_BYTES};
+use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, ServerState, SnapshotPolicy, StorageError};
+use openraft::{Config, EmptyNode, SnapshotPolicy, StorageError};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,7 @@ use store::LogStore;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use words::{Asker, Words};
 
 /// The largest command, encoded: one message carries it with room to spare.
 pub const COMMAND_BYTES_MAX: usize = 4 << 20;
@@ -147,14 +149,14 @@ struct Inner<M: StateMachine> {
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
-    agreed: Agreed,
+    words: Words,
     lease: Duration,
     /// The proposer, the watcher and the store, until the first shutdown takes them.
     running: Mutex<Option<Running>>,
 }
 
 struct Running {
-    tasks: [JoinHandle<()>; 4],
+    tasks: [JoinHandle<()>; 5],
     closed: Closed,
 }
 
@@ -236,10 +238,10 @@ impl<M: StateMachine> Replicated<M> {
             dir: config.dir.clone(),
             why,
         };
-        let agreed = Agreed::default();
+        let words = Words::default();
         let network = Network {
             transport,
-            agreed: Arc::clone(&agreed),
+            words: words.clone(),
             backoff: config.heartbeat,
         };
         let (heard, lease, end) = (Heard::now(), config.election.1, store.end());
@@ -263,8 +265,14 @@ impl<M: StateMachine> Replicated<M> {
         let watcher = Watcher {
             raft: raft.clone(),
             leadership: leadership_in,
+            words: words.clone(),
             heartbeat: config.heartbeat,
             lease,
+        };
+        let asker = Asker {
+            raft: raft.clone(),
+            network: network.clone(),
+            heartbeat: config.heartbeat,
         };
         let campaigner = Campaigner {
             raft: raft.clone(),
@@ -287,6 +295,7 @@ impl<M: StateMachine> Replicated<M> {
                 tokio::spawn(watcher.run()),
                 tokio::spawn(proposer.run()),
                 tokio::spawn(campaigner.run()),
+                tokio::spawn(asker.run()),
                 tokio::spawn(growth::keep_bounded(growth, raft.clone())),
             ],
             closed,
@@ -298,7 +307,7 @@ impl<M: StateMachine> Replicated<M> {
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             leadership,
-            agreed,
+            words,
             lease,
             running: Mutex::new(Some(running)),
         };
@@ -462,21 +471,7 @@ impl<M: StateMachine> Replicated<M> {
     pub fn lease_holds(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
-        if metrics.state != ServerState::Leader {
-            return false;
-        }
-        let now = Instant::now();
-        let agreed = self.inner.agreed.lock().expect("no holder panics");
-        let recent = |voter: &u16| {
-            let word = agreed.get(voter);
-            word.is_some_and(|(vote, asked)| {
-                *vote == metrics.vote && now < *asked + self.inner.lease
-            })
-        };
-        let voters: Vec<u16> = metrics.membership_config.voter_ids().collect();
-        let others = voters.iter().filter(|voter| **voter != metrics.id);
-        let agree = others.filter(|voter| recent(voter)).count();
-        2 * (agree + 1) > voters.len()
+        self.inner.words.hold(&metrics, self.inner.lease)
     }
 
     /// Returns once it is certain that this node led at some time during the call and that

@@ -1,8 +1,9 @@
-//! Raft's messages over [`Transport`]: three calls, encoded with the wire codec.
+//! Raft's messages over [`Transport`], and two of our own, encoded with the wire codec.
 
-use super::election::Heard;
+use super::election::{Heard, Sign};
 use super::raft::{Entry, LogId, Raft, Types, node};
 use super::store::LogEnd;
+use super::words::Words;
 use crate::net::{NetError, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,8 +19,8 @@ use openraft::raft::{
 use openraft::{EmptyNode, ServerState, Vote};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,18 +36,17 @@ pub(super) enum Request {
     Snapshot(InstallSnapshotRequest<Types>),
     /// Whether the other would vote for a node whose log ends here; answered by a truth value.
     WouldVote(Option<LogId>),
+    /// Whether the other follows the leader that was elected with this vote; answered by a truth value.
+    Follow(Vote<u16>),
 }
 
 type Failure<E> = RPCError<u16, EmptyNode, E>;
-
-/// When each of the others last agreed that this node leads, counted from when it was asked, and in which reign.
-pub(super) type Agreed = Arc<Mutex<BTreeMap<u16, (Vote<u16>, Instant)>>>;
 
 /// Makes connections to the other voters.
 #[derive(Clone, Debug)]
 pub(super) struct Network {
     pub transport: Arc<dyn Transport>,
-    pub agreed: Agreed,
+    pub words: Words,
     /// How long to leave a voter alone that could not be reached; short, or it starts elections.
     pub backoff: Duration,
 }
@@ -99,8 +99,7 @@ impl RaftNetwork<Types> for Peer {
         let (vote, asked) = (request.vote, Instant::now());
         let reply = self.call(&Request::Append(request), &option).await?;
         if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
-            let mut agreed = self.network.agreed.lock().expect("no holder panics");
-            agreed.insert(self.to.0, (vote, asked));
+            self.network.words.note(self.to.0, vote, asked);
         }
         Ok(reply)
     }
@@ -149,6 +148,7 @@ impl Service for RaftService {
             Request::Append(request) => Some(request.vote),
             Request::Vote(request) => Some(request.vote),
             Request::Snapshot(request) => Some(request.vote),
+            Request::Follow(vote) => Some(*vote),
             Request::WouldVote(_) => None,
         };
         if claimed.is_some_and(|vote| vote.leader_id.node_id != from.0) {
@@ -156,9 +156,10 @@ impl Service for RaftService {
         }
         // Noted when it comes: it may have to wait for a disk, and its sender leads all the same.
         let current = self.raft.server_metrics().borrow().vote;
-        let leads = claimed.is_some_and(|vote| vote.is_committed() && vote >= current);
-        if leads {
-            self.heard.note();
+        let leads = claimed.filter(|vote| vote.is_committed() && *vote >= current);
+        let sign = leads.map(|vote| self.heard.hear(&vote));
+        if sign == Some(Sign::Crossing) {
+            return None;
         }
         let reply = match request {
             Request::Append(request) if !is_contiguous(&request.entries) => return None,
@@ -167,12 +168,19 @@ impl Service for RaftService {
                 fail_point!("log: before entries are acknowledged");
                 wire::encode(&reply)
             }
+            Request::Vote(_) if self.heard.is_bound(self.lease) => {
+                wire::encode(&self.refuse_vote(current))
+            }
             Request::Vote(request) => {
                 fail_point!("log: before a vote is given");
                 wire::encode(&self.raft.vote(request).await)
             }
             Request::Snapshot(request) => wire::encode(&self.raft.install_snapshot(request).await),
             Request::WouldVote(last) => wire::encode(&self.would_vote(last)),
+            Request::Follow(vote) => {
+                let follows = sign == Some(Sign::Heard) && vote == current && !self.is_stopped();
+                wire::encode(&follows)
+            }
         };
         Some(reply.into())
     }
@@ -182,11 +190,23 @@ impl RaftService {
     fn would_vote(&self, last: Option<LogId>) -> bool {
         let leads = self.raft.server_metrics().borrow().state == ServerState::Leader;
         // A core that has stopped will not vote.
-        let stopped = self.raft.metrics().borrow().running_state.is_err();
-        if leads || stopped || self.heard.age() < self.lease {
+        if leads || self.is_stopped() || self.heard.age() < self.lease {
             return false;
         }
         self.end.get().is_some_and(|mine| mine <= last)
+    }
+
+    /// What raft's core answers as well if its messages came through in time.
+    fn refuse_vote(&self, vote: Vote<u16>) -> Result<VoteResponse<u16>, RaftError<u16>> {
+        Ok(VoteResponse {
+            vote,
+            vote_granted: false,
+            last_log_id: self.end.get().flatten(),
+        })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.raft.metrics().borrow().running_state.is_err()
     }
 
     fn is_member(&self, from: NodeId) -> bool {
@@ -285,5 +305,6 @@ mod tests {
             ],
         );
         check(&Request::WouldVote(Some(id(6))), &[3, 1, 2, 1, 6]);
+        check(&Request::Follow(vote), &[4, 2, 1, 1]);
     }
 }
