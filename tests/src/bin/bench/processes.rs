@@ -15,11 +15,12 @@ impl Bench {
         for node in cluster.nodes() {
             node.sh(&start).ok();
         }
-        // As many on one machine as there are on all nodes: a pid namespace of their own, beside the nodes.
+        // As many on one machine as there are on all nodes: a pid namespace of their own, beside the nodes. Its first
+        // process takes the others with it.
         let alone = |command: &str| {
             let count = nodes * (SLEEPERS + 4);
             format!(
-                "unshare --pid --fork --mount-proc sh -c 'i=0; while [ $i -lt {count} ]; do sleep 3600 >/dev/null 2>&1 </dev/null & i=$((i+1)); done; {command}; kill $(jobs -p) 2>/dev/null'"
+                "unshare --pid --fork --mount-proc sh -c 'i=0; while [ $i -lt {count} ]; do sleep 3600 >/dev/null 2>&1 </dev/null & i=$((i+1)); done; {command}; exit 0'"
             )
         };
         let many = |command: &str| {
