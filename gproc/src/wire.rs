@@ -2,6 +2,9 @@
 //!
 //! All pids in them are cluster pids; the texts of `stat` and `status` have been rewritten to them by the node.
 
+#[cfg(test)]
+mod golden;
+
 use crate::pids::ClusterPid;
 use bytes::Bytes;
 use consistency::wire::node::NodeLoad;
@@ -323,52 +326,7 @@ pub enum ProcReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consistency::NodeId;
-    use consistency::wire::{decode, encode};
-
-    #[track_caller]
-    fn check(message: &ProcRequest, golden: &[u8]) {
-        assert_eq!(encode(message), golden, "{message:?} changed on the wire");
-        assert_eq!(&decode::<ProcRequest>(golden).expect("decodes"), message);
-    }
-
-    #[test]
-    fn golden_bytes() {
-        let pid = ClusterPid::of(NodeId(1), 65_536).expect("a pid");
-        let who = Who { uid: 5, gid: 6 };
-        check(&ProcRequest::Snapshot { after: None }, &[0, 0]);
-        check(&ProcRequest::Identify(pid), &[1, 252, 0, 0, 2, 0]);
-        let read = ProcRequest::Read {
-            pid,
-            birth: Birth(7),
-            thread: None,
-            file: ProcFile::Cmdline,
-            who,
-        };
-        check(&read, &[2, 252, 0, 0, 2, 0, 7, 0, 2, 5, 6]);
-        check(&ProcRequest::Load, &[3]);
-        let signal = ProcRequest::Signal {
-            pid,
-            birth: Birth(7),
-            number: 15,
-            who,
-        };
-        check(&signal, &[4, 252, 0, 0, 2, 0, 7, 30, 5, 6]);
-        let signal = ProcRequest::SignalGroup {
-            group: pid,
-            birth: None,
-            number: 15,
-            who,
-        };
-        check(&signal, &[5, 252, 0, 0, 2, 0, 0, 30, 5, 6]);
-        let column = ProcRequest::Column {
-            file: ProcFile::Namespace(Namespace::Uts),
-            who,
-            after: Some(pid),
-        };
-        check(&column, &[6, 22, 9, 5, 6, 1, 252, 0, 0, 2, 0]);
-        check(&ProcRequest::Machine(MachineFile::Filesystems), &[8, 9]);
-    }
+    use consistency::wire::decode;
 
     #[test]
     fn what_is_no_pid_does_not_decode() {
