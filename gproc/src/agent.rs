@@ -12,6 +12,7 @@ use consistency::NodeId;
 use consistency::wire::{decode, encode};
 use gfs::net::Service;
 use nix::errno::Errno;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -30,12 +31,15 @@ pub const READS_MAX: usize = 32;
 /// How many ends of processes are waited for at a time; each wait holds a descriptor.
 pub const WAITS_MAX: usize = 256;
 
+/// Tells what the daemon counts, as the text format of Prometheus has it.
+pub type Metrics = Box<dyn Fn() -> String + Send + Sync>;
+
 /// Answers [`ProcRequest`]s out of the node's procfs.
-#[derive(Debug)]
 pub struct ProcAgent {
     node: NodeId,
     procfs: Arc<Procfs>,
     meter: Arc<Meter>,
+    metrics: Metrics,
     reads: Arc<Semaphore>,
     waits: Semaphore,
     /// The last scan; whoever holds it may make the next one.
@@ -57,11 +61,19 @@ impl ProcAgent {
         Self {
             node,
             meter: Arc::new(Meter::new(&proc_path)),
+            metrics: Box::new(String::new),
             procfs: Arc::new(Procfs::new(node, proc_path)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             waits: Semaphore::new(WAITS_MAX),
             scan: Arc::default(),
         }
+    }
+
+    /// Has the node tell these to who reads its `metrics`.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// As on a mount with hidepid.
@@ -161,6 +173,7 @@ impl ProcAgent {
                 self.act(move |procfs| procfs.signal_group(group, birth, number, who))
                     .await
             }
+            ProcRequest::Metrics => ProcReply::Machine((self.metrics)().into()),
             ProcRequest::Load => {
                 let meter = Arc::clone(&self.meter);
                 ProcReply::Load(blocking(move || meter.measure()).await)
@@ -246,6 +259,15 @@ impl ProcAgent {
             read()
         })
         .await
+    }
+}
+
+impl fmt::Debug for ProcAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcAgent")
+            .field("node", &self.node)
+            .field("procfs", &self.procfs)
+            .finish_non_exhaustive()
     }
 }
 

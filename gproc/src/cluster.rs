@@ -284,6 +284,14 @@ impl Cluster {
         }
     }
 
+    /// Returns what a node's daemon counts.
+    pub(crate) async fn metrics(&self, node: NodeId) -> Result<Bytes, AskError> {
+        match self.ask(node, ProcRequest::Metrics, PATIENCE).await? {
+            ProcReply::Machine(content) => Ok(content),
+            other => Err(unexpected(node, &other)),
+        }
+    }
+
     /// Has a node do something; says what came of it.
     pub(crate) async fn act(
         &self,

@@ -290,6 +290,8 @@ pub enum ProcRequest {
         /// For whom.
         who: Who,
     },
+    /// What the daemon counts; answered by [`ProcReply::Machine`].
+    Metrics,
 }
 
 /// Answer to a [`ProcRequest`].

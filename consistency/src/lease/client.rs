@@ -294,6 +294,12 @@ impl Client {
             .collect()
     }
 
+    /// Returns how much is held.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Begins to tell the leader of a new reign what is held; returns the list, `None` if the session has
     /// lapsed. The list may be sent in parts, each after the last was answered.
     pub fn begin_reclaim(&mut self, now: Instant, reign: Epoch) -> Option<Vec<(InodeNo, Mode)>> {

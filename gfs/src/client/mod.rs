@@ -200,6 +200,12 @@ impl Client {
         self.core.calls.known_leader()
     }
 
+    /// Returns how many leases this node holds.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.core.leases().held_count()
+    }
+
     /// Flushes everything, gives all leases back, and stops. The mount must be gone.
     ///
     /// # Errors

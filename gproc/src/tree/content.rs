@@ -58,6 +58,7 @@ impl ProcTree {
                         Ok(show(load.as_ref())?.into())
                     }
                     OfNode::Switch => Ok(Bytes::from_static(b"0\n")),
+                    OfNode::Metrics => Ok(self.cluster.metrics(node).await?),
                 }
             }
             Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => {

@@ -104,6 +104,8 @@ pub(super) enum OfNode {
     Shows(fn(Option<&NodeLoad>) -> Result<String, Errno>),
     /// Something that nodes cannot do yet: it is off.
     Switch,
+    /// What its daemon counts.
+    Metrics,
 }
 
 /// Directories here.
@@ -231,6 +233,7 @@ pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "stay",      mode: 0o644, what: OfNode::Switch },
     NodeFile { name: "bring",     mode: 0o644, what: OfNode::Switch },
     NodeFile { name: "expel",     mode: 0o644, what: OfNode::Switch },
+    NodeFile { name: "metrics",   mode: 0o444, what: OfNode::Metrics },
 ];
 
 impl OfProcess {

@@ -69,7 +69,9 @@ impl Fake {
                 std::fs::write(proc.path().join(name), text).expect("written");
             };
             write("loadavg", "0.0 0.0 0.0 3/90 1\n");
-            let agent = ProcAgent::new(NodeId(id), proc.path()).hiding(hidden);
+            let agent = ProcAgent::new(NodeId(id), proc.path())
+                .with_metrics(Box::new(move || format!("of {id}")))
+                .hiding(hidden);
             let agent = Arc::new(agent);
             let spy = Arc::new(Spy {
                 agent,
@@ -551,6 +553,8 @@ async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
     assert_eq!(cat("cluster/node3/state").await.expect("read"), "down\n");
     assert_eq!(cat("cluster/node2/state").await.expect("read"), "up\n");
     assert_eq!(cat("cluster/node3/load").await, Err(down));
+    assert_eq!(cat("cluster/node3/metrics").await, Err(down));
+    assert_eq!(cat("cluster/node2/metrics").await.expect("read"), "of 2");
     let load = cat("cluster/node2/load").await.expect("read");
     assert!(
         load.trim_end().parse::<u64>().expect("a number") > 0,

@@ -38,7 +38,7 @@ macro_rules! variants {
     };
 }
 
-variants!(ProcRequest: Snapshot Identify Read Load Signal SignalGroup Column Wait Machine Lock);
+variants!(ProcRequest: Snapshot Identify Read Load Signal SignalGroup Column Wait Machine Lock Metrics);
 variants!(ProcReply: Snapshot Identity Content Load Failed Done Column Machine);
 variants!(ProcFile: Stat Status Cmdline Statm Environ Io Limits Wchan Cgroup Maps Smaps SmapsRollup Mounts Mountinfo
     Schedstat OomScore OomScoreAdj Loginuid Sessionid Exe Cwd Root Namespace Fd FdInfo Fds Tasks Lock);
@@ -101,6 +101,7 @@ fn requests() -> Vec<ProcRequest> {
             lock: true,
             who,
         },
+        ProcRequest::Metrics,
     ]
 }
 

@@ -13,6 +13,7 @@
 mod control;
 pub(crate) mod incarnation;
 mod members;
+mod metrics;
 pub mod watcher;
 
 use crate::config::{GludConfig, S3Config};
@@ -39,10 +40,11 @@ use gfs::{client, fuse, server};
 use gproc::keeper::PidKeeper;
 use gproc::{ProcAgent, ProcTree, job};
 use members::Members;
+use metrics::Counted;
 use std::path::Path;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -166,7 +168,21 @@ impl Node {
         );
         let client = Arc::new(client);
 
-        let proc_agent = Arc::new(ProcAgent::new(config.node, PROC));
+        let metrics = {
+            let (client, transport) = (Arc::clone(&client), Arc::clone(&transport));
+            let (node, started) = (config.node, Instant::now());
+            let count = move || Counted {
+                version: versions.max,
+                up: started.elapsed().as_secs(),
+                leases: client.leases(),
+                session: client.session().is_some(),
+                leads: client.leader() == Some(node),
+                traffic: transport.traffic(),
+            };
+            Box::new(move || metrics::show(&count()))
+        };
+        let proc_agent = ProcAgent::new(config.node, PROC).with_metrics(metrics);
+        let proc_agent = Arc::new(proc_agent);
         gproc::register(&router, Arc::clone(&proc_agent));
         let processes = Arc::new(ProcTree::new(Arc::clone(&network), proc_agent));
         tokio::spawn(Arc::clone(&members).watch(processes.events()));

@@ -7,6 +7,7 @@
 
 use super::frame::{self, Frame, FrameError, FrameReader, Kind};
 use super::hello::Close;
+use super::traffic::Traffic;
 use bytes::{Bytes, BytesMut};
 use consistency::NodeId;
 use gfs::net::{ByteStream, NetError, ServiceId};
@@ -78,6 +79,11 @@ impl Link {
             queued,
         };
         (link, driver)
+    }
+
+    /// Returns what has gone over it.
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic::of(&self.connection)
     }
 
     /// Calls a service. The caller keeps the deadline; the callee is told of it.

@@ -13,7 +13,7 @@
 //!   and move over at their first wait. Why: docs/decisions/0005.
 //! - What a node says to itself never gets here, or into any buffer: it goes to the router.
 //!
-//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions`, `spoken` and a link's `calls` are leaves. None
+//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions`, `spoken`, `past` and a link's `calls` are leaves. None
 //! is held across an await.
 
 mod frame;
@@ -23,6 +23,7 @@ mod local;
 mod peer;
 mod serve;
 mod tls;
+mod traffic;
 
 use crate::identity::{ClusterRoot, IdentityError, NodeIdentity};
 use async_trait::async_trait;
@@ -46,6 +47,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::warn;
+pub use traffic::Traffic;
 
 /// How long opening a byte stream may take.
 const OPEN_MAX: Duration = Duration::from_secs(5);
@@ -103,6 +105,8 @@ struct Shared {
     sessions: Mutex<BTreeMap<NodeId, Connection>>,
     /// What was last spoken with each node.
     spoken: Mutex<BTreeMap<NodeId, u32>>,
+    /// What went over connections that have ended.
+    past: Mutex<BTreeMap<NodeId, Traffic>>,
 }
 
 impl QuicTransport {
@@ -193,6 +197,29 @@ impl QuicTransport {
         let peers = self.shared.peers.read().expect("no holder panics");
         let trouble = |(id, peer): (&NodeId, &Arc<Peer>)| Some((*id, peer.trouble()?));
         peers.iter().filter_map(trouble).collect()
+    }
+
+    /// Returns what has been sent to each peer and received from it since the start.
+    #[must_use]
+    pub fn traffic(&self) -> BTreeMap<NodeId, Traffic> {
+        let peers = self.shared.peers.read().expect("no holder panics");
+        let mut all: BTreeMap<_, _> = peers.keys().map(|id| (*id, Traffic::default())).collect();
+        let links = peers
+            .iter()
+            .filter_map(|(id, peer)| Some((*id, peer.traffic()?)));
+        let links: Vec<_> = links.collect();
+        drop(peers);
+        let sessions = self.shared.sessions();
+        let sessions = sessions.iter().map(|(id, of)| (*id, Traffic::of(of)));
+        let sessions: Vec<_> = sessions.collect();
+        let past = self.shared.past.lock().expect("no holder panics").clone();
+        for (id, more) in past.into_iter().chain(links).chain(sessions) {
+            // Of those that were taken out of the cluster nobody asks.
+            if let Some(sum) = all.get_mut(&id) {
+                *sum += more;
+            }
+        }
+        all
     }
 
     fn stop(&self, goodbye: Option<Endpoint>) {
@@ -344,6 +371,7 @@ impl Shared {
             peers: RwLock::default(),
             sessions: Mutex::default(),
             spoken: Mutex::default(),
+            past: Mutex::default(),
         });
         net.spawn(serve::accept(Arc::clone(&shared)));
         Ok(shared)
@@ -355,6 +383,12 @@ impl Shared {
             .lock()
             .expect("no holder panics")
             .insert(peer, version);
+    }
+
+    /// Counts a connection that has ended.
+    fn note_traffic(&self, peer: NodeId, traffic: Traffic) {
+        let mut past = self.past.lock().expect("no holder panics");
+        *past.entry(peer).or_default() += traffic;
     }
 
     /// Who was taken out of the configuration has lost its say, whatever its certificate is good for.
@@ -388,6 +422,8 @@ impl Shared {
         {
             sessions.remove(&peer);
         }
+        drop(sessions);
+        self.note_traffic(peer, Traffic::of(connection));
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<NodeId, Connection>> {

@@ -13,6 +13,7 @@
 use super::Shared;
 use super::hello::{Close, Hello};
 use super::link::{Link, LinkDriver, words};
+use super::traffic::Traffic;
 use consistency::NodeId;
 use gfs::net::NetError;
 use quinn::ConnectionError;
@@ -113,6 +114,14 @@ impl Peer {
         }
     }
 
+    /// Returns what has gone over the connection, if there is one.
+    pub(super) fn traffic(&self) -> Option<Traffic> {
+        match &*self.state.borrow() {
+            State::Up(link) => Some(link.traffic()),
+            State::Down { .. } | State::Dialling | State::Gone => None,
+        }
+    }
+
     /// Ends a pause: the peer was just heard.
     pub(super) fn forgive(&self) {
         self.state.send_if_modified(|state| match state {
@@ -177,6 +186,7 @@ impl Peer {
                 } else {
                     self.failed(&why, failures);
                 }
+                shared.note_traffic(self.id, link.traffic());
             }
             Err(why) => {
                 // Once in a row is news.
