@@ -344,7 +344,7 @@ impl Core {
             let mut state = child.state();
             state.made = false;
             self.installed(&state, ticket, child.ino, fact.grant);
-            let dirty = state.is_dirty();
+            let dirty = state.is_dirty() && !missing!(LoseContent);
             let differs = match &mut state.attr {
                 Some(own) if dirty => {
                     own.version = own.version.max(attr.version);

@@ -8,8 +8,8 @@ use crate::client::Client;
 use crate::error::Errno;
 use crate::tree::{Caller, EntryReply, Kernel, NewMode, OpenFlags, Opened, Tree};
 use bytes::Bytes;
-use consistency::InodeNo;
 use consistency::wire::meta::{Name, NewNode, RenameMode};
+use consistency::{InodeNo, SessionId};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -133,8 +133,12 @@ impl Mount {
         }
     }
 
-    async fn open(&self, path: &str, how: i32) -> Result<(InodeNo, Opened), Errno> {
-        let ino = self.lookup(path).await?;
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.client.session()
+    }
+
+    async fn open(&self, dir: InodeNo, path: &str, how: i32) -> Result<(InodeNo, Opened), Errno> {
+        let ino = self.lookup_in(dir, path).await?;
         let opened = self.client.open(ROOT, ino, flags(how)).await?;
         if !opened.keep_cache {
             self.kernel.drop_page(ino);
@@ -143,7 +147,11 @@ impl Mount {
     }
 
     pub(super) async fn read(&self, path: &str) -> Result<Bytes, Errno> {
-        let (ino, opened) = self.open(path, libc::O_RDONLY).await?;
+        self.read_in(DIR, path).await
+    }
+
+    pub(super) async fn read_in(&self, dir: InodeNo, path: &str) -> Result<Bytes, Errno> {
+        let (ino, opened) = self.open(dir, path, libc::O_RDONLY).await?;
         let data = self.read_page(ino, opened).await;
         self.client.release(ino, opened.fh).await;
         data
@@ -171,8 +179,17 @@ impl Mount {
     }
 
     pub(super) async fn write(&self, path: &str, data: Bytes) -> Result<(), Errno> {
+        self.write_in(DIR, path, data).await
+    }
+
+    pub(super) async fn write_in(
+        &self,
+        dir: InodeNo,
+        path: &str,
+        data: Bytes,
+    ) -> Result<(), Errno> {
         let how = libc::O_WRONLY;
-        let (ino, opened) = self.open(path, how).await?;
+        let (ino, opened) = self.open(dir, path, how).await?;
         let len = data.len();
         let written = self
             .client
@@ -185,7 +202,11 @@ impl Mount {
     }
 
     pub(super) async fn fsync(&self, path: &str) -> Result<(), Errno> {
-        let ino = self.lookup(path).await?;
+        self.fsync_in(DIR, path).await
+    }
+
+    pub(super) async fn fsync_in(&self, dir: InodeNo, path: &str) -> Result<(), Errno> {
+        let ino = self.lookup_in(dir, path).await?;
         self.client.fsync(ROOT, ino, 0, false).await
     }
 

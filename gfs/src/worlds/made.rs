@@ -1,11 +1,17 @@
-//! Names that a node makes in directories of its own, where it may do so by itself (G1), and what S1 to S4 say of them.
+//! Names that a node makes in directories of its own, where it may do so by itself (G1), what it writes there, and what S1
+//! to S4 say of both.
 //!
 //! They are numbered, and made and committed in this order: of one directory a node loses the youngest, or none. A node
-//! that makes a directory makes nothing more in the one before.
+//! that makes a directory makes nothing more in the one before. What is in a file follows from its number and its
+//! directory's; it is written once, after the name is made, and may be lost by itself: then the file is empty.
 
 use super::model::Who;
+use bytes::Bytes;
 use consistency::InodeNo;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What does not fit into a file's record.
+pub(super) const LONG: usize = 20_000;
 
 /// The present directories, by node, and what must be in earlier ones.
 #[derive(Debug, Default)]
@@ -13,7 +19,7 @@ pub(super) struct Own {
     present: BTreeMap<u16, Dir>,
     /// Of nodes that went on or lost something: what was seen or synced.
     kept: Vec<Dir>,
-    /// Names that were not found, in directories whose makers are not known to have lost them: by number, and why that
+    /// Names that were not found, or were empty, in directories whose makers are not known to have lost them: by number, and why that
     /// would be wrong.
     missed: BTreeMap<u64, String>,
     last: u64,
@@ -28,6 +34,10 @@ pub(super) struct Dir {
     pub(super) made: u64,
     /// So many were seen by others, or synced.
     pub(super) safe: u64,
+    /// All up to this one were written.
+    pub(super) written: u64,
+    /// Those whose content was seen by others, or synced.
+    pub(super) kept: BTreeSet<u64>,
 }
 
 impl Dir {
@@ -51,6 +61,8 @@ impl Own {
             ino,
             made: 0,
             safe: 0,
+            written: 0,
+            kept: BTreeSet::new(),
         };
         self.present.insert(node, dir);
     }
@@ -79,11 +91,27 @@ impl Own {
         }
     }
 
+    /// The node has written name `written`.
+    pub(super) fn written(&mut self, node: u16, number: u64, written: u64) {
+        if let Some(dir) = self.at(node, number) {
+            dir.written = dir.written.max(written);
+        }
+    }
+
     /// Names up to `safe` were seen by others, or synced (S2, S3).
     pub(super) fn safe(&mut self, number: u64, safe: u64) {
         let all = self.present.values_mut().chain(&mut self.kept);
         for dir in all.filter(|dir| dir.number == number) {
             dir.safe = dir.safe.max(safe);
+        }
+    }
+
+    /// The content of `name`, and so the name, was seen by others, or synced (S2, S3).
+    pub(super) fn keep(&mut self, number: u64, name: u64) {
+        self.safe(number, name);
+        let all = self.present.values_mut().chain(&mut self.kept);
+        for dir in all.filter(|dir| dir.number == number) {
+            dir.kept.insert(name);
         }
     }
 
@@ -96,7 +124,20 @@ impl Own {
     /// out to have lost nothing: while that is stopped others find out first.
     pub(super) fn miss(&mut self, looked: &Dir, name: u64) -> Option<String> {
         let why = format!("name {name} is missed in {looked:?}");
-        if name <= looked.safe {
+        self.note_missed(looked, name <= looked.safe, why)
+    }
+
+    /// As [`Self::miss`], of what was written into it.
+    pub(super) fn miss_content(&mut self, looked: &Dir, name: u64) -> Option<String> {
+        if name > looked.written {
+            return None;
+        }
+        let why = format!("the content of name {name} is missed in {looked:?}");
+        self.note_missed(looked, looked.kept.contains(&name), why)
+    }
+
+    fn note_missed(&mut self, looked: &Dir, is_wrong: bool, why: String) -> Option<String> {
+        if is_wrong {
             return Some(why);
         }
         if self.present.values().any(|dir| dir.number == looked.number) {
@@ -123,6 +164,10 @@ pub(super) enum OwnOp {
     Begin(u8),
     Make,
     Sync,
+    /// Syncs the youngest file, and reads it back.
+    SyncFile,
+    /// Reads the youngest file back.
+    Read,
     /// Looks for the youngest name of another node.
     Look(u16),
 }
@@ -130,6 +175,12 @@ pub(super) enum OwnOp {
 /// The name of a number.
 pub(super) fn name(number: u64) -> String {
     format!("m{number}")
+}
+
+/// What is in the file of that number: nothing, what fits into its record, or more.
+pub(super) fn content(dir: u64, name: u64) -> Bytes {
+    let times = [LONG / 8, 0, 1][(name % 3) as usize];
+    Bytes::from((dir << 32 | name).to_le_bytes().repeat(times))
 }
 
 /// Returns whose directory is worth a look: anyone's but one's own.

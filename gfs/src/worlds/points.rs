@@ -26,22 +26,25 @@ pub(crate) enum Mutant {
     KeepMade,
     /// S3: fsync does nothing.
     NoFlush,
+    /// G3: the leader's record of a made file replaces what was written into it meanwhile.
+    LoseContent,
     /// S5: nothing is dropped when the session is lost.
     NoLapse,
 }
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 10] = [
+    pub(super) const ALL: [(Self, u64); 11] = [
         (Self::NoSync, 0),
-        (Self::NoVote, 0),
-        (Self::GoOn, 20),
+        (Self::NoVote, 36),
+        (Self::GoOn, 4),
         (Self::OneReign, 8),
-        (Self::Twice, 32),
+        (Self::Twice, 88),
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
-        (Self::KeepMade, 0),
+        (Self::KeepMade, 4),
         (Self::NoFlush, 0),
+        (Self::LoseContent, 4),
         (Self::NoLapse, 0),
     ];
 

@@ -17,8 +17,6 @@ use tokio::time::sleep;
 pub(super) const FILES: u32 = 2;
 /// Names that come, go and move.
 const NAMES: u8 = 3;
-/// The second file does not fit into its record.
-const LONG: usize = 20_000;
 /// Pause before something is asked again that failed.
 const AGAIN: Duration = Duration::from_millis(50);
 /// Who makes the files.
@@ -39,7 +37,8 @@ fn path(file: u32) -> String {
 }
 
 fn content(file: u32, value: u64) -> Bytes {
-    let times = if file == 0 { 1 } else { LONG / 8 };
+    // The second file does not fit into its record.
+    let times = if file == 0 { 1 } else { made::LONG / 8 };
     Bytes::from(value.to_le_bytes().repeat(times))
 }
 
@@ -84,10 +83,12 @@ impl Program {
         sleep(Duration::from_millis(self.dice.below(pause))).await;
         let what = self.dice.below(8_u8);
         if what < 3 {
-            let op = match self.dice.below(8_u8) {
+            let op = match self.dice.below(10_u8) {
                 0 | 1 => OwnOp::Begin(self.dice.below(4_u8)),
                 2 => OwnOp::Sync,
-                3..7 => {
+                7 => OwnOp::SyncFile,
+                8 => OwnOp::Read,
+                3..=6 => {
                     let nodes = self.shared.state().own.nodes();
                     let draw = self.dice.below(8_u32) as usize;
                     match made::other(&nodes, self.who, draw) {
@@ -134,8 +135,10 @@ impl Program {
         }
         let all = self.shared.state().own.all();
         for dir in all.iter().filter(|dir| dir.safe > 0) {
-            while !self.look_for(dir, dir.safe).await {
-                sleep(AGAIN).await;
+            for name in dir.kept.iter().copied().chain([dir.safe]) {
+                while !self.look_for(dir, name).await {
+                    sleep(AGAIN).await;
+                }
             }
         }
         for name in 0..NAMES {
@@ -227,7 +230,7 @@ impl Program {
             .state()
             .tell(NodeId(who.node), || format!("{op:?}"));
         let done = match (op, present(who.node)) {
-            (OwnOp::Begin(_), _) | (OwnOp::Make | OwnOp::Sync, None) => {
+            (OwnOp::Begin(_), _) | (OwnOp::Make | OwnOp::Sync | OwnOp::SyncFile, None) => {
                 let number = self.shared.state().own.next();
                 let made = mount.mkdir(&Dir::path(number)).await;
                 made.map(|ino| self.if_alive(|own| own.begin(who.node, number, ino)))
@@ -235,15 +238,39 @@ impl Program {
             (OwnOp::Make, Some(dir)) => {
                 let next = dir.made + 1;
                 let made = mount.create_in(dir.ino, &made::name(next)).await;
-                if made.is_err() {
-                    // It may come to be there, or not: nothing comes after it.
-                    self.if_alive(|own| own.end(who.node));
+                match made {
+                    Ok(_) => {
+                        self.if_alive(|own| own.made(who.node, dir.number, next));
+                        self.fill(&dir, next).await
+                    }
+                    Err(errno) => {
+                        // It may come to be there, or not: nothing comes after it.
+                        self.if_alive(|own| own.end(who.node));
+                        Err(errno)
+                    }
                 }
-                made.map(|_| self.if_alive(|own| own.made(who.node, dir.number, next)))
             }
             (OwnOp::Sync, Some(dir)) => {
                 let synced = mount.fsyncdir(dir.ino).await;
                 synced.map(|()| self.if_alive(|own| own.safe(dir.number, dir.made)))
+            }
+            (OwnOp::SyncFile, Some(dir)) => {
+                // What is lost before is not synced.
+                let intact = self.is_intact();
+                let path = made::name(dir.written);
+                let synced = match dir.written {
+                    0 => Ok(()),
+                    _ => mount.fsync_in(dir.ino, &path).await,
+                };
+                if synced.is_ok() && intact && dir.written > 0 {
+                    self.if_alive(|own| own.keep(dir.number, dir.written));
+                }
+                self.read_back().await;
+                synced
+            }
+            (OwnOp::Read, _) => {
+                self.read_back().await;
+                Ok(())
             }
             (OwnOp::Look(other), _) => {
                 if let Some(dir) = present(other).filter(|dir| dir.made > 0) {
@@ -257,26 +284,87 @@ impl Program {
         }
     }
 
-    /// Looks for a name in what `dir` was before; returns whether there was an answer.
+    /// Writes into the file that was made last.
+    async fn fill(&self, dir: &Dir, name: u64) -> Result<(), Errno> {
+        let node = self.who.node;
+        let content = made::content(dir.number, name);
+        if !content.is_empty() {
+            let path = made::name(name);
+            if let Err(errno) = self.mount.write_in(dir.ino, &path, content).await {
+                self.if_alive(|own| own.end(node));
+                return Err(errno);
+            }
+        }
+        self.if_alive(|own| own.written(node, dir.number, name));
+        Ok(())
+    }
+
+    /// Returns whether the node has lost nothing since the world looked last.
+    fn is_intact(&self) -> bool {
+        let session = self.mount.session();
+        let state = self.shared.state();
+        session.is_some() && state.hosts[&NodeId(self.who.node)].session == session
+    }
+
+    /// Looks for what this node has written last.
+    async fn read_back(&self) {
+        let present = self.shared.state().own.present(self.who.node).cloned();
+        if let Some(dir) = present.filter(|dir| dir.written > 0) {
+            self.look_for(&dir, dir.written).await;
+        }
+    }
+
+    /// Looks for a name in what `dir` was before, and at what is in it; returns whether there was an answer.
     async fn look_for(&self, dir: &Dir, name: u64) -> bool {
         let path = made::name(name);
         let found = async {
             let ino = self.mount.lookup(&Dir::path(dir.number)).await?;
-            self.mount.lookup_in(ino, &path).await
-        };
-        match found.await {
-            Ok(_) => self.if_alive(|own| own.safe(dir.number, name)),
-            Err(Errno::ENOENT | Errno::ESTALE) => {
-                let mut state = self.shared.state();
-                if state.lives(self.who)
-                    && let Some(why) = state.own.miss(dir, name)
-                {
-                    state.fail(format!("node {}: {why}", self.who.node));
-                }
+            self.mount.lookup_in(ino, &path).await?;
+            if self.is_others(dir) {
+                self.if_alive(|own| own.safe(dir.number, name));
             }
+            self.mount.read_in(ino, &path).await
+        };
+        let content = made::content(dir.number, name);
+        let missed = match found.await {
+            Ok(found) if found == content => {
+                if self.is_others(dir) {
+                    self.if_alive(|own| own.keep(dir.number, name));
+                }
+                return true;
+            }
+            Ok(found) if found.is_empty() => made::Own::miss_content,
+            Ok(found) => {
+                let len = found.len();
+                self.if_alive_fail(format!("{path} of {dir:?} has {len} bytes of others"));
+                return true;
+            }
+            Err(Errno::ENOENT | Errno::ESTALE) => made::Own::miss,
             Err(errno) => return self.unknown(&format!("look for {path}"), errno),
+        };
+        let why = {
+            let mut state = self.shared.state();
+            let lives = state.lives(self.who);
+            lives.then(|| missed(&mut state.own, dir, name)).flatten()
+        };
+        if let Some(why) = why {
+            self.if_alive_fail(why);
         }
         true
+    }
+
+    /// What a node itself sees of its own is not safe by that.
+    fn is_others(&self, dir: &Dir) -> bool {
+        let state = self.shared.state();
+        let own = state.own.present(self.who.node);
+        own.is_none_or(|own| own.number != dir.number)
+    }
+
+    fn if_alive_fail(&self, why: String) {
+        let mut state = self.shared.state();
+        if state.lives(self.who) {
+            state.fail(format!("node {}: {why}", self.who.node));
+        }
     }
 
     fn if_alive(&self, note: impl FnOnce(&mut made::Own)) {
