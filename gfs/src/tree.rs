@@ -597,10 +597,22 @@ pub trait Kernel: Send + Sync + fmt::Debug {
     }
 }
 
+/// What was found by a look for watches.
+#[derive(Debug)]
+pub struct Look {
+    /// What is watched.
+    pub inodes: BTreeSet<InodeNo>,
+    /// How long it kept a processor busy.
+    pub cost: Duration,
+}
+
 /// Who watches the mount with inotify or fanotify, and how they are told of what other nodes did.
 pub trait Watching: Send + Sync + fmt::Debug {
-    /// Returns the inodes that processes of this node watch. Looks through /proc: milliseconds.
-    fn watched(&self) -> io::Result<BTreeSet<InodeNo>>;
+    /// Looks for what processes of this node watch, through /proc: milliseconds.
+    fn watched(&self) -> io::Result<Look>;
+
+    /// Tells whether anybody has asked anything of the mount since this was called last.
+    fn was_used(&self) -> bool;
 
     /// Returns what [`Caller::pid`] is for requests of the calling thread.
     fn thread(&self) -> u32;

@@ -28,10 +28,10 @@ use tokio::time::{Instant, sleep};
 
 /// Pause between two looks for watches: a watch counts for remote changes from the next look on.
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The same on a machine where a look takes long.
+/// The same where a look takes long, or nobody uses the tree.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A look may take this part (one in this many) of one processor.
-const LOOK_PART: u32 = 50;
+const LOOK_PART: u32 = 200;
 /// How long one question to the leader may take, which answers within 5 s.
 const ASK_WITHIN: Duration = Duration::from_secs(9);
 /// Pause after a question that was not answered.
@@ -282,21 +282,68 @@ pub(super) async fn run(core: Arc<Core>, watching: Arc<dyn Watching>) {
 }
 
 async fn look(watching: &Arc<dyn Watching>, watched: &watch::Sender<BTreeSet<InodeNo>>) {
+    let mut rest = Rest::new(Instant::now());
     loop {
-        let begun = Instant::now();
         let looking = Arc::clone(watching);
+        let mut cost = Duration::ZERO;
         match tokio::task::spawn_blocking(move || looking.watched()).await {
-            Ok(Ok(now)) => drop(watched.send_if_modified(|before| {
-                let changed = *before != now;
-                *before = now;
-                changed
-            })),
+            Ok(Ok(look)) => {
+                watched.send_if_modified(|before| {
+                    let changed = *before != look.inodes;
+                    *before = look.inodes;
+                    changed
+                });
+                cost = look.cost;
+            }
             Ok(Err(error)) => tracing::warn!(%error, "cannot look for watches"),
             Err(_) => return,
         }
-        let pause = begun.elapsed() * LOOK_PART;
-        sleep(pause.clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX)).await;
+        rest.begin(Instant::now());
+        loop {
+            sleep(LOOK_PAUSE_MIN).await;
+            if rest.is_over(Instant::now(), watching.was_used(), cost) {
+                break;
+            }
+        }
     }
+}
+
+/// The time between two looks.
+#[derive(Debug)]
+struct Rest {
+    begun: Instant,
+    /// When the tree was used last: who begins to watch something looks it up or lists it about then, as a rule. If not,
+    /// the watch is found after [`LOOK_PAUSE_MAX`].
+    used: Instant,
+}
+
+impl Rest {
+    fn new(now: Instant) -> Self {
+        Self {
+            begun: now,
+            used: now,
+        }
+    }
+
+    /// A look has ended.
+    fn begin(&mut self, now: Instant) {
+        self.begun = now;
+    }
+
+    /// Tells whether the next look is due, if the last one has cost so much.
+    fn is_over(&mut self, now: Instant, was_used: bool, cost: Duration) -> bool {
+        if was_used {
+            self.used = now;
+        }
+        let unused = self.begun.saturating_duration_since(self.used);
+        now - self.begun >= pause(cost, unused)
+    }
+}
+
+/// Returns how long to wait after a look that has cost so much, if the tree had not been used for so long.
+fn pause(cost: Duration, unused: Duration) -> Duration {
+    let pause = cost.saturating_mul(LOOK_PART).max(unused);
+    pause.clamp(LOOK_PAUSE_MIN, LOOK_PAUSE_MAX)
 }
 
 async fn ask(
@@ -366,5 +413,58 @@ async fn ask(
             Ok(MetaReply::SessionEnded) => core.session_ended(session),
             Ok(_) | Err(_) => sleep(ASK_PAUSE).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_look_costs_a_small_part_of_a_processor() {
+        assert_eq!(pause(MS, Duration::ZERO), LOOK_PAUSE_MIN);
+        assert_eq!(pause(10 * MS, Duration::ZERO), 2_000 * MS);
+        assert_eq!(pause(Duration::MAX, Duration::ZERO), LOOK_PAUSE_MAX);
+        assert_eq!(pause(MS, Duration::MAX), LOOK_PAUSE_MAX);
+    }
+
+    /// Returns how long a rest takes in which the tree is used after so long.
+    fn take(
+        rest: &mut Rest,
+        now: &mut Instant,
+        used_after: Option<Duration>,
+        cost: Duration,
+    ) -> u128 {
+        let begun = *now;
+        rest.begin(begun);
+        let mut used_at = used_after.map(|after| begun + after);
+        loop {
+            *now += LOOK_PAUSE_MIN;
+            let was_used = used_at.take_if(|at| *at <= *now).is_some();
+            if rest.is_over(*now, was_used, cost) {
+                return (*now - begun).as_millis();
+            }
+        }
+    }
+
+    #[test]
+    fn where_nothing_happens_looks_are_rare() {
+        let mut now = Instant::now();
+        let mut rest = Rest::new(now);
+        let rests = [(); 7].map(|()| take(&mut rest, &mut now, None, MS));
+        assert_eq!(rests, [500, 500, 1_000, 2_000, 4_000, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn who_uses_the_tree_is_looked_at_soon() {
+        let mut now = Instant::now();
+        let mut rest = Rest::new(now);
+        now += 60_000 * MS;
+        assert_eq!(take(&mut rest, &mut now, Some(1_200 * MS), MS), 1_500);
+        // What looks cost is bounded all the same.
+        assert_eq!(take(&mut rest, &mut now, Some(MS), 10 * MS), 2_000);
+        assert_eq!(take(&mut rest, &mut now, None, MS), 1_500);
     }
 }

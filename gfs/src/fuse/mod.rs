@@ -34,6 +34,7 @@ mod session;
 mod sys;
 pub mod table;
 mod waits;
+mod watchers;
 mod watches;
 
 pub use abi::Opcode;

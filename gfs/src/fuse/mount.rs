@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// How a tree is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,8 +223,8 @@ impl Mount {
         &self.point
     }
 
-    pub(super) fn watches(&self, place: Arc<Place>) -> Watches {
-        Watches::new(place, &self.device)
+    pub(super) fn watches(&self, place: Arc<Place>, used: Arc<AtomicBool>) -> Watches {
+        Watches::new(place, &self.device, used)
     }
 
     /// Tells whether the mount point still shows this mount (and not nothing, or another one on top).

@@ -104,6 +104,7 @@ impl Connection {
             waits: self.waits,
             runtime: runtime.clone(),
             watching: AtomicBool::new(false),
+            used: Arc::default(),
         });
         let workers = self.config.workers.max(1);
         let (alive, all_ended) = mpsc::channel();
@@ -112,7 +113,10 @@ impl Connection {
         let mounted = Mounted {
             session: Arc::clone(&session),
             notifier: self.notifier,
-            watches: Arc::new(self.mount.watches(Arc::clone(&self.place))),
+            watches: Arc::new(
+                self.mount
+                    .watches(Arc::clone(&self.place), Arc::clone(&session.used)),
+            ),
             place: self.place,
             mount: Arc::new(self.mount),
             all_ended: Mutex::new(all_ended),
@@ -275,6 +279,8 @@ struct Session {
     runtime: Handle,
     /// A task looks after waiting requests whose thread got a signal.
     watching: AtomicBool,
+    /// There was a request, of any kind but FORGET.
+    used: Arc<AtomicBool>,
 }
 
 /// A thread that reads requests.
@@ -354,6 +360,10 @@ impl Session {
 
     fn start(self: &Arc<Self>, request: Request) {
         let header = request.header;
+        // Mostly it is set already; to read it alone does not take it from the other workers' processors.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
         if self.waits.is_full() {
             return self.answer(header.unique, Answer::error(Errno(libc::ENOMEM)));
         }

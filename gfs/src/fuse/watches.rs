@@ -8,7 +8,8 @@
 //! that nobody else uses, its dentry goes, and without one a handle of a directory leads to ESTALE.
 
 use super::asker::Place;
-use crate::tree::Watching;
+use super::watchers::Watchers;
+use crate::tree::{Look, Watching};
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
 use consistency::wire::watch::{Event, Happened};
@@ -16,15 +17,17 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Watched directories that are kept open; more are opened when it is their turn.
 const OPEN_MAX: usize = 4096;
@@ -35,6 +38,9 @@ pub(super) struct Watches {
     place: Arc<Place>,
     /// As fdinfo writes it: hexadecimal.
     device: String,
+    watchers: Mutex<Watchers>,
+    /// Somebody has asked something of the mount.
+    used: Arc<AtomicBool>,
     /// `None` after the end: what is open keeps the mount busy.
     dirs: Mutex<Option<Dirs>>,
 }
@@ -43,8 +49,8 @@ pub(super) struct Watches {
 type Dirs = BTreeMap<InodeNo, Option<Arc<OwnedFd>>>;
 
 impl Watches {
-    /// `device`: as mountinfo writes it.
-    pub(super) fn new(place: Arc<Place>, device: &str) -> Self {
+    /// `device`: as mountinfo writes it; `used` is set with each request.
+    pub(super) fn new(place: Arc<Place>, device: &str, used: Arc<AtomicBool>) -> Self {
         let minor = device
             .split_once(':')
             .and_then(|(_, minor)| minor.parse().ok());
@@ -52,6 +58,8 @@ impl Watches {
             place,
             // File systems without a device have major number 0.
             device: format!("{:x}", minor.unwrap_or(0_u32)),
+            watchers: Mutex::default(),
+            used,
             dirs: Mutex::new(Some(Dirs::new())),
         }
     }
@@ -107,35 +115,28 @@ impl Watches {
         }
     }
 
+    fn watchers(&self) -> MutexGuard<'_, Watchers> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn dirs(&self) -> MutexGuard<'_, Option<Dirs>> {
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Watching for Watches {
-    fn watched(&self) -> io::Result<BTreeSet<InodeNo>> {
-        let mut inodes = BTreeSet::new();
-        for process in fs::read_dir("/proc")?.flatten() {
-            let number = process.file_name();
-            if !number.as_bytes().first().is_some_and(u8::is_ascii_digit) {
-                continue;
-            }
-            // Processes and descriptors may go while they are looked at.
-            let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
-                continue;
-            };
-            for descriptor in descriptors.flatten() {
-                let target = fs::read_link(descriptor.path()).unwrap_or_default();
-                let target = target.as_os_str().as_bytes();
-                if target == b"anon_inode:inotify" || target == b"anon_inode:[fanotify]" {
-                    let info = process.path().join("fdinfo").join(descriptor.file_name());
-                    let info = fs::read_to_string(info).unwrap_or_default();
-                    inodes.extend(info.lines().filter_map(|line| watch_of(line, &self.device)));
-                }
-            }
-        }
+    fn watched(&self) -> io::Result<Look> {
+        let begun = cpu_time();
+        let inodes = self.watchers().look(&self.device)?;
         self.keep_open(&inodes)?;
-        Ok(inodes)
+        Ok(Look {
+            inodes,
+            cost: cpu_time() - begun,
+        })
+    }
+
+    fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     fn thread(&self) -> u32 {
@@ -173,6 +174,11 @@ impl Watching for Watches {
             },
         }
     }
+}
+
+/// How long the calling thread has run.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn path(name: &Name) -> &Path {
@@ -229,43 +235,5 @@ fn open_and_close(dir: impl AsFd, path: &Path, follow: bool) -> io::Result<()> {
         // It runs here: nobody can have it open for writing.
         Err(Errno::ETXTBSY) => Ok(()),
         done => Ok(done?),
-    }
-}
-
-/// Returns the inode of a line of fdinfo, if it is a watch on the file system `device`.
-fn watch_of(line: &str, device: &str) -> Option<InodeNo> {
-    let mut words = line.split(' ');
-    if !matches!(words.next(), Some("inotify" | "fanotify")) {
-        return None;
-    }
-    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key));
-    let number = u64::from_str_radix(value("ino:")?, 16).ok()?;
-    (value("sdev:")? == device).then_some(InodeNo(number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_fdinfo() {
-        let check = |line: &str, inode: Option<u64>| {
-            assert_eq!(watch_of(line, "3a"), inode.map(InodeNo), "{line}");
-        };
-        check(
-            "inotify wd:1 ino:1f sdev:3a mask:800afce ignored_mask:0 fhandle-bytes:c",
-            Some(31),
-        );
-        check(
-            "inotify wd:1 ino:1f sdev:3b mask:800afce ignored_mask:0",
-            None,
-        );
-        check(
-            "fanotify ino:2 sdev:3a mflags:0 mask:3b ignored_mask:0",
-            Some(2),
-        );
-        check("fanotify sdev:3a mflags:0 mask:3b ignored_mask:0", None);
-        check("fanotify flags:10 event-flags:0", None);
-        check("pos:\t0", None);
     }
 }
