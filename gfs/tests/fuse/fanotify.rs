@@ -18,25 +18,29 @@ const EVENTS: &[(u64, &str)] = &[
     (libc::FAN_MODIFY, "MODIFY"),
     (libc::FAN_CLOSE_WRITE, "CLOSE_WRITE"),
 ];
-/// `struct fanotify_event_metadata`: its length, and where the mask is.
+/// `struct fanotify_event_metadata`: its length, and where the mask and the descriptor are.
 const EVENT_BYTES: usize = 24;
 const MASK_AT: usize = 8;
+const FD_AT: usize = 16;
 /// In an information record: header, file system and the length of the handle come before the handle.
 const HANDLE_BYTES_AT: usize = 12;
 const HANDLE_AT: usize = 20;
 
+#[derive(Debug)]
 pub struct Fanotify(File);
 
 impl Fanotify {
     /// Watches a directory.
     pub fn on(dir: &Path) -> io::Result<Self> {
-        let flags = libc::FAN_CLASS_NOTIF
-            | libc::FAN_CLOEXEC
-            | libc::FAN_NONBLOCK
-            | libc::FAN_REPORT_DFID_NAME;
-        let path = CString::new(dir.as_os_str().as_bytes())?;
         let mask = EVENTS.iter().fold(0, |mask, (event, _)| mask | event);
         let mask = mask | libc::FAN_ONDIR | libc::FAN_EVENT_ON_CHILD;
+        Self::mark(dir, libc::FAN_REPORT_DFID_NAME, 0, mask)
+    }
+
+    /// Watches `mask` of what is at `path`, or of all that `whole` says (FAN_MARK_MOUNT, FAN_MARK_FILESYSTEM).
+    pub fn mark(path: &Path, report: u32, whole: u32, mask: u64) -> io::Result<Self> {
+        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | report;
+        let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: no memory is passed.
         let fd = unsafe { libc::fanotify_init(flags, libc::O_RDONLY.cast_unsigned()) };
         if fd < 0 {
@@ -44,14 +48,30 @@ impl Fanotify {
         }
         // SAFETY: a new descriptor that nobody else has.
         let group = unsafe { File::from_raw_fd(fd) };
+        let how = libc::FAN_MARK_ADD | whole;
         // SAFETY: `path` is a string that lives through the call.
-        let marked = unsafe {
-            libc::fanotify_mark(fd, libc::FAN_MARK_ADD, mask, libc::AT_FDCWD, path.as_ptr())
-        };
+        let marked = unsafe { libc::fanotify_mark(fd, how, mask, libc::AT_FDCWD, path.as_ptr()) };
         if marked < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(Self(group))
+    }
+
+    /// Returns the kinds of what was told, each once, of a group that reports descriptors; closes those.
+    pub fn told_of_files(&mut self) -> u64 {
+        let mut buffer = vec![0; 16 << 10];
+        let len = match self.0.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            read => read.expect("read the events"),
+        };
+        let mut masks = 0;
+        for event in buffer[..len].chunks_exact(EVENT_BYTES) {
+            masks |= number(event, MASK_AT, 8) as u64;
+            let fd = i32::try_from(number(event, FD_AT, 4)).expect("a descriptor");
+            // SAFETY: a new descriptor that nobody else has.
+            drop(unsafe { File::from_raw_fd(fd) });
+        }
+        masks
     }
 
     /// Returns what was told: `EVENT name`. Events of one name may come as one.

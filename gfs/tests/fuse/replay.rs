@@ -594,3 +594,39 @@ fn nobody_else_sees_the_past() {
     let events: Vec<Event> = told.iter().map(|(event, ..)| *event).collect();
     assert_eq!(events, [Event::IN_CREATE, Event::IN_DELETE].repeat(ROUNDS));
 }
+
+/// Why marks on all of a mount are not served (decision 7): those that tell names are refused, for FUSE has no number for a
+/// file system; of those with descriptors a replay reaches what goes through an open file alone.
+#[test]
+fn marks_on_all_of_a_mount_tell_the_end_of_writing_alone() {
+    // Watched, so that the directory is in memory: a mark on all of a mount does not keep it there.
+    let watched = Watched::new(&[(DIR, "f", FILE)], &["dir"]);
+    let wholes = [libc::FAN_MARK_MOUNT, libc::FAN_MARK_FILESYSTEM];
+    for whole in wholes {
+        let root = watched.path("");
+        let named = Fanotify::mark(
+            &root,
+            libc::FAN_REPORT_DFID_NAME,
+            whole,
+            libc::FAN_CLOSE_WRITE,
+        );
+        let refused = named.expect_err("names are told").raw_os_error();
+        assert_eq!(refused, Some(libc::ENODEV));
+        let nameless = Fanotify::mark(&root, 0, whole, libc::FAN_CREATE);
+        let refused = nameless.expect_err("names are told").raw_os_error();
+        assert_eq!(refused, Some(libc::EINVAL));
+    }
+    for whole in wholes {
+        let mask = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE;
+        let marked = Fanotify::mark(&watched.path(""), 0, whole, mask);
+        let mut marked = marked.expect("a mark without names");
+        let (now, omit) = (TimeSpec::UTIME_NOW, TimeSpec::UTIME_OMIT);
+        let follow = UtimensatFlags::FollowSymlink;
+        watched.replay(&[], move |dir| utimensat(&dir, "f", &omit, &now, follow));
+        assert_eq!(marked.told_of_files(), 0, "content");
+        watched.replay(&[], |dir| {
+            nix::fcntl::openat(&dir, "f", OFlag::O_WRONLY, Mode::empty()).map(drop)
+        });
+        assert_eq!(marked.told_of_files(), libc::FAN_CLOSE_WRITE);
+    }
+}
