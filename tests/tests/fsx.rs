@@ -15,6 +15,8 @@ use tests::{Cluster, Dice};
 const FILE_BYTES_MAX: usize = 1 << 20;
 const OP_BYTES_MAX: usize = 64 << 10;
 const PAGE: usize = 4096;
+/// After so many steps a long run says how far it is.
+const TOLD: usize = 10_000;
 
 /// One node's view of the file.
 struct Node {
@@ -201,6 +203,9 @@ fn nodes_in_turn(ops: usize) {
     let mut dice = Dice::new(seed.max(1));
     let mut model = Vec::new();
     for number in 0..ops {
+        if number % TOLD == 0 {
+            println!("{number} steps");
+        }
         let doer = dice.below(2);
         let done = step(&mut dice, &mut nodes[doer], &mut model);
         let (at, len) = (dice.below(FILE_BYTES_MAX), 1 + dice.below(OP_BYTES_MAX));
