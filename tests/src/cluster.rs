@@ -1,7 +1,7 @@
 //! Clusters of one test.
 
 use crate::command::Logs;
-use crate::{DEADLINE, Output, Running, binary, scratch_dir, wait_until};
+use crate::{DEADLINE, Output, Running, Terminal, binary, scratch_dir, wait_until};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fs;
@@ -293,6 +293,15 @@ impl Node<'_> {
     #[track_caller]
     pub fn spawn(&self, script: &str) -> Running {
         self.spawn_command(&["sh", "-c", script])
+    }
+
+    /// Starts a command inside the node, at a terminal.
+    #[track_caller]
+    pub fn terminal(&self, words: &[&str]) -> Terminal {
+        let mut command = Command::new(&self.cluster.glu);
+        command.args(["dev", "--state"]).arg(&self.cluster.state);
+        command.args(["exec", &self.number.to_string(), "--"]);
+        Terminal::start(command.args(words), self.cluster.logs())
     }
 
     /// Starts a command inside the node.

@@ -19,6 +19,7 @@ mod dice;
 mod disk;
 pub mod linear;
 mod s3;
+mod terminal;
 
 pub use binaries::{binary, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
@@ -26,6 +27,7 @@ pub use command::{Output, Running};
 pub use dice::Dice;
 pub use disk::Disk;
 pub use s3::{S3_CREDENTIALS, S3Server};
+pub use terminal::Terminal;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

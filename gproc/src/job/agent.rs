@@ -8,6 +8,7 @@ use super::protocol::{
 };
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner};
 use super::stdio::{Pipes, Pumps, Violation};
+use super::terminal::{Extra, Pty, WindowSize};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -15,6 +16,7 @@ use gfs::net::{ByteStream, Service};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,9 +65,22 @@ impl Agent {
     /// # Errors
     /// If no thread can be started or `/dev/null` is missing.
     pub fn new(node: NodeId, instance: &str) -> io::Result<Arc<Self>> {
+        Self::with_leader(node, instance, None)
+    }
+
+    /// As [`Self::new`], on a node that has terminals: `leader` is the path of a program that is
+    /// [`leader::main`](super::leader::main) when its first argument is [`leader::ARGUMENT`](super::leader::ARGUMENT).
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if the path contains a NUL.
+    pub fn with_leader(
+        node: NodeId,
+        instance: &str,
+        leader: Option<&Path>,
+    ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             node,
-            spawner: Spawner::new(node, Groups::new(instance))?,
+            spawner: Spawner::new(node, Groups::new(instance), leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
             null: File::options().read(true).write(true).open("/dev/null")?,
@@ -88,6 +103,7 @@ impl Agent {
     pub(super) async fn run(
         &self,
         start: Box<Start>,
+        extras: Vec<Extra>,
         descriptors: Option<[OwnedFd; 3]>,
         reader: FrameReader<impl AsyncRead + Unpin>,
         writer: FrameWriter,
@@ -101,7 +117,7 @@ impl Agent {
         let sender = writer.sender();
         let group = GroupSlot::default();
         let end = self
-            .conduct(start, descriptors, &group, &mut owner, &sender)
+            .conduct(start, extras, descriptors, &group, &mut owner, &sender)
             .await;
         if let Ok(end) = end {
             sender.send(&FromJob::Ended(end)).await;
@@ -119,6 +135,7 @@ impl Agent {
     async fn conduct(
         &self,
         start: Box<Start>,
+        extras: Vec<Extra>,
         descriptors: Option<[OwnedFd; 3]>,
         group: &GroupSlot,
         owner: &mut Owner<impl AsyncRead + Unpin>,
@@ -129,40 +146,49 @@ impl Agent {
             return Ok(End::lost(why));
         };
         let _guest = (owner.hop == Hop::Remote).then(|| Guest::new(&self.guests));
-        let relayed = descriptors.is_none();
-        let (pipes, stdio) = match descriptors {
-            Some(stdio) => (None, stdio),
-            None => match Pipes::new(&start.request, &self.null) {
-                Ok((pipes, stdio)) => (Some(pipes), stdio),
-                Err(error) => {
-                    let why = format!("node {} cannot make pipes: {error}", self.node);
-                    return Ok(End::lost(why));
-                }
-            },
+        let streams = match Streams::new(&start, &extras, descriptors, &self.null) {
+            Ok(streams) => streams,
+            Err(error) => {
+                let why = format!(
+                    "node {} cannot make pipes or a terminal: {error}",
+                    self.node
+                );
+                return Ok(End::lost(why));
+            }
         };
+        let Streams { pipes, stdio, pty } = streams;
 
-        let process = match self.spawn(start, stdio, group, owner).await? {
+        let spawned = self.spawn(start, stdio, pty.clone(), group, owner).await?;
+        let process = match spawned {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),
-            relayed,
+            relayed: pipes.is_some(),
         };
         sender.send(&started).await;
+        let stops = process.watch_stops(sender.clone());
         let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
-        let program = owner.serve(&process, &mut pumps, sender).await;
+        let program = owner
+            .serve(&process, &mut pumps, pty.as_deref(), sender)
+            .await;
 
         // The program has ended or its owner has: the rest goes with it.
         end_group(group).await;
+        if let Ok(Some(stops)) = stops {
+            stops.abort();
+        }
         match program {
             Ok(end) => {
                 let end = end.unwrap_or_else(|error| {
                     End::lost(format!("node {} lost track of the job: {error}", self.node))
                 });
+                let taken = pumps.stop_input().await;
                 pumps.job_is_gone();
                 owner.serve_output(&mut pumps).await?;
+                tell_what_is_left(&extras, taken, pty.as_deref(), sender).await;
                 Ok(end)
             }
             Err(OwnerLost) => {
@@ -178,10 +204,14 @@ impl Agent {
         &self,
         start: Box<Start>,
         stdio: [OwnedFd; 3],
+        pty: Option<Arc<Pty>>,
         group: &GroupSlot,
         owner: &mut Owner<impl AsyncRead + Unpin>,
     ) -> Result<Result<Process, SpawnError>, OwnerLost> {
-        let mut spawned = pin!(self.spawner.spawn(start, stdio, Arc::clone(group)));
+        let spawned = self
+            .spawner
+            .spawn(start, stdio, pty.clone(), Arc::clone(group));
+        let mut spawned = pin!(spawned);
         let mut signals = Vec::new();
         let result = loop {
             tokio::select! {
@@ -192,6 +222,7 @@ impl Agent {
                     Ok(ToJob::Signal { number, group }) if signals.len() < EARLY_SIGNALS_MAX => {
                         signals.push((number, group));
                     }
+                    Ok(ToJob::Resize(size)) if pty.is_some() => resize(pty.as_deref(), size),
                     _ => {
                         end_group(group).await;
                         if let Ok(process) = spawned.await {
@@ -218,6 +249,72 @@ impl std::fmt::Debug for Agent {
             .field("node", &self.node)
             .field("guests", &self.guests)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a job has for descriptors 0 to 2.
+struct Streams {
+    /// The other ends; `None`: the job has the owner's own descriptors.
+    pipes: Option<Pipes>,
+    stdio: [OwnedFd; 3],
+    pty: Option<Arc<Pty>>,
+}
+
+impl Streams {
+    fn new(
+        start: &Start,
+        extras: &[Extra],
+        descriptors: Option<[OwnedFd; 3]>,
+        null: &File,
+    ) -> io::Result<Self> {
+        let terminal = extras.iter().find_map(|extra| match extra {
+            Extra::Terminal(terminal) => Some(terminal),
+            Extra::TellInput => None,
+        });
+        match (terminal, descriptors) {
+            (None, Some(stdio)) => Ok(Self {
+                pipes: None,
+                stdio,
+                pty: None,
+            }),
+            (terminal, _) => {
+                let open = |like| Pty::open(like, start.credentials.uid).map(Arc::new);
+                let pty = terminal.map(open).transpose()?;
+                let (pipes, stdio) = Pipes::new(&start.request, pty.as_deref(), null)?;
+                Ok(Self {
+                    pipes: Some(pipes),
+                    stdio,
+                    pty,
+                })
+            }
+        }
+    }
+}
+
+/// Tells the owner what a job that is gone has left of its input and of its terminal.
+async fn tell_what_is_left(
+    extras: &[Extra],
+    taken: Option<u64>,
+    pty: Option<&Pty>,
+    sender: &FrameSender,
+) {
+    let Some(taken) = taken else { return };
+    if let Some(pty) = pty {
+        // Before the look at what is unread changes them.
+        if let Ok(modes) = pty.modes() {
+            sender.send(&FromJob::Modes(modes)).await;
+        }
+        let unread = pty.take_unread().unwrap_or_default();
+        sender.send(&FromJob::InputLeft { taken, unread }).await;
+    } else if extras.contains(&Extra::TellInput) {
+        let unread = Bytes::new();
+        sender.send(&FromJob::InputLeft { taken, unread }).await;
+    }
+}
+
+fn resize(pty: Option<&Pty>, size: WindowSize) {
+    if let Some(Err(error)) = pty.map(|pty| pty.resize(size)) {
+        tracing::debug!(%error, "a terminal did not take its size");
     }
 }
 
@@ -293,6 +390,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
         &mut self,
         process: &Process,
         pumps: &mut Pumps,
+        pty: Option<&Pty>,
         sender: &FrameSender,
     ) -> Result<io::Result<End>, OwnerLost> {
         let mut ended = pin!(process.ended());
@@ -309,6 +407,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
             };
             match frame {
                 ToJob::Signal { number, group } => process.signal(number, group),
+                ToJob::Resize(size) if pty.is_some() => resize(pty, size),
                 other => pumps.take(other).map_err(|violation| lost(&violation))?,
             }
         }
@@ -323,8 +422,8 @@ impl<R: AsyncRead + Unpin> Owner<R> {
                 frame = self.next() => frame?,
             };
             match frame {
-                // It comes too late.
-                ToJob::Signal { .. } => {}
+                // They come too late.
+                ToJob::Signal { .. } | ToJob::Resize(_) | ToJob::Input(_) | ToJob::InputEnd => {}
                 other => pumps.take(other).map_err(|violation| lost(&violation))?,
             }
         }
@@ -358,13 +457,18 @@ impl Service for JobService {
         let job = tokio::spawn(async move {
             let mut reader = FrameReader::new(stream.reader);
             let first = timeout(FIRST_FRAME_WITHIN, reader.next(FIRST_BYTES_MAX)).await;
-            match first {
-                Ok(Ok(Some(ToJob::Start(start)))) => {
-                    let writer = FrameWriter::new(stream.writer);
-                    agent.run(start, None, reader, writer, Hop::Remote).await;
+            let (start, extras) = match first {
+                Ok(Ok(Some(ToJob::Start(start)))) => (start, Vec::new()),
+                Ok(Ok(Some(ToJob::StartWith(start, extras)))) => (start, extras),
+                other => {
+                    tracing::warn!(%from, ?other, "refused a stream that starts no job");
+                    return;
                 }
-                other => tracing::warn!(%from, ?other, "refused a stream that starts no job"),
-            }
+            };
+            let writer = FrameWriter::new(stream.writer);
+            agent
+                .run(start, extras, None, reader, writer, Hop::Remote)
+                .await;
         });
         job.await.ok();
     }

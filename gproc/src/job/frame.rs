@@ -25,6 +25,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Returns the stream as if nothing had been read of it but whole frames.
+    #[cfg(test)]
+    pub(super) fn into_rest(self) -> impl AsyncRead + Unpin {
+        AsyncReadExt::chain(io::Cursor::new(self.buffer), self.inner)
+    }
+
     /// Returns the next frame with its header; `None`: the stream ended between two frames.
     pub(super) async fn next_whole(&mut self, bytes_max: usize) -> io::Result<Option<Bytes>> {
         loop {

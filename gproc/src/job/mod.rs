@@ -13,6 +13,7 @@
 //! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
+//! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
 //!
 //! Rules:
 //! - J1 **Nobody is somebody else.** The socket's peer credentials say who asks; the request cannot.
@@ -28,6 +29,7 @@
 pub mod agent;
 mod frame;
 mod group;
+pub mod leader;
 mod mark;
 mod peer;
 pub mod place;
@@ -37,6 +39,7 @@ pub mod server;
 mod spawn;
 mod stdio;
 mod sys;
+pub mod terminal;
 #[cfg(test)]
 mod tests;
 pub mod view;

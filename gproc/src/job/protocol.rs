@@ -2,14 +2,17 @@
 //!
 //! A frame is a little-endian `u32` length and one message in the wire codec. The owner sends a [`Hello`]; after
 //! `Hello::Run` it sends [`ToJob`] and gets [`FromJob`]. Home replaces the hello by [`ToJob::Start`], which adds
-//! what only home can vouch for, and passes everything else on as it is.
+//! what only home can vouch for, and passes everything else on as it is. [`Hello::RunWith`] and [`ToJob::StartWith`]
+//! stand in their place where there are [`Extra`]s, and only then: nodes of older revisions know neither. Such a node
+//! ends the stream without a frame; the job is then started without its extras, or refused if it needs them.
 //!
 //! | who | may send | until |
 //! | --- | --- | --- |
-//! | owner | `Signal`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
-//! | host | `Started` first, then the rest up to the credit, `Ended` last | - |
+//! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
+//! | host | `Started` first, then the rest up to the credit, `Ended` last; `InputLeft` and `Modes` at most once, before `Ended` | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
+use super::terminal::{Extra, Modes, WindowSize};
 use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::node::NodeLoad;
@@ -71,6 +74,8 @@ pub enum Hello {
     Run(Box<Request>),
     /// Asks for the nodes; answered by one [`NodesReply`], then the connection ends.
     Nodes,
+    /// Runs a job that wants more.
+    RunWith(Box<Request>, Vec<Extra>),
 }
 
 /// Answer to [`Hello::Nodes`]: id, whether it is up, and load of each node, or why they are not known.
@@ -161,6 +166,10 @@ pub enum ToJob {
     Closed(Stream),
     /// The sender lives.
     Ping,
+    /// Starts a job that wants more; in the place of `Start`.
+    StartWith(Box<Start>, Vec<Extra>),
+    /// The owner's terminal has another size.
+    Resize(WindowSize),
 }
 
 /// From the job to the owner.
@@ -190,6 +199,17 @@ pub enum FromJob {
     Ended(End),
     /// The sender lives.
     Ping,
+    /// A signal has stopped the program of a job with a terminal.
+    Stopped(i32),
+    /// What became of the input, for who asked or has a terminal.
+    InputLeft {
+        /// So many bytes did not stay on their way: the job has read them, or they are in `unread`.
+        taken: u64,
+        /// What was typed at the job's terminal and nobody has read.
+        unread: Bytes,
+    },
+    /// How the job has left its terminal.
+    Modes(Modes),
 }
 
 impl FromJob {
@@ -382,6 +402,70 @@ mod tests {
         });
         check(&failed, &[5, 0, 0, 0, 4, 2, 2, 1, b'm']);
         check(&FromJob::Ping, &[1, 0, 0, 0, 5]);
+    }
+
+    #[test]
+    fn golden_bytes_of_terminals() {
+        let size = WindowSize {
+            rows: 1,
+            columns: 2,
+            x_pixels: 3,
+            y_pixels: 4,
+        };
+        let modes = Modes {
+            input: 5,
+            output: 6,
+            control: 7,
+            local: 8,
+            characters: Bytes::from_static(b"c"),
+        };
+        let terminal = super::super::terminal::Terminal {
+            size,
+            modes: modes.clone(),
+        };
+        let extras = vec![Extra::Terminal(terminal), Extra::TellInput];
+        let request = Request {
+            argv: vec![Bytes::from_static(b"ls")],
+            env: Vec::new(),
+            cwd: Bytes::from_static(b"/"),
+            umask: 0,
+            ignored: 0,
+            stdio: [Stdio::Pipe, Stdio::Pipe, Stdio::SameAsOut],
+            nodes: Vec::new(),
+            npid: 7,
+            vnn: 0,
+        };
+        #[rustfmt::skip]
+        check(&Hello::RunWith(Box::new(request.clone()), extras.clone()), &[
+            29, 0, 0, 0, 2, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1,
+        ]);
+        let start = Start {
+            request,
+            credentials: Credentials {
+                uid: 1,
+                gid: 2,
+                groups: Vec::new(),
+            },
+            limits: Vec::new(),
+            nice: 0,
+        };
+        #[rustfmt::skip]
+        check(&ToJob::StartWith(Box::new(start), extras), &[
+            34, 0, 0, 0, 7, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            1, 2, 0, 0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1,
+        ]);
+        check(&ToJob::Resize(size), &[5, 0, 0, 0, 8, 1, 2, 3, 4]);
+        check(&FromJob::Stopped(20), &[2, 0, 0, 0, 6, 40]);
+        let left = FromJob::InputLeft {
+            taken: 9,
+            unread: Bytes::from_static(b"u"),
+        };
+        check(&left, &[4, 0, 0, 0, 7, 9, 1, b'u']);
+        check(
+            &FromJob::Modes(modes),
+            &[7, 0, 0, 0, 8, 5, 6, 7, 8, 1, b'c'],
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, Start, ToJob, frame,
 };
+use super::terminal::Extra;
 use consistency::NodeId;
 use gfs::net::{ServiceId, Transport};
 use std::time::Duration;
@@ -13,26 +14,80 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// How long the host may take to accept a stream.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// What is to run.
+pub(super) struct Job {
+    pub(super) start: Box<Start>,
+    pub(super) extras: Vec<Extra>,
+}
+
+impl Job {
+    fn first_frame(&self) -> Vec<u8> {
+        let start = self.start.clone();
+        if self.extras.is_empty() {
+            frame(&ToJob::Start(start))
+        } else {
+            frame(&ToJob::StartWith(start, self.extras.clone()))
+        }
+    }
+}
+
+/// How one attempt has ended.
+enum Attempt {
+    /// The host has told the end, or the owner is gone.
+    Over,
+    /// The owner is to be told this.
+    Failed(End),
+    /// The host has ended the stream without a frame.
+    NotTaken,
+}
+
 /// Has a job run on `host`. Returns what is to be told the owner beyond the host's own frames; `None`: nothing, as
 /// the host has told the end or the owner is gone (dropping the stream then ends the job).
 pub(super) async fn relay(
     transport: &dyn Transport,
     host: NodeId,
-    start: Box<Start>,
+    mut job: Job,
     owner: &mut FrameReader<impl AsyncRead + Unpin>,
     to_owner: &FrameSender,
     silence: Duration,
 ) -> Option<End> {
-    let first = frame(&ToJob::Start(start));
-    if first.len() - 4 > FIRST_BYTES_MAX {
-        return Some(End::lost("arguments and environment are too long"));
+    loop {
+        let first = job.first_frame();
+        if first.len() - 4 > FIRST_BYTES_MAX {
+            return Some(End::lost("arguments and environment are too long"));
+        }
+        match attempt(transport, host, first, owner, to_owner, silence).await {
+            Attempt::Over => return None,
+            Attempt::Failed(end) => return Some(end),
+            Attempt::NotTaken if job.extras.is_empty() => {
+                return Some(lost(host, "its daemon has ended"));
+            }
+            // A node of an older revision.
+            Attempt::NotTaken if job.extras.iter().all(Extra::is_optional) => job.extras.clear(),
+            Attempt::NotTaken => {
+                let why = format!(
+                    "node {host} does not take jobs with a terminal: its Glu is older, or its daemon has ended"
+                );
+                return Some(End::lost(why));
+            }
+        }
     }
+}
+
+async fn attempt(
+    transport: &dyn Transport,
+    host: NodeId,
+    first: Vec<u8>,
+    owner: &mut FrameReader<impl AsyncRead + Unpin>,
+    to_owner: &FrameSender,
+    silence: Duration,
+) -> Attempt {
     let stream = match timeout(OPEN_WITHIN, transport.open(host, ServiceId::Job)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Some(End::lost(error.to_string())),
+        Ok(Err(error)) => return Attempt::Failed(End::lost(error.to_string())),
         Err(_) => {
             let why = format!("node {host} did not accept the job within {OPEN_WITHIN:?}");
-            return Some(End::lost(why));
+            return Attempt::Failed(End::lost(why));
         }
     };
     let mut from_host = FrameReader::new(stream.reader);
@@ -59,26 +114,31 @@ pub(super) async fn relay(
         }
     };
     let down = async {
+        let mut taken = false;
         loop {
             let why = match timeout(silence, from_host.next_whole(FRAME_BYTES_MAX)).await {
                 Ok(Ok(Some(frame))) => {
+                    taken = true;
                     let last = FromJob::is_last(&frame);
                     if !to_owner.send_whole(frame).await || last {
-                        return None;
+                        return Attempt::Over;
                     }
                     continue;
                 }
+                Ok(Ok(None)) if !taken => return Attempt::NotTaken,
                 Ok(Ok(None)) => "its daemon has ended".into(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("nothing came from it for {silence:?}"),
             };
-            return Some(End::lost(format!(
-                "node {host} was lost with the job: {why}"
-            )));
+            return Attempt::Failed(lost(host, &why));
         }
     };
     tokio::select! {
-        () = up => None,
+        () = up => Attempt::Over,
         end = down => end,
     }
+}
+
+fn lost(host: NodeId, why: &str) -> End {
+    End::lost(format!("node {host} was lost with the job: {why}"))
 }

@@ -8,8 +8,9 @@ use super::protocol::{
     End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
     checked_len, malformed,
 };
-use super::relay::relay;
+use super::relay::{Job, relay};
 use super::sys;
+use super::terminal::{EXTRAS_MAX, Extra};
 use super::view::{Nodes, View};
 use consistency::wire::decode;
 use consistency::{Instant, NodeId};
@@ -118,21 +119,29 @@ impl JobServer {
         let peer = Peer::of(&stream);
         let (reader, writer) = stream.into_split();
         let (reader, writer) = (FrameReader::new(reader), FrameWriter::new(writer));
-        match (hello, peer) {
-            (Hello::Nodes, _) => {
+        let (request, extras) = match hello {
+            Hello::Nodes => {
                 writer.sender().send(&self.nodes().await).await;
-                writer.finish().await;
+                return writer.finish().await;
             }
-            (Hello::Run(request), Ok(peer)) => {
+            Hello::Run(request) => (request, Vec::new()),
+            Hello::RunWith(request, extras) => (request, extras),
+        };
+        if extras.len() > EXTRAS_MAX {
+            let why = format!("a job may want {EXTRAS_MAX} things, not {}", extras.len());
+            return refuse(writer, End::lost(why)).await;
+        }
+        match peer {
+            Ok(peer) => {
                 let start = Box::new(Start {
                     request: *request,
                     credentials: peer.credentials,
                     limits: peer.limits,
                     nice: peer.nice,
                 });
-                self.run(start, descriptors, reader, writer).await;
+                self.run(start, extras, descriptors, reader, writer).await;
             }
-            (Hello::Run(_), Err(error)) => {
+            Err(error) => {
                 let why = format!("the daemon cannot tell who you are: {error}");
                 refuse(writer, End::lost(why)).await;
             }
@@ -150,6 +159,7 @@ impl JobServer {
     async fn run(
         &self,
         start: Box<Start>,
+        extras: Vec<Extra>,
         descriptors: Option<[OwnedFd; 3]>,
         mut reader: FrameReader<impl tokio::io::AsyncRead + Unpin>,
         writer: FrameWriter,
@@ -161,7 +171,7 @@ impl JobServer {
         if placed.node == self.transport.local() {
             let agent = &self.agent;
             return agent
-                .run(start, descriptors, reader, writer, Hop::Local)
+                .run(start, extras, descriptors, reader, writer, Hop::Local)
                 .await;
         }
         drop(descriptors);
@@ -170,7 +180,7 @@ impl JobServer {
         let end = relay(
             transport,
             placed.node,
-            start,
+            Job { start, extras },
             &mut reader,
             &sender,
             self.silence,

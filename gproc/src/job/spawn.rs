@@ -2,9 +2,12 @@
 //!
 //! The threads live as long as the daemon: the kernel ends a child when the *thread* that made it ends.
 
+use super::frame::FrameSender;
 use super::group::{Group, Groups};
-use super::protocol::{Credentials, End, Failure, Start};
+use super::leader::{self, Report};
+use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
+use super::terminal::Pty;
 use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
@@ -12,8 +15,13 @@ use nix::unistd::{Pid, geteuid};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 /// Programs that can be on their way into exec at a time: one on a hanging mount holds a thread.
 const THREADS: usize = 8;
@@ -54,24 +62,32 @@ pub(super) struct Spawner {
 struct Order {
     start: Box<Start>,
     stdio: [OwnedFd; 3],
+    pty: Option<Arc<Pty>>,
     group: GroupSlot,
     done: oneshot::Sender<Result<Process, SpawnError>>,
 }
 
 impl Spawner {
     /// Starts the threads; they end with the last reference to the spawner.
-    pub(super) fn new(node: NodeId, groups: Groups) -> io::Result<Self> {
+    /// `leader`: the program that leads sessions with a terminal.
+    pub(super) fn new(node: NodeId, groups: Groups, leader: Option<&Path>) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>(QUEUED_MAX);
-        let (queue, groups) = (Arc::new(Mutex::new(queue)), Arc::new(groups));
+        let leader = leader.map(|path| CString::new(path.as_os_str().as_bytes()));
+        let host = Arc::new(Host {
+            node,
+            groups,
+            leader: leader.transpose()?,
+        });
+        let queue = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
-            let (queue, groups) = (Arc::clone(&queue), Arc::clone(&groups));
+            let (queue, host) = (Arc::clone(&queue), Arc::clone(&host));
             std::thread::Builder::new()
                 .name("glu-spawn".into())
                 .spawn(move || {
                     loop {
                         let order = queue.lock().expect("no holder panics").blocking_recv();
                         let Some(order) = order else { return };
-                        order.carry_out(node, &groups);
+                        order.carry_out(&host);
                     }
                 })?;
         }
@@ -79,16 +95,19 @@ impl Spawner {
     }
 
     /// Starts a program with these descriptors in a new group, which shows in `group` before the program runs.
+    /// `pty`: the terminal among the descriptors.
     pub(super) async fn spawn(
         &self,
         start: Box<Start>,
         stdio: [OwnedFd; 3],
+        pty: Option<Arc<Pty>>,
         group: GroupSlot,
     ) -> Result<Process, SpawnError> {
         let (done, process) = oneshot::channel();
         let order = Order {
             start,
             stdio,
+            pty,
             group,
             done,
         };
@@ -98,9 +117,17 @@ impl Spawner {
     }
 }
 
+/// What all jobs of a node have in common.
+struct Host {
+    node: NodeId,
+    groups: Groups,
+    leader: Option<CString>,
+}
+
 impl Order {
-    fn carry_out(self, node: NodeId, groups: &Groups) {
-        let group = match groups.group() {
+    fn carry_out(self, host: &Host) {
+        let node = host.node;
+        let group = match host.groups.group() {
             Ok(group) => self.group.get_or_init(|| group),
             Err(error) => {
                 let error =
@@ -109,7 +136,7 @@ impl Order {
                 return;
             }
         };
-        let process = start(node, &self.start, &self.stdio, group);
+        let process = start(host, &self.start, &self.stdio, self.pty, group);
         // Only the job holds its ends of pipes when its start is told.
         drop(self.stdio);
         if let Err(Ok(orphan)) = self.done.send(process) {
@@ -121,11 +148,13 @@ impl Order {
 }
 
 fn start(
-    node: NodeId,
+    host: &Host,
     start: &Start,
     stdio: &[OwnedFd; 3],
+    pty: Option<Arc<Pty>>,
     group: &Group,
 ) -> Result<Process, SpawnError> {
+    let node = host.node;
     let request = &start.request;
     let argv = c_strings(&request.argv, "an argument")?;
     let program = request
@@ -150,6 +179,22 @@ fn start(
     }
     let cwd = c_string(&request.cwd, "the working directory")?;
     let candidates = c_strings(&candidates(program, &request.env), "the program's path")?;
+    let setup = |error: io::Error| {
+        SpawnError::cluster(format!("node {node} cannot set up a terminal: {error}"))
+    };
+    let (candidates, argv, report) = match (&pty, &host.leader) {
+        (None, _) => (candidates, argv, None),
+        (Some(_), Some(leader)) => {
+            let own = [leader.clone(), leader_argument()];
+            let (reader, writer) = io::pipe().map_err(setup)?;
+            let argv = own.into_iter().chain(argv).collect();
+            (vec![leader.clone()], argv, Some((reader, writer)))
+        }
+        (Some(_), None) => {
+            let why = format!("node {node} has no terminals");
+            return Err(SpawnError::cluster(why));
+        }
+    };
 
     let launch = Launch {
         candidates: &candidates,
@@ -157,6 +202,7 @@ fn start(
         env: &env,
         cwd: &cwd,
         stdio: stdio.each_ref().map(AsFd::as_fd),
+        report: report.as_ref().map(|(_, writer)| writer.as_fd()),
         cgroup: group.cgroup(),
         credentials: credentials(node, start)?,
         limits: &start.limits,
@@ -164,9 +210,44 @@ fn start(
         umask: request.umask,
         ignored: request.ignored,
     };
-    let (pid, pidfd) =
-        sys::launch(&launch).map_err(|error| explain(node, error, program, &request.cwd))?;
-    Ok(Process { pid, pidfd })
+    let explain = |error| explain(node, error, program, &request.cwd);
+    let (pid, pidfd) = sys::launch(&launch).map_err(explain)?;
+    let (Some(pty), Some((reports, writer))) = (pty, report) else {
+        let session = None;
+        return Ok(Process {
+            pid,
+            pidfd,
+            session,
+        });
+    };
+    // Else the end of the leader would not show.
+    drop(writer);
+    match Report::read(&reports) {
+        Ok(Report::Running(program)) => {
+            let session = Some(Session {
+                pty,
+                program,
+                reports: reports.into(),
+            });
+            Ok(Process {
+                pid,
+                pidfd,
+                session,
+            })
+        }
+        other => {
+            sys::wait(pidfd.as_fd()).ok();
+            Err(match other {
+                Ok(Report::NotStarted(errno)) => explain(Step::Exec.failed(errno)),
+                Ok(other) => setup(io::Error::other(format!("{other:?} before the start"))),
+                Err(error) => setup(error),
+            })
+        }
+    }
+}
+
+fn leader_argument() -> CString {
+    CString::new(leader::ARGUMENT).expect("a constant without NUL")
 }
 
 /// Returns as whom to run; a daemon that is not root runs jobs of its own user only.
@@ -232,21 +313,33 @@ fn explain(node: NodeId, error: LaunchError, program: &Bytes, cwd: &Bytes) -> Sp
 /// A running program, or one whose end nobody has asked for yet.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// The program's, or that of the leader of its session.
     pid: Pid,
     pidfd: OwnedFd,
+    session: Option<Session>,
+}
+
+/// What a program with a terminal has besides.
+#[derive(Debug)]
+struct Session {
+    pty: Arc<Pty>,
+    program: Pid,
+    /// What the leader reports.
+    reports: OwnedFd,
 }
 
 impl Process {
     pub(super) fn pid(&self) -> u32 {
-        self.pid.as_raw().unsigned_abs()
+        let pid = self.session.as_ref().map_or(self.pid, |of| of.program);
+        pid.as_raw().unsigned_abs()
     }
 
     /// Sends a signal; nothing happens if the program has ended.
     pub(super) fn signal(&self, number: i32, group: bool) {
-        let sent = if group {
-            sys::signal_group(self.pid, number)
-        } else {
-            sys::signal(self.pidfd.as_fd(), number)
+        let sent = match (&self.session, group) {
+            (None, true) => sys::signal_group(self.pid, number),
+            (None, false) => sys::signal(self.pidfd.as_fd(), number),
+            (Some(session), group) => session.signal(number, group),
         };
         if let Err(error) = sent {
             tracing::debug!(pid = %self.pid, number, %error, "a signal found no process");
@@ -263,5 +356,36 @@ impl Process {
                 Some(end) => return Ok(end),
             }
         }
+    }
+
+    /// Returns a task that tells each time a signal has stopped the program; nothing for one without a terminal.
+    pub(super) fn watch_stops(&self, tell: FrameSender) -> io::Result<Option<JoinHandle<()>>> {
+        let Some(session) = &self.session else {
+            return Ok(None);
+        };
+        let reports = session.reports.try_clone()?;
+        let mut reports = pipe::Receiver::from_owned_fd(reports)?;
+        Ok(Some(tokio::spawn(async move {
+            let mut bytes = [0; leader::REPORT_BYTES];
+            while reports.read_exact(&mut bytes).await.is_ok() {
+                if let Ok(Report::Stopped(signal)) = Report::decode(bytes) {
+                    tell.send(&FromJob::Stopped(signal)).await;
+                }
+            }
+        })))
+    }
+}
+
+impl Session {
+    /// As the program's process group may not have the terminal, both are signalled that should go on.
+    fn signal(&self, number: i32, group: bool) -> io::Result<()> {
+        if !group {
+            return sys::signal_process(self.program, number);
+        }
+        let foreground = self.pty.foreground().unwrap_or(self.program);
+        if number == libc::SIGCONT && foreground != self.program {
+            sys::signal_group(self.program, number)?;
+        }
+        sys::signal_group(foreground, number)
     }
 }

@@ -5,10 +5,12 @@ use super::frame::FrameSender;
 use super::protocol::{
     DATA_BYTES_MAX, FromJob, INPUT_WINDOW, OUTPUT_WINDOW, Request, Stdio, Stream, ToJob,
 };
+use super::sys;
+use super::terminal::Pty;
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,12 +23,20 @@ pub(super) struct Pipes {
     input: Option<pipe::Sender>,
     out: Option<pipe::Receiver>,
     err: Option<pipe::Receiver>,
+    of_terminal: bool,
 }
 
 impl Pipes {
     /// Makes what the request asks for; returns the host's ends and the job's descriptors 0 to 2.
-    pub(super) fn new(request: &Request, null: &File) -> io::Result<(Self, [OwnedFd; 3])> {
+    pub(super) fn new(
+        request: &Request,
+        pty: Option<&Pty>,
+        null: &File,
+    ) -> io::Result<(Self, [OwnedFd; 3])> {
         let null = || null.try_clone().map(OwnedFd::from);
+        if let Some(pty) = pty {
+            return Self::of_terminal(request, pty, null()?);
+        }
         let (input, fd0) = match request.stdio[0] {
             Stdio::Null => (None, null()?),
             Stdio::Pipe | Stdio::SameAsOut => {
@@ -46,20 +56,59 @@ impl Pipes {
             Stdio::SameAsOut => (None, fd1.try_clone()?),
             other => output(other)?,
         };
-        Ok((Self { input, out, err }, [fd0, fd1, fd2]))
+        let ours = Self {
+            input,
+            out,
+            err,
+            of_terminal: false,
+        };
+        Ok((ours, [fd0, fd1, fd2]))
+    }
+
+    /// As [`Self::new`], where descriptors 0 and 1 are a terminal: its other end is read and written like pipes.
+    fn of_terminal(
+        request: &Request,
+        pty: &Pty,
+        null: OwnedFd,
+    ) -> io::Result<(Self, [OwnedFd; 3])> {
+        let (err, fd2) = match request.stdio[2] {
+            Stdio::SameAsOut => (None, pty.slave()?),
+            Stdio::Null => (None, null),
+            Stdio::Pipe => {
+                let (theirs, ours) = pipe::pipe()?;
+                (Some(ours), theirs.into_blocking_fd()?)
+            }
+        };
+        let ours = Self {
+            input: Some(pipe::Sender::from_owned_fd_unchecked(pty.master()?)?),
+            out: Some(pipe::Receiver::from_owned_fd_unchecked(pty.master()?)?),
+            err,
+            of_terminal: true,
+        };
+        Ok((ours, [pty.slave()?, pty.slave()?, fd2]))
     }
 
     /// Starts carrying.
     pub(super) fn start(self, sender: &FrameSender) -> Pumps {
         let waiting = Arc::new(AtomicUsize::new(0));
+        let of_terminal = self.of_terminal;
         let input = self.input.map(|pipe| {
             let (queue, pieces) = mpsc::channel(INPUT_WINDOW as usize);
-            let task = pump_input(pipe, pieces, Arc::clone(&waiting), sender.clone());
-            let task = tokio::spawn(task);
+            let (stop, stopped) = watch::channel(false);
+            let pump = InputPump {
+                pipe,
+                pieces,
+                waiting: Arc::clone(&waiting),
+                sender: sender.clone(),
+                stopped,
+                of_terminal,
+                written: 0,
+            };
             Input {
                 queue: Some(queue),
                 waiting,
-                task,
+                stop,
+                task: tokio::spawn(pump.run()),
             }
         });
         let mut tasks = JoinSet::new();
@@ -101,7 +150,8 @@ struct Input {
     queue: Option<mpsc::Sender<Bytes>>,
     /// Bytes the owner has sent and has no new credit for.
     waiting: Arc<AtomicUsize>,
-    task: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<u64>,
 }
 
 struct Output {
@@ -158,7 +208,8 @@ impl Pumps {
                 Ok(())
             }
             ToJob::Ping => Ok(()),
-            ToJob::Start(_) => Err(Violation("a second start")),
+            ToJob::Start(_) | ToJob::StartWith(..) => Err(Violation("a second start")),
+            ToJob::Resize(_) => Err(Violation("a size where there is no terminal")),
             ToJob::Signal { .. } => Err(Violation("a signal where none is taken")),
         }
     }
@@ -174,6 +225,13 @@ impl Pumps {
                 open
             });
         }
+    }
+
+    /// Ends the input of a job that is gone; returns how much of it the job has taken, `None` if it had none.
+    pub(super) async fn stop_input(&mut self) -> Option<u64> {
+        let mut input = self.input.take()?;
+        input.stop.send_replace(true);
+        (&mut input.task).await.ok()
     }
 
     /// Waits until all output is sent. Cancel-safe.
@@ -213,21 +271,75 @@ impl Drop for Input {
     }
 }
 
-async fn pump_input(
-    mut pipe: pipe::Sender,
-    mut pieces: mpsc::Receiver<Bytes>,
+struct InputPump {
+    pipe: pipe::Sender,
+    pieces: mpsc::Receiver<Bytes>,
     waiting: Arc<AtomicUsize>,
     sender: FrameSender,
-) {
-    while let Some(bytes) = pieces.recv().await {
-        if pipe.write_all(&bytes).await.is_err() {
-            sender.send(&FromJob::InputClosed).await;
-            return;
+    /// The job is gone.
+    stopped: watch::Receiver<bool>,
+    of_terminal: bool,
+    written: u64,
+}
+
+impl InputPump {
+    /// Carries until the job is gone; returns how much it has taken.
+    async fn run(mut self) -> u64 {
+        let mut stopped = self.stopped.clone();
+        let ended = tokio::select! {
+            biased;
+            () = gone(&mut stopped) => false,
+            closed = self.carry() => {
+                if closed {
+                    self.sender.send(&FromJob::InputClosed).await;
+                }
+                !closed
+            }
+        };
+        if self.of_terminal {
+            gone(&mut stopped).await;
+            return self.written;
         }
-        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
-        let len = u32::try_from(bytes.len()).expect("pieces are checked to be small");
-        sender.send(&FromJob::InputCredit(len)).await;
+        let reader;
+        let pipe = if ended {
+            // Another reader keeps what the job leaves; the job is to see the end of its input.
+            reader = sys::reader_of(self.pipe.as_fd());
+            drop(self.pipe);
+            reader.as_ref().ok().map(AsFd::as_fd)
+        } else {
+            Some(self.pipe.as_fd())
+        };
+        gone(&mut stopped).await;
+        let unread = pipe.and_then(|pipe| sys::bytes_in(pipe).ok());
+        self.written.saturating_sub(unread.unwrap_or(0))
     }
+
+    /// Carries pieces until there are no more; `true`: the job reads no more. What a cancelled call has written is
+    /// counted.
+    async fn carry(&mut self) -> bool {
+        while let Some(bytes) = self.pieces.recv().await {
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                match self.pipe.write(rest).await {
+                    Ok(len) => {
+                        self.written += len as u64;
+                        rest = &rest[len..];
+                    }
+                    Err(_) => return true,
+                }
+            }
+            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+            let len = u32::try_from(bytes.len()).expect("pieces are checked to be small");
+            self.sender.send(&FromJob::InputCredit(len)).await;
+        }
+        false
+    }
+}
+
+/// Waits until the job is gone.
+async fn gone(stopped: &mut watch::Receiver<bool>) {
+    // The sender is dropped only together with the task that asks.
+    stopped.wait_for(|stopped| *stopped).await.ok();
 }
 
 struct OutputPump {

@@ -1,6 +1,7 @@
 //! `glud`: the daemon of one node.
 
 use clap::Parser;
+use gproc::job::leader;
 use mount_tools::node::watcher;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,10 +16,14 @@ struct Glud {
 }
 
 fn main() -> ExitCode {
-    let mut args = std::env::args();
-    if args.nth(1).as_deref() == Some(watcher::ARGUMENT) {
-        let daemon = args.next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        return outcome(watcher::main(daemon));
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(first) if first == watcher::ARGUMENT => {
+            let daemon = args.next().and_then(|pid| pid.to_str()?.parse().ok());
+            return outcome(watcher::main(daemon.unwrap_or(0)));
+        }
+        Some(first) if first == leader::ARGUMENT => leader::main(args),
+        _ => {}
     }
     let glud = match Glud::try_parse() {
         Ok(glud) => glud,

@@ -189,7 +189,9 @@ impl Node {
         let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
-        let job_agent = job::Agent::new(config.node, &instance(&config))
+        // This program, also after an update has put another in its place.
+        let leader = Some(Path::new("/proc/self/exe"));
+        let job_agent = job::Agent::with_leader(config.node, &instance(&config), leader)
             .context("prepare to run jobs (/dev/null, threads)")?;
         router.register(ServiceId::Job, job_agent.service());
         let pids = PidKeeper::start(config.node, Path::new(PROC))?;

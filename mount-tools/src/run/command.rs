@@ -2,6 +2,7 @@
 
 use super::owner::Command;
 use super::signals::Signals;
+use super::terminal::Terminal;
 use super::{SIGNAL_STATUS, end_as, give_up, socket, sys};
 use crate::nodes::{self, NodeSet};
 use clap::Parser;
@@ -36,6 +37,10 @@ struct Args {
     #[arg(short, long)]
     label: bool,
 
+    /// Gives the program a terminal even where its output is none; without this it has one if input and output are.
+    #[arg(long)]
+    pty: bool,
+
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -49,7 +54,20 @@ pub fn main() -> ! {
     });
     let ignored = sys::ignored_signals();
     let command = Command::new(args.command, std::env::vars_os(), ignored);
-    let signals = Signals::take_over(ignored);
+    let single = args.count == 1 && !args.label;
+    let terminal = (single || args.pty)
+        .then(|| Terminal::find(args.pty))
+        .flatten();
+    if args.pty && (args.count > 1 || terminal.is_none()) {
+        let why = if args.count > 1 {
+            "--pty is for one process"
+        } else {
+            "--pty wants a terminal for standard input"
+        };
+        eprintln!("{NAME}: {why}");
+        std::process::exit(USAGE_STATUS);
+    }
+    let signals = Signals::take_over(ignored, terminal.clone());
     let (command, signals) = match (command, signals) {
         (Ok(command), Ok(signals)) => (command, signals),
         (Err(error), _) => give_up(
@@ -65,7 +83,10 @@ pub fn main() -> ! {
     };
     let nodes = args.nodes.map(|set| set.iter().collect());
     let nodes = nodes.unwrap_or_default();
-    let command = command.on(nodes).labelled(args.label);
+    let command = command
+        .on(nodes)
+        .labelled(args.label)
+        .with_terminal(terminal);
     if args.count == 1 {
         end_as(NAME, command.run(&socket(), 0, &signals))
     } else {

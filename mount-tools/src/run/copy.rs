@@ -5,6 +5,7 @@ use bytes::Bytes;
 use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, Stream, ToJob};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Whence, lseek};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc;
@@ -24,6 +25,8 @@ static WHOLE: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
 /// Reads this process's input for a job, as the job gives credit.
 pub(super) struct Input {
     state: Arc<(Mutex<Credit>, Condvar)>,
+    /// Returns how much it has read.
+    thread: JoinHandle<u64>,
 }
 
 enum Credit {
@@ -35,14 +38,13 @@ enum Credit {
 impl Input {
     pub(super) fn start(line: Line) -> io::Result<Self> {
         let credit = Mutex::new(Credit::Bytes(INPUT_WINDOW as usize));
-        let state = Arc::new((credit, Condvar::new()));
-        let input = Self {
-            state: Arc::clone(&state),
-        };
-        std::thread::Builder::new()
+        let shared = Arc::new((credit, Condvar::new()));
+        let state = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
             .name("stdin".into())
             .spawn(move || {
                 let mut buffer = vec![0; DATA_BYTES_MAX];
+                let mut sent = 0;
                 while let Some(allowed) = allowed(&state) {
                     let room = &mut buffer[..allowed.min(DATA_BYTES_MAX)];
                     let len = read_input(room).unwrap_or(0);
@@ -51,12 +53,28 @@ impl Input {
                         _ => ToJob::Input(Bytes::copy_from_slice(&room[..len])),
                     };
                     spend(&state, len);
+                    sent += len as u64;
                     if line.send(&frame).is_err() || len == 0 {
-                        return;
+                        break;
                     }
                 }
+                sent
             })?;
-        Ok(input)
+        Ok(Self {
+            state: shared,
+            thread,
+        })
+    }
+
+    /// Gives back to a file what was read of it beyond the `taken` bytes that the job has read.
+    pub(super) fn seek_back(self, taken: u64) {
+        self.close();
+        let sent = self.thread.join().unwrap_or(taken);
+        let unread = i64::try_from(sent.saturating_sub(taken)).unwrap_or(0);
+        if unread > 0 {
+            // A file that cannot has not said so before.
+            lseek(io::stdin().as_fd(), -unread, Whence::SeekCur).ok();
+        }
     }
 
     pub(super) fn add_credit(&self, bytes: u32) {
@@ -120,17 +138,23 @@ fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
     }
 }
 
+enum Piece {
+    Bytes(Bytes),
+    /// All before it is to be written now.
+    Mark(mpsc::Sender<()>),
+}
+
 /// Writes one output of a job.
 pub(super) struct Output {
     /// Bounded by the credit that the host has: `OUTPUT_WINDOW` bytes.
-    pieces: mpsc::Sender<Bytes>,
+    pieces: mpsc::Sender<Piece>,
     thread: JoinHandle<()>,
 }
 
 impl Output {
     /// Starts writing to descriptor 1 or 2; with a label in front of each line.
     pub(super) fn start(stream: Stream, label: Option<String>, line: Line) -> io::Result<Self> {
-        let (pieces, queue) = mpsc::channel::<Bytes>();
+        let (pieces, queue) = mpsc::channel::<Piece>();
         let mut writer = Writer {
             stream,
             label,
@@ -140,7 +164,14 @@ impl Output {
             .name("output".into())
             .spawn(move || {
                 let mut result = Ok(());
-                for bytes in queue {
+                for piece in queue {
+                    let bytes = match piece {
+                        Piece::Bytes(bytes) => bytes,
+                        Piece::Mark(passed) => {
+                            passed.send(()).ok();
+                            continue;
+                        }
+                    };
                     result = result.and_then(|()| writer.write(&bytes));
                     let frame = match &result {
                         Ok(()) => ToJob::Credit {
@@ -165,7 +196,15 @@ impl Output {
 
     pub(super) fn push(&self, bytes: Bytes) {
         // Where nobody can be written to any more the job will hear of it.
-        self.pieces.send(bytes).ok();
+        self.pieces.send(Piece::Bytes(bytes)).ok();
+    }
+
+    /// Waits until all that was pushed is written.
+    pub(super) fn flush(&self) {
+        let (mark, passed) = mpsc::channel();
+        if self.pieces.send(Piece::Mark(mark)).is_ok() {
+            passed.recv().ok();
+        }
     }
 
     /// Waits until all is written.

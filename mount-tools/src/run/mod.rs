@@ -5,7 +5,7 @@
 //!
 //! - [`command`]: what `glurun` was asked to do.
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
-//! - [`signals`]: signals of this process, sent on to its jobs.
+//! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs.
 
 pub mod command;
@@ -15,6 +15,7 @@ mod owner;
 pub mod shell;
 mod signals;
 mod sys;
+mod terminal;
 
 use gproc::job::protocol::{End, Failure};
 use gproc::job::{SOCKET_ENV, SOCKET_PATH};

@@ -3,16 +3,19 @@
 use super::copy::{Input, Output};
 use super::signals::Signals;
 use super::sys;
+use super::terminal::Terminal;
+use bytes::Bytes;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
 };
+use gproc::job::terminal::{Extra, Modes};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, fstat, umask};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufReader, IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io::{self, BufReader, IoSlice, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -21,11 +24,21 @@ use std::sync::{Arc, Mutex};
 /// The device number of `/dev/null`.
 const NULL_DEVICE: (u64, u64) = (1, 3);
 
+/// Has a stopped job go on.
+const GO_ON: ToJob = ToJob::Signal {
+    number: libc::SIGCONT,
+    group: true,
+};
+
 /// What all jobs of one command have in common.
 pub(super) struct Command {
     request: Request,
     /// No descriptors go along: all output comes through this process.
     label: bool,
+    /// What the first job has one like.
+    terminal: Option<Terminal>,
+    /// The input is a file, which keeps what the job does not read.
+    seekable: bool,
 }
 
 impl Command {
@@ -59,7 +72,22 @@ impl Command {
                 vnn: 0,
             },
             label: false,
+            terminal: None,
+            seekable: is_file(io::stdin().as_fd()),
         })
+    }
+
+    /// Gives the job a terminal like this process's.
+    pub(super) fn with_terminal(mut self, terminal: Option<Terminal>) -> Self {
+        if terminal.is_some() {
+            self.request.stdio[..2].fill(Stdio::Pipe);
+            // Raw, the terminal begins a line only where the job's has told it to.
+            if io::stderr().is_terminal() {
+                self.request.stdio[2] = Stdio::SameAsOut;
+            }
+        }
+        self.terminal = terminal;
+        self
     }
 
     /// Restricts the nodes to choose from.
@@ -91,7 +119,11 @@ impl Command {
             request.stdio[2] = Stdio::Pipe;
         }
         let stream = UnixStream::connect(socket)?;
-        let hello = frame(&Hello::Run(Box::new(request.clone())));
+        let extras = self.extras(&request);
+        let hello = frame(&match extras.is_empty() {
+            true => Hello::Run(Box::new(request.clone())),
+            false => Hello::RunWith(Box::new(request.clone()), extras),
+        });
         if hello.len() > FIRST_BYTES_MAX {
             return Ok(End::lost("arguments and environment are too long"));
         }
@@ -103,31 +135,51 @@ impl Command {
             self.send_hello(&first, &hello, request.stdio[0])?;
         }
         let mut reader = BufReader::with_capacity(FRAME_BYTES_MAX, stream);
-        let mut streams = Streams::default();
+        let mut streams = Streams {
+            terminal: self.terminal.clone(),
+            ..Streams::default()
+        };
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
             match frame {
                 FromJob::Started { relayed, .. } => {
                     signals.job_runs();
                     if relayed {
                         let label = self.label.then(|| format!("{vnn}: "));
-                        streams = Streams::start(&request.stdio, label.as_deref(), &line)?;
+                        streams.start(&request.stdio, label.as_deref(), &line)?;
+                    }
+                }
+                FromJob::Stopped(_) => {
+                    if !streams.stop() {
+                        line.send(&GO_ON)?;
                     }
                 }
                 FromJob::Ended(end) => {
-                    streams.finish();
+                    streams.finish(self.seekable);
                     return Ok(end);
                 }
                 other => streams.take(other),
             }
         }
+        streams.finish(self.seekable);
         Ok(End::lost(
             "the daemon of this node has ended, and the job with it",
         ))
     }
 
+    fn extras(&self, request: &Request) -> Vec<Extra> {
+        let terminal = self.terminal.as_ref().map(Terminal::like);
+        let asks = self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
+        let asks = asks.then_some(Extra::TellInput);
+        terminal
+            .map(Extra::Terminal)
+            .into_iter()
+            .chain(asks)
+            .collect()
+    }
+
     /// Sends the request, with this process's descriptors unless the output is to come through it.
     fn send_hello(&self, mut stream: &UnixStream, hello: &[u8], input: Stdio) -> io::Result<()> {
-        if self.label {
+        if self.label || self.terminal.is_some() {
             return stream.write_all(hello);
         }
         let null = File::open("/dev/null")?;
@@ -172,26 +224,32 @@ impl Line {
 /// The threads that carry a job's streams.
 #[derive(Default)]
 struct Streams {
+    terminal: Option<Terminal>,
     input: Option<Input>,
     out: Option<Output>,
     err: Option<Output>,
+    /// What became of the input.
+    left: Option<(u64, Bytes)>,
+    /// How the job has left its terminal.
+    modes: Option<Modes>,
 }
 
 impl Streams {
-    fn start(stdio: &[Stdio; 3], label: Option<&str>, line: &Line) -> io::Result<Self> {
+    fn start(&mut self, stdio: &[Stdio; 3], label: Option<&str>, line: &Line) -> io::Result<()> {
         let output = |stream, kind| {
             let label = label.map(str::to_owned);
             (kind == Stdio::Pipe)
                 .then(|| Output::start(stream, label, line.clone()))
                 .transpose()
         };
-        Ok(Self {
-            input: (stdio[0] == Stdio::Pipe)
-                .then(|| Input::start(line.clone()))
-                .transpose()?,
-            out: output(Stream::Out, stdio[1])?,
-            err: output(Stream::Err, stdio[2])?,
-        })
+        self.out = output(Stream::Out, stdio[1])?;
+        self.err = output(Stream::Err, stdio[2])?;
+        match &self.terminal {
+            Some(terminal) => terminal.start(line.clone())?,
+            None if stdio[0] == Stdio::Pipe => self.input = Some(Input::start(line.clone())?),
+            None => {}
+        }
+        Ok(())
     }
 
     fn take(&mut self, frame: FromJob) {
@@ -209,19 +267,37 @@ impl Streams {
                 if let Some(input) = &self.input {
                     input.add_credit(bytes);
                 }
+                if let Some(terminal) = &self.terminal {
+                    terminal.add_credit(bytes);
+                }
             }
             FromJob::InputClosed => {
                 if let Some(input) = &self.input {
                     input.close();
                 }
             }
-            FromJob::Ping | FromJob::Started { .. } | FromJob::Ended(_) => {}
+            FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
+            FromJob::Modes(modes) => self.modes = Some(modes),
+            FromJob::Ping | FromJob::Started { .. } | FromJob::Stopped(_) | FromJob::Ended(_) => {}
         }
     }
 
-    fn finish(self) {
+    /// Stops this process, as its job has stopped; returns whether that was possible, once it goes on.
+    fn stop(&self) -> bool {
+        for output in [&self.out, &self.err].into_iter().flatten() {
+            output.flush();
+        }
+        self.terminal.as_ref().is_some_and(Terminal::stop)
+    }
+
+    fn finish(self, seekable: bool) {
         for output in [self.out, self.err].into_iter().flatten() {
             output.finish();
+        }
+        match (self.terminal, self.input, self.left) {
+            (Some(terminal), _, left) => terminal.finish(left, self.modes),
+            (None, Some(input), Some((taken, _))) if seekable => input.seek_back(taken),
+            _ => {}
         }
     }
 }
@@ -229,7 +305,7 @@ impl Streams {
 /// Returns what this process's descriptors are. Closed ones are `/dev/null` by now: the runtime of every Rust
 /// program sees to that.
 fn own_stdio() -> [Stdio; 3] {
-    let kind = |fd: std::os::fd::BorrowedFd<'_>| match fstat(fd) {
+    let kind = |fd: BorrowedFd<'_>| match fstat(fd) {
         Ok(stat) if (libc::S_IFMT & stat.st_mode) == libc::S_IFCHR && is_null(stat.st_rdev) => {
             Stdio::Null
         }
@@ -243,6 +319,11 @@ fn own_stdio() -> [Stdio; 3] {
     );
     let same = err == Stdio::Pipe && sys::same_open_file(1, 2);
     [input, out, if same { Stdio::SameAsOut } else { err }]
+}
+
+/// Returns whether a descriptor is a file that can be read from the same place again.
+fn is_file(fd: BorrowedFd<'_>) -> bool {
+    fstat(fd).is_ok_and(|stat| libc::S_IFMT & stat.st_mode == libc::S_IFREG)
 }
 
 fn is_null(device: u64) -> bool {

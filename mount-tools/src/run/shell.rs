@@ -55,7 +55,7 @@ pub fn main() -> ! {
             &format!("no working directory: {error}"),
         ),
     };
-    match Signals::take_over(ignored) {
+    match Signals::take_over(ignored, None) {
         Ok(signals) => end_as(NAME, command.run(&socket(), 0, &signals)),
         Err(error) => give_up(
             NAME,

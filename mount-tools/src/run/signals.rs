@@ -7,6 +7,7 @@
 
 use super::owner::Line;
 use super::sys;
+use super::terminal::Terminal;
 use gproc::job::protocol::ToJob;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -35,12 +36,17 @@ const SI_KERNEL: i32 = 0x80;
 pub(super) struct Signals {
     lines: Arc<Mutex<Vec<Line>>>,
     started: Arc<AtomicBool>,
+    terminal: Option<Terminal>,
 }
 
 impl Signals {
     /// Takes over the signals of this process, which must have no other thread yet. Ignored ones stay ignored.
-    pub(super) fn take_over(ignored: u64) -> io::Result<Self> {
-        let signals = Self::default();
+    /// `terminal`: the one that the job has one like.
+    pub(super) fn take_over(ignored: u64, terminal: Option<Terminal>) -> io::Result<Self> {
+        let signals = Self {
+            terminal,
+            ..Self::default()
+        };
         let mut mask = SigSet::empty();
         for signal in SENT_ON {
             if ignored >> (signal as i32 - 1) & 1 == 0 {
@@ -50,6 +56,8 @@ impl Signals {
         mask.thread_block()?;
         // A read of the terminal from the background then fails, rather than stop this process with its jobs.
         SigSet::from(Signal::SIGTTIN).thread_block()?;
+        // So that the terminal can be given back from there.
+        SigSet::from(Signal::SIGTTOU).thread_block()?;
         let queue = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
         let jobs = signals.clone();
         std::thread::Builder::new()
@@ -58,6 +66,10 @@ impl Signals {
                 let mut end_waits = false;
                 while let Ok(Some(info)) = queue.read_signal() {
                     let number = i32::try_from(info.ssi_signo).expect("signals are small numbers");
+                    if info.ssi_pid == std::process::id() {
+                        // The stop that follows one of the job.
+                        continue;
+                    }
                     if end_waits && ends(number) && !jobs.started.load(Ordering::Relaxed) {
                         act_here(number);
                     } else {
@@ -84,6 +96,9 @@ impl Signals {
         if jobs.is_empty() {
             return act_here(number);
         }
+        if let Some(terminal) = &self.terminal {
+            return forward_to_terminal(&jobs, terminal, number, from_terminal);
+        }
         // The kernel drops SIGTSTP for a process group without a parent in its session, as a job's is.
         let stop = number == Signal::SIGTSTP as i32;
         let frame = ToJob::Signal {
@@ -97,6 +112,29 @@ impl Signals {
         if stop {
             raise(Signal::SIGSTOP).ok();
         }
+    }
+}
+
+/// Sends a signal on to a job that has a terminal: it stops as here, and tells so.
+fn forward_to_terminal(jobs: &[Line], terminal: &Terminal, number: i32, from_terminal: bool) {
+    let goes_on = number == Signal::SIGCONT as i32;
+    let mut frames = Vec::new();
+    if goes_on {
+        terminal.take();
+    }
+    if goes_on || number == Signal::SIGWINCH as i32 {
+        frames.push(terminal.resized());
+    }
+    if number != Signal::SIGWINCH as i32 {
+        let group = from_terminal || goes_on || number == Signal::SIGTSTP as i32;
+        frames.push(ToJob::Signal { number, group });
+    }
+    for (job, frame) in jobs
+        .iter()
+        .flat_map(|job| frames.iter().map(move |of| (job, of)))
+    {
+        // A job that has ended needs no signal.
+        job.send(frame).ok();
     }
 }
 

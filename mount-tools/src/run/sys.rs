@@ -34,6 +34,17 @@ pub(super) fn same_open_file(a: RawFd, b: RawFd) -> bool {
     order == 0
 }
 
+/// Has the terminal at descriptor 0 take bytes as if they were typed, as far as the kernel lets this user.
+pub(super) fn type_again<'a>(bytes: impl IntoIterator<Item = &'a u8>) {
+    for byte in bytes {
+        // SAFETY: `byte` is the one byte that the call reads.
+        let result = unsafe { libc::ioctl(0, libc::TIOCSTI, std::ptr::from_ref(byte)) };
+        if result != 0 {
+            return;
+        }
+    }
+}
+
 /// Ends this process by a signal, as a job was ended by it.
 pub(super) fn die_by(number: i32) -> ! {
     // The program that crashed was not this one.

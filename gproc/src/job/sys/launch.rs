@@ -1,5 +1,6 @@
 //! Makes a process: born in its cgroup, without a copy of the daemon's memory.
 
+use super::super::leader::REPORT_FD;
 use super::super::protocol::{Credentials, Limit};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -26,6 +27,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) cwd: &'a CStr,
     /// What becomes descriptors 0, 1 and 2; numbers above 2.
     pub(in crate::job) stdio: [BorrowedFd<'a>; 3],
+    /// What becomes descriptor 3. Descriptor 1 is then to be the terminal of its session.
+    pub(in crate::job) report: Option<BorrowedFd<'a>>,
     /// Open directory of its cgroup.
     pub(in crate::job) cgroup: Option<BorrowedFd<'a>>,
     /// As whom; `None`: as the daemon.
@@ -131,7 +134,7 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 }
 
 impl Step {
-    const fn failed(self, errno: Errno) -> LaunchError {
+    pub(in crate::job) const fn failed(self, errno: Errno) -> LaunchError {
         LaunchError { step: self, errno }
     }
 }
@@ -244,6 +247,9 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     // SAFETY: takes numbers. Descriptors of the daemon that lack the flag must not reach the program.
     let result = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
     Errno::result(result).map_err(setup)?;
+    if let Some(report) = launch.report {
+        take_terminal(report).map_err(setup)?;
+    }
 
     for limit in launch.limits {
         set_limit(limit).map_err(setup)?;
@@ -281,6 +287,24 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     }
     chdir(launch.cwd).map_err(|errno| Step::Directory.failed(errno))?;
     SigSet::empty().thread_set_mask().map_err(setup)
+}
+
+/// Makes descriptor 1 the terminal of this session, and `report` descriptor 3.
+fn take_terminal(report: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes numbers: the terminal is not to be taken from another session.
+    let result = unsafe { libc::ioctl(1, libc::TIOCSCTTY, 0) };
+    Errno::result(result)?;
+    // SAFETY: the child's table of descriptors is its own, and all of the daemon's in it go at the exec.
+    let result = unsafe { libc::dup3(report.as_raw_fd(), REPORT_FD, 0) };
+    match Errno::result(result) {
+        // It is there already.
+        Err(Errno::EINVAL) => {
+            // SAFETY: takes numbers.
+            let result = unsafe { libc::fcntl(REPORT_FD, libc::F_SETFD, 0) };
+            Errno::result(result).map(drop)
+        }
+        other => other.map(drop),
+    }
 }
 
 /// Sets a limit; one that only a mightier daemon could raise is cut to the daemon's own.

@@ -3,9 +3,14 @@
 
 mod guardian;
 mod launch;
+mod terminal;
 
 pub(super) use guardian::Guardian;
 pub(super) use launch::{Launch, LaunchError, Step, launch};
+pub(super) use terminal::{
+    Change, await_child, close_standard_descriptors, die_by, set_window_size, start_in_foreground,
+    take_descriptor, window_size,
+};
 
 use super::protocol::{End, Limit};
 use nix::errno::Errno;
@@ -160,6 +165,27 @@ pub(super) fn await_change(file: BorrowedFd<'_>, at_most: Duration) -> io::Resul
     }
 }
 
+/// Returns how many bytes of a pipe nobody has read, asked at either end.
+pub(super) fn bytes_in(pipe: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: c_int = 0;
+    // SAFETY: `count` has room for the number, and outlives the call.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    Errno::result(result)?;
+    Ok(u64::from(count.unsigned_abs()))
+}
+
+/// Returns a reader of the pipe of a writer.
+pub(super) fn reader_of(writer: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut options = std::fs::File::options();
+    let reader = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    Ok(reader.into())
+}
+
 /// Sends a signal to a process.
 pub(super) fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: takes numbers and a null pointer for "as kill(2) does", and returns a number.
@@ -172,6 +198,14 @@ pub(super) fn signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
             0,
         )
     };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Sends a signal to a process that is known by its number only.
+pub(super) fn signal_process(process: Pid, number: i32) -> io::Result<()> {
+    // SAFETY: takes two numbers and returns a number.
+    let result = unsafe { libc::kill(process.as_raw(), number) };
     Errno::result(result)?;
     Ok(())
 }

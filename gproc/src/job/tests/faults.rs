@@ -107,6 +107,56 @@ async fn a_lost_host_is_told() {
     }
 }
 
+/// A node of an older revision: it knows no extras.
+struct Older(Arc<dyn Service>);
+
+#[async_trait]
+impl Service for Older {
+    async fn call(&self, _from: NodeId, _body: Bytes) -> Option<Bytes> {
+        None
+    }
+
+    async fn accept(&self, from: NodeId, stream: ByteStream) {
+        let mut reader = FrameReader::new(stream.reader);
+        let first = reader.next_whole(FIRST_BYTES_MAX).await;
+        let first = first.expect("well formed").expect("a frame");
+        if first[4] == 0 {
+            let first = std::io::Cursor::new(first);
+            let reader = AsyncReadExt::chain(first, reader.into_rest());
+            let (reader, writer) = (Box::new(reader), stream.writer);
+            self.0.accept(from, ByteStream { reader, writer }).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_an_older_revision_gets_no_extras() {
+    let cluster = Cluster::new();
+    let older = Older(cluster.agents[1].service());
+    cluster
+        .router_there
+        .register(ServiceId::Job, Arc::new(older));
+    let mut job = cluster
+        .start_with(script(THERE, "echo runs"), vec![Extra::TellInput])
+        .await;
+    assert_eq!(job.end().await, End::Exited(0));
+    assert_eq!((&*job.text(), job.input_taken), ("runs\n", None));
+
+    let terminal = Extra::Terminal(super::super::terminal::tests::like_none());
+    let mut job = cluster
+        .start_with(script(THERE, "true"), vec![terminal.clone()])
+        .await;
+    let (kind, text) = failed(job.end().await);
+    assert_eq!(kind, Failure::Cluster);
+    assert!(text.contains("its Glu is older"), "{text}");
+
+    let mut job = cluster
+        .start_with(script(HERE, "true"), vec![terminal; 17])
+        .await;
+    let (_, text) = failed(job.end().await);
+    assert_eq!(text, "a job may want 16 things, not 17");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_told() {
     let cluster = Cluster::new();

@@ -8,6 +8,7 @@ use super::agent::Agent;
 use super::frame::{FrameReader, FrameWriter};
 use super::protocol::*;
 use super::server::{JobServer, bind};
+use super::terminal::Extra;
 use super::view::Nodes;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -102,8 +103,16 @@ impl Cluster {
     }
 
     async fn start(&self, request: Request) -> Job {
+        self.say(Hello::Run(Box::new(request))).await
+    }
+
+    async fn start_with(&self, request: Request, extras: Vec<Extra>) -> Job {
+        self.say(Hello::RunWith(Box::new(request), extras)).await
+    }
+
+    async fn say(&self, hello: Hello) -> Job {
         let mut stream = self.connect().await;
-        let hello = frame(&Hello::Run(Box::new(request)));
+        let hello = frame(&hello);
         stream.write_all(&hello).await.expect("sends");
         let (reader, writer) = stream.into_split();
         Job::new(reader, writer)
@@ -151,6 +160,8 @@ struct Job {
     /// Bytes of input that may be sent.
     credit: usize,
     input_closed: bool,
+    /// How much of the input the job has read.
+    input_taken: Option<u64>,
     pid: u32,
     relayed: bool,
 }
@@ -167,6 +178,7 @@ impl Job {
             err: Vec::new(),
             credit: INPUT_WINDOW as usize,
             input_closed: false,
+            input_taken: None,
             pid: 0,
             relayed: false,
         }
@@ -208,7 +220,8 @@ impl Job {
             }
             FromJob::InputCredit(bytes) => self.credit += bytes as usize,
             FromJob::InputClosed => self.input_closed = true,
-            FromJob::Ping => {}
+            FromJob::InputLeft { taken, .. } => self.input_taken = Some(taken),
+            FromJob::Ping | FromJob::Stopped(_) | FromJob::Modes(_) => {}
             FromJob::Ended(end) => return Some(end),
         }
         None

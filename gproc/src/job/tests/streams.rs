@@ -77,6 +77,40 @@ async fn unread_input_is_bounded_and_does_not_keep_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_hears_how_much_of_its_input_was_read() {
+    let cluster = Cluster::new();
+    let input = b"0123456789".repeat(10_000);
+    for node in [HERE, THERE] {
+        for (text, taken) in [
+            ("true", 0),
+            ("head -c 7 >/dev/null", 7),
+            ("dd bs=1 count=20 2>/dev/null >/dev/null", 20),
+            // Closed by the job before its end, and read to the end.
+            ("head -c 3 >/dev/null; exec <&-; echo closed", 3),
+            ("cat >/dev/null", 100_000),
+        ] {
+            let request = script(node, text);
+            let mut job = cluster.start_with(request, vec![Extra::TellInput]).await;
+            assert_eq!(job.feed(&input).await, End::Exited(0), "{text}");
+            assert_eq!(job.input_taken, Some(taken), "{text} on {node}");
+        }
+        // The end of the input has come before that of the job.
+        let text = "head -c 4 >/dev/null; sleep 0.2";
+        let mut job = cluster
+            .start_with(script(node, text), vec![Extra::TellInput])
+            .await;
+        assert_eq!(job.feed(b"short input").await, End::Exited(0));
+        assert_eq!(job.input_taken, Some(4));
+        let mut job = cluster.start(script(node, "true")).await;
+        assert_eq!(job.feed(&input).await, End::Exited(0));
+        assert_eq!(
+            job.input_taken, None,
+            "who has not asked may not know the answer"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn null_devices_are_not_carried() {
     let cluster = Cluster::new();
     let text = "for fd in 0 1 2; do readlink /proc/self/fd/$fd >&3; done 3>\"$OUT\"";

@@ -1,0 +1,274 @@
+//! What a job may want beyond its request, above all a terminal, and the terminals themselves.
+//!
+//! A job with a terminal has a pseudo terminal on its host, whose line discipline does all: the owner's own is in raw
+//! mode meanwhile, and is given what the job has left: the modes, and what was typed and not read.
+
+use super::sys;
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::libc;
+use nix::pty::openpty;
+use nix::sys::termios::{
+    ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, Termios, tcgetattr, tcsetattr,
+};
+use nix::unistd::{Gid, Pid, Uid, fchown};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Extras in one request: one of each kind.
+pub const EXTRAS_MAX: usize = 16;
+
+/// Typed bytes that a terminal holds for its readers, and so what may be left unread: the kernel's own limit.
+const TYPED_BYTES_MAX: usize = 4096;
+
+/// What a job may want beyond its request. A node that does not know one refuses the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Extra {
+    /// Descriptors 0 and 1 are a terminal; so is descriptor 2 where it is the same as 1.
+    Terminal(Terminal),
+    /// The owner wants to know how much of its input the job has read.
+    TellInput,
+}
+
+impl Extra {
+    /// Returns whether the job may run without it.
+    pub(super) fn is_optional(&self) -> bool {
+        match self {
+            Self::Terminal(_) => false,
+            Self::TellInput => true,
+        }
+    }
+}
+
+/// The owner's terminal as it is when the job starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Its size.
+    pub size: WindowSize,
+    /// Its modes.
+    pub modes: Modes,
+}
+
+/// The size of a terminal, as in `struct winsize`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+    /// Width in pixels, 0 if not known.
+    pub x_pixels: u16,
+    /// Height in pixels, 0 if not known.
+    pub y_pixels: u16,
+}
+
+/// The modes of a terminal, as in `struct termios`. The numbers are those of x86-64 and aarch64, which are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modes {
+    /// `c_iflag`.
+    pub input: u32,
+    /// `c_oflag`.
+    pub output: u32,
+    /// `c_cflag`.
+    pub control: u32,
+    /// `c_lflag`.
+    pub local: u32,
+    /// `c_cc`.
+    pub characters: Bytes,
+}
+
+impl WindowSize {
+    /// Returns the size of a terminal.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn of(terminal: BorrowedFd<'_>) -> io::Result<Self> {
+        let size = sys::window_size(terminal)?;
+        Ok(Self {
+            rows: size.ws_row,
+            columns: size.ws_col,
+            x_pixels: size.ws_xpixel,
+            y_pixels: size.ws_ypixel,
+        })
+    }
+
+    fn as_winsize(self) -> libc::winsize {
+        libc::winsize {
+            ws_row: self.rows,
+            ws_col: self.columns,
+            ws_xpixel: self.x_pixels,
+            ws_ypixel: self.y_pixels,
+        }
+    }
+}
+
+impl Modes {
+    /// Returns the modes of a terminal.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn of(terminal: BorrowedFd<'_>) -> io::Result<Self> {
+        let modes = tcgetattr(terminal)?;
+        Ok(Self {
+            input: modes.input_flags.bits(),
+            output: modes.output_flags.bits(),
+            control: modes.control_flags.bits(),
+            local: modes.local_flags.bits(),
+            characters: Bytes::copy_from_slice(&modes.control_chars),
+        })
+    }
+
+    /// Gives a terminal these modes, once all output has left it.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn set(&self, terminal: BorrowedFd<'_>) -> io::Result<()> {
+        let mut modes = tcgetattr(terminal)?;
+        modes.input_flags = InputFlags::from_bits_retain(self.input);
+        modes.output_flags = OutputFlags::from_bits_retain(self.output);
+        modes.control_flags = ControlFlags::from_bits_retain(self.control);
+        // With this one the line discipline leaves its work to the other end.
+        modes.local_flags = LocalFlags::from_bits_retain(self.local) - LocalFlags::EXTPROC;
+        for (own, new) in modes.control_chars.iter_mut().zip(&self.characters) {
+            *own = *new;
+        }
+        Ok(tcsetattr(terminal, SetArg::TCSADRAIN, &modes)?)
+    }
+}
+
+/// Has a terminal pass every byte on as it comes.
+///
+/// # Errors
+/// If it is none.
+pub fn make_raw(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let mut modes: Termios = tcgetattr(terminal)?;
+    nix::sys::termios::cfmakeraw(&mut modes);
+    Ok(tcsetattr(terminal, SetArg::TCSADRAIN, &modes)?)
+}
+
+/// The pseudo terminal of a job.
+#[derive(Debug)]
+pub(super) struct Pty {
+    /// The daemon's end; non-blocking.
+    master: OwnedFd,
+    /// The job's end. The daemon keeps it to see what was typed and not read.
+    slave: OwnedFd,
+}
+
+impl Pty {
+    /// Makes a terminal like the owner's, which belongs to user `uid`.
+    pub(super) fn open(like: &Terminal, uid: u32) -> io::Result<Self> {
+        let pair = openpty(Some(&like.size.as_winsize()), None)?;
+        for fd in [&pair.master, &pair.slave] {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        fcntl(
+            &pair.master,
+            FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
+        )?;
+        like.modes.set(pair.slave.as_fd())?;
+        // The group stays: that of terminals. A daemon that is not root has the terminal already.
+        match fchown(&pair.slave, Some(Uid::from_raw(uid)), None::<Gid>) {
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self {
+            master: pair.master,
+            slave: pair.slave,
+        })
+    }
+
+    /// Returns the job's end.
+    pub(super) fn slave(&self) -> io::Result<OwnedFd> {
+        self.slave.try_clone()
+    }
+
+    /// Returns the daemon's end.
+    pub(super) fn master(&self) -> io::Result<OwnedFd> {
+        self.master.try_clone()
+    }
+
+    /// Tells the job of another size.
+    pub(super) fn resize(&self, size: WindowSize) -> io::Result<()> {
+        sys::set_window_size(self.master.as_fd(), &size.as_winsize())
+    }
+
+    /// Returns the process group that has the terminal.
+    pub(super) fn foreground(&self) -> Option<Pid> {
+        let group = nix::unistd::tcgetpgrp(&self.master).ok()?;
+        (group.as_raw() > 1).then_some(group)
+    }
+
+    /// Returns how the job has left the modes.
+    pub(super) fn modes(&self) -> io::Result<Modes> {
+        Modes::of(self.slave.as_fd())
+    }
+
+    /// Takes what was typed and nobody has read, also of a line that is not complete.
+    pub(super) fn take_unread(&self) -> io::Result<Bytes> {
+        let mut modes = tcgetattr(&self.slave)?;
+        modes.local_flags -= LocalFlags::ICANON | LocalFlags::ECHO;
+        modes.control_chars[libc::VMIN] = 0;
+        modes.control_chars[libc::VTIME] = 0;
+        tcsetattr(&self.slave, SetArg::TCSANOW, &modes)?;
+        let mut unread = Vec::new();
+        let mut piece = [0; TYPED_BYTES_MAX];
+        while unread.len() < 2 * TYPED_BYTES_MAX {
+            match nix::unistd::read(&self.slave, &mut piece)? {
+                0 => break,
+                len => unread.extend_from_slice(&piece[..len]),
+            }
+        }
+        Ok(unread.into())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::job) fn like_none() -> Terminal {
+        let pair = openpty(None, None).expect("a terminal");
+        Terminal {
+            size: WindowSize {
+                rows: 31,
+                columns: 77,
+                ..WindowSize::default()
+            },
+            modes: Modes::of(pair.slave.as_fd()).expect("modes"),
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_like_the_owner_s() {
+        let mut like = like_none();
+        like.modes.local &= !LocalFlags::ECHO.bits();
+        let mut characters = like.modes.characters.to_vec();
+        characters[libc::VERASE] = 8;
+        like.modes.characters = characters.into();
+        let pty = Pty::open(&like, 0).expect("opens");
+        let slave = pty.slave().expect("dups");
+        assert_eq!(WindowSize::of(slave.as_fd()).expect("a size"), like.size);
+        assert_eq!(pty.modes().expect("modes"), like.modes);
+        let size = WindowSize {
+            rows: 5,
+            ..like.size
+        };
+        pty.resize(size).expect("resizes");
+        assert_eq!(WindowSize::of(slave.as_fd()).expect("a size"), size);
+    }
+
+    #[test]
+    fn what_was_typed_and_not_read_is_found() {
+        let pty = Pty::open(&like_none(), 0).expect("opens");
+        let write = |text: &str| nix::unistd::write(&pty.master, text.as_bytes());
+        write("one\rtwo\rthr").expect("types");
+        let mut line = [0; 100];
+        let len = nix::unistd::read(pty.slave().expect("dups"), &mut line).expect("reads");
+        assert_eq!(&line[..len], b"one\n");
+        assert_eq!(&*pty.take_unread().expect("reads"), b"two\nthr");
+        assert_eq!(&*pty.take_unread().expect("reads"), b"");
+    }
+}

@@ -1,0 +1,210 @@
+//! Jobs at a terminal: each script is typed at a shell that runs its programs itself and at one that runs them on
+//! another node, and must show the same.
+
+use tests::{Cluster, DEADLINE, Terminal, wait_until};
+
+/// A shell whose `r` runs programs in one of these ways.
+const WAYS: [&str; 2] = ["exec", "exec glurun -w 2"];
+
+/// What the shells have as prompt; typed commands never contain it.
+const PROMPT: &str = "<>";
+
+/// Two nodes, and a shell on the first for each way.
+fn shells(cluster: &Cluster) -> Vec<Terminal> {
+    let shells = WAYS.iter().zip(0..).map(|(way, number)| {
+        let dir = format!("/cluster/way{number}");
+        cluster.sh(1, &format!("mkdir {dir}")).ok();
+        let script = format!("#!/bin/sh\n{way} \"$@\"\n");
+        let write = format!("printf %s '{script}' > {dir}/r; chmod +x {dir}/r");
+        cluster.sh(1, &write).ok();
+        let mut shell = cluster.node(1).terminal(&[
+            "env",
+            "LC_ALL=C",
+            "bash",
+            "--noprofile",
+            "--norc",
+            "--noediting",
+            "-i",
+        ]);
+        shell.send(&format!("cd {dir}; PS1='<''>'; export PATH=$PATH:{dir}\n"));
+        shell.expect(PROMPT);
+        shell
+    });
+    shells.collect()
+}
+
+/// Has both shells do the same and compares what they show.
+#[track_caller]
+fn same(shells: &mut [Terminal], mut steps: impl FnMut(&mut Terminal) -> String) {
+    let shown: Vec<String> = shells.iter_mut().map(&mut steps).collect();
+    assert_eq!(shown[0], shown[1], "left: here, right: on another node");
+}
+
+#[test]
+fn programs_at_a_terminal_behave_as_here() {
+    let cluster = Cluster::up(2);
+    let mut shells = shells(&cluster);
+
+    // Line editing, the end of input, the status.
+    same(&mut shells, |shell| {
+        shell.send("r sh -c 'tty >/dev/null && echo ready; exec cat; '; echo $?\n");
+        let mut all = shell.expect("ready\r\n");
+        shell.send("hexx\x7f\x7fllo\n");
+        all += &shell.expect("llo\r\nhello\r\n");
+        shell.send("\x04");
+        all + &shell.expect(PROMPT)
+    });
+
+    // The size, also a new one.
+    same(&mut shells, |shell| {
+        shell.send("r sh -c 'stty size; trap \"stty size; exit 3\" WINCH; echo ready; while :; do read x; done'\n");
+        let mut all = shell.expect("ready\r\n");
+        assert!(all.contains("\r\n24 80\r\n"), "{all:?}");
+        shell.resize(31, 99);
+        all += &shell.expect(PROMPT);
+        assert!(all.contains("31 99\r\n"), "{all:?}");
+        shell.resize(24, 80);
+        all
+    });
+
+    // Input without an echo, as a password is asked for; and modes that a program leaves behind.
+    same(&mut shells, |shell| {
+        shell.send("r bash -c 'read -rs -p \"wo\"\"rd: \" w; echo; echo \"got $w\"'; r stty -echo; echo silent\n");
+        let mut all = shell.expect("word: ");
+        shell.send("secret\n");
+        all += &shell.expect("silent\r\n");
+        all += &shell.expect(PROMPT);
+        assert_eq!(all.matches("secret").count(), 1, "{all:?}");
+        shell.send("stty echo\n");
+        all + &shell.expect(PROMPT)
+    });
+
+    // Interrupts; the status tells the signal.
+    same(&mut shells, |shell| {
+        shell.send("r sh -c 'echo ready; exec sleep 1000'; echo status $?\n");
+        let mut all = shell.expect("ready\r\n");
+        shell.send("\x03");
+        // An interrupt ends the whole line.
+        all += &shell.expect(PROMPT);
+        shell.send("echo $?\n");
+        all += &shell.expect("130\r\n");
+        all += &shell.expect(PROMPT);
+        shell.send("r sh -c 'echo ready; exec sleep 1000'; echo status $?\n");
+        all += &shell.expect("ready\r\n");
+        shell.send("\x1c");
+        all += &shell.expect("status 131");
+        // A core is dumped here, not there.
+        all = all.replace(" (core dumped)", "");
+        all + &shell.expect(PROMPT)
+    });
+
+    // Stop and go on, in the foreground and in the background.
+    same(&mut shells, |shell| {
+        shell.send("r bash -c 'echo ready; while read -r x; do echo got $x; done'\n");
+        let mut all = shell.expect("ready\r\n");
+        shell.send("\x1a");
+        all += &shell.expect(PROMPT);
+        assert!(all.contains("Stopped"), "{all:?}");
+        shell.send("fg\n");
+        all += &shell.expect("done'\r\n");
+        shell.send("one\n");
+        all += &shell.expect("got one\r\n");
+        shell.send("\x1a");
+        all += &shell.expect(PROMPT);
+        shell.send("fg\n");
+        all += &shell.expect("done'\r\n");
+        shell.send("two\n\x04");
+        all += &shell.expect("got two\r\n");
+        all += &shell.expect(PROMPT);
+        shell.send("stty -a | grep -c 'isig icanon iexten echo '\n");
+        all + &shell.expect(PROMPT)
+    });
+}
+
+#[test]
+fn full_screen_programs_work() {
+    let cluster = Cluster::up(2);
+    let mut shells = shells(&cluster);
+
+    same(&mut shells, |shell| {
+        shell.send("seq 100 > lines; r less lines; echo status $?\n");
+        let mut all = shell.expect("23");
+        all += &shell.painted();
+        shell.send(" ");
+        all += &shell.expect("46");
+        all += &shell.painted();
+        shell.send("q");
+        all + &shell.expect("status 0\r\n") + &shell.expect(PROMPT)
+    });
+
+    let mut files = Vec::new();
+    for (shell, number) in shells.iter_mut().zip(0..) {
+        shell.send("r vim --clean -n text\n");
+        shell.painted();
+        shell.send("ione line");
+        shell.painted();
+        shell.send("\x1b");
+        shell.painted();
+        shell.send(":w\r");
+        shell.expect("written");
+        // It stops itself, as it reads single keys.
+        shell.send("\x1a");
+        shell.expect(PROMPT);
+        shell.send("fg\n");
+        shell.painted();
+        shell.send("oanother\x1b");
+        shell.painted();
+        shell.send(":wq\r");
+        shell.expect(PROMPT);
+        let file = format!("/cluster/way{number}/text");
+        files.push(cluster.sh(1, &format!("cat {file}")).ok());
+        shell.send("echo back\n");
+        shell.expect("back\r\n");
+    }
+    assert_eq!(files, ["one line\nanother"; 2]);
+}
+
+#[test]
+fn what_was_typed_ahead_is_there_for_the_next_command() {
+    let cluster = Cluster::up(2);
+    let mut shells = shells(&cluster);
+    for shell in &mut shells {
+        shell.send("r sh -c 'echo ready; read x; echo got $x; sleep 1'\n");
+        shell.expect("ready\r\n");
+        shell.send("one\necho two\necho th");
+        shell.expect("got one\r\n");
+        shell.expect("two\r\n");
+        shell.send("ree\n");
+        shell.expect("three\r\n");
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_on_every_way_out() {
+    let cluster = Cluster::up(2);
+    let mut shells = shells(&cluster);
+    let shell = &mut shells[1];
+    let modes = "stty -a | grep -c 'isig icanon iexten echo '";
+    for (number, way) in ["kill -TERM", "kill -HUP", "kill -INT"].iter().enumerate() {
+        // The job ends by the signal that is sent to glurun from elsewhere.
+        shell.send("r sh -c 'stty raw -echo; echo re\"\"ady; exec sleep 1000'\n");
+        shell.expect("ready");
+        let job = format!("{way} $(pgrep -f '^glurun.*1000')");
+        cluster.sh(1, &job).ok();
+        shell.expect(PROMPT);
+        shell.send(&format!("{modes}; echo round {number}\n"));
+        shell.expect(&format!("\r\n1\r\nround {number}"));
+        shell.expect(PROMPT);
+    }
+    // Its host is lost: no word of the modes there.
+    shell.send("r sh -c 'stty -echo; echo re\"\"ady; exec sleep 1001'; echo status $?\n");
+    shell.expect("ready");
+    cluster.kill(2);
+    shell.expect("status 125");
+    shell.expect(PROMPT);
+    shell.send(&format!("{modes}\n"));
+    shell.expect("\r\n1\r\n");
+    wait_until("the end of glurun", DEADLINE, || {
+        cluster.sh(1, "pgrep -f '^glurun'").code() == Some(1)
+    });
+}
