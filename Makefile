@@ -37,11 +37,16 @@ build: ## Build everything for development
 
 release: ## Build the programs for use
 	$(within) $(LONG_TIMEOUT) cargo build --release --workspace --bins
+	$(within) $(LONG_TIMEOUT) cargo build --release -p libglu --lib
 
 install: ## Install what `make release` built: PREFIX=/usr/local, DESTDIR=
 	@[[ -x $(BIN_DIR)/glud ]] || { echo "nothing to install in $(BIN_DIR): run 'make release' first" >&2; exit 1; }
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/sbin
 	install $(addprefix $(BIN_DIR)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -m 644 mount-tools/libglu/glu.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(BIN_DIR)/libglu.so $(DESTDIR)$(PREFIX)/lib/libglu.so.0
+	ln -sf libglu.so.0 $(DESTDIR)$(PREFIX)/lib/libglu.so
 	install $(BIN_DIR)/mount-glu $(DESTDIR)/sbin/mount.glu
 	# The type that the kernel shows: `mount -o remount` of what is not in /etc/fstab looks for it.
 	ln -sf mount.glu $(DESTDIR)/sbin/mount.fuse.glu

@@ -33,7 +33,7 @@ pub use agent::{Metrics, ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
 pub use cluster::{PAGE_DEADLINE, PAGES_MAX, PATIENCE, SILENCE_MAX};
 pub use events::Events;
 pub use load::measure;
-pub use tree::ProcTree;
+pub use tree::{ProcTree, TellDraining};
 pub use wait::WAIT_MAX;
 
 use gfs::net::{Router, ServiceId};

@@ -15,4 +15,5 @@ pub mod run;
 pub mod shell;
 pub mod stat;
 mod table;
+mod top;
 pub mod transport;

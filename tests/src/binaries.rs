@@ -29,6 +29,17 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Returns the path of the shared library for other programs.
+///
+/// # Panics
+/// There is none after a build.
+#[must_use]
+pub fn library() -> PathBuf {
+    let path = PROGRAMS.join("libglu.so");
+    assert!(path.is_file(), "{} is missing", path.display());
+    path
+}
+
 /// Returns a directory for what tests write; it survives them, so they clean up.
 #[must_use]
 pub fn scratch_dir() -> PathBuf {
@@ -44,6 +55,7 @@ fn build() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--package", "mount-tools", "--bins"]);
+    command.args(["--package", "libglu", "--lib"]);
     if dir.ends_with("release") {
         command.arg("--release");
     }
@@ -55,7 +67,7 @@ fn build() -> PathBuf {
         .expect("cargo is installed where tests are run from source");
     assert!(
         status.success(),
-        "`cargo build -p mount-tools --bins` failed; set {READY_MADE} to use programs as they are"
+        "`cargo build -p mount-tools --bins -p libglu --lib` failed; set {READY_MADE} to use programs as they are"
     );
     dir
 }

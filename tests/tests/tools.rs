@@ -143,6 +143,10 @@ fn glustat_tells_the_state_of_nodes_and_why() {
 
     cluster.sh(1, "glu drain --no-wait 3").ok();
     wait_until("a node that drains", DEADLINE, || state("3").0 == "drain");
+    let nobodys = format!("{NOBODY} glustat -w 3");
+    wait_until("everybody to be told", DEADLINE, || {
+        cluster.sh(1, &nobodys).ok().contains("drain")
+    });
     cluster.sh(1, "glu undrain 3").ok();
     wait_until("a node that does not drain", DEADLINE, || {
         state("3").0 != "drain"
@@ -159,4 +163,93 @@ fn glustat_tells_the_state_of_nodes_and_why() {
     assert!(nobodys.contains("down"), "{nobodys}");
     let unknown = cluster.sh(1, "glustat -w 4");
     assert_eq!(unknown.stderr, "glustat: there is no node 4");
+}
+
+/// Drives `glu top` in a terminal: sees a process of another node, leaves the others out, kills it, quits.
+const TOP: &str = r#"
+import fcntl, os, pty, select, struct, sys, termios, time
+target = sys.argv[1]
+pid, fd = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 100, 200, 0, 0))
+    os.environ["TERM"] = "xterm"
+    os.execvp("glu", ["glu", "top", "-d", "0.2", "-o", "pid"])
+end = time.time() + 50
+seen = b""
+def until(text):
+    global seen
+    while text not in seen:
+        if not select.select([fd], [], [], end - time.time())[0]:
+            sys.exit("no %r in %r" % (text, seen[-2000:]))
+        seen += os.read(fd, 65536)
+    seen = seen[seen.index(text) + len(text):]
+# What does not change on the screen is not sent again: neither blanks nor equal letters. In two parts here, for this
+# program's own arguments are on the screen as well.
+until(b"REASON")
+os.write(fd, b"/sleep 45" b"67\r")
+until(b"67]")
+os.write(fd, b"k")
+until(target.encode() + b",")
+os.write(fd, b"KILL\r")
+until(b"sent")
+os.write(fd, b"q")
+# The other screen is left, and nothing failed.
+until(b"\x1b[?1049l")
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+#[test]
+fn glu_top_in_a_terminal() {
+    let cluster = Cluster::up(2);
+    let target = start(&cluster, 2, "sleep 4567");
+    let python = ["python3", "-c", TOP, &target];
+    let ended = cluster.node(1).spawn_command(&python).wait(DEADLINE).ok();
+    assert_eq!(ended, "0");
+    wait_for_the_end(&cluster, &target);
+}
+
+#[test]
+fn glu_top_for_programs() {
+    let cluster = Cluster::up(2);
+    let other = start(&cluster, 2, &format!("{NOBODY} sleep 4568"));
+    let here = start(&cluster, 1, "sleep 4569");
+    let once = |options: &str| cluster.sh(1, &format!("glu top --once {options}")).ok();
+    let mut shown = String::new();
+    wait_until("both processes", DEADLINE, || {
+        shown = once("");
+        shown.contains(" sleep 4568") && shown.contains(" sleep 4569")
+    });
+    for pid in [&other, &here] {
+        let lines = shown
+            .lines()
+            .filter(|line| line.trim_start().starts_with(&**pid));
+        assert_eq!(lines.count(), 1, "{pid} in {shown}");
+    }
+    let nodes = shown.lines().skip_while(|line| !line.starts_with("NODE"));
+    let nodes: Vec<Vec<&str>> = nodes
+        .skip(1)
+        .take(2)
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    // Each holds leases and has talked to the other meanwhile.
+    for (node, number) in nodes.iter().zip(["1", "2"]) {
+        assert_eq!(node[0], number, "{shown}");
+        assert_ne!((node[6], node[7]), ("-", "-"), "{shown}");
+    }
+    let nobodys = once("-u nobody -w 2 -o mem");
+    assert!(
+        nobodys.contains(&*other) && !nobodys.contains(&*here),
+        "{nobodys}"
+    );
+    let metrics = cluster
+        .sh(1, "cat /cluster/proc/cluster/node2/metrics")
+        .ok();
+    assert!(metrics.contains("\nglu_leases "), "{metrics}");
+    assert!(
+        metrics.contains("\nglu_sent_bytes_total{peer=\"1\"} "),
+        "{metrics}"
+    );
+    let pipe = cluster.sh(1, "glu top");
+    assert_eq!(pipe.code(), Some(2), "{pipe}");
+    assert_eq!(pipe.stderr, "glu: this is no terminal: use --once");
 }

@@ -46,7 +46,14 @@ impl ProcTree {
             Ino::ClusterFile(row) => {
                 let file = CLUSTER.get(usize::from(row)).ok_or(Errno::ESTALE)?;
                 match file.what {
-                    OfCluster::Shows(show) => Ok(show(&self.cluster.loads().await).into()),
+                    OfCluster::Shows(show) => {
+                        let drain = (self.draining.0)();
+                        let loads = self.cluster.loads().await.into_iter();
+                        let states = loads.map(|(node, load)| {
+                            (node, table::state(load.is_some(), drain.contains(&node)))
+                        });
+                        Ok(show(&states.collect::<Vec<_>>()).into())
+                    }
                     OfCluster::Events | OfCluster::NoteGroup => Err(Errno::EACCES),
                 }
             }
@@ -56,6 +63,11 @@ impl ProcTree {
                     OfNode::Shows(show) => {
                         let load = self.cluster.load(node).await.ok();
                         Ok(show(load.as_ref())?.into())
+                    }
+                    OfNode::State => {
+                        let answers = self.cluster.load(node).await.is_ok();
+                        let drains = (self.draining.0)().contains(&node);
+                        Ok(format!("{}\n", table::state(answers, drains)).into())
                     }
                     OfNode::Switch => Ok(Bytes::from_static(b"0\n")),
                     OfNode::Metrics => Ok(self.cluster.metrics(node).await?),

@@ -43,6 +43,8 @@ use ino::Ino;
 use known::Known;
 use names::{Listed, What, kind_at, kind_of_fixed};
 use readers::Readers;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -57,11 +59,29 @@ const COOKIE_PROCESSES: u64 = 1 << 32;
 /// Cookies up to here are the adapter's.
 const COOKIE_FIRST: u64 = 3;
 
+/// Tells which nodes are being emptied of file data.
+pub type TellDraining = Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sync>;
+
+struct Draining(TellDraining);
+
+impl Default for Draining {
+    fn default() -> Self {
+        Self(Box::new(BTreeSet::new))
+    }
+}
+
+impl fmt::Debug for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Draining({:?})", (self.0)())
+    }
+}
+
 /// The processes of the cluster as a tree.
 #[derive(Debug)]
 pub struct ProcTree {
     cluster: Cluster,
     events: Arc<Events>,
+    draining: Draining,
     known: Known,
     deep: Deep,
     readers: Arc<Readers>,
@@ -97,6 +117,7 @@ impl ProcTree {
         Self {
             cluster: Cluster::new(transport, agent),
             events: Arc::default(),
+            draining: Draining::default(),
             known: Known::default(),
             deep: Deep::default(),
             readers: Arc::new(Readers::new(age_max)),
@@ -104,6 +125,13 @@ impl ProcTree {
             next_fh: AtomicU64::new(1),
             born: Timestamp::from_nanos(nanos),
         }
+    }
+
+    /// Has the states of nodes show which ones are being emptied.
+    #[must_use]
+    pub fn with_draining(mut self, draining: TellDraining) -> Self {
+        self.draining = Draining(draining);
+        self
     }
 
     /// Returns what tells the readers of `cluster/events`.

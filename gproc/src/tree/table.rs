@@ -15,8 +15,8 @@ use consistency::wire::node::NodeLoad;
 use gfs::error::Errno;
 use std::fmt::Write;
 
-/// A node and its load, `None` if it is down.
-pub(super) type NodeState = (NodeId, Option<NodeLoad>);
+/// A node and its state.
+pub(super) type NodeState = (NodeId, &'static str);
 
 /// A file somewhere below a directory.
 pub(super) struct File<W> {
@@ -102,6 +102,7 @@ pub(super) struct NodeFile {
 #[derive(Clone, Copy)]
 pub(super) enum OfNode {
     Shows(fn(Option<&NodeLoad>) -> Result<String, Errno>),
+    State,
     /// Something that nodes cannot do yet: it is off.
     Switch,
     /// What its daemon counts.
@@ -222,7 +223,7 @@ pub(super) const CLUSTER: &[ClusterFile] = &[
 #[rustfmt::skip]
 pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "load",      mode: 0o444, what: OfNode::Shows(|load| tell(load, load::standard)) },
-    NodeFile { name: "state",     mode: 0o444, what: OfNode::Shows(|load| Ok(format!("{}\n", state(load)))) },
+    NodeFile { name: "state",     mode: 0o444, what: OfNode::State },
     NodeFile { name: "speed",     mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.speed.into())) },
     NodeFile { name: "cpus",      mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.cpus.into())) },
     NodeFile { name: "mem",       mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.mem_available_kib.saturating_mul(1024))) },
@@ -300,8 +301,8 @@ fn show_pid_max(nodes: &[NodeId]) -> String {
 
 fn show_nodes(nodes: &[NodeState]) -> String {
     let mut out = String::new();
-    for (node, load) in nodes {
-        writeln!(out, "{node} {}", state(load.as_ref())).expect("writing to a string succeeds");
+    for (node, state) in nodes {
+        writeln!(out, "{node} {state}").expect("writing to a string succeeds");
     }
     out
 }
@@ -311,6 +312,11 @@ fn tell(load: Option<&NodeLoad>, what: fn(&NodeLoad) -> u64) -> Result<String, E
     Ok(format!("{}\n", what(load)))
 }
 
-const fn state(load: Option<&NodeLoad>) -> &'static str {
-    if load.is_some() { "up" } else { "down" }
+/// Returns the state of a node that answers or not, and whose file data is being moved away or not.
+pub(super) const fn state(answers: bool, drains: bool) -> &'static str {
+    match (answers, drains) {
+        (true, true) => "drain",
+        (true, false) => "up",
+        (false, _) => "down",
+    }
 }

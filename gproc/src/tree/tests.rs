@@ -553,6 +553,12 @@ async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
     assert_eq!(cat("cluster/node3/state").await.expect("read"), "down\n");
     assert_eq!(cat("cluster/node2/state").await.expect("read"), "up\n");
     assert_eq!(cat("cluster/node3/load").await, Err(down));
+    let drain = Box::new(|| [NodeId(2), NodeId(3)].into());
+    let drains = fake.tree(1).with_draining(drain);
+    let states = drains.cat(READER, "cluster/nodes").await.expect("read");
+    assert_eq!(states, "1 up\n2 drain\n3 down\n");
+    let state = drains.cat(READER, "cluster/node2/state").await;
+    assert_eq!(state.expect("read"), "drain\n");
     assert_eq!(cat("cluster/node3/metrics").await, Err(down));
     assert_eq!(cat("cluster/node2/metrics").await.expect("read"), "of 2");
     let load = cat("cluster/node2/load").await.expect("read");

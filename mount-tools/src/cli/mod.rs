@@ -11,6 +11,7 @@ mod fsck;
 mod voters;
 
 use crate::dev::{UsageError, init};
+use crate::top;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Dev(dev::Dev),
     /// Show the nodes of the cluster, who keeps the metadata and who leads, and how the repair of file data stands.
     Status(cluster::Status),
+    /// Watch nodes, processes, leases and traffic of the cluster.
+    Top(top::Top),
     /// Move all file data off a node, and show how far that is.
     Drain(cluster::Drain),
     /// Let a node have file data again.
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
     let result = match glu.command {
         Command::Dev(dev) => dev.run(),
         Command::Status(status) => status.run(),
+        Command::Top(top) => top.run(),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),

@@ -10,7 +10,7 @@ use gfs::data::{Places, place};
 use gfs::net::{ByteStream, NetError, ServiceId, Transport};
 use gfs::server::stream::{self, StreamReply, StreamRequest};
 use gproc::{Events, job};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, RwLock};
@@ -87,6 +87,13 @@ impl Members {
                 *self.nodes.write().expect("no holder panics") = nodes;
             }
         }
+    }
+
+    /// Returns the nodes that were being emptied when last asked.
+    pub(super) fn draining(&self) -> BTreeSet<NodeId> {
+        let nodes = self.nodes.read().expect("no holder panics");
+        let draining = nodes.iter().filter(|of| of.draining);
+        draining.map(|of| of.node).collect()
     }
 
     /// Asks the leader, or who leads by now.

@@ -184,7 +184,10 @@ impl Node {
         let proc_agent = ProcAgent::new(config.node, PROC).with_metrics(metrics);
         let proc_agent = Arc::new(proc_agent);
         gproc::register(&router, Arc::clone(&proc_agent));
-        let processes = Arc::new(ProcTree::new(Arc::clone(&network), proc_agent));
+        let drains = Arc::clone(&members);
+        let processes = ProcTree::new(Arc::clone(&network), proc_agent)
+            .with_draining(Box::new(move || drains.draining()));
+        let processes = Arc::new(processes);
         tokio::spawn(Arc::clone(&members).watch(processes.events()));
         let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
         gdev::register(&router, Arc::clone(&dev_agent));

@@ -1,8 +1,10 @@
 //! What can be shown of a process.
 
-use crate::table::{Process, Stat, number, printable};
+use crate::table::{
+    Process, Stat, command_line, constant, effective_user, number, printable, user_name,
+};
 use clap::ValueEnum;
-use nix::unistd::{SysconfVar, Uid, User, sysconf};
+use nix::unistd::SysconfVar;
 use serde::Serialize;
 
 /// What `-o` understands.
@@ -81,20 +83,9 @@ impl Row {
     pub(super) fn read(process: &Process) -> Option<Self> {
         let stat = Stat::parse(&process.read("stat").ok()?)?;
         let uid = effective_user(&process.read("status").ok()?)?;
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
         let line = process.read("cmdline").ok()?;
         let comm = printable(&stat.name);
-        let args: Vec<String> = line
-            .split(|&byte| byte == 0)
-            .filter(|word| !word.is_empty())
-            .map(printable)
-            .collect();
-        // Kernel threads and zombies have none.
-        let args = if args.is_empty() {
-            format!("[{comm}]")
-        } else {
-            args.join(" ")
-        };
+        let args = command_line(&line, &comm);
         let kib = |pages: u64| pages.saturating_mul(constant(SysconfVar::PAGE_SIZE, 4096)) / 1024;
         let lock = process.read("lock").unwrap_or_default();
         Some(Self {
@@ -103,7 +94,7 @@ impl Row {
             pgid: stat.group,
             sid: stat.session,
             uid,
-            user: user.map_or_else(|| uid.to_string(), |user| user.name),
+            user: user_name(uid),
             stat: stat.state,
             node: process.node().ok()?.0,
             nmigs: number(&process.read("nmigs").unwrap_or_default()).unwrap_or(0),
@@ -182,28 +173,9 @@ impl Column {
     }
 }
 
-fn effective_user(status: &[u8]) -> Option<u32> {
-    let mut lines = status.split(|&byte| byte == b'\n');
-    let users = lines.find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let users = std::str::from_utf8(users).ok()?;
-    users.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-fn constant(of: SysconfVar, usual: u64) -> u64 {
-    let known = sysconf(of).ok().flatten();
-    known.map_or(usual, |known| known.unsigned_abs().max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_effective_user_counts() {
-        let status = b"Name:\tx\nUid:\t1000\t33\t1000\t33\nGid:\t1\t1\t1\t1\n";
-        assert_eq!(effective_user(status), Some(33));
-        assert_eq!(effective_user(b"Name:\tx\n"), None);
-    }
 
     #[test]
     fn the_help_names_all_columns() {

@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub(super) node: NodeId,
     /// What it says itself; `None` if it does not answer.
     pub(super) load: Option<Load>,
+    /// Its file data is being moved away, as the tree shows.
+    pub(super) drains: bool,
     /// What the leader says.
     pub(super) told: Option<Told>,
     /// Why this node cannot reach it.
@@ -36,6 +38,7 @@ impl Facts {
         Self {
             node,
             load: None,
+            drains: false,
             told: None,
             trouble: None,
             users: 0,
@@ -69,8 +72,22 @@ struct Own {
     troubles: Vec<Trouble>,
 }
 
-/// Collects what is known of all nodes, or of some.
+/// Collects what is known of all nodes, or of some, with their users.
 pub(super) fn collect(root: &Path, socket: &Path, only: Option<&NodeSet>) -> Result<Vec<Facts>> {
+    let mut all = collect_without_users(root, socket, only)?;
+    let users = users(root);
+    for facts in &mut all {
+        facts.users = users.get(&facts.node).map_or(0, |of| of.len() as u64);
+    }
+    Ok(all)
+}
+
+/// Collects what can be known without a look at the processes.
+pub(super) fn collect_without_users(
+    root: &Path,
+    socket: &Path,
+    only: Option<&NodeSet>,
+) -> Result<Vec<Facts>> {
     let all = table::nodes(root)?;
     if let Some(unknown) = only.and_then(|only| only.iter().find(|node| !all.contains(node))) {
         bail!("there is no node {unknown}");
@@ -78,12 +95,11 @@ pub(super) fn collect(root: &Path, socket: &Path, only: Option<&NodeSet>) -> Res
     let wanted = |node: &NodeId| only.is_none_or(|only| only.contains(*node));
     let mut told = told(socket);
     let mut troubles = troubles(socket);
-    let users = users(root);
     let facts = |node| Facts {
         load: load(root, node),
+        drains: drains(root, node),
         told: told.remove(&node),
         trouble: troubles.remove(&node),
-        users: users.get(&node).map_or(0, |users| users.len() as u64),
         ..Facts::of(node)
     };
     Ok(all.into_iter().filter(wanted).map(facts).collect())
@@ -98,6 +114,11 @@ fn load(root: &Path, node: NodeId) -> Option<Load> {
         memory: read("tmem"),
         memory_free: read("mem"),
     })
+}
+
+fn drains(root: &Path, node: NodeId) -> bool {
+    let state = std::fs::read(root.join(format!("cluster/node{node}/state")));
+    state.is_ok_and(|state| state.trim_ascii() == b"drain")
 }
 
 fn told(socket: &Path) -> BTreeMap<NodeId, Told> {

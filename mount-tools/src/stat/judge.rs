@@ -9,22 +9,22 @@ const BUSY_LOAD: u64 = 50;
 
 /// A node as it is shown.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Node {
-    pub(super) node: u16,
-    pub(super) state: State,
-    pub(super) reason: String,
-    pub(super) load: Option<u64>,
-    pub(super) cpus: Option<u64>,
+pub(crate) struct Node {
+    pub(crate) node: u16,
+    pub(crate) state: State,
+    pub(crate) reason: String,
+    pub(crate) load: Option<u64>,
+    pub(crate) cpus: Option<u64>,
     /// In bytes, as is the next.
-    pub(super) memory: Option<u64>,
-    pub(super) memory_free: Option<u64>,
-    pub(super) users: Option<u64>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) memory_free: Option<u64>,
+    pub(crate) users: Option<u64>,
 }
 
 /// Its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum State {
+pub(crate) enum State {
     Idle,
     Busy,
     Drain,
@@ -80,6 +80,10 @@ fn judge(facts: &Facts) -> (State, String) {
             chunks => format!("its file data is being moved away, {chunks} chunks are left"),
         };
         return (State::Drain, reason);
+    }
+    // The leader's word is newer.
+    if facts.told.is_none() && facts.drains {
+        return (State::Drain, "its file data is moved away".into());
     }
     let load = load.load;
     if load >= BUSY_LOAD {
@@ -143,6 +147,12 @@ mod tests {
             State::Drain,
             "has been",
         );
+        let drains = Facts {
+            load: Some(Load::default()),
+            drains: true,
+            ..Facts::of(consistency::NodeId(1))
+        };
+        assert_eq!(Node::from(drains).state, State::Drain);
         // It answers: that the leader has not heard of it yet does not matter.
         check(Some(0), lost, None, State::Idle, "load 0");
         check(None, None, None, State::Down, "does not answer");

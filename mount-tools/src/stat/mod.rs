@@ -9,9 +9,9 @@ use crate::nodes::{self, NodeSet};
 use crate::table;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use judge::Node;
+pub(crate) use judge::{Node, State};
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ const MIB: u64 = 1 << 20;
 /// Shows the nodes of the cluster with their state and its reason, load, memory and users.
 ///
 /// idle and busy: whether programs want more than half of the processors; drain: its file data is moved away; unreachable:
-/// it does not answer this node; down: nor is it in touch with the cluster. Whether a node drains, and what the cluster
-/// hears of one that does not answer, only root is told. The load is 100 when one program runs on each processor of
+/// it does not answer this node; down: nor is it in touch with the cluster. How far a node that drains is, and what the
+/// cluster hears of one that does not answer, only root is told. The load is 100 when one program runs on each processor of
 /// the reference speed. Users are those, but for the system's, whose processes run there.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]
@@ -84,6 +84,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
         };
         std::thread::sleep(Duration::from_secs(seconds));
     }
+}
+
+/// Returns all nodes, or some, as they are now; how many users they have is not looked for.
+///
+/// # Errors
+/// There is no table, or no such node.
+pub(crate) fn nodes(
+    root: &Path,
+    socket: &Path,
+    only: Option<&NodeSet>,
+) -> anyhow::Result<Vec<Node>> {
+    let facts = facts::collect_without_users(root, socket, only)?;
+    Ok(facts.into_iter().map(Node::from).collect())
 }
 
 fn show(nodes: &[Node]) -> String {

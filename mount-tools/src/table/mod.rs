@@ -12,6 +12,7 @@ use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
+use nix::unistd::{SysconfVar, Uid, User, sysconf};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -172,6 +173,40 @@ pub(crate) fn printable(text: &[u8]) -> String {
         .collect()
 }
 
+/// Returns the effective user in `status`.
+pub(crate) fn effective_user(status: &[u8]) -> Option<u32> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let users = lines.find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let users = std::str::from_utf8(users).ok()?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Returns the name of a user, or the number if there is none.
+pub(crate) fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// Returns `cmdline` as it is shown; kernel threads and zombies have none.
+pub(crate) fn command_line(line: &[u8], name: &str) -> String {
+    let args: Vec<String> = line
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(printable)
+        .collect();
+    if args.is_empty() {
+        format!("[{name}]")
+    } else {
+        args.join(" ")
+    }
+}
+
+/// Returns a constant of this system.
+pub(crate) fn constant(of: SysconfVar, usual: u64) -> u64 {
+    let known = sysconf(of).ok().flatten();
+    known.map_or(usual, |known| known.unsigned_abs().max(1))
+}
+
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
@@ -202,6 +237,13 @@ mod tests {
         assert_eq!(all[0].node(), Err(Errno::ESRCH));
         let gone = ClusterPid::parse(b"65537").expect("a pid");
         assert_eq!(Process::open(root.path(), gone).err(), Some(Errno::ESRCH));
+    }
+
+    #[test]
+    fn the_effective_user_counts() {
+        let status = b"Name:\tx\nUid:\t1000\t33\t1000\t33\nGid:\t1\t1\t1\t1\n";
+        assert_eq!(effective_user(status), Some(33));
+        assert_eq!(effective_user(b"Name:\tx\n"), None);
     }
 
     #[test]

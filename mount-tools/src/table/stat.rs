@@ -12,6 +12,8 @@ pub(crate) struct Stat {
     pub(crate) ticks: u64,
     pub(crate) nice: i32,
     pub(crate) threads: u32,
+    /// When it began, in ticks since its node booted.
+    pub(crate) start: u64,
     pub(crate) virtual_bytes: u64,
     pub(crate) resident_pages: u64,
 }
@@ -36,6 +38,7 @@ impl Stat {
             ticks: ticks.saturating_add(at(&words, 12)?),
             nice: at(&words, 16)?,
             threads: at(&words, 17)?,
+            start: at(&words, 19)?,
             virtual_bytes: at(&words, 20)?,
             resident_pages: at(&words, 21)?,
         })
@@ -59,6 +62,7 @@ mod tests {
             ticks: 57,
             nice: -5,
             threads: 3,
+            start: 99,
             virtual_bytes: 8192,
             resident_pages: 2,
         };

@@ -1,0 +1,71 @@
+/* The processes and nodes of a Glu cluster: link with -lglu.
+ *
+ * Process numbers are those of /cluster/proc. Functions return -1 with errno set where something is wrong:
+ *
+ *   ESRCH      there is no such process
+ *   EPERM      it may not be signalled by the caller
+ *   EINVAL     no process, or no signal
+ *   ENXIO      there is no such node
+ *   EHOSTDOWN  the node does not answer; whether a signal was sent is then not known
+ *   ENOTCONN   there is no cluster here: the node's daemon does not run (GLU_PROC names another place than
+ *              /cluster/proc)
+ *
+ * All of them may be called from any thread. Functions are added, those here stay as they are.
+ */
+#ifndef GLU_H
+#define GLU_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum glu_state {
+    GLU_DOWN = 0,  /* it does not answer */
+    GLU_UP = 1,
+    GLU_DRAIN = 2, /* it answers, and its file data is being moved away */
+};
+
+struct glu_node {
+    int node;  /* its number */
+    int state; /* enum glu_state; more may be added */
+};
+
+struct glu_load {
+    uint64_t load;  /* 100 when one program runs on each processor of the reference speed */
+    uint64_t speed; /* of one processor, 1000 for the reference */
+    uint64_t cpus;
+    uint64_t util;  /* percent of the processors that is used */
+    uint64_t mem;   /* bytes that new processes could have */
+    uint64_t tmem;  /* bytes of memory */
+};
+
+/* The version of the library. */
+const char *glu_version(void);
+
+/* Writes up to max nodes, in ascending order; returns how many there are. */
+int glu_nodes(struct glu_node *nodes, size_t max);
+
+/* The number of the node that the caller runs on. */
+int glu_node(void);
+
+/* Writes the load of a node; size is sizeof(struct glu_load), which may grow: what a library does not know is 0. */
+int glu_load(int node, struct glu_load *load, size_t size);
+
+/* The node that a process runs on. */
+int glu_where_pid(pid_t pid);
+
+/* As kill(2), for a process of any node; pid is above 0. */
+int glu_kill(pid_t pid, int signal);
+
+/* As killpg(3), for a process group of any node; group is above 0. */
+int glu_killpg(pid_t group, int signal);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,144 @@
+//! The functions of `glu.h`, which says what they do. They return -1 and set errno where the Rust API has an error.
+#![allow(unsafe_code)]
+
+use crate::{Cluster, Load, Node};
+use libc::{c_char, c_int, size_t};
+use std::ffi::CStr;
+use std::io;
+
+/// `struct glu_node`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct GluNode {
+    node: c_int,
+    state: c_int,
+}
+
+/// `struct glu_load`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct GluLoad {
+    load: u64,
+    speed: u64,
+    cpus: u64,
+    util: u64,
+    mem: u64,
+    tmem: u64,
+}
+
+impl From<Node> for GluNode {
+    fn from(Node { number, state }: Node) -> Self {
+        Self {
+            node: number.into(),
+            state: state as c_int,
+        }
+    }
+}
+
+impl From<Load> for GluLoad {
+    fn from(of: Load) -> Self {
+        let Load {
+            load,
+            speed,
+            cpus,
+            util,
+            mem,
+            tmem,
+        } = of;
+        Self {
+            load,
+            speed,
+            cpus,
+            util,
+            mem,
+            tmem,
+        }
+    }
+}
+
+/// Turns a result into what C expects.
+fn told<T: TryInto<c_int>>(result: io::Result<T>) -> c_int {
+    let error = match result.map(TryInto::try_into) {
+        Ok(Ok(number)) => return number,
+        Ok(Err(_)) => libc::EOVERFLOW,
+        Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    // SAFETY: the C library returns the address of this thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: it is an integer of this thread alone.
+    unsafe { *errno = error };
+    -1
+}
+
+fn node(number: c_int) -> io::Result<u16> {
+    let node = number.try_into().ok();
+    node.ok_or_else(|| io::Error::from_raw_os_error(libc::ENXIO))
+}
+
+/// `glu_version`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_version() -> *const c_char {
+    const VERSION: &CStr =
+        match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+            Ok(version) => version,
+            Err(_) => panic!("a version has no NUL"),
+        };
+    VERSION.as_ptr()
+}
+
+/// `glu_nodes`
+///
+/// # Safety
+/// There is room for `max` nodes at `nodes`, or `max` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_nodes(nodes: *mut GluNode, max: size_t) -> c_int {
+    let all = Cluster::new().nodes();
+    for (index, node) in all.iter().flatten().take(max).enumerate() {
+        // SAFETY: the caller has room for `max` of them, and `index` is below that.
+        let place = unsafe { nodes.add(index) };
+        // SAFETY: as above; what was there needs no drop.
+        unsafe { place.write((*node).into()) };
+    }
+    told(all.map(|all| all.len()))
+}
+
+/// `glu_node`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_node() -> c_int {
+    told(Cluster::new().own_node())
+}
+
+/// `glu_load`
+///
+/// # Safety
+/// There is room for `size` bytes at `load`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_load(number: c_int, load: *mut GluLoad, size: size_t) -> c_int {
+    told(node(number).and_then(|node| {
+        let known = GluLoad::from(Cluster::new().load(node)?);
+        let bytes = size.min(size_of::<GluLoad>());
+        // SAFETY: the caller has room for `size` bytes.
+        unsafe { load.cast::<u8>().write_bytes(0, size) };
+        // SAFETY: both sides have that many, and `known` is here alone.
+        unsafe { (&raw const known).cast::<u8>().copy_to(load.cast(), bytes) };
+        Ok(0)
+    }))
+}
+
+/// `glu_where_pid`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_where_pid(pid: libc::pid_t) -> c_int {
+    told(Cluster::new().where_pid(pid))
+}
+
+/// `glu_kill`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_kill(pid: libc::pid_t, signal: c_int) -> c_int {
+    told(Cluster::new().kill(pid, signal).map(|()| 0))
+}
+
+/// `glu_killpg`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_killpg(group: libc::pid_t, signal: c_int) -> c_int {
+    told(Cluster::new().killpg(group, signal).map(|()| 0))
+}

@@ -1,0 +1,62 @@
+/* Calls each function of glu.h: library OWN OTHER PID GROUP GONE, where OWN and OTHER are nodes, PID and GROUP run on OTHER. */
+#include <errno.h>
+#include <glu.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(what)                                                                  \
+    do {                                                                             \
+        if (!(what)) {                                                               \
+            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, strerror(errno)); \
+            return 1;                                                                \
+        }                                                                            \
+    } while (0)
+#define FAILS(call, error) CHECK((errno = 0, (call) == -1 && errno == (error)))
+
+int main(int argc, char **argv)
+{
+    CHECK(argc == 6);
+    int own = atoi(argv[1]), other = atoi(argv[2]);
+    pid_t pid = atoi(argv[3]), group = atoi(argv[4]), gone = atoi(argv[5]);
+    struct glu_node nodes[8];
+    struct glu_load load;
+    /* What a caller of tomorrow has more room for. */
+    struct { struct glu_load load; uint64_t more; } larger;
+
+    if (getenv("GLU_PROC")) {
+        FAILS(glu_nodes(nodes, 8), ENOTCONN);
+        FAILS(glu_node(), ENOTCONN);
+        FAILS(glu_where_pid(pid), ENOTCONN);
+        FAILS(glu_kill(pid, 0), ENOTCONN);
+        return 0;
+    }
+    CHECK(strlen(glu_version()) > 0);
+    CHECK(glu_nodes(NULL, 0) == 2);
+    CHECK(glu_nodes(nodes, 8) == 2);
+    CHECK(nodes[0].node == 1 && nodes[1].node == 2);
+    CHECK(nodes[0].state == GLU_UP && nodes[1].state == GLU_UP);
+    CHECK(glu_node() == own);
+
+    CHECK(glu_load(other, &load, sizeof load) == 0);
+    CHECK(load.cpus > 0 && load.speed > 0 && load.tmem >= load.mem && load.mem > 0 && load.util <= 100);
+    larger.more = 7;
+    CHECK(glu_load(other, &larger.load, sizeof larger) == 0);
+    CHECK(larger.more == 0 && larger.load.tmem == load.tmem);
+    FAILS(glu_load(3, &load, sizeof load), ENXIO);
+    FAILS(glu_load(-1, &load, sizeof load), ENXIO);
+
+    CHECK(glu_where_pid(pid) == other);
+    FAILS(glu_where_pid(gone), ESRCH);
+    FAILS(glu_where_pid(0), EINVAL);
+    CHECK(glu_kill(pid, 0) == 0);
+    FAILS(glu_kill(gone, SIGTERM), ESRCH);
+    FAILS(glu_kill(pid, 65), EINVAL);
+    FAILS(glu_kill(-pid, SIGTERM), EINVAL);
+    CHECK(glu_kill(pid, SIGKILL) == 0);
+    CHECK(glu_killpg(group, 0) == 0);
+    CHECK(glu_killpg(group, SIGTERM) == 0);
+    FAILS(glu_killpg(gone, SIGTERM), ESRCH);
+    return 0;
+}
