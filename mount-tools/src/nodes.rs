@@ -50,6 +50,15 @@ impl NodeSet {
         self.0.contains(&node)
     }
 
+    /// Shows nodes as one set.
+    pub(crate) fn folded(nodes: impl IntoIterator<Item = NodeId>) -> String {
+        let nodes: BTreeSet<NodeId> = nodes.into_iter().collect();
+        if nodes.is_empty() {
+            return "no node".into();
+        }
+        Self(nodes).to_string()
+    }
+
     fn read(text: &str, groups: &dyn Groups) -> Result<Self, NoNodes> {
         if text.len() > TEXT_BYTES_MAX {
             return Err(NoNodes::Syntax {

@@ -197,7 +197,7 @@ fn glurun_s_own_faults_have_their_own_status() {
     check(&["no-such-program"], 127, "no-such-program: No such file");
     check(&["/etc"], 126, "/etc: Permission denied");
     check(&["-w", "7", "true"], 125, "node 7 is not in the cluster");
-    check(&["-x", "true"], 2, "unexpected argument '-x'");
+    check(&["--mem", "1", "true"], 2, "unexpected argument '--mem'");
     check(&["-w", "host", "true"], 2, "`host` is no node");
     check(&[], 2, "required arguments");
     let mut orphan = cluster.glurun(&["true"]);
@@ -229,6 +229,29 @@ fn input_and_outputs_pass_unchanged() {
         let output = run_with(cluster.glurun(&["-w", node, "head", "-c3"]), input.clone());
         assert_eq!(output.stdout, input[..3]);
         assert!(output.status.success());
+    }
+}
+
+#[test]
+fn what_a_job_does_not_read_of_a_file_stays() {
+    let cluster = Cluster::new();
+    let lines: String = (0..50_000).map(|line| format!("{line}\n")).collect();
+    write(cluster.dir.path(), "lines", &lines);
+    for node in NODES {
+        for reader in ["read a; echo $a", "true", "cat"] {
+            let path = cluster.path("lines");
+            let mut file = fs::File::open(&path).expect("opens");
+            // It begins where another reader has stopped.
+            file.read_exact(&mut [0; 2]).expect("reads");
+            let stdin = file.try_clone().expect("dups");
+            let mut command = cluster.glurun(&["-w", node, "sh", "-c", reader]);
+            command.stdin(stdin);
+            let output = run(command);
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let mut all = text(&output.stdout);
+            file.read_to_string(&mut all).expect("reads on");
+            assert_eq!(all, lines[2..], "{reader} on {node}");
+        }
     }
 }
 

@@ -6,9 +6,9 @@ use super::group::{Group, Groups};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
-use super::spawn::{GroupSlot, Process, SpawnError, Spawner};
+use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation};
-use super::terminal::{Extra, Pty, WindowSize};
+use super::terminal::{Extra, InputFile, Pty, WindowSize};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -157,8 +157,15 @@ impl Agent {
             }
         };
         let Streams { pipes, stdio, pty } = streams;
+        let wanted = Wanted {
+            pty: pty.clone(),
+            // Of pipes alone the first can be something else.
+            input: pipes.as_ref().and_then(|_| input_file(&extras)),
+            // At home the machine has it.
+            host_name: host_name(&extras).filter(|_| owner.hop == Hop::Remote),
+        };
 
-        let spawned = self.spawn(start, stdio, pty.clone(), group, owner).await?;
+        let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
         let process = match spawned {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
@@ -168,6 +175,9 @@ impl Agent {
             pid: process.pid(),
             relayed: pipes.is_some(),
         };
+        if process.reads_file() {
+            sender.send(&FromJob::InputFromFile).await;
+        }
         sender.send(&started).await;
         let stops = process.watch_stops(sender.clone());
         let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
@@ -186,6 +196,7 @@ impl Agent {
                     End::lost(format!("node {} lost track of the job: {error}", self.node))
                 });
                 let taken = pumps.stop_input().await;
+                let taken = process.read_of_file().await.or(taken);
                 pumps.job_is_gone();
                 owner.serve_output(&mut pumps).await?;
                 tell_what_is_left(&extras, taken, pty.as_deref(), sender).await;
@@ -204,13 +215,12 @@ impl Agent {
         &self,
         start: Box<Start>,
         stdio: [OwnedFd; 3],
-        pty: Option<Arc<Pty>>,
+        wanted: Wanted,
         group: &GroupSlot,
         owner: &mut Owner<impl AsyncRead + Unpin>,
     ) -> Result<Result<Process, SpawnError>, OwnerLost> {
-        let spawned = self
-            .spawner
-            .spawn(start, stdio, pty.clone(), Arc::clone(group));
+        let pty = wanted.pty.clone();
+        let spawned = self.spawner.spawn(start, stdio, wanted, Arc::clone(group));
         let mut spawned = pin!(spawned);
         let mut signals = Vec::new();
         let result = loop {
@@ -269,7 +279,7 @@ impl Streams {
     ) -> io::Result<Self> {
         let terminal = extras.iter().find_map(|extra| match extra {
             Extra::Terminal(terminal) => Some(terminal),
-            Extra::TellInput => None,
+            Extra::TellInput | Extra::InputFile(_) | Extra::HostName(_) => None,
         });
         match (terminal, descriptors) {
             (None, Some(stdio)) => Ok(Self {
@@ -289,6 +299,20 @@ impl Streams {
             }
         }
     }
+}
+
+fn input_file(extras: &[Extra]) -> Option<InputFile> {
+    extras.iter().find_map(|extra| match extra {
+        Extra::InputFile(file) => Some(file.clone()),
+        Extra::Terminal(_) | Extra::TellInput | Extra::HostName(_) => None,
+    })
+}
+
+fn host_name(extras: &[Extra]) -> Option<Bytes> {
+    extras.iter().find_map(|extra| match extra {
+        Extra::HostName(name) => Some(name.clone()),
+        Extra::Terminal(_) | Extra::TellInput | Extra::InputFile(_) => None,
+    })
 }
 
 /// Tells the owner what a job that is gone has left of its input and of its terminal.

@@ -210,6 +210,9 @@ pub enum FromJob {
     },
     /// How the job has left its terminal.
     Modes(Modes),
+    /// The job reads the file itself: the owner is to send no input. Comes before `Started`; `InputLeft` then tells how
+    /// far it has read.
+    InputFromFile,
 }
 
 impl FromJob {
@@ -406,6 +409,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_terminals() {
+        use super::super::terminal::InputFile;
         let size = WindowSize {
             rows: 1,
             columns: 2,
@@ -423,7 +427,17 @@ mod tests {
             size,
             modes: modes.clone(),
         };
-        let extras = vec![Extra::Terminal(terminal), Extra::TellInput];
+        let file = InputFile {
+            path: Bytes::from_static(b"f"),
+            inode: 2,
+            offset: 3,
+        };
+        let extras = vec![
+            Extra::Terminal(terminal),
+            Extra::TellInput,
+            Extra::InputFile(file),
+            Extra::HostName(Bytes::from_static(b"h")),
+        ];
         let request = Request {
             argv: vec![Bytes::from_static(b"ls")],
             env: Vec::new(),
@@ -437,8 +451,8 @@ mod tests {
         };
         #[rustfmt::skip]
         check(&Hello::RunWith(Box::new(request.clone()), extras.clone()), &[
-            29, 0, 0, 0, 2, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
-            2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1,
+            40, 0, 0, 0, 2, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1, 2, 1, b'f', 2, 3, 3, 1, b'h',
         ]);
         let start = Start {
             request,
@@ -452,8 +466,8 @@ mod tests {
         };
         #[rustfmt::skip]
         check(&ToJob::StartWith(Box::new(start), extras), &[
-            34, 0, 0, 0, 7, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
-            1, 2, 0, 0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1,
+            45, 0, 0, 0, 7, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            1, 2, 0, 0, 0, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1, 2, 1, b'f', 2, 3, 3, 1, b'h',
         ]);
         check(&ToJob::Resize(size), &[5, 0, 0, 0, 8, 1, 2, 3, 4]);
         check(&FromJob::Stopped(20), &[2, 0, 0, 0, 6, 40]);
@@ -466,6 +480,7 @@ mod tests {
             &FromJob::Modes(modes),
             &[7, 0, 0, 0, 8, 5, 6, 7, 8, 1, b'c'],
         );
+        check(&FromJob::InputFromFile, &[1, 0, 0, 0, 9]);
     }
 
     #[test]

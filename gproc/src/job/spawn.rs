@@ -7,15 +7,17 @@ use super::group::{Group, Groups};
 use super::leader::{self, Report};
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
-use super::terminal::Pty;
+use super::terminal::{InputFile, Pty};
 use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
-use std::ffi::CString;
-use std::io;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::io::AsyncReadExt;
@@ -52,6 +54,17 @@ impl SpawnError {
 /// The group of a job, set once its thread has made it.
 pub(super) type GroupSlot = Arc<OnceLock<Group>>;
 
+/// What a program is to have besides.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// The terminal among its descriptors.
+    pub(super) pty: Option<Arc<Pty>>,
+    /// The file to have as descriptor 0, if it can be opened.
+    pub(super) input: Option<InputFile>,
+    /// The name of its machine.
+    pub(super) host_name: Option<Bytes>,
+}
+
 /// Starts programs.
 #[derive(Debug)]
 pub(super) struct Spawner {
@@ -62,7 +75,7 @@ pub(super) struct Spawner {
 struct Order {
     start: Box<Start>,
     stdio: [OwnedFd; 3],
-    pty: Option<Arc<Pty>>,
+    wanted: Wanted,
     group: GroupSlot,
     done: oneshot::Sender<Result<Process, SpawnError>>,
 }
@@ -95,19 +108,18 @@ impl Spawner {
     }
 
     /// Starts a program with these descriptors in a new group, which shows in `group` before the program runs.
-    /// `pty`: the terminal among the descriptors.
     pub(super) async fn spawn(
         &self,
         start: Box<Start>,
         stdio: [OwnedFd; 3],
-        pty: Option<Arc<Pty>>,
+        wanted: Wanted,
         group: GroupSlot,
     ) -> Result<Process, SpawnError> {
         let (done, process) = oneshot::channel();
         let order = Order {
             start,
             stdio,
-            pty,
+            wanted,
             group,
             done,
         };
@@ -125,7 +137,7 @@ struct Host {
 }
 
 impl Order {
-    fn carry_out(self, host: &Host) {
+    fn carry_out(mut self, host: &Host) {
         let node = host.node;
         let group = match host.groups.group() {
             Ok(group) => self.group.get_or_init(|| group),
@@ -136,7 +148,16 @@ impl Order {
                 return;
             }
         };
-        let process = start(host, &self.start, &self.stdio, self.pty, group);
+        let file = self.wanted.input.take();
+        let file = file.and_then(|file| open_input(&file, &self.start.credentials));
+        let file = file.and_then(|(file, place)| {
+            self.stdio[0] = file.try_clone().ok()?.into();
+            Some((file, place))
+        });
+        let mut process = start(host, &self.start, &self.stdio, self.wanted, group);
+        if let Ok(process) = &mut process {
+            process.file = file;
+        }
         // Only the job holds its ends of pipes when its start is told.
         drop(self.stdio);
         if let Err(Ok(orphan)) = self.done.send(process) {
@@ -151,10 +172,11 @@ fn start(
     host: &Host,
     start: &Start,
     stdio: &[OwnedFd; 3],
-    pty: Option<Arc<Pty>>,
+    wanted: Wanted,
     group: &Group,
 ) -> Result<Process, SpawnError> {
     let node = host.node;
+    let pty = wanted.pty;
     let request = &start.request;
     let argv = c_strings(&request.argv, "an argument")?;
     let program = request
@@ -202,6 +224,7 @@ fn start(
         env: &env,
         cwd: &cwd,
         stdio: stdio.each_ref().map(AsFd::as_fd),
+        host_name: wanted.host_name.as_deref(),
         report: report.as_ref().map(|(_, writer)| writer.as_fd()),
         cgroup: group.cgroup(),
         credentials: credentials(node, start)?,
@@ -213,11 +236,11 @@ fn start(
     let explain = |error| explain(node, error, program, &request.cwd);
     let (pid, pidfd) = sys::launch(&launch).map_err(explain)?;
     let (Some(pty), Some((reports, writer))) = (pty, report) else {
-        let session = None;
         return Ok(Process {
             pid,
             pidfd,
-            session,
+            session: None,
+            file: None,
         });
     };
     // Else the end of the leader would not show.
@@ -233,6 +256,7 @@ fn start(
                 pid,
                 pidfd,
                 session,
+                file: None,
             })
         }
         other => {
@@ -244,6 +268,22 @@ fn start(
             })
         }
     }
+}
+
+/// Opens a file of the cluster's tree as the job's user, on this thread (rule J4), which for that time is the user to
+/// the file system. `None`: it is not there, or not the one that is meant.
+fn open_input(file: &InputFile, user: &Credentials) -> Option<(File, u64)> {
+    let path = Path::new(OsStr::from_bytes(&file.path));
+    let opened = sys::as_user(geteuid().is_root().then_some(user), || File::open(path));
+    let mut opened = opened.ok()?;
+    let found = opened.metadata().ok()?;
+    let shared = nix::sys::statfs::fstatfs(&opened).ok()?.filesystem_type();
+    let same = found.is_file() && found.ino() == file.inode;
+    if !same || shared != nix::sys::statfs::FUSE_SUPER_MAGIC {
+        return None;
+    }
+    let at = opened.seek(SeekFrom::Start(file.offset)).ok()?;
+    Some((opened, at))
 }
 
 fn leader_argument() -> CString {
@@ -317,6 +357,8 @@ pub(super) struct Process {
     pid: Pid,
     pidfd: OwnedFd,
     session: Option<Session>,
+    /// The file it has as input, with its place at the start; the place is shared with the program.
+    file: Option<(File, u64)>,
 }
 
 /// What a program with a terminal has besides.
@@ -344,6 +386,20 @@ impl Process {
         if let Err(error) = sent {
             tracing::debug!(pid = %self.pid, number, %error, "a signal found no process");
         }
+    }
+
+    /// Returns whether it has a file as input.
+    pub(super) fn reads_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Returns how far it has read in the file it has as input.
+    pub(super) async fn read_of_file(&self) -> Option<u64> {
+        let (file, start) = self.file.as_ref()?;
+        let (mut file, start) = (file.try_clone().ok()?, *start);
+        // It touches a file of the tree (rule J4), though only what the kernel knows of it.
+        let place = tokio::task::spawn_blocking(move || file.stream_position());
+        Some(place.await.ok()?.ok()?.wrapping_sub(start))
     }
 
     /// Waits for the program's end and takes it off the process table. Cancel-safe.

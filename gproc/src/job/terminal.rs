@@ -30,6 +30,21 @@ pub enum Extra {
     Terminal(Terminal),
     /// The owner wants to know how much of its input the job has read.
     TellInput,
+    /// The input is this file of the cluster's tree, at this place: the job may have the file itself.
+    InputFile(InputFile),
+    /// What the job is to see as the name of its machine: the owner's.
+    HostName(Bytes),
+}
+
+/// A file that is the same on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// Absolute path.
+    pub path: Bytes,
+    /// What shows that it is the file that is meant.
+    pub inode: u64,
+    /// Where to go on reading.
+    pub offset: u64,
 }
 
 impl Extra {
@@ -37,7 +52,7 @@ impl Extra {
     pub(super) fn is_optional(&self) -> bool {
         match self {
             Self::Terminal(_) => false,
-            Self::TellInput => true,
+            Self::TellInput | Self::InputFile(_) | Self::HostName(_) => true,
         }
     }
 }

@@ -1,17 +1,22 @@
 //! `glurun`: runs a program on the best node as if it ran here.
 
-use super::owner::Command;
+use super::many::{self, Rules, Wish};
+use super::owner::{self, Command};
 use super::signals::Signals;
 use super::terminal::Terminal;
-use super::{SIGNAL_STATUS, end_as, give_up, socket, sys};
+use super::{end_as, socket, sys};
 use crate::nodes::{self, NodeSet};
 use clap::Parser;
 use clap::error::ErrorKind;
-use gproc::job::protocol::{End, Failure};
 use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// This program's name in its messages.
 const NAME: &str = "glurun";
+
+/// Processes of one command, and nodes.
+const COUNT_MAX: i64 = 4096;
 
 /// Exit status for a command line that is not understood.
 const USAGE_STATUS: i32 = 2;
@@ -27,11 +32,65 @@ struct Args {
     #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
     nodes: Option<NodeSet>,
 
+    /// Nodes not to run on.
+    #[arg(short = 'x', long, value_name = "NODES")]
+    exclude: Option<NodeSet>,
+
     /// How many processes to start; they find their number in GLU_VNN. The first one gets the input, the highest
     /// exit status is the result.
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
-    count: u32,
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
+    count: Option<u32>,
+
+    /// How many nodes to use, in turn; one process on each unless --count says another number.
+    #[arg(short = 'N', long, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
+    node_count: Option<u32>,
+
+    /// One process on each node that is up, or on each of --nodes.
+    #[arg(short, long, conflicts_with_all = ["count", "node_count"])]
+    all: bool,
+
+    /// Gathers the outputs and shows equal ones once, under the nodes that they came from.
+    #[arg(short = 'b', long, conflicts_with_all = ["label", "pty"])]
+    gather: bool,
+
+    /// How many processes may run at a time; all if not given.
+    #[arg(short, long, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
+    fanout: Option<u32>,
+
+    /// Which process gets the input: its number, or `none`.
+    #[arg(short, long, value_name = "WHICH", default_value = "0", value_parser = read_input)]
+    input: Reader,
+
+    /// Passes output on as it comes; it always is, but for lines under --label.
+    #[arg(short, long, conflicts_with = "label")]
+    unbuffered: bool,
+
+    /// Sends an interrupt to the program at once; it always is.
+    #[arg(short = 'X', long)]
+    disable_status: bool,
+
+    /// Ends all processes when one fails.
+    #[arg(short = 'K', long)]
+    kill_on_bad_exit: bool,
+
+    /// Ends all processes so many seconds after the first one has ended.
+    #[arg(short = 'W', long, value_name = "SECONDS")]
+    wait: Option<u64>,
+
+    /// Runs in this directory.
+    #[arg(short = 'D', long, value_name = "DIR")]
+    chdir: Option<PathBuf>,
+
+    /// The environment: ALL, NONE, or names and NAME=VALUE with commas between, with or without ALL.
+    #[arg(long, value_name = "WHAT", default_value = "ALL")]
+    export: String,
+
+    /// Ends the processes after this time, with status 124: minutes, minutes:seconds or hours:minutes:seconds.
+    #[arg(short, long, value_name = "TIME", value_parser = read_time)]
+    time: Option<Duration>,
 
     /// Puts the number of the process in front of each line of output.
     #[arg(short, long)]
@@ -53,45 +112,100 @@ pub fn main() -> ! {
         _ => usage(&error),
     });
     let ignored = sys::ignored_signals();
-    let command = Command::new(args.command, std::env::vars_os(), ignored);
-    let single = args.count == 1 && !args.label;
-    let terminal = (single || args.pty)
-        .then(|| Terminal::find(args.pty))
-        .flatten();
-    if args.pty && (args.count > 1 || terminal.is_none()) {
-        let why = if args.count > 1 {
-            "--pty is for one process"
-        } else {
-            "--pty wants a terminal for standard input"
-        };
-        eprintln!("{NAME}: {why}");
+    let wish = Wish {
+        on: args.nodes,
+        except: args.exclude,
+        all: args.all,
+        nodes: args.node_count.map(|count| count as usize),
+        count: args.count.map(|count| count as usize),
+    };
+    let known = || {
+        let nodes = owner::nodes(&socket())??;
+        Ok(nodes.into_iter().map(|(node, up, _)| (node, up)).collect())
+    };
+    let places = wish.plan(known).unwrap_or_else(|why| many::give_up(&why));
+    let rules = Rules {
+        fanout: args.fanout.map_or(places.len(), |count| count as usize),
+        end_on_failure: args.kill_on_bad_exit,
+        end_after_first: args.wait.map(Duration::from_secs),
+        limit: args.time,
+        gather: args.gather,
+    };
+    let single = places.len() == 1 && !args.label && !args.gather;
+    let terminal = single.then(|| Terminal::find(args.pty)).flatten();
+    if args.pty && terminal.is_none() {
+        eprintln!("{NAME}: --pty is for one process, and wants a terminal as standard input");
         std::process::exit(USAGE_STATUS);
     }
     let signals = Signals::take_over(ignored, terminal.clone());
-    let (command, signals) = match (command, signals) {
-        (Ok(command), Ok(signals)) => (command, signals),
-        (Err(error), _) => give_up(
-            NAME,
-            Failure::Cluster,
-            &format!("no working directory: {error}"),
-        ),
-        (_, Err(error)) => give_up(
-            NAME,
-            Failure::Cluster,
-            &format!("cannot take signals: {error}"),
-        ),
-    };
-    let nodes = args.nodes.map(|set| set.iter().collect());
-    let nodes = nodes.unwrap_or_default();
+    let signals = signals.unwrap_or_else(|e| many::give_up(&format!("cannot take signals: {e}")));
+    let env = export(&args.export, std::env::vars_os().collect());
+    let command = Command::new(args.command, env, ignored);
+    let command = command.unwrap_or_else(|e| many::give_up(&format!("no working directory: {e}")));
+    let directory = args.chdir.map(|to| std::path::absolute(&to).unwrap_or(to));
     let command = command
-        .on(nodes)
+        .in_directory(directory)
         .labelled(args.label)
+        .gathered(args.gather)
+        .with_input_for(args.input.0)
         .with_terminal(terminal);
-    if args.count == 1 {
-        end_as(NAME, command.run(&socket(), 0, &signals))
-    } else {
-        std::process::exit(run_many(&command, args.count, &signals).into())
+    if single && args.time.is_none() {
+        end_as(
+            NAME,
+            command.run_on(&socket(), 0, &places[0], None, &signals),
+        )
     }
+    std::process::exit(many::run(&command, &places, &rules, &signals).into())
+}
+
+/// Number of the process that gets the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reader(Option<u32>);
+
+fn read_input(text: &str) -> Result<Reader, String> {
+    match (text, text.parse()) {
+        ("none", _) => Ok(Reader(None)),
+        (_, Ok(vnn)) => Ok(Reader(Some(vnn))),
+        _ => Err("the number of a process, or `none`".into()),
+    }
+}
+
+/// Reads a time as srun takes it.
+fn read_time(text: &str) -> Result<Duration, String> {
+    let wrong = || "minutes, minutes:seconds or hours:minutes:seconds".to_owned();
+    let parts = text.split(':').map(str::parse::<u32>);
+    let parts: Vec<u64> = parts
+        .map(|part| part.map(u64::from).map_err(|_| wrong()))
+        .collect::<Result<_, _>>()?;
+    match parts[..] {
+        [minutes] => Ok(Duration::from_secs(minutes * 60)),
+        [minutes, seconds] => Ok(Duration::from_secs(minutes * 60 + seconds)),
+        [hours, minutes, seconds] => Ok(Duration::from_secs(hours * 3600 + minutes * 60 + seconds)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Returns what of an environment goes along.
+fn export(what: &str, all: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let words: Vec<&str> = what.split(',').filter(|word| !word.is_empty()).collect();
+    let mut env = match words.contains(&"ALL") {
+        true => all.clone(),
+        false => Vec::new(),
+    };
+    for word in words
+        .into_iter()
+        .filter(|word| !["ALL", "NONE"].contains(word))
+    {
+        let new = match word.split_once('=') {
+            Some((name, value)) => Some((name.into(), value.into())),
+            None => all.iter().find(|(name, _)| name == word).cloned(),
+        };
+        if let Some(new) = new {
+            env.retain(|(name, _)| *name != new.0);
+            env.push(new);
+        }
+    }
+    env
 }
 
 /// Says in one line what is wrong with the command line.
@@ -102,32 +216,6 @@ fn usage(error: &clap::Error) -> ! {
     let line = line.strip_prefix("error: ").unwrap_or(line);
     eprintln!("{NAME}: {} (see {NAME} --help)", line.trim_end_matches(':'));
     std::process::exit(USAGE_STATUS)
-}
-
-/// Runs `count` jobs at once; returns the highest status.
-fn run_many(command: &Command, count: u32, signals: &Signals) -> u8 {
-    let socket = socket();
-    std::thread::scope(|scope| {
-        let socket = &socket;
-        let start = |vnn| scope.spawn(move || status_of(vnn, command.run(socket, vnn, signals)));
-        let jobs: Vec<_> = (0..count).map(start).collect();
-        jobs.into_iter()
-            .map(|job| job.join().unwrap_or_else(|_| Failure::Cluster.status()))
-            .max()
-            .unwrap_or_default()
-    })
-}
-
-fn status_of(vnn: u32, end: End) -> u8 {
-    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
-    match end {
-        End::Exited(status) => byte(status),
-        End::Killed(signal) => SIGNAL_STATUS.saturating_add(byte(signal)),
-        End::Failed { kind, message } => {
-            eprintln!("{NAME}: process {vnn}: {message}");
-            kind.status()
-        }
-    }
 }
 
 #[cfg(test)]
@@ -143,7 +231,8 @@ mod tests {
             .flat_map(NodeSet::iter)
             .map(|node| node.0)
             .collect();
-        assert_eq!((&*set, args.count, args.label), (nodes, count, label));
+        let found = (&*set, args.count.unwrap_or(1), args.label);
+        assert_eq!(found, (nodes, count, label));
         let command: Vec<_> = command.split(' ').map(OsString::from).collect();
         assert_eq!(args.command, command);
     }
@@ -173,8 +262,42 @@ mod tests {
         check("glurun -wnode2 -n2 ls", &[2], 2, false, "ls");
         check("glurun -- -odd", &[], 1, false, "-odd");
         check_refused("glurun");
-        check_refused("glurun -x ls");
+        check_refused("glurun -x host ls");
+        check_refused("glurun --mem 1 ls");
+        check_refused("glurun -a -n 2 ls");
+        check_refused("glurun -l -b ls");
         check_refused("glurun -n 0 ls");
         check_refused("glurun -w host ls");
+    }
+
+    #[test]
+    fn times_and_inputs_are_read_as_srun_reads_them() {
+        for (text, seconds) in [("2", 120), ("1:30", 90), ("0:05", 5), ("1:0:1", 3601)] {
+            assert_eq!(read_time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "x", "1:2:3:4", "-1", "1.5"] {
+            read_time(text).expect_err(text);
+        }
+        assert_eq!(read_input("none"), Ok(Reader(None)));
+        assert_eq!(read_input("3"), Ok(Reader(Some(3))));
+        read_input("all").expect_err("is not supported");
+    }
+
+    #[test]
+    fn environments_that_go_along() {
+        let own = |name: &str| (OsString::from(name), OsString::from("own"));
+        let check = |what: &str, expected: &str| {
+            let env = export(what, vec![own("A"), own("B")]);
+            let env: Vec<String> = env
+                .iter()
+                .map(|(name, value)| format!("{}={}", name.display(), value.display()))
+                .collect();
+            assert_eq!(env.join(" "), expected, "{what}");
+        };
+        check("ALL", "A=own B=own");
+        check("NONE", "");
+        check("A,C=3", "A=own C=3");
+        check("ALL,A=1", "B=own A=1");
+        check("X", "");
     }
 }

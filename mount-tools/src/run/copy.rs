@@ -2,6 +2,7 @@
 
 use super::owner::Line;
 use bytes::Bytes;
+use consistency::NodeId;
 use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, Stream, ToJob};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// Longest line that is kept together under a label.
 const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Output of one process that is gathered; more ends its output.
+const GATHERED_BYTES_MAX: usize = 16 << 20;
 
 /// How often a process in the background looks whether the terminal's input is its own again; nothing tells it.
 const FOREGROUND_EVERY: Duration = Duration::from_millis(200);
@@ -138,6 +142,35 @@ fn wait_for(fd: BorrowedFd<'_>, what: PollFlags) -> io::Result<()> {
     }
 }
 
+/// Where outputs are gathered instead of written, with the node that they came from.
+#[derive(Debug, Default)]
+pub(super) struct Sink(Mutex<(Option<NodeId>, Vec<u8>)>);
+
+impl Sink {
+    pub(super) fn set_node(&self, node: NodeId) {
+        self.lock().0 = Some(node);
+    }
+
+    /// Takes what was gathered.
+    pub(super) fn take(&self) -> (Option<NodeId>, Vec<u8>) {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        let gathered = &mut self.lock().1;
+        if gathered.len() + bytes.len() > GATHERED_BYTES_MAX {
+            let why = format!("more than {} MiB to gather", GATHERED_BYTES_MAX >> 20);
+            return Err(io::Error::other(why));
+        }
+        gathered.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Option<NodeId>, Vec<u8>)> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
 enum Piece {
     Bytes(Bytes),
     /// All before it is to be written now.
@@ -153,11 +186,17 @@ pub(super) struct Output {
 
 impl Output {
     /// Starts writing to descriptor 1 or 2; with a label in front of each line.
-    pub(super) fn start(stream: Stream, label: Option<String>, line: Line) -> io::Result<Self> {
+    pub(super) fn start(
+        stream: Stream,
+        label: Option<String>,
+        sink: Option<Arc<Sink>>,
+        line: Line,
+    ) -> io::Result<Self> {
         let (pieces, queue) = mpsc::channel::<Piece>();
         let mut writer = Writer {
             stream,
             label,
+            sink,
             partial: Vec::new(),
         };
         let thread = std::thread::Builder::new()
@@ -227,6 +266,7 @@ fn tell_unless_closed(stream: Stream, error: &io::Error) {
 struct Writer {
     stream: Stream,
     label: Option<String>,
+    sink: Option<Arc<Sink>>,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
 }
@@ -265,6 +305,9 @@ impl Writer {
 
     /// Writes all, waiting also where somebody has made the descriptor non-blocking.
     fn put(&self, mut bytes: &[u8]) -> io::Result<()> {
+        if let Some(sink) = &self.sink {
+            return sink.put(bytes);
+        }
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let (fd, whole) = match self.stream {
             Stream::Out => (stdout.as_fd(), &WHOLE[0]),

@@ -4,6 +4,7 @@
 //! and a blocked read or write must cost nobody but its own stream.
 //!
 //! - [`command`]: what `glurun` was asked to do.
+//! - [`many`]: several jobs of one command.
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs.
@@ -11,6 +12,7 @@
 pub mod command;
 mod copy;
 pub mod make;
+mod many;
 mod owner;
 pub mod shell;
 mod signals;

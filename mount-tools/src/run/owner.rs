@@ -1,24 +1,27 @@
 //! One job from its owner's side: the request, its descriptors, its frames, its end.
 
-use super::copy::{Input, Output};
+use super::copy::{Input, Output, Sink};
 use super::signals::Signals;
 use super::sys;
 use super::terminal::Terminal;
 use bytes::Bytes;
+use consistency::NodeId;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
 };
-use gproc::job::terminal::{Extra, Modes};
+use gproc::job::terminal::{Extra, InputFile, Modes};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, fstat, umask};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+use nix::unistd::{Whence, lseek};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufReader, IoSlice, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// The device number of `/dev/null`.
@@ -37,6 +40,9 @@ pub(super) struct Command {
     label: bool,
     /// What the first job has one like.
     terminal: Option<Terminal>,
+    gather: bool,
+    /// The job that gets the input.
+    reader: Option<u32>,
     /// The input is a file, which keeps what the job does not read.
     seekable: bool,
 }
@@ -73,6 +79,8 @@ impl Command {
             },
             label: false,
             terminal: None,
+            gather: false,
+            reader: Some(0),
             seekable: is_file(io::stdin().as_fd()),
         })
     }
@@ -90,9 +98,23 @@ impl Command {
         self
     }
 
-    /// Restricts the nodes to choose from.
-    pub(super) fn on(mut self, nodes: Vec<consistency::NodeId>) -> Self {
-        self.request.nodes = nodes;
+    /// Runs in another directory.
+    pub(super) fn in_directory(mut self, directory: Option<PathBuf>) -> Self {
+        if let Some(directory) = directory {
+            self.request.cwd = directory.into_os_string().into_vec().into();
+        }
+        self
+    }
+
+    /// Gives the input to the job with another number than 0, or to none.
+    pub(super) fn with_input_for(mut self, vnn: Option<u32>) -> Self {
+        self.reader = vnn;
+        self
+    }
+
+    /// Has all output come through this process.
+    pub(super) fn gathered(mut self, gathered: bool) -> Self {
+        self.gather = gathered;
         self
     }
 
@@ -104,17 +126,41 @@ impl Command {
 
     /// Runs the job with number `vnn`, the first of which has this process's input, and waits for its end.
     pub(super) fn run(&self, socket: &Path, vnn: u32, signals: &Signals) -> End {
-        self.try_run(socket, vnn, signals)
+        self.run_on(socket, vnn, &[], None, signals)
+    }
+
+    /// As [`Self::run`], on one of `nodes` if there are any; what it writes is gathered in `sink`.
+    pub(super) fn run_on(
+        &self,
+        socket: &Path,
+        vnn: u32,
+        nodes: &[NodeId],
+        sink: Option<&Arc<Sink>>,
+        signals: &Signals,
+    ) -> End {
+        self.try_run(socket, vnn, nodes, sink, signals)
             .unwrap_or_else(|error| End::lost(explain(socket, &error)))
     }
 
-    fn try_run(&self, socket: &Path, vnn: u32, signals: &Signals) -> io::Result<End> {
+    fn try_run(
+        &self,
+        socket: &Path,
+        vnn: u32,
+        nodes: &[NodeId],
+        sink: Option<&Arc<Sink>>,
+        signals: &Signals,
+    ) -> io::Result<End> {
         let mut request = self.request.clone();
         request.vnn = vnn;
-        if vnn > 0 {
+        request.nodes = nodes.to_vec();
+        if self.reader != Some(vnn) {
             request.stdio[0] = Stdio::Null;
         }
-        if self.label && request.stdio[2] == Stdio::SameAsOut {
+        if self.gather {
+            // Even where this process's are nothing.
+            request.stdio[1] = Stdio::Pipe;
+            request.stdio[2] = Stdio::SameAsOut;
+        } else if self.label && request.stdio[2] == Stdio::SameAsOut {
             // Lines are written whole; what is one file here may stay two pipes there.
             request.stdio[2] = Stdio::Pipe;
         }
@@ -141,11 +187,14 @@ impl Command {
         };
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
             match frame {
-                FromJob::Started { relayed, .. } => {
+                FromJob::Started { node, relayed, .. } => {
                     signals.job_runs();
+                    if let Some(sink) = sink {
+                        sink.set_node(node);
+                    }
                     if relayed {
                         let label = self.label.then(|| format!("{vnn}: "));
-                        streams.start(&request.stdio, label.as_deref(), &line)?;
+                        streams.start(&request.stdio, label.as_deref(), sink, &line)?;
                     }
                 }
                 FromJob::Stopped(_) => {
@@ -179,7 +228,7 @@ impl Command {
 
     /// Sends the request, with this process's descriptors unless the output is to come through it.
     fn send_hello(&self, mut stream: &UnixStream, hello: &[u8], input: Stdio) -> io::Result<()> {
-        if self.label || self.terminal.is_some() {
+        if self.label || self.gather || self.terminal.is_some() {
             return stream.write_all(hello);
         }
         let null = File::open("/dev/null")?;
@@ -232,21 +281,31 @@ struct Streams {
     left: Option<(u64, Bytes)>,
     /// How the job has left its terminal.
     modes: Option<Modes>,
+    /// The job reads the file that is the input.
+    file_is_read: bool,
 }
 
 impl Streams {
-    fn start(&mut self, stdio: &[Stdio; 3], label: Option<&str>, line: &Line) -> io::Result<()> {
+    fn start(
+        &mut self,
+        stdio: &[Stdio; 3],
+        label: Option<&str>,
+        sink: Option<&Arc<Sink>>,
+        line: &Line,
+    ) -> io::Result<()> {
         let output = |stream, kind| {
             let label = label.map(str::to_owned);
             (kind == Stdio::Pipe)
-                .then(|| Output::start(stream, label, line.clone()))
+                .then(|| Output::start(stream, label, sink.cloned(), line.clone()))
                 .transpose()
         };
         self.out = output(Stream::Out, stdio[1])?;
         self.err = output(Stream::Err, stdio[2])?;
         match &self.terminal {
             Some(terminal) => terminal.start(line.clone())?,
-            None if stdio[0] == Stdio::Pipe => self.input = Some(Input::start(line.clone())?),
+            None if stdio[0] == Stdio::Pipe && !self.file_is_read => {
+                self.input = Some(Input::start(line.clone())?)
+            }
             None => {}
         }
         Ok(())
@@ -278,6 +337,7 @@ impl Streams {
             }
             FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
             FromJob::Modes(modes) => self.modes = Some(modes),
+            FromJob::InputFromFile => self.file_is_read = true,
             FromJob::Ping | FromJob::Started { .. } | FromJob::Stopped(_) | FromJob::Ended(_) => {}
         }
     }
@@ -297,6 +357,7 @@ impl Streams {
         match (self.terminal, self.input, self.left) {
             (Some(terminal), _, left) => terminal.finish(left, self.modes),
             (None, Some(input), Some((taken, _))) if seekable => input.seek_back(taken),
+            (None, None, Some((taken, _))) if self.file_is_read => seek_on(taken),
             _ => {}
         }
     }
@@ -324,6 +385,28 @@ fn own_stdio() -> [Stdio; 3] {
 /// Returns whether a descriptor is a file that can be read from the same place again.
 fn is_file(fd: BorrowedFd<'_>) -> bool {
     fstat(fd).is_ok_and(|stat| libc::S_IFMT & stat.st_mode == libc::S_IFREG)
+}
+
+/// Returns the file at descriptor 0 as other nodes can open it, if it is one of the cluster's tree.
+fn input_file() -> Option<InputFile> {
+    let stdin = io::stdin();
+    let kind = fstatfs(stdin.as_fd()).ok()?.filesystem_type();
+    if kind != FUSE_SUPER_MAGIC {
+        return None;
+    }
+    let path = std::fs::read_link("/proc/self/fd/0").ok()?;
+    let offset = lseek(stdin.as_fd(), 0, Whence::SeekCur).ok()?;
+    Some(InputFile {
+        path: path.into_os_string().into_vec().into(),
+        inode: fstat(stdin.as_fd()).ok()?.st_ino,
+        offset: u64::try_from(offset).ok()?,
+    })
+}
+
+/// Moves on in the file at descriptor 0 by what a job has read of it.
+fn seek_on(read: u64) {
+    // A job may have moved backwards: the difference is then negative.
+    lseek(io::stdin().as_fd(), read.cast_signed(), Whence::SeekCur).ok();
 }
 
 fn is_null(device: u64) -> bool {

@@ -3,7 +3,7 @@
 //! A signal from the terminal goes to the job's whole process group, as a terminal would send it; one from kill(2)
 //! goes to the program. Before there is a job a signal does what it always does; so does a second one that ends
 //! programs while the first job has not started, as its node may hang. The end of this process is the end of what it
-//! was about to start.
+//! was about to start. Each signal that can be caught is sent on, once.
 
 use super::owner::Line;
 use super::sys;
@@ -14,19 +14,24 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-/// Signals that are sent on.
-const SENT_ON: [Signal; 9] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTSTP,
-    Signal::SIGCONT,
-    Signal::SIGWINCH,
+/// Signals that are not sent on: what cannot be caught, the end of a child, a background read or write, and a closed
+/// output, of which the job hears by another way.
+const KEPT: [i32; 6] = [
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGCHLD,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGPIPE,
 ];
+
+/// Numbers between the signals that the C library keeps to itself.
+const LIBRARY_S: [i32; 2] = [32, 33];
+
+/// An interrupt from the terminal that follows another within this time asks for more.
+const AGAIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// `si_code` of a signal that the kernel sent, which for these signals means the terminal.
 const SI_KERNEL: i32 = 0x80;
@@ -47,12 +52,10 @@ impl Signals {
             terminal,
             ..Self::default()
         };
-        let mut mask = SigSet::empty();
-        for signal in SENT_ON {
-            if ignored >> (signal as i32 - 1) & 1 == 0 {
-                mask.add(signal);
-            }
-        }
+        let sent_on = (1..=64)
+            .filter(|number| !KEPT.contains(number) && !LIBRARY_S.contains(number))
+            .filter(|number| ignored >> (number - 1) & 1 == 0);
+        let mask = sys::signal_set(sent_on);
         mask.thread_block()?;
         // A read of the terminal from the background then fails, rather than stop this process with its jobs.
         SigSet::from(Signal::SIGTTIN).thread_block()?;
@@ -64,6 +67,7 @@ impl Signals {
             .name("signals".into())
             .spawn(move || {
                 let mut end_waits = false;
+                let mut interrupts = Interrupts::default();
                 while let Ok(Some(info)) = queue.read_signal() {
                     let number = i32::try_from(info.ssi_signo).expect("signals are small numbers");
                     if info.ssi_pid == std::process::id() {
@@ -74,7 +78,12 @@ impl Signals {
                         act_here(number);
                     } else {
                         end_waits |= ends(number);
-                        jobs.forward(number, info.ssi_code == SI_KERNEL);
+                        let from_terminal = info.ssi_code == SI_KERNEL;
+                        let number = match number == libc::SIGINT && from_terminal {
+                            true => interrupts.take(Instant::now()),
+                            false => number,
+                        };
+                        jobs.forward(number, from_terminal);
                     }
                 }
             })?;
@@ -89,6 +98,14 @@ impl Signals {
     /// Tells that a job runs.
     pub(super) fn job_runs(&self) {
         self.started.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a signal to the process groups of all jobs.
+    pub(super) fn send_to_all(&self, number: i32) {
+        for job in &*self.lines.lock().expect("no holder panics") {
+            let group = true;
+            job.send(&ToJob::Signal { number, group }).ok();
+        }
     }
 
     fn forward(&self, number: i32, from_terminal: bool) {
@@ -138,10 +155,31 @@ fn forward_to_terminal(jobs: &[Line], terminal: &Terminal, number: i32, from_ter
     }
 }
 
+/// Interrupts from the terminal: the second in a row means an end, the third one by force.
+#[derive(Debug, Default)]
+struct Interrupts {
+    last: Option<Instant>,
+    row: usize,
+}
+
+impl Interrupts {
+    /// Returns the signal that an interrupt stands for.
+    fn take(&mut self, now: Instant) -> i32 {
+        let again = self.last.is_some_and(|last| now - last < AGAIN_WITHIN);
+        self.row = if again { self.row + 1 } else { 0 };
+        self.last = Some(now);
+        match self.row {
+            0 => libc::SIGINT,
+            1 => libc::SIGTERM,
+            _ => libc::SIGKILL,
+        }
+    }
+}
+
 /// Returns whether a signal ends a process that has not taken it over.
 fn ends(number: i32) -> bool {
-    let others = [Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGWINCH];
-    !others.iter().any(|other| *other as i32 == number)
+    let others = [libc::SIGTSTP, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG];
+    !others.contains(&number)
 }
 
 /// Does by a signal what it does to a process that has not taken it over.
@@ -150,5 +188,23 @@ fn act_here(number: i32) {
         raise(Signal::SIGSTOP).ok();
     } else if ends(number) {
         sys::die_by(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_in_a_row_ask_for_more() {
+        let start = Instant::now();
+        let mut interrupts = Interrupts::default();
+        let mut at = |millis| interrupts.take(start + Duration::from_millis(millis));
+        assert_eq!(at(0), libc::SIGINT);
+        assert_eq!(at(1_000), libc::SIGINT, "a second later it is another one");
+        assert_eq!(at(1_999), libc::SIGTERM);
+        assert_eq!(at(2_500), libc::SIGKILL);
+        assert_eq!(at(2_600), libc::SIGKILL);
+        assert_eq!(at(9_000), libc::SIGINT);
     }
 }

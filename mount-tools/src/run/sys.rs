@@ -25,6 +25,21 @@ pub(super) fn ignored_signals() -> u64 {
         .fold(0, |mask, number| mask | 1 << (number - 1))
 }
 
+/// Returns these signals as a set, real-time ones too.
+pub(super) fn signal_set(numbers: impl IntoIterator<Item = i32>) -> SigSet {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: the call fills `set`.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for number in numbers {
+        // SAFETY: `set` is filled; a number that is no signal's changes nothing.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), number) };
+    }
+    // SAFETY: it is filled.
+    let set = unsafe { set.assume_init() };
+    // SAFETY: any set of signals is one that nix may hold.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
+}
+
 /// Returns whether two of our descriptors are the same open file.
 pub(super) fn same_open_file(a: RawFd, b: RawFd) -> bool {
     const KCMP_FILE: i32 = 0;

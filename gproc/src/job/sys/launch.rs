@@ -27,6 +27,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) cwd: &'a CStr,
     /// What becomes descriptors 0, 1 and 2; numbers above 2.
     pub(in crate::job) stdio: [BorrowedFd<'a>; 3],
+    /// The name of its machine, if it is not to be the host's.
+    pub(in crate::job) host_name: Option<&'a [u8]>,
     /// What becomes descriptor 3. Descriptor 1 is then to be the terminal of its session.
     pub(in crate::job) report: Option<BorrowedFd<'a>>,
     /// Open directory of its cgroup.
@@ -251,6 +253,10 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
         take_terminal(report).map_err(setup)?;
     }
 
+    if let Some(name) = launch.host_name {
+        // A daemon without the right leaves the host's: no reason not to run.
+        name_host(name).ok();
+    }
     for limit in launch.limits {
         set_limit(limit).map_err(setup)?;
     }
@@ -287,6 +293,15 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     }
     chdir(launch.cwd).map_err(|errno| Step::Directory.failed(errno))?;
     SigSet::empty().thread_set_mask().map_err(setup)
+}
+
+/// Gives this process a machine of that name.
+fn name_host(name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: takes a number.
+    Errno::result(unsafe { libc::unshare(libc::CLONE_NEWUTS) })?;
+    // SAFETY: `name` has that many bytes.
+    Errno::result(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })?;
+    Ok(())
 }
 
 /// Makes descriptor 1 the terminal of this session, and `report` descriptor 3.

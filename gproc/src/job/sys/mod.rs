@@ -12,7 +12,7 @@ pub(super) use terminal::{
     take_descriptor, window_size,
 };
 
-use super::protocol::{End, Limit};
+use super::protocol::{Credentials, End, Limit};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -184,6 +184,44 @@ pub(super) fn reader_of(writer: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
     Ok(reader.into())
+}
+
+/// Does something as another user to the file system; `None`: as this process. Only this thread changes.
+///
+/// # Panics
+/// If the thread cannot become itself again.
+pub(super) fn as_user<T>(
+    user: Option<&Credentials>,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let Some(user) = user else { return work() };
+    let own = nix::unistd::getgroups()?;
+    let own: Vec<u32> = own.iter().map(|group| group.as_raw()).collect();
+    // The raw calls, because the C library's would change all threads.
+    let groups = |groups: &[u32]| {
+        // SAFETY: `groups` has as many elements as the count says.
+        let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        Errno::result(result)
+    };
+    let become_user = |uid: u32, gid: u32| {
+        // SAFETY: takes a number.
+        unsafe { libc::syscall(libc::SYS_setfsgid, gid) };
+        // SAFETY: takes a number.
+        unsafe { libc::syscall(libc::SYS_setfsuid, uid) };
+        // The call does not tell whether it has succeeded; another one, which changes nothing, tells the present user.
+        // SAFETY: takes a number.
+        let now = unsafe { libc::syscall(libc::SYS_setfsuid, u32::MAX) };
+        now == libc::c_long::from(uid)
+    };
+    groups(&user.groups)?;
+    let result = if become_user(user.uid, user.gid) {
+        work()
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    };
+    let back = become_user(0, nix::unistd::getegid().as_raw()) && groups(&own).is_ok();
+    assert!(back, "root may become root again");
+    result
 }
 
 /// Sends a signal to a process.

@@ -1,0 +1,201 @@
+//! glurun between real nodes: input files, many processes, and that nothing outlives its owner.
+
+use std::time::{Duration, Instant};
+use tests::{Cluster, DEADLINE, wait_until};
+
+/// Rounds of each kill test; `ROUNDS` asks for more.
+fn rounds() -> u32 {
+    let rounds = std::env::var("ROUNDS").ok();
+    rounds.map_or(1, |rounds| rounds.parse::<u32>().expect("a number").min(20))
+}
+
+#[test]
+fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
+    let cluster = Cluster::up(2);
+    let own = cluster.state().join("own");
+    let run = |script: &str| cluster.sh(1, &script.replace("OWN", &own.display().to_string()));
+    // More than any buffer on the way, and a file that is on the node alone.
+    run("seq 300000 > /cluster/f; seq 20000 > OWN; mkdir /cluster/d").ok();
+    for reader in [
+        "head -n 1",
+        "sed 2q",
+        "sh -c 'read a; echo $a'",
+        "true",
+        "cat",
+    ] {
+        let script = format!("(glurun -w 2 {reader}; cat) < /cluster/f | cmp - /cluster/f");
+        run(&script).ok();
+        let twice = format!("(read x; echo $x; glurun -w 2 {reader}; glurun -w 2 {reader}; cat)");
+        run(&format!("{twice} < /cluster/f | cmp - /cluster/f")).ok();
+    }
+    // Where it has to be carried, what the job took at a time is gone: a shell takes single bytes.
+    for reader in ["sh -c 'read a; echo $a'", "true", "cat"] {
+        run(&format!("(glurun -w 2 {reader}; cat) < OWN | cmp - OWN")).ok();
+    }
+    run("for i in 1 2 3; do read x; glurun -w 2 true; echo $x; done < OWN | tr '\\n' ' ' | grep -x '1 2 3 '").ok();
+
+    // A user reads what the user may read, and nothing by the daemon's rights.
+    run("chmod 600 /cluster/f").ok();
+    let user = "setpriv --reuid 1234 --regid 1234 --clear-groups";
+    let given = run(&format!("{user} glurun -w 2 head -n 1 < /cluster/f"));
+    assert_eq!(given.ok(), "1", "the shell has opened it");
+    let denied = run(&format!("{user} glurun -w 2 cat /cluster/f"));
+    assert_eq!(denied.code(), Some(1), "{denied}");
+}
+
+#[test]
+fn a_job_sees_its_home_s_name() {
+    let cluster = Cluster::up(2);
+    let run = |script: &str| cluster.sh(1, script).ok();
+    let names = run("cd /; hostname; glurun -w 2 hostname; glurun -w 1 hostname");
+    let mut names = names.lines();
+    let own = names.next().expect("a name");
+    assert!(names.all(|name| name == own), "{own}");
+    assert_ne!(
+        cluster.sh(2, "hostname").ok(),
+        own,
+        "the host keeps its own"
+    );
+    assert_eq!(run("TZ=Asia/Tokyo glurun -w 2 date +%Z"), "JST");
+}
+
+#[test]
+fn commands_on_all_nodes() {
+    let cluster = Cluster::up(3);
+    let run = |script: &str| cluster.sh(1, script);
+    let rule = "----------------";
+    let same = run("cd /; glurun -a -b echo hello").ok();
+    assert_eq!(same, format!("{rule}\nnode[1-3] (3)\n{rule}\nhello"));
+    let others = run("cd /; glurun -a -x 2 -b sh -c 'echo $GLU_NODE; echo err >&2'").ok();
+    let expected = format!("{rule}\nnode1\n{rule}\n1\nerr\n{rule}\nnode3\n{rule}\n3\nerr");
+    assert_eq!(others, expected);
+    assert_eq!(
+        run("cd /; glurun -N 2 sh -c 'echo $GLU_NODE' | sort").ok(),
+        "1\n2"
+    );
+    let none = run("cd /; glurun -N 4 true");
+    assert_eq!(none.code(), Some(125), "{none}");
+    let chosen = "cd /; A=1 B=2 glurun -w 2 -D /usr --export PATH,A sh -c 'pwd; echo $A-$B'";
+    assert_eq!(run(chosen).ok(), "/usr\n1-");
+
+    // Times, and failures that end the others.
+    let start = Instant::now();
+    let late = run("cd /; glurun -t 0:01 -w 2 sleep 1000");
+    assert_eq!(late.code(), Some(124), "{late}");
+    let failed = run("cd /; glurun -K -n 3 sh -c '[ $GLU_VNN = 1 ] && exit 3; sleep 1000'");
+    assert_eq!(
+        failed.code(),
+        Some(128 + 15),
+        "the highest status: {failed}"
+    );
+    let waited = run("cd /; glurun -W 1 -n 3 sh -c '[ $GLU_VNN = 1 ] || sleep 1000'");
+    assert_eq!(waited.code(), Some(128 + 15), "{waited}");
+    assert!(start.elapsed() < DEADLINE, "they end others at once");
+    assert_eq!(run("glurun --mem 1 true").code(), Some(2));
+    let one_by_one = "cd /; glurun -f 1 -n 3 sh -c 'echo $GLU_VNN; sleep 0.1; echo $GLU_VNN'";
+    assert_eq!(run(one_by_one).ok(), "0\n0\n1\n1\n2\n2");
+}
+
+#[test]
+fn every_signal_is_sent_on_once() {
+    let cluster = Cluster::up(2);
+    let signals = "HUP QUIT ABRT USR1 USR2 ALRM TERM URG XCPU VTALRM PROF WINCH IO PWR RTMIN RTMAX";
+    let traps = "for s in $(echo $SIGNALS); do trap \"echo got $s\" $s; done";
+    let job = "echo ready; while :; do sleep 0.02; done";
+    let out = cluster.state().join("out");
+    let out = out.display();
+    let script = format!(
+        "cd /; export SIGNALS='{signals}'; glurun -w 2 bash -c '{traps}; {job}' > {out} & \
+         until grep -q ready {out}; do sleep 0.05; done; \
+         for s in $SIGNALS; do /bin/kill -s $s $! || exit 8; \
+         until grep -q \"got $s\\$\" {out}; do sleep 0.05; done; done; \
+         kill -KILL $!; wait $!; grep -c got {out}"
+    );
+    let output = cluster
+        .node(1)
+        .spawn_command(&["bash", "-c", &script])
+        .wait(DEADLINE);
+    let count = signals.split(' ').count();
+    assert_eq!(output.ok(), count.to_string());
+}
+
+/// Ways to take the owner of a job away; `$!` is glurun, `$$` the shell.
+const ENDS: [(&str, &str); 2] = [
+    ("glurun", "kill -KILL $!; wait"),
+    ("its shell", "kill -KILL $$"),
+];
+
+#[test]
+fn nothing_outlives_its_owner() {
+    let cluster = Cluster::up(3);
+    // Also what has left its session and its parent.
+    let job = "setsid sh -c \"(sleep 4242 &) & sleep 4242\" & sleep 4242 & sleep 4242";
+    let left = |node| cluster.sh(node, "pgrep -c -x sleep").stdout;
+    let started = |script: &str| {
+        let running = cluster.spawn(1, &format!("cd /; {script}"));
+        wait_until("all processes of the job", DEADLINE, || left(2) == "4");
+        running
+    };
+    let gone = |what: &str, start: Instant| {
+        wait_until("the end of all processes of the job", DEADLINE, || {
+            left(2) == "0"
+        });
+        println!("{what}: all ended within {:?}", start.elapsed());
+        start.elapsed()
+    };
+    for round in 0..rounds() {
+        for (what, end) in ENDS {
+            let go = format!("/cluster/go-{round}-{}", what.replace(' ', "-"));
+            let script = format!(
+                "glurun -w 2 bash -c '{job}' & until [ -e {go} ]; do sleep 0.02; done; {end}"
+            );
+            let running = started(&script);
+            cluster.sh(3, &format!("touch {go}")).ok();
+            gone(what, Instant::now());
+            drop(running);
+        }
+        // The cable, for longer than the silence after which the other end counts as lost; and the power.
+        for what in ["cable", "power"] {
+            let running = started(&format!("glurun -w 2 bash -c '{job}'"));
+            let start = Instant::now();
+            if what == "cable" {
+                cluster.cut(1);
+            } else {
+                cluster.kill(1);
+            }
+            assert!(gone(what, start) < Duration::from_secs(45));
+            if what == "cable" {
+                cluster.heal(1);
+            } else {
+                cluster.start(1);
+            }
+            drop(running);
+            wait_until("a node that serves jobs again", DEADLINE, || {
+                cluster.sh(1, "cd /; glurun -w 2 true").code() == Some(0)
+            });
+        }
+    }
+}
+
+#[test]
+fn many_processes_lose_nothing() {
+    let cluster = Cluster::up(2);
+    let own = cluster.state().join("own");
+    let run = |script: &str| {
+        let script = script.replace("OWN", &own.display().to_string());
+        cluster.node(1).sh_within(3 * DEADLINE, &script)
+    };
+    let script = "cd /; glurun -n 100 sh -c 'seq 5000; seq 2000 >&2' > OWN.o 2> OWN.e; echo $?";
+    assert_eq!(run(script).ok(), "0");
+    assert_eq!(run("wc -l < OWN.o; wc -l < OWN.e").ok(), "500000\n200000");
+    let script = "cd /; glurun -n 1000 sh -c 'echo $GLU_VNN' | sort -n | tr '\\n' ' ' | md5sum; \
+                  seq 0 999 | tr '\\n' ' ' | md5sum";
+    let output = run(script).ok();
+    let sums: Vec<&str> = output.lines().collect();
+    assert_eq!(sums[0], sums[1]);
+    let script = "cd /; head -c 67108864 /dev/urandom > OWN.r; md5sum < OWN.r; \
+                  cat OWN.r | glurun -w 2 cat | md5sum; glurun -w 2 yes | head -n 1";
+    let output = run(script).ok();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!((lines[0], lines[2]), (lines[1], "y"));
+}
