@@ -154,7 +154,7 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Pending {
     count: u32,
-    /// Two at a time: which one came last is not known here.
+    /// Two at a time, or one of another node's in between: which one came last is not known here.
     overlapped: bool,
 }
 
@@ -309,6 +309,9 @@ impl Names {
 
     /// Drops a fact.
     pub(super) fn forget(&mut self, name: &Name) {
+        if let Some(pending) = self.pending.get_mut(name) {
+            pending.overlapped = true;
+        }
         let key = name.as_bytes();
         match self.names.get_mut(key) {
             Some(entry) => entry.set(Known::Unknown),
@@ -325,6 +328,9 @@ impl Names {
 
     /// Drops all facts; what the kernel may have is remembered.
     pub(super) fn forget_all(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.overlapped = true;
+        }
         self.total = false;
         self.listing = None;
         self.absent_asked = 0;
@@ -550,6 +556,24 @@ mod tests {
         names.end_change(&name("a"), Some(Known::Absent));
         names.end_change(&name("a"), Some(A));
         assert_eq!(names.find(&name("a")), Known::Unknown);
+    }
+
+    #[test]
+    fn what_was_known_before_a_break_is_no_outcome() {
+        for all in [false, true] {
+            let mut names = listed();
+            names.begin_change(&name("a"));
+            if all {
+                names.forget_all();
+            } else {
+                names.forget(&name("a"));
+            }
+            names.end_change(&name("a"), Some(A));
+            assert_eq!(names.find(&name("a")), Known::Unknown);
+            names.begin_change(&name("a"));
+            names.end_change(&name("a"), Some(A));
+            assert_eq!(names.find(&name("a")), A);
+        }
     }
 
     #[test]

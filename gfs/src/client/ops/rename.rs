@@ -76,23 +76,27 @@ async fn send(
         (Known::Present(a, _), Known::Present(b, _)) => a == b && mode == RenameMode::Replace,
         _ => false,
     };
-    // What was known before the change still held when the leader made it, or a break has come since.
+    // What was known before the change still held when the leader made it, unless a break has come: then it counts for
+    // nothing (`Names::forget`).
     if !one_inode && !same {
-        match mode {
-            RenameMode::Replace | RenameMode::NoReplace => {
-                change.outcome(from.ino, name, Known::Absent);
-            }
-            RenameMode::Exchange => change.outcome(from.ino, name, other_known),
-        }
+        let left = match mode {
+            RenameMode::Replace | RenameMode::NoReplace => Known::Absent,
+            RenameMode::Exchange => other_known,
+        };
+        change.outcome(from.ino, name, left);
         change.outcome(to.ino, new_name, moved_known);
     }
     drop(change);
-    // The kernel moves its dentry, time-out and all, to a name that no lease may cover.
-    let covered = {
-        let mut state = to.state();
-        core.covered(&state, to.ino) && state.names.give_to_kernel(new_name)
+    // The kernel moves its dentries, time-outs and all: to names that no lease may cover, and whatever was moved.
+    let known = |dir: &Pin, name: &Name, was: Known| {
+        let mut state = dir.state();
+        core.covered(&state, dir.ino)
+            && matches!(was, Known::Present(..))
+            && state.names.find(name) == was
+            && state.names.give_to_kernel(name)
     };
-    if !covered {
+    let exchanged = mode == RenameMode::Exchange;
+    if !known(to, new_name, moved_known) || exchanged && !known(from, name, other_known) {
         core.kernel.forget_all_names().await;
     }
     Ok(())
