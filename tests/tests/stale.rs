@@ -3,6 +3,9 @@
 //!
 //! Needs root and /dev/fuse.
 
+#[path = "stale/watchers.rs"]
+mod watchers;
+
 use nix::fcntl::FcntlArg;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::stat::{Mode, SFlag, mknod};
@@ -134,8 +137,14 @@ const CHANGES: &[(&str, Change)] = &[
     ("setxattr", |dir, round| {
         setxattr(&dir.join("f"), TEST, round.to_string().as_bytes());
     }),
+    ("removexattr", |dir, _| {
+        removexattr(&dir.join("f"), GONE);
+    }),
     ("set an access list", |dir, round| {
-        set_acl(&dir.join("f"), round);
+        set_acl(&dir.join("f"), ACL, round);
+    }),
+    ("set a default access list", |dir, round| {
+        set_acl(dir, DEFAULT_ACL, round);
     }),
     ("lock", |dir, _| {
         let file = OpenOptions::new()
@@ -208,8 +217,8 @@ impl View {
             "readlink".into(),
             shown(fs::read_link(self.dir.join("link")).map(|to| format!("{to:?}"))),
         );
-        for name in [TEST, ACL] {
-            let value = getxattr(&self.dir.join("f"), name).map(|value| format!("{value:?}"));
+        for (path, name) in [("f", TEST), ("f", GONE), ("f", ACL), ("", DEFAULT_ACL)] {
+            let value = getxattr(&self.dir.join(path), name).map(|value| format!("{value:?}"));
             seen.insert(format!("getxattr {name}"), shown(value));
         }
         seen.insert("lock".into(), shown(lock_of(&self.dir.join("f"))));
@@ -330,6 +339,7 @@ fn s1_exclusive_create_has_one_winner() {
 fn prepare(dir: &Path) {
     fs::create_dir(dir).expect("mkdir");
     fs::write(dir.join("f"), "the old content").expect("write");
+    setxattr(&dir.join("f"), GONE, b"not yet");
     fs::write(dir.join("g"), "another file").expect("write");
     fs::write(dir.join("empty"), "").expect("write");
     fs::create_dir(dir.join("sub")).expect("mkdir");
@@ -391,7 +401,10 @@ fn shown<T: ToString>(result: std::io::Result<T>) -> String {
 }
 
 const TEST: &str = "user.test";
+/// There until it is removed.
+const GONE: &str = "user.gone";
 const ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 fn c_string(bytes: &[u8]) -> CString {
     CString::new(bytes).expect("no NUL")
@@ -410,6 +423,17 @@ fn setxattr(path: &Path, name: &str, value: &[u8]) {
 }
 
 #[allow(unsafe_code)]
+fn removexattr(path: &Path, name: &str) {
+    let (path, name) = (
+        c_string(path.as_os_str().as_bytes()),
+        c_string(name.as_bytes()),
+    );
+    // SAFETY: both are strings that live through the call.
+    let done = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    assert_eq!(done, 0, "removexattr: {}", std::io::Error::last_os_error());
+}
+
+#[allow(unsafe_code)]
 fn getxattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
     let (path, name) = (
         c_string(path.as_os_str().as_bytes()),
@@ -424,7 +448,7 @@ fn getxattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// Sets an access list that names a user.
-fn set_acl(path: &Path, round: usize) {
+fn set_acl(path: &Path, which: &str, round: usize) {
     let user = u32::try_from(1_000 + round).expect("small");
     let none = u32::MAX;
     let mut value = 2_u32.to_le_bytes().to_vec();
@@ -440,7 +464,7 @@ fn set_acl(path: &Path, round: usize) {
         value.extend(u16::to_le_bytes(bits));
         value.extend(u32::to_le_bytes(id));
     }
-    setxattr(path, ACL, &value);
+    setxattr(path, which, &value);
 }
 
 fn whole_file(kind: i32) -> libc::flock {

@@ -8,7 +8,7 @@
 //! N5: a queue is bounded; the oldest events go first, and the gap in the numbers tells the node.
 
 use super::state::MetaState;
-use consistency::wire::meta::{Attr, FileKind, FlushContent, Name, Op, RenameMode};
+use consistency::wire::meta::{Attr, FileKind, FlushContent, FlushFile, Name, Op, RenameMode};
 use consistency::wire::watch::{Event, Happened};
 use consistency::{InodeNo, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -295,15 +295,28 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
                 } else {
                     Happened::Attributes
                 };
+                // Of a file that was also given other attributes, before it was written or afterwards.
+                let other = changed && attributes_changed(state, file);
+                let other = other.then(|| unnamed(file.ino, Happened::Attributes));
                 let closed = changed && !file.written;
                 let closed = closed.then(|| unnamed(file.ino, Happened::Closed));
-                [unnamed(file.ino, what), closed.flatten()]
+                [unnamed(file.ino, what), other.flatten(), closed.flatten()]
             });
             return told.flatten().collect();
         }
         _ => None,
     };
     event.into_iter().collect()
+}
+
+/// Returns whether a flush of content brings other attributes as well. What is written last sets both times alike.
+fn attributes_changed(state: &MetaState, file: &FlushFile) -> bool {
+    let Ok(inode) = state.inode(file.ino) else {
+        return false;
+    };
+    let before = &inode.attr;
+    let same = (before.mode, before.uid, before.gid) == (file.mode, file.uid, file.gid);
+    !same || file.ctime != file.mtime
 }
 
 /// Returns what watchers are told of files whose last writer has closed.
@@ -460,31 +473,56 @@ mod tests {
         assert_eq!(events.len(), 5);
     }
 
+    /// Returns a flush of content, and nothing else, of what there is at the beginning.
+    fn flush(state: &MetaState) -> FlushFile {
+        let attr = &state.inode(InodeNo::ROOT).expect("always there").attr;
+        FlushFile {
+            ino: InodeNo::ROOT,
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            size: 0,
+            atime: Timestamp::from_nanos(5),
+            mtime: Timestamp::from_nanos(5),
+            ctime: Timestamp::from_nanos(5),
+            content: FlushContent::Inline(Bytes::new()),
+            written: true,
+        }
+    }
+
+    #[track_caller]
+    fn check_flush(change: impl FnOnce(&mut FlushFile), expected: &[Happened]) {
+        let state = MetaState::default();
+        let mut file = flush(&state);
+        change(&mut file);
+        let told = told_before(&state, &Op::Flush(vec![file])).into_iter();
+        let told: Vec<_> = told.map(|event| event.what).collect();
+        assert_eq!(told, expected);
+    }
+
     #[test]
     fn a_flush_tells_of_a_close_if_nobody_writes_on() {
-        let time = Timestamp::default();
-        let flush = |content: FlushContent, written| FlushFile {
-            ino: InodeNo::ROOT,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            size: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            content,
-            written,
+        use Happened::{Attributes, Closed, Content};
+        check_flush(|_| {}, &[Content]);
+        check_flush(|file| file.written = false, &[Content, Closed]);
+        let same = |file: &mut FlushFile| {
+            file.content = FlushContent::Same;
+            file.written = false;
         };
-        let check = |content: FlushContent, written, expected: &[Happened]| {
-            let op = Op::Flush(vec![flush(content, written)]);
-            let told = told_before(&MetaState::default(), &op);
-            let told: Vec<_> = told.into_iter().map(|event| event.what).collect();
-            assert_eq!(told, expected);
+        check_flush(same, &[Attributes]);
+    }
+
+    #[test]
+    fn a_flush_tells_of_attributes_that_came_with_content() {
+        use Happened::{Attributes, Closed, Content};
+        check_flush(|file| file.mode ^= 0o100, &[Content, Attributes]);
+        check_flush(|file| file.uid += 1, &[Content, Attributes]);
+        check_flush(|file| file.gid += 1, &[Content, Attributes]);
+        let times_and_close = |file: &mut FlushFile| {
+            file.mtime = Timestamp::from_nanos(1);
+            file.written = false;
         };
-        let bytes = || FlushContent::Inline(Bytes::new());
-        check(bytes(), true, &[Happened::Content]);
-        check(bytes(), false, &[Happened::Content, Happened::Closed]);
-        check(FlushContent::Same, false, &[Happened::Attributes]);
+        check_flush(times_and_close, &[Content, Attributes, Closed]);
     }
 
     #[test]
