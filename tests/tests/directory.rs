@@ -19,6 +19,71 @@ fn a_large_directory_is_listed_while_it_changes() {
 }
 
 #[test]
+fn a_directory_is_filled_here_and_emptied_there() {
+    filled_and_emptied(500);
+}
+
+#[test]
+#[ignore = "many more files, LARGE_DIRECTORY of them: in make test-long"]
+fn a_larger_directory_is_filled_here_and_emptied_there() {
+    let files = std::env::var("LARGE_DIRECTORY").map(|n| n.parse().expect("a number"));
+    filled_and_emptied(files.unwrap_or(100_000));
+}
+
+/// One node makes files, another one lists them, looks at some and removes them, if they are not too many.
+fn filled_and_emptied(files: u32) {
+    const LOOKED_AT: u32 = 500;
+    /// One name of a directory goes at a time, each with a sync of the log.
+    const REMOVED_MAX: u32 = 10_000;
+    let removed = files.min(REMOVED_MAX);
+    let cluster = Cluster::up(2);
+    let (here, there) = (cluster.path(1).join("d"), cluster.path(2).join("d"));
+    fs::create_dir(&here).expect("mkdir");
+    let timed =
+        |what: &str, began: Instant| println!("{files} files: {what} in {:?}", began.elapsed());
+    let began = Instant::now();
+    for i in 0..files {
+        File::create(here.join(i.to_string())).expect("create");
+    }
+    timed("made", began);
+    let names = list(&there);
+    assert_eq!(names.len(), files as usize);
+    assert!((0..files).all(|i| names.contains(&i.to_string())));
+    let began = Instant::now();
+    for i in (0..files).step_by((files / LOOKED_AT).max(1) as usize) {
+        assert!(
+            there
+                .join(i.to_string())
+                .metadata()
+                .expect("stat")
+                .is_file()
+        );
+    }
+    timed("500 looked at", began);
+    let began = Instant::now();
+    let next = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= removed {
+                        return;
+                    }
+                    fs::remove_file(there.join(i.to_string())).expect("unlink");
+                }
+            });
+        }
+    });
+    timed(&format!("{removed} removed"), began);
+    assert_eq!(list(&here).len(), (files - removed) as usize);
+    if removed == files {
+        fs::remove_dir(&here).expect("rmdir");
+        assert!(!there.exists());
+    }
+}
+
+#[test]
 #[ignore = "many more names, LARGE_DIRECTORY of them: in make test-long"]
 fn a_larger_directory_is_listed_while_it_changes() {
     let entries = std::env::var("LARGE_DIRECTORY").map(|n| n.parse().expect("a number"));
