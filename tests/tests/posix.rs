@@ -250,6 +250,21 @@ fn ownership(cluster: &Cluster) {
         !as_nobody("rm -f /cluster/open/roots").status.success(),
         "the sticky bit"
     );
+    // The kernel leaves it to us to clear these (HANDLE_KILLPRIV_V2).
+    let path = one.join("runs");
+    let made = fs::File::create(&path).expect("create");
+    std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("chown");
+    for change in [
+        "sh -c 'echo x >>/cluster/runs'",
+        "truncate -s 9 /cluster/runs",
+        "fallocate -l 99 /cluster/runs",
+    ] {
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o6777))
+            .expect("chmod");
+        as_nobody(change).ok();
+        let left = made.metadata().expect("fstat").mode();
+        assert_eq!(left & 0o7777, 0o777, "after {change}");
+    }
 }
 
 fn statfs(one: &Path) {
