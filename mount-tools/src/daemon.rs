@@ -90,12 +90,16 @@ pub(crate) struct VoterCheck {
 }
 
 /// Copies of chunks on a node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct NodeCheck {
     pub(crate) node: u16,
     pub(crate) copies: u64,
     pub(crate) good: u64,
     pub(crate) bad: u64,
+    /// Chunks that no file has there; `None` if the node has not told.
+    pub(crate) unlisted: Option<u64>,
+    /// Why it has not.
+    pub(crate) error: Option<String>,
 }
 
 /// What is wrong.

@@ -6,15 +6,18 @@
 //! What is found damaged or missing is remembered, for the keeper to tell. Puts and the deletion of orphans exclude each
 //! other: else a put could find a chunk there and rely on it while it goes (D3).
 
+use super::listing::Unswept;
 use super::sweep::Sweep;
 use super::{ChunkStore, Space};
 use bytes::Bytes;
 use consistency::ChunkId;
 use consistency::wire::chunk::ChunkFailure;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 /// How many requests work on a disk at a time: enough for many puts to share their fsyncs, few enough to leave most
 /// of tokio's blocking threads to others.
@@ -38,6 +41,7 @@ pub struct Disk {
 #[derive(Debug, Default)]
 struct Books {
     sweep: Mutex<Sweep>,
+    unswept: Mutex<Unswept>,
     bad: Mutex<BTreeMap<ChunkId, Bad>>,
     news: Notify,
 }
@@ -52,6 +56,10 @@ struct Bad {
 }
 
 impl Books {
+    fn unswept(&self) -> MutexGuard<'_, Unswept> {
+        self.unswept.lock().expect("no holder panics")
+    }
+
     fn bad(&self) -> MutexGuard<'_, BTreeMap<ChunkId, Bad>> {
         self.bad.lock().expect("no holder panics")
     }
@@ -124,6 +132,21 @@ impl Disk {
     /// Ends a sweep.
     pub(super) fn end_sweep(&self) {
         self.sweep().end();
+    }
+
+    /// A sweep, one `every` so often, has found this here.
+    pub(super) fn note_listed(&self, every: Duration, ids: &[ChunkId]) {
+        self.books.unswept().listed(Instant::now(), every, ids);
+    }
+
+    /// A sweep has decided about all of it.
+    pub(super) fn note_swept(&self) {
+        self.books.unswept().swept();
+    }
+
+    /// Returns what a sweep should have decided about by now.
+    pub(super) fn overdue(&self) -> BTreeSet<ChunkId> {
+        self.books.unswept().overdue(Instant::now())
     }
 
     /// Deletes what the leader called orphans, unless it was put since the sweep began; damaged ones are set aside.

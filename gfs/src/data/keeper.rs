@@ -74,10 +74,11 @@ async fn tell(disk: &Disk, leader: &dyn AskLeader) {
 async fn keep_sweeping(disk: &Disk, leader: &dyn AskLeader, every: Duration) {
     loop {
         disk.begin_sweep();
-        let swept = sweep(disk, leader).await;
+        let swept = sweep(disk, leader, every).await;
         disk.end_sweep();
         match swept {
             Ok(Some(gone)) => {
+                disk.note_swept();
                 if gone > 0 {
                     tracing::info!(chunks = gone, "deleted chunks that no file has here");
                 }
@@ -93,8 +94,13 @@ async fn keep_sweeping(disk: &Disk, leader: &dyn AskLeader, every: Duration) {
 }
 
 /// Compares the store with what the leader has; returns how many chunks were deleted, `None` without a leader.
-async fn sweep(disk: &Disk, leader: &dyn AskLeader) -> Result<Option<usize>, ChunkFailure> {
+async fn sweep(
+    disk: &Disk,
+    leader: &dyn AskLeader,
+    every: Duration,
+) -> Result<Option<usize>, ChunkFailure> {
     let ids = disk.ids().await?;
+    disk.note_listed(every, &ids);
     let (mut rest, mut from, mut gone) = (&ids[..], ChunkId(0), 0);
     loop {
         let chunks = &rest[..rest.len().min(COPIES_PER_MESSAGE)];

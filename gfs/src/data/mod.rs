@@ -7,6 +7,7 @@
 //! - [`io`]: the client's side, [`ChunkIo`]: writes to all replicas, reads from the nearest.
 //! - [`place`]: which nodes get a chunk.
 //! - [`keeper`]: looks after a node's store: scrubs it, tells the leader what is wrong, deletes orphans ([`sweep`]).
+//! - [`listing`]: what a node's store has, for a check of the cluster.
 //!
 //! A *chunk* is immutable and its number is never used again. Therefore replicas cannot differ, a cached piece of
 //! a chunk is never stale, and whatever happened to an unanswered request, repeating it is harmless. What a failed
@@ -17,6 +18,7 @@ pub mod bucket;
 pub mod disk;
 pub mod io;
 pub mod keeper;
+pub mod listing;
 pub mod place;
 pub mod service;
 pub mod store;

@@ -2,9 +2,10 @@
 
 use super::Places;
 use super::disk::Disk;
+use super::listing;
 use super::pace::Pace;
 use super::replica::Replicas;
-use crate::net::{Service, Transport};
+use crate::net::{ByteStream, Service, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::chunk::{
@@ -168,6 +169,12 @@ impl Service for ChunkService {
             .await
             .unwrap_or_else(ChunkReply::Failed);
         Some(encode(&reply).into())
+    }
+
+    async fn accept(&self, from: NodeId, mut stream: ByteStream) {
+        if let Err(error) = listing::answer(&self.disk, &mut stream).await {
+            tracing::debug!(%from, %error, "a list of the chunks was not sent");
+        }
     }
 }
 

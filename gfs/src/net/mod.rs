@@ -4,6 +4,7 @@
 //! switches to lose and delay. Both hand incoming calls to a [`Router`]. A node's calls to itself go
 //! straight to its router.
 
+pub mod frames;
 pub mod mem;
 
 use async_trait::async_trait;

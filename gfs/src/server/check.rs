@@ -5,6 +5,9 @@
 //! 2. The leader's copy of that state is checked with itself, and tells which copies of chunks there should be.
 //! 3. Each node is asked for a block of each of its copies, or to read all of them. What is bad and still listed there is
 //!    told, and handed to the repair.
+//! 4. Each node lists what it has: what no file has there, though a sweep should have deleted it by now, is told.
+
+mod stores;
 
 use super::service::MetaServer;
 use super::state::{Body, FAULTS_MAX, Listed, MetaState};
@@ -43,6 +46,7 @@ const PROGRESS_WITHIN: Duration = Duration::from_secs(2);
 pub(super) async fn run(
     server: &MetaServer,
     data: bool,
+    with_stores: bool,
     stream: &mut ByteStream,
 ) -> io::Result<()> {
     let Ok(_alone) = server.checking.try_lock() else {
@@ -77,7 +81,14 @@ pub(super) async fn run(
     }
     checked.voters = voters;
     check_copies(server, &state, data, &mut checked, stream).await?;
-    stream::send(&mut stream.writer, &StreamReply::Checked(checked)).await
+    let reply = if with_stores {
+        let compared = stores::compare(server, &mut checked);
+        let stores = with_word(compared, &mut stream.writer).await?;
+        StreamReply::CheckedStores(checked, stores)
+    } else {
+        StreamReply::Checked(checked)
+    };
+    stream::send(&mut stream.writer, &reply).await
 }
 
 impl Checked {
@@ -318,26 +329,31 @@ async fn look(
             len: 1,
         }
     };
-    let body = Bytes::from(encode(&request));
+    match ask_store(server, node, &request).await? {
+        ChunkReply::Data { .. } => Some(Ok(())),
+        ChunkReply::Bad(bad) if bad.is_empty() => Some(Ok(())),
+        ChunkReply::Bad(_) => Some(Err("it is damaged or missing".to_owned())),
+        ChunkReply::Failed(
+            failure @ (ChunkFailure::Missing | ChunkFailure::Corrupt | ChunkFailure::BadRange),
+        ) => Some(Err(failure.to_string())),
+        _ => None,
+    }
+}
+
+/// Asks a node's store, again and again if it is busy; `None` if it does not answer.
+async fn ask_store(
+    server: &MetaServer,
+    node: NodeId,
+    request: &ChunkRequest,
+) -> Option<ChunkReply> {
+    let body = Bytes::from(encode(request));
     for _ in 0..BUSY_TRIES {
-        let reply = server
-            .transport
-            .call(node, ServiceId::Chunk, body.clone(), LOOK)
-            .await
-            .ok()?;
-        return match decode(&reply).ok()? {
-            ChunkReply::Failed(ChunkFailure::Busy) => {
-                sleep(BUSY_PAUSE).await;
-                continue;
-            }
-            ChunkReply::Data { .. } => Some(Ok(())),
-            ChunkReply::Bad(bad) if bad.is_empty() => Some(Ok(())),
-            ChunkReply::Bad(_) => Some(Err("it is damaged or missing".to_owned())),
-            ChunkReply::Failed(
-                failure @ (ChunkFailure::Missing | ChunkFailure::Corrupt | ChunkFailure::BadRange),
-            ) => Some(Err(failure.to_string())),
-            _ => None,
-        };
+        let transport = &server.transport;
+        let reply = transport.call(node, ServiceId::Chunk, body.clone(), LOOK);
+        match decode(&reply.await.ok()?).ok()? {
+            ChunkReply::Failed(ChunkFailure::Busy) => sleep(BUSY_PAUSE).await,
+            reply => return Some(reply),
+        }
     }
     None
 }

@@ -622,7 +622,10 @@ impl MetaServer {
             return stream::send(&mut stream.writer, &StreamReply::NotLeader(leader)).await;
         }
         match request {
-            StreamRequest::Check { data } => check::run(self, data, &mut stream).await?,
+            StreamRequest::Check { data } => check::run(self, data, false, &mut stream).await?,
+            StreamRequest::CheckStores { data } => {
+                check::run(self, data, true, &mut stream).await?;
+            }
             StreamRequest::Backup | StreamRequest::SumAt { .. } => {
                 self.backup(from, &mut stream).await?;
             }

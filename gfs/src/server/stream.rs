@@ -1,11 +1,9 @@
-//! Long answers of the metadata service: a stream of frames, each a length in four bytes and a message.
+//! Long answers of the metadata service, as [`crate::net::frames`].
+
+pub use crate::net::frames::{receive, send};
 
 use consistency::NodeId;
-use consistency::wire::{self, MESSAGE_BYTES_MAX};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What is asked. Part of the protocol: append, never reorder. Who does not know one ends the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +19,12 @@ pub enum StreamRequest {
     /// The leader: checks the metadata and the copies of all chunks. Answered by [`StreamReply::Checking`] from time to
     /// time, then [`StreamReply::Checked`].
     Check {
+        /// Reads all data, not one block of each copy.
+        data: bool,
+    },
+    /// As Check, and compares what each node's store has with what is listed there. Answered by
+    /// [`StreamReply::Checking`] from time to time, then [`StreamReply::CheckedStores`].
+    CheckStores {
         /// Reads all data, not one block of each copy.
         data: bool,
     },
@@ -52,6 +56,8 @@ pub enum StreamReply {
     Checked(Checked),
     /// Check: another one is under way, or the leader could not go on, and why.
     Failed(String),
+    /// CheckStores: it is over.
+    CheckedStores(Checked, Vec<CheckedStore>),
 }
 
 /// Two states with the same sum are the same, but for one chance in four billion.
@@ -102,54 +108,27 @@ pub struct CheckedNode {
     pub bad: u64,
 }
 
-/// Sends a message.
-///
-/// # Errors
-/// Of the stream.
-pub async fn send<T: Serialize + Sync>(
-    stream: &mut (impl AsyncWrite + Unpin + Send),
-    message: &T,
-) -> io::Result<()> {
-    let bytes = wire::encode(message);
-    let length = u32::try_from(bytes.len()).expect("a message is far below 4 GiB");
-    stream.write_u32_le(length).await?;
-    stream.write_all(&bytes).await?;
-    stream.flush().await
-}
-
-/// Receives a message that was sent with [`send`].
-///
-/// # Errors
-/// Of the stream; `InvalidData` if that is none.
-pub async fn receive<T: DeserializeOwned>(
-    stream: &mut (impl AsyncRead + Unpin + Send),
-) -> io::Result<T> {
-    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    let length = stream.read_u32_le().await? as usize;
-    if length > MESSAGE_BYTES_MAX {
-        return Err(invalid(format!("a message of {length} bytes")));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await?;
-    wire::decode(&bytes).map_err(|error| invalid(error.to_string()))
+/// What a node's store has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckedStore {
+    /// Whose.
+    pub node: NodeId,
+    /// How many of its chunks no file has there, or why it has not told. The next sweep deletes them; what a sweep
+    /// should have deleted is a fault.
+    pub unlisted: Result<u64, String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fmt::Debug;
-
-    #[track_caller]
-    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
-        assert_eq!(wire::encode(message), golden, "{message:?} changed");
-        assert_eq!(&wire::decode::<T>(golden).expect("decodes"), message);
-    }
+    use crate::net::frames::check_golden as check;
 
     #[test]
     fn golden_bytes() {
         check(&StreamRequest::Backup, &[0]);
         check(&StreamRequest::SumAt { index: 300 }, &[1, 251, 44, 1]);
         check(&StreamRequest::Check { data: true }, &[2, 1]);
+        check(&StreamRequest::CheckStores { data: true }, &[3, 1]);
         let backup = StreamReply::Backup {
             index: 1,
             inodes: 2,
@@ -178,15 +157,20 @@ mod tests {
             6, 1, 2, 2, 1, 0, 5, 6, 2, 1, 1, b'x', 1, 3, 4, 5, 6, 1, 1, b'a', 1, b'b', 1, b'c',
         ];
         check(&StreamReply::Checked(checked), &golden);
+        let stores = vec![
+            CheckedStore {
+                node: NodeId(2),
+                unlisted: Ok(3),
+            },
+            CheckedStore {
+                node: NodeId(4),
+                unlisted: Err("x".into()),
+            },
+        ];
+        check(
+            &StreamReply::CheckedStores(Checked::default(), stores),
+            &[8, 0, 0, 0, 0, 0, 2, 2, 0, 3, 4, 1, 1, b'x'],
+        );
         check(&StreamReply::Failed("x".into()), &[7, 1, b'x']);
-    }
-
-    #[tokio::test]
-    async fn a_frame_that_is_too_long_is_refused() {
-        let mut bytes = &[255, 255, 255, 255, 0][..];
-        let error = receive::<StreamReply>(&mut bytes)
-            .await
-            .expect_err("refused");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

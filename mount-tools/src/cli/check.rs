@@ -97,11 +97,14 @@ fn nodes(checked: &ClusterCheck) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::NOTHING)
-        .set_header(["NODE", "COPIES", "GOOD", "BAD", "NOT SEEN"]);
+        .set_header(["NODE", "COPIES", "GOOD", "BAD", "NOT SEEN", "UNLISTED"]);
     for node in &checked.nodes {
         let unseen = node.copies.saturating_sub(node.good + node.bad);
         let numbers = [node.node.into(), node.copies, node.good, node.bad, unseen];
-        table.add_row(numbers.map(|number| number.to_string()));
+        let why = || node.error.clone().unwrap_or_default();
+        let unlisted = node.unlisted.map(|count| count.to_string());
+        let shown = numbers.into_iter().map(|number| number.to_string());
+        table.add_row(shown.chain([unlisted.unwrap_or_else(why)]));
     }
     table
 }

@@ -25,7 +25,9 @@ use consistency::NodeId;
 use consistency::wire::request::{MetaReply, MetaRequest, NodeStatus};
 use gfs::net::Transport;
 use gfs::server::service::MetaServer;
-use gfs::server::stream::{self, Checked, CheckedNode, StateSum, StreamReply, StreamRequest};
+use gfs::server::stream::{
+    self, Checked, CheckedNode, CheckedStore, StateSum, StreamReply, StreamRequest,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -236,8 +238,14 @@ impl About {
 
     /// Has the leader check the cluster; says meanwhile how it goes.
     async fn check(&self, data: bool, writer: &mut (impl AsyncWrite + Unpin)) -> Answer {
-        let request = StreamRequest::Check { data };
-        let (mut reply, mut stream) = match self.members.ask_at_length(request).await {
+        let request = StreamRequest::CheckStores { data };
+        let mut begun = self.members.ask_at_length(request).await;
+        if begun.is_err() {
+            // A leader of an older version ends the stream.
+            let request = StreamRequest::Check { data };
+            begun = self.members.ask_at_length(request).await;
+        }
+        let (mut reply, mut stream) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 tracing::warn!(%error, "no check");
@@ -246,7 +254,10 @@ impl About {
         };
         loop {
             match reply {
-                StreamReply::Checked(checked) => return Answer::Check(shown(checked)),
+                StreamReply::Checked(checked) => return Answer::Check(shown(checked, Vec::new())),
+                StreamReply::CheckedStores(checked, stores) => {
+                    return Answer::Check(shown(checked, stores));
+                }
                 StreamReply::Checking(checking) => {
                     let text = line_of(&Answer::Checking { checking });
                     if let Err(error) = writer.write_all(&text).await {
@@ -284,7 +295,7 @@ impl About {
     }
 }
 
-fn shown(checked: Checked) -> ClusterCheck {
+fn shown(checked: Checked, stores: Vec<CheckedStore>) -> ClusterCheck {
     let voter = |(node, sum): (NodeId, Result<StateSum, String>)| VoterCheck {
         node: node.0,
         sum: sum.as_ref().ok().map(|sum| format!("{:08x}", sum.crc)),
@@ -296,13 +307,28 @@ fn shown(checked: Checked) -> ClusterCheck {
         copies: node.copies,
         good: node.good,
         bad: node.bad,
+        unlisted: None,
+        error: None,
     };
+    let nodes = checked.nodes.into_iter().map(node);
+    let mut nodes: BTreeMap<u16, NodeCheck> = nodes.map(|node| (node.node, node)).collect();
+    for CheckedStore { node, unlisted } in stores {
+        let none = NodeCheck {
+            node: node.0,
+            ..NodeCheck::default()
+        };
+        let shown = nodes.entry(node.0).or_insert(none);
+        match unlisted {
+            Ok(count) => shown.unlisted = Some(count),
+            Err(why) => shown.error = Some(why),
+        }
+    }
     let fault = |(part, rule, what)| CheckFault { part, rule, what };
     ClusterCheck {
         index: checked.index,
         inodes: checked.inodes,
         voters: checked.voters.into_iter().map(voter).collect(),
-        nodes: checked.nodes.into_iter().map(node).collect(),
+        nodes: nodes.into_values().collect(),
         faults: checked.faults.into_iter().map(fault).collect(),
     }
 }

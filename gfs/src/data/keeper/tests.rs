@@ -4,6 +4,8 @@ use crate::data::store::DirStore;
 use bytes::Bytes;
 use std::sync::Mutex;
 
+const EVERY: Duration = Duration::from_secs(300);
+
 /// Answers inventories: everything that is not kept is an orphan. Puts a chunk before it answers.
 struct Leader {
     keep: Vec<ChunkId>,
@@ -83,7 +85,9 @@ impl World {
 
     async fn sweep(&self, leader: &Leader) -> Option<usize> {
         self.disk.begin_sweep();
-        let swept = sweep(&self.disk, leader).await.expect("the disk is good");
+        let swept = sweep(&self.disk, leader, EVERY)
+            .await
+            .expect("the disk is good");
         self.disk.end_sweep();
         swept
     }
