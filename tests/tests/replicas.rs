@@ -3,6 +3,7 @@
 //! Needs root and /dev/fuse.
 
 use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -208,4 +209,103 @@ fn a_drained_node_may_be_switched_off() {
     );
     glu(&cluster, "undrain 3").ok();
     assert!(!node(&status(&cluster), 3).draining);
+}
+
+/// Returns which nodes have each chunk.
+fn holders(cluster: &Cluster, nodes: u32) -> BTreeMap<String, BTreeSet<u32>> {
+    let mut holders: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for node in 1..=nodes {
+        for chunk in chunks(cluster, node) {
+            let name = chunk.file_name().expect("a name").to_string_lossy();
+            holders.entry(name.into_owned()).or_default().insert(node);
+        }
+    }
+    holders
+}
+
+fn put(path: &Path, data: &[u8]) {
+    let mut file = File::create(path).expect("create");
+    file.write_all(data).expect("write");
+    file.sync_all().expect("fsync");
+}
+
+/// Copies are in different racks, as many as the tree says, and some of them go to a node that joins.
+#[test]
+fn copies_follow_racks_trees_and_new_nodes() {
+    const NODES: u32 = 4;
+    const FILES: u8 = 24;
+    let cluster = Cluster::with(&Options {
+        nodes: Some(NODES),
+        voters: Some(1),
+        ..Options::default()
+    });
+    for (number, rack) in [(1, "a"), (2, "a"), (3, "b"), (4, "b")] {
+        let path = cluster.state().join(format!("node{number}/glud.toml"));
+        let text = fs::read_to_string(&path).expect("read the configuration");
+        let changed = text.replace(
+            "replicas = 2\n",
+            &format!("replicas = 2\nrack = \"{rack}\"\n"),
+        );
+        assert_ne!(text, changed, "the line is there");
+        fs::write(&path, changed).expect("write the configuration");
+        cluster.kill(number);
+        if number != 4 {
+            cluster.start(number);
+        }
+    }
+    let racks = |nodes: &BTreeSet<u32>| {
+        let a = nodes.iter().filter(|node| **node <= 2).count();
+        (a, nodes.len() - a)
+    };
+
+    let tree = cluster.path(1).join("tree");
+    fs::create_dir(&tree).expect("mkdir");
+    let wanted = |copies: &str| {
+        let script = format!(
+            "python3 -c \"import os; os.setxattr('/cluster/tree', 'user.glu.replicas', b'{copies}')\""
+        );
+        cluster.sh(1, &script).ok();
+    };
+    wanted("3");
+    put(&tree.join("f"), &pattern(1, 1_000_000));
+    // The number of the tree also counts for what is there already.
+    for copies in ["3", "1", "2"] {
+        wanted(copies);
+        wait_until(&format!("{copies} copies"), REPAIR, || {
+            let there = holders(&cluster, NODES);
+            let count = |nodes: &BTreeSet<u32>| nodes.len().to_string() == copies;
+            there.len() == 1 && there.values().all(count)
+        });
+    }
+
+    for file in 0..FILES {
+        let data = pattern(file.into(), 4 << 20);
+        put(&cluster.path(1).join(file.to_string()), &data);
+    }
+    let apart = || {
+        let there = holders(&cluster, NODES);
+        there.len() > FILES.into() && there.values().all(|nodes| racks(nodes) == (1, 1))
+    };
+    wait_until("a copy of each chunk in each rack", REPAIR, apart);
+    assert_eq!(chunks(&cluster, 4), Vec::<PathBuf>::new());
+    // All copies of rack b are on node 3: node 4 takes some of them over.
+    cluster.start(4);
+    wait_until("the new node to have some", REPAIR, || {
+        chunks(&cluster, 4).len() >= 3
+    });
+    wait_for_repair(&cluster, &[]);
+    wait_until("a copy of each chunk in each rack, still", REPAIR, apart);
+    let said = cluster
+        .node(1)
+        .sh_within(REPAIR, &format!("{} drain 3", binary("glu").display()))
+        .ok();
+    assert!(said.contains("it may be switched off"), "{said}");
+    cluster.kill(3);
+    for file in 0..FILES {
+        let path = cluster.path(2).join(file.to_string());
+        let what = format!("{} to be read", path.display());
+        let data = with_deadline(&what, READ, move || fs::read(path));
+        let right = data.expect("readable") == pattern(file.into(), 4 << 20);
+        assert!(right, "file {file}");
+    }
 }
