@@ -251,6 +251,38 @@ impl OpenFlags {
     }
 }
 
+/// Wakes who waits in poll(2) for an open file; it is then asked again what the file is ready for.
+pub struct Wake(Box<dyn FnOnce() + Send + Sync>);
+
+impl Wake {
+    /// Returns what wakes by calling `wake`.
+    pub fn new(wake: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Box::new(wake))
+    }
+
+    /// Wakes. Not from within a method of a tree, nor under a lock: it tells the kernel.
+    pub fn wake(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
+/// What poll(2) tells of a file that can be read, and what of one that never makes its users wait.
+pub const READABLE: u32 = bits(libc::POLLIN | libc::POLLRDNORM);
+/// See [`READABLE`].
+pub const READY: u32 = READABLE | bits(libc::POLLOUT | libc::POLLWRNORM);
+/// What poll(2) tells of a file of which nothing can be told.
+pub const BROKEN: u32 = bits(libc::POLLERR);
+
+const fn bits(events: libc::c_short) -> u32 {
+    events.cast_unsigned() as u32
+}
+
 /// A tree under `/cluster`. Methods that a tree does not have answer ENOSYS or what POSIX demands.
 #[async_trait]
 #[allow(clippy::too_many_arguments, reason = "the shape of the system calls")]
@@ -569,6 +601,13 @@ pub trait Tree: Send + Sync {
     ) -> Result<Bytes, Errno> {
         let _ = (caller, ino, fh, command, input, out_size);
         Err(Errno::ENOTTY)
+    }
+
+    /// Tells what an open file is ready for, at once; with `wake` the caller waits until that may have changed. One wake
+    /// is for all who poll the open file: a tree may use the first it got.
+    async fn poll(&self, ino: InodeNo, fh: u64, wake: Option<Wake>) -> Result<u32, Errno> {
+        let _ = (ino, fh, wake);
+        Ok(READY)
     }
 }
 

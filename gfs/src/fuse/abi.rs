@@ -60,6 +60,7 @@ impl std::fmt::Debug for Opcode {
 
 /// Kinds of notification, the messages that the daemon starts.
 pub(super) mod notify {
+    pub(in crate::fuse) const POLL: i32 = 1;
     pub(in crate::fuse) const INVAL_INODE: i32 = 2;
     pub(in crate::fuse) const INVAL_ENTRY: i32 = 3;
     pub(in crate::fuse) const STORE: i32 = 4;
@@ -83,6 +84,8 @@ pub(super) mod fattr {
     pub(in crate::fuse) const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// POLL wants to be told when its answer changes.
+pub(super) const POLL_SCHEDULE_NOTIFY: u32 = 1 << 0;
 /// GETATTR carries a file handle.
 pub(super) const GETATTR_FH: u32 = 1 << 0;
 /// FSYNC is an fdatasync.

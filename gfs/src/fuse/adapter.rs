@@ -5,10 +5,11 @@
 
 use super::asker::Asker;
 use super::crossing::Crossings;
+use super::notify::Notifier;
 use super::reply::{Answer, Listing, xattr_names};
 use super::request::{LockRequest, Operation, Request};
 use crate::error::Errno;
-use crate::tree::{AttrReply, Caller, Hold, Lock, Opened, Tree};
+use crate::tree::{AttrReply, Caller, Hold, Lock, Opened, Tree, Wake};
 use consistency::InodeNo;
 use consistency::wire::meta::FileKind;
 use fuser::FopenFlags;
@@ -27,6 +28,7 @@ const ASKS_MAX: u32 = 8;
 pub(super) struct Adapter {
     tree: Arc<dyn Tree>,
     crossings: Arc<Crossings>,
+    notifier: Arc<Notifier>,
     asker: Asker,
     /// Locks reach the tree, so that each close must send its FLUSH.
     locks: bool,
@@ -43,13 +45,14 @@ impl fmt::Debug for Adapter {
 impl Adapter {
     pub(super) fn new(
         tree: Arc<dyn Tree>,
-        crossings: Arc<Crossings>,
+        notifier: Arc<Notifier>,
         asker: Asker,
         locks: bool,
     ) -> Self {
         Self {
             tree,
-            crossings,
+            crossings: notifier.crossings(),
+            notifier,
             asker,
             locks,
         }
@@ -268,6 +271,17 @@ impl Adapter {
                     .await?;
                 output.truncate(out_size as usize);
                 Answer::ioctl(&output)
+            }
+            Operation::Poll { fh, wake } => {
+                let wake = wake.map(|waiter| {
+                    let notifier = Arc::clone(&self.notifier);
+                    Wake::new(move || {
+                        if let Err(error) = notifier.wake_pollers(waiter) {
+                            tracing::warn!(%error, "cannot wake who polls a file");
+                        }
+                    })
+                });
+                Answer::polled(tree.poll(ino, fh, wake).await?)
             }
             Operation::Unsupported => return Err(Unanswered::Never),
             Operation::Init(_)

@@ -80,6 +80,11 @@ impl Notifier {
         self.send(notify::STORE, &[&fields.0, bytes])
     }
 
+    /// Wakes those who poll an open file.
+    pub(super) fn wake_pollers(&self, waiter: u64) -> io::Result<()> {
+        self.send(notify::POLL, &[&waiter.to_ne_bytes()])
+    }
+
     fn forget_inode(&self, ino: InodeNo, offset: i64) -> io::Result<()> {
         let mut fields = Fields::with_capacity(24);
         fields.u64(ino.0);

@@ -215,6 +215,14 @@ impl Answer {
         Self::fields(offset.to_ne_bytes().to_vec())
     }
 
+    /// Answers POLL.
+    pub(super) fn polled(ready: u32) -> Self {
+        let mut fields = Fields::with_capacity(8);
+        fields.u32(ready);
+        fields.u32(0);
+        Self::fields(fields.0)
+    }
+
     /// Answers STATFS.
     pub(super) fn statfs(room: StatFs) -> Self {
         let (total, free) = (

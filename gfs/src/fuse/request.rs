@@ -181,6 +181,11 @@ pub(super) enum Operation {
         input: Bytes,
         out_size: u32,
     },
+    Poll {
+        fh: u64,
+        /// Whom to wake when the answer changes.
+        wake: Option<u64>,
+    },
     /// Nothing this layer or any tree does; the kernel is told so once and for all (ENOSYS).
     Unsupported,
 }
@@ -525,6 +530,14 @@ fn operation(header: &Header, mut a: Reader<'_>) -> Result<Operation, Malformed>
                 command,
                 input,
                 out_size,
+            }
+        }
+        Opcode::POLL => {
+            let (fh, waiter) = (a.u64("fh")?, a.u64("kh")?);
+            let flags = a.u32("flags")?;
+            Operation::Poll {
+                fh,
+                wake: (flags & abi::POLL_SCHEDULE_NOTIFY != 0).then_some(waiter),
             }
         }
         _ => Operation::Unsupported,

@@ -97,10 +97,9 @@ impl Connection {
     pub fn serve(self, tree: Arc<dyn Tree>, runtime: &Handle) -> Result<Mounted, MountError> {
         let asker =
             Asker::new(Arc::clone(&self.place)).map_err(|source| MountError::Thread { source })?;
-        let crossings = self.notifier.crossings();
         let session = Arc::new(Session {
             device: self.device,
-            adapter: Adapter::new(tree, crossings, asker, self.config.locks),
+            adapter: Adapter::new(tree, Arc::clone(&self.notifier), asker, self.config.locks),
             waits: self.waits,
             runtime: runtime.clone(),
             watching: AtomicBool::new(false),

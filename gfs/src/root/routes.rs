@@ -4,7 +4,7 @@ use super::{Place, RESERVED_COOKIE, Root, joint, listing, tree_index};
 use crate::error::Errno;
 use crate::tree::{
     AttrReply, Caller, EntryReply, FileAt, Hold, ListReply, Lock, NO_CACHE, NewMode, OpenFlags,
-    Opened, ReadReply, SetAttrRequest, Tree,
+    Opened, ReadReply, SetAttrRequest, Tree, Wake,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -388,5 +388,9 @@ impl Tree for Root {
         self.owner(ino)?
             .ioctl(caller, ino, fh, command, input, out_size)
             .await
+    }
+
+    async fn poll(&self, ino: InodeNo, fh: u64, wake: Option<Wake>) -> Result<u32, Errno> {
+        self.owner(ino)?.poll(ino, fh, wake).await
     }
 }

@@ -2,6 +2,7 @@
 
 use super::deep::{At, Spot};
 use super::ino::{Asker, Ino};
+use super::polls::Polled;
 use super::table::{self, CLUSTER, NODE, OfCluster, OfNode, OfProcess, OfRoot, PROCESS, ROOT};
 use super::{ProcTree, who};
 use crate::cluster::View;
@@ -15,6 +16,7 @@ use consistency::NodeId;
 use gfs::error::Errno;
 use gfs::tree::Caller;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// An open file.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,8 @@ pub(super) struct Open {
     pub(super) read: bool,
     /// Where a reader of events is.
     pub(super) position: Option<u64>,
+    /// What wakes who polls it.
+    pub(super) polled: Option<Arc<Polled>>,
 }
 
 impl ProcTree {

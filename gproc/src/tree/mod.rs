@@ -15,6 +15,7 @@ mod deep;
 mod ino;
 mod known;
 mod names;
+mod polls;
 mod readers;
 mod table;
 
@@ -37,7 +38,7 @@ use gfs::error::Errno;
 use gfs::net::Transport;
 use gfs::tree::{
     AttrReply, CACHE, Caller, EntryReply, Hold, ListEntry, ListReply, NO_CACHE, OpenFlags, Opened,
-    ReadReply, SetAttrRequest, Tree,
+    ReadReply, SetAttrRequest, Tree, Wake,
 };
 use ino::Ino;
 use known::Known;
@@ -79,7 +80,7 @@ impl fmt::Debug for Draining {
 /// The processes of the cluster as a tree.
 #[derive(Debug)]
 pub struct ProcTree {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     events: Arc<Events>,
     draining: Draining,
     known: Known,
@@ -115,7 +116,7 @@ impl ProcTree {
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let nanos = age.map_or(0, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX));
         Self {
-            cluster: Cluster::new(transport, agent),
+            cluster: Arc::new(Cluster::new(transport, agent)),
             events: Arc::default(),
             draining: Draining::default(),
             known: Known::default(),
@@ -298,7 +299,7 @@ impl ProcTree {
         rest: Option<Bytes>,
         size: u32,
     ) -> Result<ReadReply, Errno> {
-        let (mut rest, position) = match rest.filter(|rest| !rest.is_empty()) {
+        let (mut rest, position) = match rest {
             Some(rest) => (rest, position),
             None => {
                 let (lines, position) = self.events.behind(position).await;
@@ -438,11 +439,16 @@ impl Tree for ProcTree {
         fh: u64,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
         let open = self.open.get(&fh).ok_or(Errno(libc::EBADF))?.clone();
         if let Some(position) = open.position {
-            return self.read_events(fh, position, open.content, size).await;
+            let rest = open.content.filter(|rest| !rest.is_empty());
+            let nothing = rest.is_none() && self.events.position() <= position;
+            if nothing && flags.0 & libc::O_NONBLOCK != 0 {
+                return Err(Errno(libc::EAGAIN));
+            }
+            return self.read_events(fh, position, rest, size).await;
         }
         let content = match open.content {
             Some(content) if offset > 0 || !open.read => content,
@@ -482,6 +488,11 @@ impl Tree for ProcTree {
             Written::Switch => {}
         }
         Ok(u32::try_from(data.len()).expect("an order is short"))
+    }
+
+    async fn poll(&self, ino: InodeNo, fh: u64, wake: Option<Wake>) -> Result<u32, Errno> {
+        self.poll_file(Ino::of(ino).ok_or(Errno::ESTALE)?, fh, wake)
+            .await
     }
 
     async fn release(&self, _: InodeNo, fh: u64) {

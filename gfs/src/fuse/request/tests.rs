@@ -155,6 +155,16 @@ fn arguments_are_read() {
         &[&four(2), &four(2), &four(1), Z4, b"user.a\0vv"],
         r#"Ok(Setxattr { name: "user.a", value: b"vv", mode: Replace, kill_sgid: true })"#,
     );
+    check(
+        Opcode::POLL,
+        &[&eight(1), &eight(2), &four(1), &four(5)],
+        "Ok(Poll { fh: 1, wake: Some(2) })",
+    );
+    check(
+        Opcode::POLL,
+        &[&eight(1), &eight(2), Z4, &four(5)],
+        "Ok(Poll { fh: 1, wake: None })",
+    );
     check(Opcode(4711), &[], "Ok(Unsupported)");
 }
 
