@@ -1,6 +1,7 @@
 //! The processes of all nodes, asked for in parallel.
 
 use crate::agent::{ProcAgent, READ_PATIENCE};
+use crate::boots::Boots;
 use crate::pids::{ClusterPid, NODE_MAX};
 use crate::text;
 use crate::view::More;
@@ -46,6 +47,8 @@ pub(crate) struct Cluster {
     agent: Arc<ProcAgent>,
     /// What nodes said last. A leaf.
     heard: Mutex<HashMap<NodeId, Heard>>,
+    boots: Boots,
+    started: Instant,
 }
 
 /// What a node said last.
@@ -85,6 +88,8 @@ impl Cluster {
             transport,
             agent,
             heard: Mutex::default(),
+            boots: Boots::default(),
+            started: Instant::now(),
         }
     }
 
@@ -274,6 +279,27 @@ impl Cluster {
         };
         let all = futures::future::join_all(self.nodes().into_iter().map(ask)).await;
         all.into_iter().flatten().collect()
+    }
+
+    /// Returns how many ticks after the first node that of a process has booted.
+    pub(crate) async fn behind_first(&self, of: &Identity) -> u64 {
+        let node = of.pid.home();
+        if let Some(behind) = self.boots.behind_first(node, of.birth) {
+            return behind;
+        }
+        let asked = Instant::now();
+        let said = self.machines(MachineFile::Uptime).await;
+        let said: HashMap<NodeId, Bytes> = said.into_iter().collect();
+        let up = |node: NodeId| {
+            let text = std::str::from_utf8(said.get(&node)?).ok()?;
+            text.split_whitespace().next()?.parse().ok()
+        };
+        // This one has not said if it is missing; others are asked when a process of theirs is looked at.
+        let nodes = self.nodes().into_iter().chain([node]);
+        let nodes = nodes.filter(|of| *of == node || said.contains_key(of));
+        self.boots
+            .measured(self.started, asked, nodes.map(|node| (node, up(node))));
+        self.boots.behind_first(node, of.birth).unwrap_or(0)
     }
 
     /// Returns a file about a machine.

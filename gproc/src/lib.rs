@@ -11,6 +11,7 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod boots;
 mod cluster;
 pub mod events;
 mod files;

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 /// How long a read of memory may take before the process counts as stuck.
 pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
 /// Bits of a [`Birth`] that hold the start time: 5,500 years of ticks.
-const BIRTH_TICKS_BITS: u32 = 44;
+pub(crate) const BIRTH_TICKS_BITS: u32 = 44;
 
 /// The procfs of one node's pid namespace. Methods block.
 #[derive(Debug)]

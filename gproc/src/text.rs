@@ -151,6 +151,22 @@ pub(crate) fn rewrite_stat(stat: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<
     Some(out)
 }
 
+/// Returns `stat` with a start that is so many ticks later.
+pub(crate) fn start_later(stat: &[u8], ticks: u64) -> Option<Vec<u8>> {
+    let (_, _, rest) = split_stat(stat)?;
+    let start = rest.split(|&byte| byte == b' ').nth(STAT_START)?;
+    let later = parse::<u64>(start)?.saturating_add(ticks).to_string();
+    let words = rest.split(|&byte| byte == b' ').enumerate();
+    let words = words.map(|(at, word)| match at {
+        STAT_START => later.as_bytes(),
+        _ => word,
+    });
+    let words: Vec<&[u8]> = words.collect();
+    let mut out = stat[..stat.len() - rest.len()].to_vec();
+    out.extend(words.join(&b' '));
+    Some(out)
+}
+
 /// Returns `stat` and `status` of a process that waits for its node.
 pub(crate) fn of_silent_node(stat: &[u8], status: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut waiting = stat.to_vec();
@@ -274,6 +290,22 @@ mod tests {
         ] {
             check_stat(bad, None);
         }
+    }
+
+    #[track_caller]
+    fn check_later(stat: &str, ticks: u64, expected: Option<&str>) {
+        let out = start_later(stat.as_bytes(), ticks);
+        let out = out.map(|out| String::from_utf8(out).expect("text"));
+        assert_eq!(out.as_deref(), expected);
+    }
+
+    #[test]
+    fn starts_that_are_later() {
+        let stat = |start: &str| format!("7 (a) 1 (b) S {} {start} 8 9\n", ["0"; 18].join(" "));
+        check_later(&stat("50"), 100, Some(&stat("150")));
+        check_later(&stat("50"), u64::MAX, Some(&stat(&u64::MAX.to_string())));
+        check_later("7 (a) S 1 2", 100, None);
+        check_later("", 100, None);
     }
 
     #[track_caller]

@@ -6,6 +6,7 @@
 mod golden;
 
 use crate::pids::ClusterPid;
+use crate::procfs::BIRTH_TICKS_BITS;
 use bytes::Bytes;
 use consistency::wire::node::NodeLoad;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,13 @@ pub const FILE_BYTES_MAX: usize = 4 << 20;
 /// bits a hash of that boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Birth(pub u64);
+
+impl Birth {
+    /// Returns the hash of the boot.
+    pub(crate) const fn boot(self) -> u64 {
+        self.0 >> BIRTH_TICKS_BITS
+    }
+}
 
 /// A process, as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

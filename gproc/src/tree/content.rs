@@ -211,11 +211,15 @@ impl ProcTree {
             }
         };
         let content = content.map_err(Errno)?;
-        Ok(if at.own {
-            own_view(file, content)
-        } else {
-            content
-        })
+        if at.own {
+            return Ok(own_view(file, content));
+        }
+        if file != ProcFile::Stat {
+            return Ok(content);
+        }
+        let behind = self.cluster.behind_first(&at.identity).await;
+        let later = (behind > 0).then(|| text::start_later(&content, behind));
+        Ok(later.flatten().map_or(content, Bytes::from))
     }
 
     /// Returns a file of a process whose node has just fallen silent.

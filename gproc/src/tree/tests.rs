@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{ProcFile, ProcReply, ProcRequest, Record};
+use crate::wire::{MachineFile, ProcFile, ProcReply, ProcRequest, Record};
 use consistency::wire::{decode, encode};
 use gfs::net::mem::{MemNet, MemTransport};
 use gfs::net::{Router, Service, ServiceId};
@@ -130,9 +130,18 @@ impl Fake {
         )
     }
 
-    /// Returns what a node has been asked over the network since the last look.
+    /// Returns what a node has been asked over the network since the last look, but for its uptime, which it is asked
+    /// once a boot.
     fn asked(&self, node: u16) -> Vec<ProcRequest> {
-        std::mem::take(&mut self.node(node).spy.asked.lock().expect("free"))
+        let mut asked = std::mem::take(&mut *self.node(node).spy.asked.lock().expect("free"));
+        asked.retain(|request| *request != ProcRequest::Machine(MachineFile::Uptime));
+        asked
+    }
+
+    /// Says how long a node has been up.
+    fn up_for(&self, node: u16, seconds: u32) {
+        let path = self.node(node).proc.path().join("uptime");
+        std::fs::write(path, format!("{seconds}.00 0.00\n")).expect("written");
     }
 }
 
@@ -572,6 +581,35 @@ async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
         cat("cluster/nodes").await.expect("read"),
         "1 up\n2 up\n3 up\n"
     );
+}
+
+#[tokio::test]
+async fn starts_are_counted_from_the_boot_of_the_first_node() {
+    let fake = Fake::new(3);
+    fake.up_for(1, 1000);
+    fake.up_for(2, 400);
+    // Node 3 does not say.
+    let pids = [(1, 65_600), (2, 131_080), (3, 196_700)];
+    for (node, pid) in pids {
+        fake.start(node, pid, 1, 5000);
+    }
+    let tree = fake.tree(1);
+    for (pid, expected) in [(65_600, 5000), (131_080, 65_000), (196_700, 5000)] {
+        let stat = tree.cat(READER, &format!("{pid}/stat")).await;
+        let stat = stat.expect("read");
+        let start = crate::text::start_ticks(stat.as_bytes());
+        assert_eq!(start, Some(expected), "{stat}");
+    }
+    // In a listing, too; and nobody is asked twice.
+    let uptime = ProcRequest::Machine(MachineFile::Uptime);
+    let asked = |node| {
+        let asked = fake.node(node).spy.asked.lock().expect("free");
+        asked.iter().filter(|request| **request == uptime).count()
+    };
+    tree.ls(READER, ProcTree::ROOT, 100).await.expect("listed");
+    let stat = tree.cat(READER, "131080/stat").await.expect("read");
+    assert_eq!(crate::text::start_ticks(stat.as_bytes()), Some(65_000));
+    assert_eq!(asked(2), 1);
 }
 
 const PATIENCE_AND_MORE: Duration = Duration::from_secs(1);
