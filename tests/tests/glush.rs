@@ -160,13 +160,60 @@ fn what_works_on_one_node_only_says_so() {
     let cluster = Cluster::up(2);
     let pid = start(&cluster, 2, "sleep 1000");
     let python = |code: &str| glush(&cluster, "", &format!("python3 -c '{code}'"));
-    let refused = python(&format!("import os; os.pidfd_open({pid})"));
-    assert!(refused.stderr.contains("[Errno 95]"), "{refused}");
     let debugger = "import ctypes, os; c = ctypes.CDLL(None, use_errno=True)
 assert c.ptrace(16, PID, None, None) == -1; print(ctypes.get_errno())";
     let refused = python(&debugger.replace("PID", &pid));
     assert_eq!(refused.ok(), "95");
     assert_eq!(python(&debugger.replace("PID", "3000000")).ok(), "3");
+}
+
+#[test]
+fn descriptors_of_processes_of_other_nodes() {
+    const WATCH: &str = "import os, select, signal, sys
+pid = int(sys.argv[1])
+fd = os.pidfd_open(pid)
+poll = select.poll()
+poll.register(fd, select.POLLIN)
+assert poll.poll(0) == []
+signal.pidfd_send_signal(fd, 0)
+assert not os.get_inheritable(fd)
+try: os.waitid(os.P_PIDFD, fd, os.WEXITED)
+except OSError as error: assert error.errno == 9, error
+else: assert False
+# A directory of a process is one, too.
+where = os.open('/proc/%d' % pid, os.O_RDONLY)
+signal.pidfd_send_signal(where, 15)
+assert poll.poll(50000) == [(fd, select.POLLIN)], poll.poll(0)
+assert os.read(fd, 100).strip() == b'signal 15'
+# A pidfd of this node is the kernel's.
+child = os.fork()
+if child == 0: signal.pause()
+own = os.pidfd_open(child)
+signal.pidfd_send_signal(own, 9)
+assert os.waitid(os.P_PIDFD, own, os.WEXITED).si_status == 9
+print('seen')";
+    let cluster = Cluster::up(2);
+    std::fs::write(cluster.path(1).join("watch.py"), WATCH).expect("written");
+    for user in ["", NOBODY] {
+        let pid = start(&cluster, 2, &format!("{user} sleep 1000"));
+        wait_until("a process of that user", DEADLINE, || {
+            cluster
+                .sh(1, &format!("cat /cluster/proc/{pid}/cmdline"))
+                .stdout
+                .starts_with("sleep\0")
+        });
+        let seen = glush(&cluster, user, &format!("python3 /cluster/watch.py {pid}"));
+        assert_eq!(seen.ok(), "seen");
+    }
+    let pid = start(&cluster, 2, "sleep 1000");
+    let stranger = format!(
+        "python3 -c 'import os, signal
+signal.pidfd_send_signal(os.pidfd_open({pid}), 9)'"
+    );
+    let stranger = glush(&cluster, NOBODY, &stranger);
+    assert!(stranger.stderr.contains("[Errno 1]"), "{stranger}");
+    glush(&cluster, "", "killall -9 sleep").ok();
+    wait_for_state(&cluster, &pid, "Z-");
 }
 
 #[test]

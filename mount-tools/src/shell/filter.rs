@@ -2,6 +2,7 @@
 //!
 //! The filter looks at the number of the process, which is in a register: nothing can change it afterwards. Numbers
 //! below the first node's range are those of this machine's kernel, as are 0, -1 and what is no process number at all.
+//! pidfd_send_signal(2) has a descriptor instead, and is always held.
 //! Calls of another architecture (32-bit programs) are not held; their processes of other nodes do not exist.
 
 use gproc::pids::RANGE_PIDS;
@@ -52,6 +53,9 @@ const HELD: [Held; 3] = [
     },
 ];
 
+/// A call that names a process by a descriptor, which says nothing of whose it is.
+const BY_DESCRIPTOR: libc::c_long = libc::SYS_pidfd_send_signal;
+
 /// Returns the program of a node that owns these numbers.
 pub(super) fn program(own: &Range<i32>) -> Vec<sock_filter> {
     let allow = ret(SECCOMP_RET_ALLOW);
@@ -68,6 +72,9 @@ pub(super) fn program(own: &Range<i32>) -> Vec<sock_filter> {
         program.push(jump(BPF_JEQ, number, 0, skip));
         program.extend(block);
     }
+    let number = u32::try_from(BY_DESCRIPTOR).expect("a number of a system call");
+    program.push(jump(BPF_JEQ, number, 0, 1));
+    program.push(ret(SECCOMP_RET_USER_NOTIF));
     program.push(allow);
     program
 }
@@ -196,6 +203,13 @@ mod tests {
         for group in [-65_536, -131_071, -196_608, -i64::from(i32::MAX)] {
             check(libc::SYS_kill, group, true);
         }
+    }
+
+    #[test]
+    fn descriptors_are_always_looked_at() {
+        let program = program(&OWN);
+        assert!(holds(&program, ARCH, BY_DESCRIPTOR, [3, 9]));
+        assert!(!holds(&program, ARCH, BY_DESCRIPTOR + 1, [3, 9]));
     }
 
     #[test]

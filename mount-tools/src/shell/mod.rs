@@ -42,6 +42,7 @@ Usage: glush [ARGUMENTS OF THE SHELL]...
 
 Without arguments it is $SHELL, else bash, or sh if there is none.
 Process numbers are those of /cluster/proc. Signals to other nodes are checked there as kill(2) checks them.
+A descriptor of a process of another node (pidfd) can be polled and signalled, not waited on.
 Debuggers, priorities and real-time signals with values reach processes of this node only.";
 
 /// Runs `glush` with the arguments of this process.

@@ -107,11 +107,12 @@ fn answer(listener: BorrowedFd<'_>, notice: &Notice, root: &Path) -> Answer {
     let Some((user, group)) = effective_ids(notice.thread) else {
         return Answer::Failed(Errno::EPERM);
     };
+    let meant = call.meant(notice.thread, root);
     if !sys::is_held(listener, notice.id) {
         // Nobody gets this answer.
         return Answer::Failed(Errno::ESRCH);
     }
-    match sys::with_file_ids(user, group, || call.carry_out(root)) {
+    match sys::with_file_ids(user, group, || call.carry_out(meant, root)) {
         Some(answer) => answer,
         None => Answer::Failed(Errno::EPERM),
     }

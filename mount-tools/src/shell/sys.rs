@@ -7,7 +7,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use nix::unistd::ForkResult;
 use std::ffi::CString;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -79,6 +79,7 @@ pub(super) fn is_held(listener: BorrowedFd<'_>, id: u64) -> bool {
 /// Ends a call.
 pub(super) fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
     let (error, flags) = match answer {
+        Answer::Descriptor(fd) => return give(listener, id, fd.as_fd()),
         Answer::Done => (0, 0),
         Answer::Failed(errno) => (-(errno as i32), 0),
         Answer::Kernel => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE),
@@ -92,6 +93,21 @@ pub(super) fn answer(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Resul
     let request = libc::SECCOMP_IOCTL_NOTIF_SEND;
     // SAFETY: the kernel reads a `seccomp_notif_resp`, which lives until the call returns.
     let result = unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw mut response) };
+    Errno::result(result).map(drop)
+}
+
+/// Ends a call with a copy of a descriptor in the caller.
+fn give(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut given = libc::seccomp_notif_addfd {
+        id,
+        flags: u32::try_from(libc::SECCOMP_ADDFD_FLAG_SEND).expect("a small flag"),
+        srcfd: fd.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+    };
+    let request = libc::SECCOMP_IOCTL_NOTIF_ADDFD;
+    // SAFETY: the kernel reads a `seccomp_notif_addfd`, which lives until the call returns.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw mut given) };
     Errno::result(result).map(drop)
 }
 
@@ -215,7 +231,6 @@ fn new_descriptor(fd: libc::c_long) -> Result<OwnedFd, Errno> {
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::AsFd;
 
     #[test]
     fn descriptors_travel() {

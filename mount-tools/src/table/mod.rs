@@ -10,8 +10,8 @@ pub(crate) use stat::Stat;
 use consistency::NodeId;
 use gproc::pids::ClusterPid;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -84,6 +84,24 @@ impl Process {
         // One write is one order.
         let written = file.write(order.as_bytes());
         written.map(drop).map_err(|error| ended(errno(&error)))
+    }
+
+    /// Returns a descriptor that can be read, as poll(2) says, when it has ended.
+    ///
+    /// # Errors
+    /// `ESRCH` if it has ended.
+    pub(crate) fn watch(&self) -> Result<OwnedFd, Errno> {
+        self.file("wait", OFlag::O_RDONLY).map(OwnedFd::from)
+    }
+
+    /// Returns whether an inode of the tree is its directory, or the descriptor to watch it by.
+    ///
+    /// # Errors
+    /// `ESRCH` if it has ended.
+    pub(crate) fn is(&self, inode: u64) -> Result<bool, Errno> {
+        let own = fstatat(&self.dir, "", AtFlags::AT_EMPTY_PATH).map_err(ended)?;
+        let wait = fstatat(&self.dir, "wait", AtFlags::empty()).map_err(ended)?;
+        Ok([own.st_ino, wait.st_ino].contains(&inode))
     }
 
     /// Returns the node it runs on.
