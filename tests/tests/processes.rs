@@ -269,6 +269,35 @@ fn control_files_refuse_what_makes_no_sense() {
         let said = order(&cluster, 0, &format!("{pid}/{file}"), text);
         assert_eq!(said, expected, "{file} {text:?}");
     }
+    for (text, expected) in [
+        ("70000", libc::EINVAL),
+        ("70000 x", libc::EINVAL),
+        ("70000 -9", libc::EINVAL),
+        ("-7 9", libc::EINVAL),
+        ("0 9", libc::EINVAL),
+        (" 9", libc::EINVAL),
+        ("\u{0} 9", libc::EINVAL),
+        ("99999999999 9", libc::EINVAL),
+        (huge.as_str(), libc::EINVAL),
+        // Numbers of no node, and of nobody.
+        ("2000000000 9", libc::ESRCH),
+        ("1 9", libc::ESRCH),
+        ("196000 9", libc::ESRCH),
+    ] {
+        let said = order(&cluster, 0, "cluster/notepg", text);
+        assert_eq!(said, expected, "{text:?}");
+    }
+    // What only tells takes nothing.
+    for file in ["stat", "where", "from", "wait", "nmigs", "cantmove"] {
+        let said = order(&cluster, 0, &format!("{pid}/{file}"), "1");
+        assert_eq!(said, libc::EACCES, "{file}");
+    }
+    for file in ["nodes", "events", "node2/metrics", "node2/load"] {
+        let said = order(&cluster, 0, &format!("cluster/{file}"), "1");
+        assert_eq!(said, libc::EACCES, "{file}");
+    }
+    let missing = order(&cluster, 0, "cluster/node9/block", "1");
+    assert_eq!(missing, libc::ENOENT);
     for file in ["goto", "lock", "loadlevel"] {
         let said = order(&cluster, 54_321, &format!("{pid}/{file}"), "1");
         assert_eq!(said, libc::EPERM, "{file}");

@@ -1,6 +1,7 @@
 //! The processes of the cluster against those of one machine.
 
 use super::{Bench, Row, time};
+use std::time::Duration;
 
 /// Processes started on each node.
 const SLEEPERS: usize = 150;
@@ -78,6 +79,46 @@ impl Bench {
             control,
             ops: 500,
         });
+        // The program measures itself: shells take far longer to start than a call takes.
+        let calls = |pid: &str, count: u32| {
+            format!(
+                "python3 -c 'import os, time; begun = time.perf_counter_ns()
+for _ in range({count}): os.kill({pid}, 0)
+print(time.perf_counter_ns() - begun)'"
+            )
+        };
+        let took = |script: &str| {
+            let nanos = cluster.sh(1, script).ok();
+            Duration::from_nanos(nanos.trim().parse().expect("a number"))
+        };
+        let inside = |calls: &str| format!("exec glush -c \"$(cat <<'END'\n{calls}\nEND\n)\"");
+        for (name, goal, theirs, ops) in [
+            (
+                "kill(2) of a process of the node, in glush",
+                "1 x",
+                &near,
+                200_000,
+            ),
+            (
+                "kill(2) of a process of another node, in glush",
+                "",
+                &far,
+                500,
+            ),
+        ] {
+            let (mut here, mut control) = (Vec::new(), Vec::new());
+            for _ in 0..5 {
+                here.push(took(&inside(&calls(theirs, ops))));
+                control.push(took(&calls(&near, ops)));
+            }
+            rows.push(Row {
+                name,
+                goal,
+                here,
+                control,
+                ops,
+            });
+        }
         self.rows.extend(rows.into_iter().filter(|row| {
             self.only
                 .iter()
