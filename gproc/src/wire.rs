@@ -56,7 +56,7 @@ impl Identity {
 }
 
 /// Who wants something done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Who {
     /// Effective user.
     pub uid: u32,

@@ -174,7 +174,7 @@ pid = int(sys.argv[1])
 fd = os.pidfd_open(pid)
 poll = select.poll()
 poll.register(fd, select.POLLIN)
-assert poll.poll(0) == []
+assert poll.poll(100) == []
 signal.pidfd_send_signal(fd, 0)
 assert not os.get_inheritable(fd)
 try: os.waitid(os.P_PIDFD, fd, os.WEXITED)

@@ -26,6 +26,8 @@ pub(super) struct Open {
     pub(super) read: bool,
     /// Where a reader of events is.
     pub(super) position: Option<u64>,
+    /// Who has opened it.
+    pub(super) opener: Who,
     /// What wakes who polls it.
     pub(super) polled: Option<Arc<Polled>>,
 }

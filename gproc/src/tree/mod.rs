@@ -419,6 +419,7 @@ impl Tree for ProcTree {
         let open = Open {
             content,
             position,
+            opener: who(caller),
             ..Open::default()
         };
         self.open.insert(fh, open);
@@ -450,8 +451,10 @@ impl Tree for ProcTree {
             }
             return self.read_events(fh, position, rest, size).await;
         }
-        let content = match open.content {
-            Some(content) if offset > 0 || !open.read => content,
+        let ended = open.polled.as_ref().and_then(|polled| polled.ended());
+        let content = match (open.content, ended) {
+            (Some(content), _) if offset > 0 || !open.read => content,
+            (_, Some(ended)) => ended,
             _ => {
                 self.content(caller, Ino::of(ino).ok_or(Errno::ESTALE)?)
                     .await?

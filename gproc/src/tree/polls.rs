@@ -6,11 +6,12 @@ use super::ino::Ino;
 use super::table::{OfProcess, PROCESS};
 use crate::text;
 use crate::wire::{ProcFile, Who};
+use bytes::Bytes;
 use gfs::error::Errno;
 use gfs::tree::{BROKEN, READABLE, READY, Wake};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::task::AbortHandle;
 
 /// That a process ends is no secret: who may not know how is told by the read.
@@ -22,6 +23,17 @@ pub(super) struct Polled {
     task: AbortHandle,
     /// It wakes now, or has.
     wakes: Arc<AtomicBool>,
+    ended: Ended,
+}
+
+/// How a process has ended, for who reads that after it was told by poll(2): by then nobody else may know any more.
+type Ended = Arc<OnceLock<Bytes>>;
+
+impl Polled {
+    /// Returns how the process has ended that was waited for.
+    pub(super) fn ended(&self) -> Option<Bytes> {
+        self.ended.get().cloned()
+    }
 }
 
 impl Drop for Polled {
@@ -45,7 +57,7 @@ impl ProcTree {
                 return Ok(READABLE);
             }
             let events = Arc::clone(&self.events);
-            self.wake_after(fh, wake, async move {
+            self.wake_after(fh, wake, Ended::default(), async move {
                 events.behind(position).await;
             });
             return Ok(0);
@@ -58,10 +70,16 @@ impl ProcTree {
             Some(true) => return Ok(READABLE),
             Some(false) => {}
         }
-        let cluster = Arc::clone(&self.cluster);
-        self.wake_after(fh, wake, async move {
-            // Whatever came of it, it is looked at again.
-            drop(cluster.wait(&at.identity, ANYBODY).await);
+        let (cluster, ended) = (Arc::clone(&self.cluster), Ended::default());
+        let told = Arc::clone(&ended);
+        self.wake_after(fh, wake, ended, async move {
+            match cluster.wait(&at.identity, open.opener).await {
+                // There is one task for an open file.
+                Ok(Ok(how)) => drop(told.set(how)),
+                Ok(Err(libc::EACCES)) => drop(cluster.wait(&at.identity, ANYBODY).await),
+                // Whatever came of it, it is looked at again.
+                Ok(Err(_)) | Err(_) => {}
+            }
         });
         Ok(0)
     }
@@ -96,6 +114,7 @@ impl ProcTree {
         &self,
         fh: u64,
         wake: Option<Wake>,
+        ended: Ended,
         change: impl Future<Output = ()> + Send + 'static,
     ) {
         let Some(wake) = wake else { return };
@@ -116,6 +135,6 @@ impl ProcTree {
             wake.wake();
         });
         let task = task.abort_handle();
-        open.polled = Some(Arc::new(Polled { task, wakes }));
+        open.polled = Some(Arc::new(Polled { task, wakes, ended }));
     }
 }

@@ -3,6 +3,7 @@ use crate::wire::{MachineFile, ProcFile, ProcReply, ProcRequest, Record};
 use consistency::wire::{decode, encode};
 use gfs::net::mem::{MemNet, MemTransport};
 use gfs::net::{Router, Service, ServiceId};
+use gfs::tree::{READABLE, READY};
 use std::sync::Mutex;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -581,6 +582,48 @@ async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
         cat("cluster/nodes").await.expect("read"),
         "1 up\n2 up\n3 up\n"
     );
+}
+
+#[tokio::test]
+async fn events_wake_who_polls_them() {
+    let fake = Fake::new(1);
+    fake.start(1, 65_600, 1, 10);
+    let tree = fake.tree(1);
+    let open = async |path| {
+        let ino = tree.find(READER, path).await.expect("there");
+        let opened = tree.open(READER, ino, RDONLY).await.expect("opened");
+        (ino, opened.fh)
+    };
+    let (stat, fh) = open("65600/stat").await;
+    assert_eq!(tree.poll(stat, fh, None).await, Ok(READY));
+    let (events, fh) = open("cluster/events").await;
+    let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
+    let wake = || {
+        let sender = sender.clone();
+        Some(Wake::new(move || drop(sender.send(()))))
+    };
+    assert_eq!(tree.poll(events, fh, None).await, Ok(0));
+    // Two who wait for one open file are woken by one.
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(0));
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(0));
+    tree.events().tell("node 1 up");
+    woken.recv().await.expect("woken");
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(READABLE));
+    let flags = OpenFlags(libc::O_NONBLOCK);
+    let read = async |size| tree.read(READER, events, fh, 0, size, flags).await;
+    read(3).await.expect("a part of it");
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(READABLE));
+    read(100).await.expect("the rest");
+    assert_eq!(read(100).await.map(drop), Err(Errno(libc::EAGAIN)));
+    // Anew, until it is closed.
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(0));
+    tree.events().tell("node 1 down");
+    woken.recv().await.expect("woken again");
+    read(100).await.expect("a line");
+    assert_eq!(tree.poll(events, fh, wake()).await, Ok(0));
+    tree.release(events, fh).await;
+    drop(sender);
+    assert_eq!(woken.recv().await, None, "nobody is left who would wake");
 }
 
 #[tokio::test]
