@@ -218,12 +218,10 @@ impl Command {
     fn extras(&self, request: &Request) -> Vec<Extra> {
         let terminal = self.terminal.as_ref().map(Terminal::like);
         let asks = self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
+        let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
-        terminal
-            .map(Extra::Terminal)
-            .into_iter()
-            .chain(asks)
-            .collect()
+        let extras = terminal.map(Extra::Terminal).into_iter();
+        extras.chain(asks).chain(file).collect()
     }
 
     /// Sends the request, with this process's descriptors unless the output is to come through it.
