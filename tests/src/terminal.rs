@@ -120,13 +120,16 @@ impl Terminal {
     /// The kernel refuses.
     #[track_caller]
     pub fn resize(&self, rows: u16, columns: u16) {
-        let (rows, columns) = (rows.to_string(), columns.to_string());
+        // stty sets one after the other, which is two new sizes.
+        let set = "import fcntl, struct, sys, termios; \
+                   size = struct.pack('HHHH', int(sys.argv[1]), int(sys.argv[2]), 0, 0); \
+                   fcntl.ioctl(0, termios.TIOCSWINSZ, size)";
         let terminal = self.keyboard.try_clone().expect("duplicate a descriptor");
-        let status = Command::new("stty")
-            .args(["rows", &rows, "columns", &columns])
+        let status = Command::new("python3")
+            .args(["-c", set, &rows.to_string(), &columns.to_string()])
             .stdin(terminal)
             .status();
-        assert!(status.expect("run stty").success());
+        assert!(status.expect("run python3").success());
     }
 
     fn rest(&self) -> Vec<u8> {

@@ -44,6 +44,50 @@ impl Bench {
             control,
             ops: 30,
         });
+        let terminal = |command: &str| format!("script -qec '{command}' /dev/null </dev/null");
+        for (name, goal, command, control, ops) in [
+            (
+                "null glurun job with a terminal",
+                "",
+                terminal("glurun -w 2 --pty /bin/true"),
+                terminal("/bin/true"),
+                1,
+            ),
+            (
+                "glurun -n 100",
+                "< 1.5 ms each",
+                "glurun -n 100 /bin/true".to_owned(),
+                "for i in $(seq 100); do /bin/true & done; wait".to_owned(),
+                100,
+            ),
+            (
+                "glurun -n 1000",
+                "< 1 ms each",
+                "glurun -n 1000 /bin/true".to_owned(),
+                "for i in $(seq 1000); do /bin/true & done; wait".to_owned(),
+                1000,
+            ),
+            (
+                "256 MiB of a glurun job's output, in MiB",
+                "",
+                "glurun -w 2 head -c 256M /dev/zero | cat > /dev/null".to_owned(),
+                "head -c 256M /dev/zero | cat > /dev/null".to_owned(),
+                256,
+            ),
+        ] {
+            let (mut here, mut alone) = (Vec::new(), Vec::new());
+            for _ in 0..5 {
+                here.push(time(|| run(&command)));
+                alone.push(time(|| run(&control)));
+            }
+            rows.push(Row {
+                name,
+                goal,
+                here,
+                control: alone,
+                ops,
+            });
+        }
         self.rows.extend(rows.into_iter().filter(|row| {
             self.only
                 .iter()
