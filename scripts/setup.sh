@@ -6,6 +6,7 @@ set -euo pipefail
 needs=(
     "cc gcc"
     "ip iproute2"
+    "less less"
     "make make"
     "dpkg-deb dpkg"
     "faketime faketime"
@@ -15,9 +16,11 @@ needs=(
     "pkg-config pkg-config"
     "pgrep procps"
     "python3 python3"
+    "script bsdutils"
     "sqlite3 sqlite3"
     "tar tar"
     "timeout coreutils"
+    "vim vim"
 )
 
 missing=()
