@@ -302,7 +302,7 @@ impl Streams {
         match &self.terminal {
             Some(terminal) => terminal.start(line.clone())?,
             None if stdio[0] == Stdio::Pipe && !self.file_is_read => {
-                self.input = Some(Input::start(line.clone())?)
+                self.input = Some(Input::start(line.clone())?);
             }
             None => {}
         }
