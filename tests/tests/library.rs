@@ -50,7 +50,7 @@ fn a_program_in_c_calls_each_function() {
     );
     cluster.sh(1, &call(&pid)).ok();
     wait_until("the end of all of them", DEADLINE, || {
-        let left = format!("glups -e -w 2 -o args | grep -c '^sleep 100[012]$'");
-        cluster.sh(1, &left).stdout == "0"
+        let left = "glups -e -w 2 -o args | grep -c '^sleep 100[012]$'";
+        cluster.sh(1, left).stdout == "0"
     });
 }
