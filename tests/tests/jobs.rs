@@ -33,6 +33,14 @@ fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
         run(&format!("(glurun -w 2 {reader}; cat) < OWN | cmp - OWN")).ok();
     }
     run("for i in 1 2 3; do read x; glurun -w 2 true; echo $x; done < OWN | tr '\\n' ' ' | grep -x '1 2 3 '").ok();
+
+    // A user reads what the user may read, and what somebody who may has opened.
+    run("chmod 600 /cluster/f").ok();
+    let user = "setpriv --reuid 1234 --regid 1234 --clear-groups";
+    let given = run(&format!("{user} glurun -w 2 head -n 1 < /cluster/f"));
+    assert_eq!(given.ok(), "1");
+    let denied = run(&format!("{user} glurun -w 2 cat /cluster/f"));
+    assert_eq!(denied.code(), Some(1), "{denied}");
 }
 
 #[test]
