@@ -252,7 +252,7 @@ fn ownership(cluster: &Cluster) {
     );
     // The kernel leaves it to us to clear these (HANDLE_KILLPRIV_V2).
     let path = one.join("runs");
-    let made = fs::File::create(&path).expect("create");
+    let made = File::create(&path).expect("create");
     std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("chown");
     for change in [
         "sh -c 'echo x >>/cluster/runs'",
