@@ -31,11 +31,12 @@ struct Boot {
 impl Boots {
     /// Returns how many ticks after the first node the node of a process has booted; `None` if that has to be measured.
     pub(crate) fn behind_first(&self, node: NodeId, birth: Birth) -> Option<u64> {
+        let which = birth.boot();
         let mut boots = self.lock();
         let boot = boots.get_mut(&node)?;
         match boot.before {
             None => return (boot.asked.elapsed() < ASKED_AGAIN).then_some(0),
-            Some(_) if *boot.which.get_or_insert(birth.boot()) != birth.boot() => {
+            Some(_) if *boot.which.get_or_insert(which) != which => {
                 // It has booted again.
                 boots.remove(&node);
                 return None;
