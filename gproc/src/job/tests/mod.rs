@@ -221,7 +221,7 @@ impl Job {
             FromJob::InputCredit(bytes) => self.credit += bytes as usize,
             FromJob::InputClosed => self.input_closed = true,
             FromJob::InputLeft { taken, .. } => self.input_taken = Some(taken),
-            FromJob::Ping | FromJob::Stopped(_) | FromJob::Modes(_) => {}
+            FromJob::Ping | FromJob::Stopped(_) | FromJob::Modes(_) | FromJob::InputFromFile => {}
             FromJob::Ended(end) => return Some(end),
         }
         None
