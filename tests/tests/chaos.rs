@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+use tempfile::TempPath;
 use tests::{Cluster, DEADLINE, Dice, Disk, Options, binary, scratch_dir, wait_until};
 
 const NODES: u32 = 3;
@@ -87,9 +88,10 @@ fn chaos() {
         |value| value.expect("a number"),
     );
     println!("SEED={seed} CHAOS_SECONDS={seconds}");
+    let glud = daemon_with_a_clock();
     let cluster = Cluster::with(&Options {
         nodes: Some(NODES),
-        glud: Some(daemon_with_a_clock()),
+        glud: Some(glud.to_path_buf()),
         ..Options::default()
     });
     let world = World::new(&cluster);
@@ -443,9 +445,12 @@ fn set_clock(file: &Path, seconds: i64) {
     fs::rename(new, file).expect("rename");
 }
 
-/// Makes a daemon whose clock can be set.
-fn daemon_with_a_clock() -> PathBuf {
-    let path = scratch_dir().join(format!("stand-in-glud-clock-{}", std::process::id()));
+/// Makes a daemon whose clock can be set. It goes with what is returned.
+fn daemon_with_a_clock() -> TempPath {
+    let file = tempfile::Builder::new()
+        .prefix("glud-clock-")
+        .tempfile_in(scratch_dir());
+    let path = file.expect("make the script").into_temp_path();
     let glud = binary("glud");
     // What faketime does, but for the file. Its node is named by the path of its configuration.
     let script = format!(

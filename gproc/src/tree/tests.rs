@@ -600,7 +600,9 @@ async fn events_wake_who_polls_them() {
     let (sender, mut woken) = tokio::sync::mpsc::unbounded_channel();
     let wake = || {
         let sender = sender.clone();
-        Some(Wake::new(move || drop(sender.send(()))))
+        Some(Wake::new(move || {
+            let _gone = sender.send(());
+        }))
     };
     assert_eq!(tree.poll(events, fh, None).await, Ok(0));
     // Two who wait for one open file are woken by one.
