@@ -469,7 +469,9 @@ fn pids_that_run_out() {
             .status
             .success()
     );
-    assert!(status().contains("its pids have left"), "{}", status());
+    wait_until("glu status to tell", LONG, || {
+        status().contains("its pids have left")
+    });
     assert_eq!(order(&cluster, 0, &format!("{number}/note"), "KILL"), 0);
     wait_until("the end", LONG, || {
         !cluster.sh(2, &format!("kill -0 {pid}")).status.success()

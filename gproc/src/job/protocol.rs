@@ -451,7 +451,7 @@ mod tests {
         };
         #[rustfmt::skip]
         check(&Hello::RunWith(Box::new(request.clone()), extras.clone()), &[
-            40, 0, 0, 0, 2, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            37, 0, 0, 0, 2, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
             4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1, 2, 1, b'f', 2, 3, 3, 1, b'h',
         ]);
         let start = Start {
@@ -466,7 +466,7 @@ mod tests {
         };
         #[rustfmt::skip]
         check(&ToJob::StartWith(Box::new(start), extras), &[
-            45, 0, 0, 0, 7, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
+            42, 0, 0, 0, 7, 1, 2, b'l', b's', 0, 1, b'/', 0, 0, 1, 1, 2, 0, 7, 0,
             1, 2, 0, 0, 0, 4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, b'c', 1, 2, 1, b'f', 2, 3, 3, 1, b'h',
         ]);
         check(&ToJob::Resize(size), &[5, 0, 0, 0, 8, 1, 2, 3, 4]);

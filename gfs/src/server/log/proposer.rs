@@ -133,6 +133,8 @@ impl<M: StateMachine> Proposer<M> {
                         self.settle(number, error);
                     }
                 }
+                // Before the queue: who has seen that this node leads is not refused.
+                Ok(()) = self.leadership.changed() => {}
                 first = next(&mut carried, &mut self.queue), if receive => match first {
                     None => open = false,
                     Some(first) if !leading => self.refuse(first),
@@ -143,7 +145,6 @@ impl<M: StateMachine> Proposer<M> {
                         in_flight.push(under_way);
                     }
                 },
-                Ok(()) = self.leadership.changed() => {}
             }
         }
     }
