@@ -47,10 +47,12 @@ fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
 fn a_job_sees_its_home_s_name() {
     let cluster = Cluster::up(2);
     let run = |script: &str| cluster.sh(1, script).ok();
-    let names = run("cd /; hostname; glurun -w 2 hostname; glurun -w 1 hostname");
-    let mut names = names.lines();
-    let own = names.next().expect("a name");
-    assert!(names.all(|name| name == own), "{own}");
+    let names = run("cd /; hostname && glurun -w 2 hostname && glurun -w 1 hostname");
+    let names: Vec<&str> = names.lines().collect();
+    let [own, there, here] = names[..] else {
+        panic!("{names:?}");
+    };
+    assert_eq!([there, here], [own; 2]);
     assert_ne!(
         cluster.sh(2, "hostname").ok(),
         own,

@@ -4,6 +4,7 @@
 //! *Placed* are the jobs this node has sent there that its report cannot show yet: those younger than [`FELT_AFTER`]
 //! that have not ended. Ties go to the node with the fewest placements, then to the one that was chosen longest ago.
 
+use consistency::wire::node::NodeLoad;
 use consistency::wire::request::NodeStatus;
 use consistency::{Duration, Instant, NodeId};
 use std::collections::BTreeMap;
@@ -89,7 +90,7 @@ impl Placer {
         }
         let node = up
             .iter()
-            .filter(|status| status.report.load.mem_available_kib > MEMORY_KIB_MIN)
+            .filter(|status| has_memory(&status.report.load))
             .map(|status| {
                 let history = self.history.get(&status.node).copied().unwrap_or_default();
                 (self.score(status), history.count, history.last, status.node)
@@ -134,10 +135,14 @@ impl Placer {
     }
 }
 
+/// A node that has just joined has not reported yet: it is asked last, and not refused.
+const fn has_memory(load: &NodeLoad) -> bool {
+    load.mem_total_kib == 0 || load.mem_available_kib > MEMORY_KIB_MIN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use consistency::wire::node::NodeLoad;
     use consistency::wire::request::NodeReport;
 
     fn node(id: u16, runnable: f32, cpus: u32, speed: u32) -> NodeStatus {
@@ -164,6 +169,21 @@ mod tests {
     fn full(mut status: NodeStatus) -> NodeStatus {
         status.report.load.mem_available_kib = MEMORY_KIB_MIN;
         status
+    }
+
+    #[test]
+    fn a_node_without_a_report_is_asked_last() {
+        let silent = NodeStatus::new(NodeId(1), true, NodeReport::default());
+        let mut placer = Placer::default();
+        let nodes = [silent, node(2, 1.0, 1, 1_000)];
+        let placed = placer
+            .place(Instant(0), &nodes, &[])
+            .expect("there are two");
+        assert_eq!(placed.0, NodeId(2));
+        let placed = placer
+            .place(Instant(0), &nodes, &ids(&[1]))
+            .expect("it is up");
+        assert_eq!(placed.0, NodeId(1));
     }
 
     fn ids(ids: &[u16]) -> Vec<NodeId> {
