@@ -20,6 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,10 @@ const QUEUED_MAX: usize = 1024;
 
 /// Where programs are looked for if the job has no PATH, as execvp(3) does.
 const PATH_DEFAULT: &[u8] = b"/bin:/usr/bin";
+
+/// What a terminal has shown before a stop, the echo of Ctrl-Z above all, has so long to go before the news of it: it
+/// passes through a queue of the kernel's that cannot be asked. If it comes later it is shown once the program goes on.
+const SHOWN_WITHIN: Duration = Duration::from_millis(30);
 
 /// A program that could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -425,6 +430,7 @@ impl Process {
             let mut bytes = [0; leader::REPORT_BYTES];
             while reports.read_exact(&mut bytes).await.is_ok() {
                 if let Ok(Report::Stopped(signal)) = Report::decode(bytes) {
+                    tokio::time::sleep(SHOWN_WITHIN).await;
                     tell.send(&FromJob::Stopped(signal)).await;
                 }
             }
