@@ -1,7 +1,7 @@
 //! Sessions that lapse, end and begin anew.
 
 use super::cluster::Cluster;
-use super::mount::ROOT;
+use super::mount::{Mount, ROOT};
 use super::{wait, within};
 use crate::client::Config;
 use crate::error::Errno;
@@ -18,6 +18,14 @@ fn impatient() -> Config {
         request_deadline: Duration::from_millis(1_500),
         ..Config::default()
     }
+}
+
+/// Cuts node 2, which is `one`, off until its session is lost, and waits for its next.
+async fn lose_session(cluster: &Cluster, one: &Mount) {
+    cluster.net.cut(NodeId(2));
+    wait("the session has lapsed", || one.client.session().is_none()).await;
+    cluster.net.heal(NodeId(2));
+    wait("there is a new session", || one.client.session().is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,12 +64,7 @@ async fn changes_lost_with_a_session_are_told_by_fsync() {
     one.fsync("f").await.expect("synced");
     let (ino, _open) = one.open("f", libc::O_WRONLY).await.expect("opened");
     one.write("f", 0, b"never seen").await.expect("written");
-    let session = one.client.session();
-    cluster.net.cut(NodeId(2));
-    wait("the session has lapsed", || one.client.session().is_none()).await;
-    cluster.net.heal(NodeId(2));
-    let renewed = || one.client.session().is_some_and(|new| Some(new) != session);
-    wait("there is a new session", renewed).await;
+    lose_session(&cluster, &one).await;
     assert_eq!(one.fsync("f").await, Err(Errno::EIO));
     assert_eq!(one.fsync("f").await, Ok(()), "told once");
     assert_eq!(&one.read("f").await.expect("readable")[..], b"synced");
@@ -84,12 +87,7 @@ async fn a_flush_does_not_outlive_its_session() {
     });
     let begun = || cluster.chunks.writes.load(Ordering::SeqCst) > 0;
     wait("a chunk is about to be written", begun).await;
-    let session = one.client.session();
-    cluster.net.cut(NodeId(2));
-    wait("the session has lapsed", || one.client.session().is_none()).await;
-    cluster.net.heal(NodeId(2));
-    let renewed = || one.client.session().is_some_and(|new| Some(new) != session);
-    wait("there is a new session", renewed).await;
+    lose_session(&cluster, &one).await;
     two.write("f", 0, b"theirs").await.expect("written");
     two.fsync("f").await.expect("synced");
     // Owned again, under the new session.
@@ -113,10 +111,7 @@ async fn every_writer_hears_that_changes_are_lost() {
     let (ino, writer) = one.open("f", libc::O_WRONLY).await.expect("opened");
     let (_, other) = one.open("f", libc::O_WRONLY).await.expect("opened");
     one.write("f", 0, b"never seen").await.expect("written");
-    cluster.net.cut(NodeId(2));
-    wait("the session has lapsed", || one.client.session().is_none()).await;
-    cluster.net.heal(NodeId(2));
-    wait("there is a new session", || one.client.session().is_some()).await;
+    lose_session(&cluster, &one).await;
     let (_, reader) = one.open("f", libc::O_RDONLY).await.expect("opened");
     let close = async |fh| {
         let closed = one.client.flush(ROOT, ino, fh, 0).await;
