@@ -20,7 +20,7 @@ UPGRADE_FROM := 1c35679
 PREFIX := /usr/local
 DESTDIR :=
 BIN_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
-PROGRAMS := glu glud glurun glumake glumake-sh glukill glups glush glustat
+PROGRAMS := glu glud glurun glumake glumake-sh glubatch glupart glukill glups glush glustat
 
 within = timeout --verbose --kill-after=30
 

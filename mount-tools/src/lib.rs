@@ -1,6 +1,7 @@
 //! The node daemon, the transport between nodes and the command line tools.
 #![warn(missing_docs)]
 
+pub mod batch;
 pub mod cli;
 pub mod config;
 mod daemon;

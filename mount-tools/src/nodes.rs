@@ -8,6 +8,7 @@
 
 use consistency::NodeId;
 use nodeset::{Parser, Resolver};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -21,7 +22,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 pub(crate) const HELP: &str = "Nodes: 2, node2, 1-3, node[1-3,7], @group; operators , ! & ^";
 
 /// Nodes in ascending order, each once, at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct NodeSet(BTreeSet<NodeId>);
 
 /// A text that is no set of nodes.
@@ -88,6 +90,20 @@ impl FromStr for NodeSet {
 
     fn from_str(text: &str) -> Result<Self, NoNodes> {
         Self::read(text, &ClusterShell)
+    }
+}
+
+impl TryFrom<String> for NodeSet {
+    type Error = NoNodes;
+
+    fn try_from(text: String) -> Result<Self, NoNodes> {
+        text.parse()
+    }
+}
+
+impl From<NodeSet> for String {
+    fn from(set: NodeSet) -> Self {
+        set.to_string()
     }
 }
 

@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use gproc::job::leader;
+use mount_tools::batch::scheduler;
 use mount_tools::node::watcher;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The daemon of one node of a Glu cluster.
@@ -21,6 +22,11 @@ fn main() -> ExitCode {
         Some(first) if first == watcher::ARGUMENT => {
             let daemon = args.next().and_then(|pid| pid.to_str()?.parse().ok());
             return outcome(watcher::main(daemon.unwrap_or(0)));
+        }
+        Some(first) if first == scheduler::ARGUMENT => {
+            let daemon = args.next().and_then(|pid| pid.to_str()?.parse().ok());
+            let mount = args.next().unwrap_or_default();
+            return outcome(scheduler::main(daemon.unwrap_or(0), Path::new(&mount)));
         }
         Some(first) if first == leader::ARGUMENT => leader::main(args),
         _ => {}

@@ -16,6 +16,7 @@ mod members;
 mod metrics;
 pub mod watcher;
 
+use crate::batch::scheduler;
 use crate::config::{GludConfig, S3Config};
 use crate::daemon::failure_file;
 use crate::identity::NodeIdentity;
@@ -41,6 +42,7 @@ use gproc::keeper::PidKeeper;
 use gproc::{ProcAgent, ProcTree, job};
 use members::Members;
 use metrics::Counted;
+use std::convert::Infallible;
 use std::path::Path;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
@@ -64,6 +66,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const SESSION_PATIENCE: Duration = Duration::from_secs(10);
 /// How long flushing everything may take at the end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long after its end a scheduler is started again.
+const SCHEDULER_AGAIN: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
@@ -250,10 +255,29 @@ impl Node {
             _ = terminate.recv() => tracing::info!("asked to end"),
             _ = interrupt.recv() => tracing::info!("interrupted"),
             () = self.mount.ended() => tracing::warn!("the tree was unmounted"),
+            never = self.keep_scheduler() => match never {},
         }
         control.abort();
         jobs.abort();
         self.stop().await
+    }
+
+    /// Has a scheduler of batch jobs beside this process; it ends when its node is cut off. Dropped, it is killed.
+    async fn keep_scheduler(&self) -> Infallible {
+        loop {
+            let (mount, socket) = (&self.config.mount_point, &self.config.jobs_socket);
+            match scheduler::start(mount, socket) {
+                Ok(mut child) => {
+                    let status = child.wait().await;
+                    tracing::warn!(
+                        ?status,
+                        "the scheduler of batch jobs has ended, and is started again"
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "no scheduler of batch jobs"),
+            }
+            tokio::time::sleep(SCHEDULER_AGAIN).await;
+        }
     }
 
     async fn stop(self) -> Result<()> {

@@ -8,8 +8,12 @@ use super::{end_as, socket, sys};
 use crate::nodes::{self, NodeSet};
 use clap::Parser;
 use clap::error::ErrorKind;
+use consistency::NodeId;
+use nix::unistd::{dup2_stderr, dup2_stdout};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// This program's name in its messages.
@@ -88,6 +92,22 @@ struct Args {
     #[arg(long, value_name = "WHAT", default_value = "ALL")]
     export: String,
 
+    /// The file to take the environment from, NAME=VALUE with a zero byte after each.
+    #[arg(long, value_name = "FILE")]
+    export_file: Option<PathBuf>,
+
+    /// The file for output, and for errors if --error does not name another; from --chdir on.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The file for errors; from --chdir on.
+    #[arg(short, long, value_name = "FILE")]
+    error: Option<PathBuf>,
+
+    /// A node for each process.
+    #[arg(long, hide = true, value_delimiter = ',', conflicts_with_all = ["all", "count", "node_count", "nodes", "exclude"])]
+    places: Vec<u16>,
+
     /// Ends the processes after this time, with status 124: minutes, minutes:seconds or hours:minutes:seconds.
     #[arg(short, long, value_name = "TIME", value_parser = read_time)]
     time: Option<Duration>,
@@ -123,7 +143,12 @@ pub fn main() -> ! {
         let nodes = owner::nodes(&socket())??;
         Ok(nodes.into_iter().map(|(node, up, _)| (node, up)).collect())
     };
-    let places = wish.plan(known).unwrap_or_else(|why| many::give_up(&why));
+    let places = match args.places.is_empty() {
+        true => wish.plan(known).unwrap_or_else(|why| many::give_up(&why)),
+        false => args.places.iter().map(|&node| vec![NodeId(node)]).collect(),
+    };
+    let directory = args.chdir.map(|to| std::path::absolute(&to).unwrap_or(to));
+    redirect(directory.as_deref(), args.output, args.error).unwrap_or_else(|why| fail(&why));
     let rules = Rules {
         fanout: args.fanout.map_or(places.len(), |count| count as usize),
         end_on_failure: args.kill_on_bad_exit,
@@ -139,10 +164,13 @@ pub fn main() -> ! {
     }
     let signals = Signals::take_over(ignored, terminal.clone());
     let signals = signals.unwrap_or_else(|e| many::give_up(&format!("cannot take signals: {e}")));
-    let env = export(&args.export, std::env::vars_os().collect());
+    let env = match &args.export_file {
+        Some(path) => read_environment(path).unwrap_or_else(|why| fail(&why)),
+        None => std::env::vars_os().collect(),
+    };
+    let env = export(&args.export, env);
     let command = Command::new(args.command, env, ignored);
     let command = command.unwrap_or_else(|e| many::give_up(&format!("no working directory: {e}")));
-    let directory = args.chdir.map(|to| std::path::absolute(&to).unwrap_or(to));
     let command = command
         .in_directory(directory)
         .labelled(args.label)
@@ -171,7 +199,7 @@ fn read_input(text: &str) -> Result<Reader, String> {
 }
 
 /// Reads a time as srun takes it.
-fn read_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn read_time(text: &str) -> Result<Duration, String> {
     let wrong = || "minutes, minutes:seconds or hours:minutes:seconds".to_owned();
     let parts = text.split(':').map(str::parse::<u32>);
     let parts: Vec<u64> = parts
@@ -183,6 +211,50 @@ fn read_time(text: &str) -> Result<Duration, String> {
         [hours, minutes, seconds] => Ok(Duration::from_secs(hours * 3600 + minutes * 60 + seconds)),
         _ => Err(wrong()),
     }
+}
+
+/// Puts files in the place of this process's output and errors.
+fn redirect(
+    directory: Option<&Path>,
+    output: Option<PathBuf>,
+    error: Option<PathBuf>,
+) -> Result<(), String> {
+    let open = |path: PathBuf| {
+        let path = directory.map_or_else(|| path.clone(), |directory| directory.join(&path));
+        let file = File::create(&path);
+        file.map_err(|error| format!("{}: cannot be written: {error}", path.display()))
+    };
+    let both = error.is_none();
+    let (output, error) = (output.map(open).transpose()?, error.map(open).transpose()?);
+    let errors = if both { &output } else { &error };
+    let failed = |errno| format!("cannot redirect: {errno}");
+    if let Some(file) = &output {
+        dup2_stdout(file).map_err(failed)?;
+    }
+    if let Some(file) = errors {
+        dup2_stderr(file).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn read_environment(path: &Path) -> Result<Vec<(OsString, OsString)>, String> {
+    let bytes = std::fs::read(path);
+    let bytes = bytes.map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+    let variable = |text: &[u8]| {
+        let at = text.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (text[..at].to_vec(), text[at + 1..].to_vec());
+        Some((OsString::from_vec(name), OsString::from_vec(value)))
+    };
+    Ok(bytes
+        .split(|byte| *byte == 0)
+        .filter_map(variable)
+        .collect())
+}
+
+/// Ends with what is wrong with a file of the user's.
+fn fail(why: &str) -> ! {
+    eprintln!("{NAME}: {why}");
+    std::process::exit(USAGE_STATUS)
 }
 
 /// Returns what of an environment goes along.

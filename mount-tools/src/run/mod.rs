@@ -13,7 +13,7 @@ pub mod command;
 mod copy;
 pub mod make;
 mod many;
-mod owner;
+pub(crate) mod owner;
 pub mod shell;
 mod signals;
 mod sys;

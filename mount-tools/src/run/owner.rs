@@ -239,7 +239,7 @@ impl Command {
 }
 
 /// Asks this node's daemon for the nodes of the cluster.
-pub(super) fn nodes(socket: &Path) -> Result<NodesReply, String> {
+pub(crate) fn nodes(socket: &Path) -> Result<NodesReply, String> {
     let ask = || {
         let mut stream = UnixStream::connect(socket)?;
         stream.write_all(&frame(&Hello::Nodes))?;
