@@ -64,6 +64,20 @@ int glu_kill(pid_t pid, int signal);
 /* As killpg(3), for a process group of any node; group is above 0. */
 int glu_killpg(pid_t group, int signal);
 
+/* The calling process as one of those that `glurun -n` has started: the number of the command (the pid of its glurun, to
+ * which a signal is one to all of them), of this process in it, from 0, and how many there are. ESRCH: it is none. */
+pid_t glu_my_npid(void);
+int glu_my_vnn(void);
+int glu_count(void);
+
+/* Waits until all processes of the command are in the barrier; if one ends before, all are ended. Not for programs that
+ * use an MPI library. ENOTCONN: they cannot reach each other (`glurun --fanout`, or a node of an older revision). */
+int glu_barrier(void);
+
+/* Starts a command of count processes, on some nodes ("1-3,7") or, where nodes is NULL, on any; returns its number, a
+ * child to wait for. argv ends with NULL. */
+pid_t glu_spawn(int count, const char *nodes, const char *const argv[]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -98,6 +98,49 @@ fn commands_on_all_nodes() {
     assert_eq!(run(one_by_one).ok(), "0\n0\n1\n1\n2\n2");
 }
 
+/// What one of several processes does with its wire, as programs with an MPI library do.
+const ASK: &str = r#"ask() { echo "cmd=$1" >&$PMI_FD; read -r answer <&$PMI_FD; echo "$answer"; }"#;
+
+#[test]
+fn processes_of_one_command_find_each_other() {
+    let cluster = Cluster::up(3);
+    let run = |options: &str, script: &str| {
+        let script = format!("{ASK}\n{script}").replace('\'', "'\\''");
+        cluster.sh(1, &format!("cd /; glurun {options} bash -c '{script}'"))
+    };
+    let talk = "ask 'init pmi_version=1 pmi_subversion=1' >/dev/null; \
+        ask \"put kvsname=glu key=k$PMI_RANK value=$GLU_NODE\" >/dev/null; ask barrier_in >/dev/null; \
+        ask \"get kvsname=glu key=k$(((PMI_RANK + 1) % PMI_SIZE))\"; ask 'get key=PMI_process_mapping'; \
+        ask finalize >/dev/null";
+    let told = run("-N 3 -n 4 -l", talk).ok();
+    let mut lines: Vec<&str> = told.lines().collect();
+    lines.sort_unstable();
+    let got =
+        |of: &str, value: &str| format!("{of}: cmd=get_result rc=0 msg=success value={value}");
+    let mut expected = Vec::new();
+    for (of, next) in [("0", "2"), ("1", "3"), ("2", "1"), ("3", "1")] {
+        expected.extend([
+            got(of, "(vector,(0,1,1),(1,1,1),(2,1,1),(0,1,1))"),
+            got(of, next),
+        ]);
+    }
+    assert_eq!(lines, expected);
+
+    // Who waits for one that is gone is ended.
+    let lost = run("-N 3", "[ $PMI_RANK = 1 ] && exit 3; ask barrier_in");
+    assert!(
+        lost.stderr
+            .contains("process 1 has ended, and others wait for it"),
+        "{lost}"
+    );
+    assert_eq!(lost.code(), Some(128 + 15), "{lost}");
+    // Those that do not run at a time do not wait for each other.
+    assert_eq!(
+        run("-n 3 -f 1", "echo ${PMI_FD:-none}").ok(),
+        "none\nnone\nnone"
+    );
+}
+
 #[test]
 fn every_signal_is_sent_on_once() {
     let cluster = Cluster::up(2);

@@ -1,10 +1,15 @@
 /* Calls each function of glu.h: library OWN OTHER PID GROUP GONE, where OWN and OTHER are nodes, PID and GROUP run on OTHER. */
+#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
+#include <fcntl.h>
 #include <glu.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(what)                                                                  \
     do {                                                                             \
@@ -15,12 +20,34 @@
     } while (0)
 #define FAILS(call, error) CHECK((errno = 0, (call) == -1 && errno == (error)))
 
+/* One of four processes on two nodes: after the barrier all have done what comes before it. */
+static int barrier(void)
+{
+    struct stat about;
+    int round, file = open("/cluster/barrier", O_WRONLY | O_APPEND | O_CREAT, 0600);
+
+    CHECK(file >= 0 && glu_count() == 4 && glu_my_npid() > 0);
+    CHECK(glu_my_vnn() >= 0 && glu_my_vnn() < 4);
+    for (round = 1; round <= 20; round++) {
+        CHECK(write(file, "x", 1) == 1);
+        CHECK(glu_barrier() == 0);
+        CHECK(fstat(file, &about) == 0 && about.st_size == 4 * round);
+        CHECK(glu_barrier() == 0);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 2 && !strcmp(argv[1], "barrier"))
+        return barrier();
     CHECK(argc == 6);
     int own = atoi(argv[1]), other = atoi(argv[2]);
     pid_t pid = atoi(argv[3]), group = atoi(argv[4]), gone = atoi(argv[5]);
     struct glu_node nodes[8];
+    const char *const words[] = {argv[0], "barrier", NULL};
+    const char *const none[] = {NULL};
+    int status;
     struct glu_load load;
     /* What a caller of tomorrow has more room for. */
     struct { struct glu_load load; uint64_t more; } larger;
@@ -58,5 +85,13 @@ int main(int argc, char **argv)
     CHECK(glu_killpg(group, 0) == 0);
     CHECK(glu_killpg(group, SIGTERM) == 0);
     FAILS(glu_killpg(gone, SIGTERM), ESRCH);
+
+    FAILS(glu_my_vnn(), ESRCH);
+    FAILS(glu_barrier(), ESRCH);
+    FAILS(glu_spawn(0, NULL, words), EINVAL);
+    FAILS(glu_spawn(1, NULL, none), EINVAL);
+    pid = glu_spawn(4, "1-2", words);
+    CHECK(pid > 0);
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
     return 0;
 }

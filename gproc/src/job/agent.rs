@@ -7,7 +7,7 @@ use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
-use super::stdio::{Pipes, Pumps, Violation};
+use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -146,8 +146,10 @@ impl Agent {
             return Ok(End::lost(why));
         };
         let _guest = (owner.hop == Hop::Remote).then(|| Guest::new(&self.guests));
-        let streams = match Streams::new(&start, &extras, descriptors, &self.null) {
-            Ok(streams) => streams,
+        let streams = Streams::new(&start, &extras, descriptors, &self.null);
+        let wire = extras.contains(&Extra::Wire).then(Wire::new).transpose();
+        let (streams, wire) = match streams.and_then(|streams| Ok((streams, wire?))) {
+            Ok(made) => made,
             Err(error) => {
                 let why = format!(
                     "node {} cannot make pipes or a terminal: {error}",
@@ -157,12 +159,14 @@ impl Agent {
             }
         };
         let Streams { pipes, stdio, pty } = streams;
+        let (wire, job_wire) = wire.map(|Wire { ours, job }| (ours, job)).unzip();
         let wanted = Wanted {
             pty: pty.clone(),
             // Of pipes alone the first can be something else.
             input: pipes.as_ref().and_then(|_| input_file(&extras)),
             // At home the machine has it.
             host_name: host_name(&extras).filter(|_| owner.hop == Hop::Remote),
+            wire: job_wire,
         };
 
         let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
@@ -181,6 +185,9 @@ impl Agent {
         sender.send(&started).await;
         let stops = process.watch_stops(sender.clone());
         let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
+        if let Some(wire) = wire {
+            pumps.start_wire(wire, sender);
+        }
         let program = owner
             .serve(&process, &mut pumps, pty.as_deref(), sender)
             .await;
@@ -279,7 +286,7 @@ impl Streams {
     ) -> io::Result<Self> {
         let terminal = extras.iter().find_map(|extra| match extra {
             Extra::Terminal(terminal) => Some(terminal),
-            Extra::TellInput | Extra::InputFile(_) | Extra::HostName(_) => None,
+            Extra::TellInput | Extra::InputFile(_) | Extra::HostName(_) | Extra::Wire => None,
         });
         match (terminal, descriptors) {
             (None, Some(stdio)) => Ok(Self {
@@ -304,14 +311,14 @@ impl Streams {
 fn input_file(extras: &[Extra]) -> Option<InputFile> {
     extras.iter().find_map(|extra| match extra {
         Extra::InputFile(file) => Some(file.clone()),
-        Extra::Terminal(_) | Extra::TellInput | Extra::HostName(_) => None,
+        Extra::Terminal(_) | Extra::TellInput | Extra::HostName(_) | Extra::Wire => None,
     })
 }
 
 fn host_name(extras: &[Extra]) -> Option<Bytes> {
     extras.iter().find_map(|extra| match extra {
         Extra::HostName(name) => Some(name.clone()),
-        Extra::Terminal(_) | Extra::TellInput | Extra::InputFile(_) => None,
+        Extra::Terminal(_) | Extra::TellInput | Extra::InputFile(_) | Extra::Wire => None,
     })
 }
 
@@ -447,7 +454,11 @@ impl<R: AsyncRead + Unpin> Owner<R> {
             };
             match frame {
                 // They come too late.
-                ToJob::Signal { .. } | ToJob::Resize(_) | ToJob::Input(_) | ToJob::InputEnd => {}
+                ToJob::Signal { .. }
+                | ToJob::Resize(_)
+                | ToJob::Input(_)
+                | ToJob::InputEnd
+                | ToJob::Wire(_) => {}
                 other => pumps.take(other).map_err(|violation| lost(&violation))?,
             }
         }

@@ -8,7 +8,7 @@
 //!
 //! | who | may send | until |
 //! | --- | --- | --- |
-//! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed` | it got `Ended` |
+//! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed`; `Wire` to a job that has one | it got `Ended` |
 //! | host | `Started` first, then the rest up to the credit, `Ended` last; `InputLeft` and `Modes` at most once, before `Ended` | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
@@ -54,6 +54,8 @@ pub enum Stream {
     Out,
     /// Descriptor 2.
     Err,
+    /// What the job writes to its [wire](super::terminal::Extra::Wire).
+    Wire,
 }
 
 /// What the owner's descriptor 0, 1 or 2 is, and so what the job gets for it.
@@ -170,6 +172,9 @@ pub enum ToJob {
     StartWith(Box<Start>, Vec<Extra>),
     /// The owner's terminal has another size.
     Resize(WindowSize),
+    /// Bytes for the job's wire, 1 to [`DATA_BYTES_MAX`]; no more than [`INPUT_WINDOW`] that the job has not read. They
+    /// answer what came from there, so they have no credit of their own.
+    Wire(Bytes),
 }
 
 /// From the job to the owner.
@@ -481,6 +486,14 @@ mod tests {
             &[7, 0, 0, 0, 8, 5, 6, 7, 8, 1, b'c'],
         );
         check(&FromJob::InputFromFile, &[1, 0, 0, 0, 9]);
+        check(&Extra::Wire, &[1, 0, 0, 0, 4]);
+        let wire = Bytes::from_static(b"w");
+        check(&ToJob::Wire(wire.clone()), &[3, 0, 0, 0, 9, 1, b'w']);
+        let output = FromJob::Output {
+            stream: Stream::Wire,
+            bytes: wire,
+        };
+        check(&output, &[4, 0, 0, 0, 1, 2, 1, b'w']);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(super) struct Wanted {
     pub(super) input: Option<InputFile>,
     /// The name of its machine.
     pub(super) host_name: Option<Bytes>,
+    /// Its end of the wire to its owner.
+    pub(super) wire: Option<OwnedFd>,
 }
 
 /// Starts programs.
@@ -199,7 +201,11 @@ fn start(
         format!("GLU_NPID={}", request.npid),
         format!("GLU_VNN={}", request.vnn),
     ];
-    for variable in own {
+    let wire = wanted
+        .wire
+        .as_ref()
+        .map(|_| format!("PMI_FD={}", sys::WIRE_FD));
+    for variable in own.into_iter().chain(wire) {
         let name = &variable.as_bytes()[..=variable.find('=').expect("NAME=value")];
         env.retain(|old| !old.as_bytes().starts_with(name));
         env.push(CString::new(variable).expect("no NUL in a number"));
@@ -231,6 +237,7 @@ fn start(
         stdio: stdio.each_ref().map(AsFd::as_fd),
         host_name: wanted.host_name.as_deref(),
         report: report.as_ref().map(|(_, writer)| writer.as_fd()),
+        wire: wanted.wire.as_ref().map(AsFd::as_fd),
         cgroup: group.cgroup(),
         credentials: credentials(node, start)?,
         limits: &start.limits,

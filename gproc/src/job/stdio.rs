@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,26 +114,40 @@ impl Pipes {
         });
         let mut tasks = JoinSet::new();
         let mut output = |stream, pipe: Option<pipe::Receiver>| {
-            pipe.map(|pipe| {
-                let credit = Arc::new(Semaphore::new(OUTPUT_WINDOW as usize));
-                let (phase, phases) = watch::channel(Phase::Open);
-                let pump = OutputPump {
-                    stream,
-                    pipe,
-                    credit: Arc::clone(&credit),
-                    phases,
-                    sender: sender.clone(),
-                };
-                tasks.spawn(pump.run());
-                Output { credit, phase }
-            })
+            pipe.map(|pipe| Output::start(stream, pipe, sender, &mut tasks))
         };
         Pumps {
             out: output(Stream::Out, self.out),
             err: output(Stream::Err, self.err),
             input,
+            wire: None,
             outputs: tasks,
         }
+    }
+}
+
+/// The two ends of a job's wire.
+pub(super) struct Wire {
+    pub(super) ours: WireEnd,
+    pub(super) job: OwnedFd,
+}
+
+/// The host's end: a socket is read and written as pipes are.
+pub(super) struct WireEnd {
+    from_job: pipe::Receiver,
+    to_job: pipe::Sender,
+}
+
+impl Wire {
+    pub(super) fn new() -> io::Result<Self> {
+        let (ours, job) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = WireEnd {
+            from_job: pipe::Receiver::from_owned_fd_unchecked(ours.try_clone()?.into())?,
+            to_job: pipe::Sender::from_owned_fd_unchecked(ours.into())?,
+        };
+        let job = job.into();
+        Ok(Self { ours, job })
     }
 }
 
@@ -142,7 +157,53 @@ pub(super) struct Pumps {
     input: Option<Input>,
     out: Option<Output>,
     err: Option<Output>,
+    wire: Option<(Output, WireInput)>,
     outputs: JoinSet<()>,
+}
+
+/// What the owner writes to the wire.
+struct WireInput {
+    queue: mpsc::UnboundedSender<Bytes>,
+    /// Bytes that the job has not read.
+    waiting: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl WireInput {
+    fn start(mut pipe: pipe::Sender) -> Self {
+        let (queue, mut pieces) = mpsc::unbounded_channel::<Bytes>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&waiting);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Some(bytes) = pieces.recv().await {
+                // A job that reads no more wants no answers.
+                if pipe.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                counted.fetch_sub(bytes.len(), Ordering::Relaxed);
+            }
+        });
+        Self {
+            queue,
+            waiting,
+            _task: task,
+        }
+    }
+
+    fn push(&self, bytes: Bytes) -> Result<(), Violation> {
+        if bytes.is_empty() || bytes.len() > DATA_BYTES_MAX {
+            return Err(Violation(
+                "a piece for the wire of a size that is not allowed",
+            ));
+        }
+        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        if waiting > INPUT_WINDOW as usize {
+            return Err(Violation("more for the wire than the job reads"));
+        }
+        self.queue.send(bytes).ok();
+        Ok(())
+    }
 }
 
 struct Input {
@@ -157,6 +218,27 @@ struct Input {
 struct Output {
     credit: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
+}
+
+impl Output {
+    fn start(
+        stream: Stream,
+        pipe: pipe::Receiver,
+        sender: &FrameSender,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let credit = Arc::new(Semaphore::new(OUTPUT_WINDOW as usize));
+        let (phase, phases) = watch::channel(Phase::Open);
+        let pump = OutputPump {
+            stream,
+            pipe,
+            credit: Arc::clone(&credit),
+            phases,
+            sender: sender.clone(),
+        };
+        tasks.spawn(pump.run());
+        Self { credit, phase }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +257,13 @@ enum Phase {
 pub(super) struct Violation(pub(super) &'static str);
 
 impl Pumps {
+    /// Carries what a job writes to its wire, too, and what the owner does.
+    pub(super) fn start_wire(&mut self, wire: WireEnd, sender: &FrameSender) {
+        let WireEnd { from_job, to_job } = wire;
+        let output = Output::start(Stream::Wire, from_job, sender, &mut self.outputs);
+        self.wire = Some((output, WireInput::start(to_job)));
+    }
+
     /// Takes a frame about input or output. Never waits.
     pub(super) fn take(&mut self, frame: ToJob) -> Result<(), Violation> {
         match frame {
@@ -207,6 +296,10 @@ impl Pumps {
                 output.phase.send_replace(Phase::Closed);
                 Ok(())
             }
+            ToJob::Wire(bytes) => {
+                let (_, input) = self.wire.as_ref().ok_or(Violation("no wire"))?;
+                input.push(bytes)
+            }
             ToJob::Ping => Ok(()),
             ToJob::Start(_) | ToJob::StartWith(..) => Err(Violation("a second start")),
             ToJob::Resize(_) => Err(Violation("a size where there is no terminal")),
@@ -216,7 +309,11 @@ impl Pumps {
 
     /// Tells that all processes of the job are gone.
     pub(super) fn job_is_gone(&self) {
-        for output in [&self.out, &self.err].into_iter().flatten() {
+        let wire = self.wire.as_ref().map(|(output, _)| output);
+        for output in [self.out.as_ref(), self.err.as_ref(), wire]
+            .into_iter()
+            .flatten()
+        {
             output.phase.send_if_modified(|phase| {
                 let open = *phase == Phase::Open;
                 if open {
@@ -243,6 +340,7 @@ impl Pumps {
         match stream {
             Stream::Out => self.out.as_ref(),
             Stream::Err => self.err.as_ref(),
+            Stream::Wire => self.wire.as_ref().map(|(output, _)| output),
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Extra {
     InputFile(InputFile),
     /// What the job is to see as the name of its machine: the owner's.
     HostName(Bytes),
+    /// Descriptor 3 (`PMI_FD`) is a socket whose other end the owner has: the processes of one command talk through it.
+    Wire,
 }
 
 /// A file that is the same on all nodes.
@@ -52,7 +54,7 @@ impl Extra {
     pub(super) fn is_optional(&self) -> bool {
         match self {
             Self::Terminal(_) => false,
-            Self::TellInput | Self::InputFile(_) | Self::HostName(_) => true,
+            Self::TellInput | Self::InputFile(_) | Self::HostName(_) | Self::Wire => true,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The functions of `glu.h`, which says what they do. They return -1 and set errno where the Rust API has an error.
 #![allow(unsafe_code)]
 
-use crate::{Cluster, Load, Node};
+use crate::{Cluster, Load, Node, job};
 use libc::{c_char, c_int, size_t};
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 /// `struct glu_node`
 #[repr(C)]
@@ -141,4 +142,60 @@ pub extern "C" fn glu_kill(pid: libc::pid_t, signal: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn glu_killpg(group: libc::pid_t, signal: c_int) -> c_int {
     told(Cluster::new().killpg(group, signal).map(|()| 0))
+}
+
+/// `glu_my_npid`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_my_npid() -> libc::pid_t {
+    told(job::npid())
+}
+
+/// `glu_my_vnn`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_my_vnn() -> c_int {
+    told(job::vnn())
+}
+
+/// `glu_count`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_count() -> c_int {
+    told(job::count())
+}
+
+/// `glu_barrier`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_barrier() -> c_int {
+    told(job::barrier().map(|()| 0))
+}
+
+/// `glu_spawn`
+///
+/// # Safety
+/// `nodes` is null or a string; `argv` are strings, and null after the last.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_spawn(
+    count: c_int,
+    nodes: *const c_char,
+    argv: *const *const c_char,
+) -> libc::pid_t {
+    // SAFETY: the caller passes a string where it is not null.
+    let text = |string: *const c_char| unsafe { CStr::from_ptr(string) };
+    let nodes = (!nodes.is_null()).then(|| OsStr::from_bytes(text(nodes).to_bytes()));
+    let mut words = Vec::new();
+    let mut next = argv;
+    loop {
+        // SAFETY: up to the null that ends it, there is another.
+        let word = unsafe { *next };
+        if word.is_null() {
+            break;
+        }
+        words.push(OsStr::from_bytes(text(word).to_bytes()));
+        // SAFETY: the one before was not the last.
+        next = unsafe { next.add(1) };
+    }
+    let valid = u32::try_from(count)
+        .ok()
+        .filter(|count| *count > 0 && !words.is_empty());
+    let valid = valid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
+    told(valid.and_then(|count| Ok(job::spawn(count, nodes, words)?.id())))
 }

@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod c;
+pub mod job;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

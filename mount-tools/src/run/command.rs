@@ -156,6 +156,9 @@ pub fn main() -> ! {
         limit: args.time,
         gather: args.gather,
     };
+    // Those that wait for their turn cannot be waited for.
+    let count = u32::try_from(places.len()).expect("counts are small");
+    let parallel = (count > 1 && rules.fanout >= places.len()).then_some(count);
     let single = places.len() == 1 && !args.label && !args.gather;
     let terminal = single.then(|| Terminal::find(args.pty)).flatten();
     if args.pty && terminal.is_none() {
@@ -176,6 +179,7 @@ pub fn main() -> ! {
         .labelled(args.label)
         .gathered(args.gather)
         .with_input_for(args.input.0)
+        .parallel(parallel)
         .with_terminal(terminal);
     if single && args.time.is_none() {
         end_as(

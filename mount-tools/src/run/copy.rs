@@ -258,6 +258,7 @@ fn tell_unless_closed(stream: Stream, error: &io::Error) {
         let stream = match stream {
             Stream::Out => "standard output",
             Stream::Err => "standard error",
+            Stream::Wire => unreachable!("the wire is not written out"),
         };
         eprintln!("glurun: cannot write to {stream}: {error}");
     }
@@ -312,6 +313,7 @@ impl Writer {
         let (fd, whole) = match self.stream {
             Stream::Out => (stdout.as_fd(), &WHOLE[0]),
             Stream::Err => (stderr.as_fd(), &WHOLE[1]),
+            Stream::Wire => unreachable!("the wire is not written out"),
         };
         let _whole = whole.lock().expect("no holder panics");
         while !bytes.is_empty() {

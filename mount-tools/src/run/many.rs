@@ -113,7 +113,7 @@ pub(super) fn run(
             });
         }
         drop(tell);
-        wait(&ends, rules, &ending, signals)
+        wait(&ends, command, rules, &ending, signals)
     });
     if rules.gather
         && let Err(error) = show(&sinks)
@@ -144,7 +144,13 @@ fn run_one(
 }
 
 /// Waits for the ends of all jobs, and brings them about as the rules have it.
-fn wait(ends: &mpsc::Receiver<u8>, rules: &Rules, ending: &AtomicBool, signals: &Signals) -> u8 {
+fn wait(
+    ends: &mpsc::Receiver<u8>,
+    command: &Command,
+    rules: &Rules,
+    ending: &AtomicBool,
+    signals: &Signals,
+) -> u8 {
     let limit = rules.limit.map(|limit| Instant::now() + limit);
     let (mut highest, mut timed_out) = (0, false);
     let mut end_at = limit;
@@ -163,7 +169,7 @@ fn wait(ends: &mpsc::Receiver<u8>, rules: &Rules, ending: &AtomicBool, signals: 
                     let end = Instant::now() + more;
                     end_at = Some(end_at.map_or(end, |at| at.min(end)));
                 }
-                status != 0 && rules.end_on_failure
+                command.is_over() || (status != 0 && rules.end_on_failure)
             }
             Err(RecvTimeoutError::Timeout) if kill_at.is_some() => {
                 signals.send_to_all(libc::SIGKILL);

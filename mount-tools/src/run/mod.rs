@@ -7,6 +7,7 @@
 //! - [`many`]: several jobs of one command.
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
+//! - [`parallel`]: how the processes of one command find each other, by [`pmi`].
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs.
 
 pub mod command;
@@ -14,6 +15,8 @@ mod copy;
 pub mod make;
 mod many;
 pub(crate) mod owner;
+mod parallel;
+mod pmi;
 pub mod shell;
 mod signals;
 mod sys;

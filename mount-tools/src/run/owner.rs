@@ -1,6 +1,7 @@
 //! One job from its owner's side: the request, its descriptors, its frames, its end.
 
 use super::copy::{Input, Output, Sink};
+use super::parallel::Parallel;
 use super::signals::Signals;
 use super::sys;
 use super::terminal::Terminal;
@@ -45,6 +46,8 @@ pub(super) struct Command {
     reader: Option<u32>,
     /// The input is a file, which keeps what the job does not read.
     seekable: bool,
+    /// Its processes find each other.
+    parallel: Option<Parallel>,
 }
 
 impl Command {
@@ -82,6 +85,7 @@ impl Command {
             gather: false,
             reader: Some(0),
             seekable: is_file(io::stdin().as_fd()),
+            parallel: None,
         })
     }
 
@@ -96,6 +100,17 @@ impl Command {
         }
         self.terminal = terminal;
         self
+    }
+
+    /// Lets `size` processes find each other.
+    pub(super) fn parallel(mut self, size: Option<u32>) -> Self {
+        self.parallel = size.map(Parallel::new);
+        self
+    }
+
+    /// Returns whether its processes are being ended because they cannot go on.
+    pub(super) fn is_over(&self) -> bool {
+        self.parallel.as_ref().is_some_and(Parallel::is_over)
     }
 
     /// Runs in another directory.
@@ -138,8 +153,11 @@ impl Command {
         sink: Option<&Arc<Sink>>,
         signals: &Signals,
     ) -> End {
-        self.try_run(socket, vnn, nodes, sink, signals)
-            .unwrap_or_else(|error| End::lost(explain(socket, &error)))
+        let end = self.try_run(socket, vnn, nodes, sink, signals);
+        if let Some(parallel) = &self.parallel {
+            parallel.ended(vnn, signals);
+        }
+        end.unwrap_or_else(|error| End::lost(explain(socket, &error)))
     }
 
     fn try_run(
@@ -155,6 +173,9 @@ impl Command {
         request.nodes = nodes.to_vec();
         if self.reader != Some(vnn) {
             request.stdio[0] = Stdio::Null;
+        }
+        if let Some(parallel) = &self.parallel {
+            parallel.tell(&mut request.env, vnn);
         }
         if self.gather {
             // Even where this process's are nothing.
@@ -189,12 +210,23 @@ impl Command {
             match frame {
                 FromJob::Started { node, relayed, .. } => {
                     signals.job_runs();
+                    if let Some(parallel) = &self.parallel {
+                        parallel.started(vnn, node, &line, signals);
+                    }
                     if let Some(sink) = sink {
                         sink.set_node(node);
                     }
                     if relayed {
                         let label = self.label.then(|| format!("{vnn}: "));
                         streams.start(&request.stdio, label.as_deref(), sink, &line)?;
+                    }
+                }
+                FromJob::Output {
+                    stream: Stream::Wire,
+                    bytes,
+                } => {
+                    if let Some(parallel) = &self.parallel {
+                        parallel.take(vnn, &bytes, signals);
                     }
                 }
                 FromJob::Stopped(_) => {
@@ -220,8 +252,9 @@ impl Command {
         let asks = self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
         let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
+        let wire = self.parallel.as_ref().map(|_| Extra::Wire);
         let extras = terminal.map(Extra::Terminal).into_iter();
-        extras.chain(asks).chain(file).collect()
+        extras.chain(asks).chain(file).chain(wire).collect()
     }
 
     /// Sends the request, with this process's descriptors unless the output is to come through it.
@@ -257,7 +290,7 @@ fn explain(socket: &Path, error: &io::Error) -> String {
 }
 
 /// The way to a job; clones share it, and each frame goes out whole.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Line(Arc<Mutex<UnixStream>>);
 
 impl Line {
@@ -315,6 +348,7 @@ impl Streams {
                 let output = match stream {
                     Stream::Out => &self.out,
                     Stream::Err => &self.err,
+                    Stream::Wire => &None,
                 };
                 if let Some(output) = output {
                     output.push(bytes);

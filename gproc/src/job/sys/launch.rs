@@ -12,6 +12,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Not a constant that every libc has in 64 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// The descriptor of a job's wire.
+pub(in crate::job) const WIRE_FD: c_int = 3;
+
 /// Runs files that are executable but have no format the kernel knows, as execvp(3) does.
 const SHELL: &CStr = c"/bin/sh";
 
@@ -31,6 +34,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) host_name: Option<&'a [u8]>,
     /// What becomes descriptor 3. Descriptor 1 is then to be the terminal of its session.
     pub(in crate::job) report: Option<BorrowedFd<'a>>,
+    /// What becomes descriptor 3 of a process without a terminal.
+    pub(in crate::job) wire: Option<BorrowedFd<'a>>,
     /// Open directory of its cgroup.
     pub(in crate::job) cgroup: Option<BorrowedFd<'a>>,
     /// As whom; `None`: as the daemon.
@@ -251,6 +256,8 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     Errno::result(result).map_err(setup)?;
     if let Some(report) = launch.report {
         take_terminal(report).map_err(setup)?;
+    } else if let Some(wire) = launch.wire {
+        keep_as(WIRE_FD, wire).map_err(setup)?;
     }
 
     if let Some(name) = launch.host_name {
@@ -309,13 +316,18 @@ fn take_terminal(report: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: takes numbers: the terminal is not to be taken from another session.
     let result = unsafe { libc::ioctl(1, libc::TIOCSCTTY, 0) };
     Errno::result(result)?;
+    keep_as(REPORT_FD, report)
+}
+
+/// Makes `fd` descriptor `number` of the program.
+fn keep_as(number: c_int, fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the child's table of descriptors is its own, and all of the daemon's in it go at the exec.
-    let result = unsafe { libc::dup3(report.as_raw_fd(), REPORT_FD, 0) };
+    let result = unsafe { libc::dup3(fd.as_raw_fd(), number, 0) };
     match Errno::result(result) {
         // It is there already.
         Err(Errno::EINVAL) => {
             // SAFETY: takes numbers.
-            let result = unsafe { libc::fcntl(REPORT_FD, libc::F_SETFD, 0) };
+            let result = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
             Errno::result(result).map(drop)
         }
         other => other.map(drop),

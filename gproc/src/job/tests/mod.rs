@@ -157,6 +157,7 @@ struct Job {
     writer: FrameWriter,
     out: Vec<u8>,
     err: Vec<u8>,
+    wire: Vec<u8>,
     /// Bytes of input that may be sent.
     credit: usize,
     input_closed: bool,
@@ -176,6 +177,7 @@ impl Job {
             writer: FrameWriter::new(writer),
             out: Vec::new(),
             err: Vec::new(),
+            wire: Vec::new(),
             credit: INPUT_WINDOW as usize,
             input_closed: false,
             input_taken: None,
@@ -213,6 +215,7 @@ impl Job {
                 let kept = match stream {
                     Stream::Out => &mut self.out,
                     Stream::Err => &mut self.err,
+                    Stream::Wire => &mut self.wire,
                 };
                 kept.extend_from_slice(&bytes);
                 let bytes = u32::try_from(bytes.len()).expect("small");

@@ -274,6 +274,41 @@ async fn a_local_job_gets_the_owners_own_descriptors() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_carries_both_ways() {
+    let cluster = Cluster::new();
+    for node in [HERE, THERE] {
+        let text = "echo question >&$PMI_FD; read answer <&$PMI_FD; echo $answer; echo last >&3";
+        let mut job = cluster
+            .start_with(script(node, text), vec![Extra::Wire])
+            .await;
+        while job.wire != b"question\n" {
+            assert_eq!(job.step().await, None);
+        }
+        job.send(&ToJob::Wire(Bytes::from_static(b"answer\n")))
+            .await;
+        assert_eq!(job.end().await, End::Exited(0));
+        assert_eq!(
+            (&*job.text(), &*job.wire),
+            ("answer\n", &b"question\nlast\n"[..])
+        );
+        // Who reads nothing is not written to without end.
+        let mut job = cluster
+            .start_with(script(node, "sleep 1000"), vec![Extra::Wire])
+            .await;
+        assert_eq!(job.step().await, None);
+        let piece = ToJob::Wire(vec![b'x'; DATA_BYTES_MAX].into());
+        for _ in 0..16 {
+            job.send(&piece).await;
+        }
+        let pid = job.pid.to_string();
+        wait_until("the job of an owner that breaks the rules ends", || {
+            !runs(&pid)
+        })
+        .await;
+    }
+}
+
 /// Prints what a job costs; `cargo test -- --nocapture latency`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn latency_of_a_null_job() {
