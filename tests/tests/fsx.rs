@@ -1,5 +1,6 @@
 //! One file that two nodes change in turn, in all the ways in which a file can be read and changed, compared with an
-//! array after each step. `FSX_OPS` sets the steps, `SEED` repeats a run.
+//! array after each step. `FSX_OPS` sets the steps, `SEED` repeats a run. In a long one a node takes some steps before the
+//! other's turn, for most of the time goes into handing the file over, and the file grows to several sizes.
 //!
 //! Needs root and /dev/fuse.
 
@@ -13,6 +14,10 @@ use std::path::PathBuf;
 use tests::{Cluster, Dice};
 
 const FILE_BYTES_MAX: usize = 1 << 20;
+/// The sizes of a long run, one after the other: below a page cluster, of one chunk, of several.
+const SIZES: [usize; 3] = [OP_BYTES_MAX + PAGE, FILE_BYTES_MAX, 9 << 20];
+/// A node of a long run takes up to so many steps before the other's turn.
+const TURN_STEPS_MAX: usize = 64;
 const OP_BYTES_MAX: usize = 64 << 10;
 const PAGE: usize = 4096;
 /// After so many steps a long run says how far it is.
@@ -99,9 +104,9 @@ fn copy(file: &File, from: usize, to: usize, len: usize) -> usize {
 }
 
 /// Does one step on a node and on the model; says what it was.
-fn step(dice: &mut Dice, node: &mut Node, model: &mut Vec<u8>) -> String {
+fn step(dice: &mut Dice, node: &mut Node, model: &mut Vec<u8>, file_max: usize) -> String {
     let size = model.len();
-    let at = dice.below(FILE_BYTES_MAX - OP_BYTES_MAX);
+    let at = dice.below(file_max - OP_BYTES_MAX);
     let len = 1 + dice.below(OP_BYTES_MAX);
     let fill = u8::try_from(1 + dice.below(255)).expect("a byte");
     let within = |at: usize| at.min(size)..(at + len).min(size);
@@ -141,7 +146,7 @@ fn step(dice: &mut Dice, node: &mut Node, model: &mut Vec<u8>) -> String {
             format!("allocate {at}+{len}")
         }
         9 => {
-            let to = dice.below(FILE_BYTES_MAX - OP_BYTES_MAX);
+            let to = dice.below(file_max - OP_BYTES_MAX);
             let from = within(at);
             if from.is_empty() || to < from.end && from.start < to + from.len() {
                 return "no copy".into();
@@ -192,7 +197,8 @@ fn step(dice: &mut Dice, node: &mut Node, model: &mut Vec<u8>) -> String {
     }
 }
 
-fn nodes_in_turn(ops: usize) {
+/// Lets the nodes take `ops` steps, each node up to `turn_max` before the other's turn, in a file of these sizes.
+fn nodes_in_turn(ops: usize, turn_max: usize, sizes: &[usize]) {
     let seed = std::env::var("SEED").map_or_else(
         |_| u64::from(std::process::id()) * 7919,
         |seed| seed.parse().expect("SEED is a number"),
@@ -202,28 +208,38 @@ fn nodes_in_turn(ops: usize) {
     let mut nodes = [1, 2].map(|node| Node::open(cluster.path(node).join("f")));
     let mut dice = Dice::new(seed.max(1));
     let mut model = Vec::new();
+    let (mut doer, mut left) = (0, 0);
     for number in 0..ops {
         if number % TOLD == 0 {
             println!("{number} steps");
         }
-        let doer = dice.below(2);
-        let done = step(&mut dice, &mut nodes[doer], &mut model);
-        let (at, len) = (dice.below(FILE_BYTES_MAX), 1 + dice.below(OP_BYTES_MAX));
+        if left == 0 {
+            doer = dice.below(2);
+            // As often one step as many.
+            left = 1 + dice.below(2) * dice.below(turn_max);
+        }
+        left -= 1;
+        let file_max = sizes[number / TOLD % sizes.len()];
+        let done = step(&mut dice, &mut nodes[doer], &mut model, file_max);
+        let (at, len) = (dice.below(file_max), 1 + dice.below(OP_BYTES_MAX));
         let what = format!("after step {number} ({done} on node {})", doer + 1);
-        nodes[dice.below(2)].check(&what, &model, at, len);
+        let looker = if left == 0 { dice.below(2) } else { doer };
+        nodes[looker].check(&what, &model, at, len);
     }
+    let end = model.len() + 1;
     for node in &nodes {
-        node.check("in the end", &model, 0, FILE_BYTES_MAX);
+        node.check("in the end", &model, 0, end);
     }
 }
 
 #[test]
 fn nodes_change_a_file_in_turn() {
-    nodes_in_turn(1_000);
+    nodes_in_turn(1_000, 1, &[FILE_BYTES_MAX]);
 }
 
 #[test]
 #[ignore = "many more steps, FSX_OPS of them: in make test-long"]
 fn nodes_change_a_file_in_turn_for_long() {
-    nodes_in_turn(std::env::var("FSX_OPS").map_or(50_000, |ops| ops.parse().expect("a number")));
+    let ops = std::env::var("FSX_OPS").map_or(50_000, |ops| ops.parse().expect("a number"));
+    nodes_in_turn(ops, TURN_STEPS_MAX, &SIZES);
 }

@@ -39,7 +39,9 @@ impl ChunkStore for MemStore {
 
     fn delete(&self, ids: &[ChunkId]) -> Result<(), ChunkFailure> {
         let mut chunks = self.0.lock().expect("no holder panics");
-        chunks.retain(|id, _| !ids.contains(id));
+        for id in ids {
+            chunks.remove(id);
+        }
         Ok(())
     }
 
