@@ -7,7 +7,7 @@ use super::lease::{Grant, Mode};
 use super::lock::{Held, LocalOwner, LockKind, LockMode, LockOp, LockRange, LockReply};
 use super::meta::{
     Attr, Content, DirEntry, Extent, Fact, FileKind, FlushContent, FlushFile, FsError, Made, Name,
-    NewNode, Op, OpReply, RenameMode, SetAttr, SetTime, StatFs, XattrMode,
+    NameChange, NewNode, Op, OpReply, Removed, RenameMode, SetAttr, SetTime, StatFs, XattrMode,
 };
 use super::notes::{Note, Noted, NotesReply, NotesRequest, Part, Tell, Told};
 use super::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, RepairStatus};
@@ -49,7 +49,8 @@ variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock Re
     Inventory Drain Repair);
 variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
-    Flush AllocateChunks Accessed Make);
+    Flush AllocateChunks Accessed Make Names);
+variants!(NameChange: Made Removed);
 variants!(OpReply: Found Attr Loaded Listing Target Xattrs StatFs Created Changed Flushed ChunkIds Made);
 variants!(FlushContent: Same Inline Extents);
 variants!(Content: Inline Extents);
@@ -342,17 +343,35 @@ fn ops() -> Vec<Op> {
         }]),
         Op::AllocateChunks { count: 2 },
         Op::Accessed(vec![(ino, at(3))]),
-        Op::Make(vec![Made {
-            parent: ino,
+        Op::Make(vec![made()]),
+        Op::Names(name_changes()),
+    ]
+}
+
+fn made() -> Made {
+    Made {
+        parent: INO,
+        name: name(),
+        ino: InodeNo::by_session(CHUNK).expect("small"),
+        node: NewNode::Dir,
+        mode: 0o755,
+        umask: 0o22,
+        uid: 1,
+        gid: 2,
+        time: at(4),
+    }
+}
+
+fn name_changes() -> Vec<NameChange> {
+    vec![
+        NameChange::Made(made()),
+        NameChange::Removed(Removed {
+            parent: INO,
             name: name(),
-            ino: InodeNo::by_session(CHUNK).expect("small"),
-            node: NewNode::Dir,
-            mode: 0o755,
-            umask: 0o22,
-            uid: 1,
-            gid: 2,
-            time: at(4),
-        }]),
+            ino: DIR,
+            kind: FileKind::File,
+            time: at(5),
+        }),
     ]
 }
 
@@ -478,6 +497,7 @@ fn golden_bytes_of_every_variant() {
         &[XattrMode::Any, XattrMode::Create, XattrMode::Replace],
     );
     write(some, &[SetTime::Now, SetTime::At(at(-1))]);
+    write(some, &name_changes());
     write(some, &kinds());
     write(some, &errors());
     let acquire = LockOp::Acquire {

@@ -380,7 +380,63 @@ pub struct Made {
     pub time: Timestamp,
 }
 
-/// Upper limit of inodes in [`Op::Make`].
+/// A name that a session has removed by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Directory; the session must hold it exclusively, or have made it in the same operation.
+    pub parent: InodeNo,
+    /// Name in it.
+    pub name: Name,
+    /// What it stands for; held like the directory.
+    pub ino: InodeNo,
+    /// A directory must be empty.
+    pub kind: FileKind,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Something that a session has done by itself to the names of directories.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameChange {
+    /// It made one.
+    Made(Made),
+    /// It removed one.
+    Removed(Removed),
+}
+
+impl NameChange {
+    /// Returns the directory.
+    #[must_use]
+    pub const fn parent(&self) -> InodeNo {
+        match self {
+            Self::Made(made) => made.parent,
+            Self::Removed(removed) => removed.parent,
+        }
+    }
+
+    /// Returns the name.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        match self {
+            Self::Made(made) => &made.name,
+            Self::Removed(removed) => &removed.name,
+        }
+    }
+
+    /// Returns what the name stands for, or stood for.
+    #[must_use]
+    pub const fn ino(&self) -> InodeNo {
+        match self {
+            Self::Made(made) => made.ino,
+            Self::Removed(removed) => removed.ino,
+        }
+    }
+}
+
+/// The version of the protocol that has brought [`Op::Names`].
+pub const NAMES_SINCE: u32 = 9;
+
+/// Upper limit of inodes in [`Op::Make`], and of changes in [`Op::Names`].
 pub const MADE_MAX: usize = 256;
 
 /// Changed content of a flushed file.
@@ -543,6 +599,9 @@ pub enum Op {
     /// Commits what was made in directories that the session holds exclusively, in this order, at most [`MADE_MAX`];
     /// answered by [`OpReply::Made`]. Since version 8.
     Make(Vec<Made>),
+    /// Commits what was made and removed in directories that the session holds exclusively, in this order, at most
+    /// [`MADE_MAX`]; answered by [`OpReply::Made`]. Since version 9.
+    Names(Vec<NameChange>),
 }
 
 /// Upper limit of inodes in [`Op::Accessed`].
@@ -570,7 +629,8 @@ impl Op {
             | Self::Flush(_)
             | Self::AllocateChunks { .. }
             | Self::Accessed(_)
-            | Self::Make(_) => true,
+            | Self::Make(_)
+            | Self::Names(_) => true,
         }
     }
 }
@@ -680,9 +740,9 @@ pub enum OpReply {
     Flushed(Vec<Result<Attr, FsError>>),
     /// AllocateChunks: the first of the consecutive numbers.
     ChunkIds(ChunkId),
-    /// Make.
+    /// Make, Names.
     Made {
-        /// What became of each, in the order of the request. A new regular file or directory comes exclusively.
+        /// What became of each, in the order of the request. What is new, or has lost its name, comes exclusively.
         made: Vec<Result<Fact, FsError>>,
         /// The directories, those made by the same operation left out.
         dirs: Vec<Fact>,

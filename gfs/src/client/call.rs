@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::lease::Stamp;
 use consistency::wire::lease::Announcement;
-use consistency::wire::meta::{Op, OpReply};
+use consistency::wire::meta::{FsError, NAMES_SINCE, Op, OpReply};
 use consistency::wire::request::{MetaReply, MetaRequest};
 use consistency::wire::{decode, encode};
 use consistency::{Epoch, Instant, NodeId, OpSeq, SessionId};
@@ -73,6 +73,8 @@ pub(super) struct Answered {
 pub(super) struct Way {
     turn: usize,
     redirects: u32,
+    /// The version of the protocol that has brought the request.
+    since: u32,
 }
 
 /// Belongs to a request that may bring grants.
@@ -204,11 +206,19 @@ impl Core {
         request: &MetaRequest,
         until: Deadline,
     ) -> Result<Answered, Errno> {
-        self.meta_encoded(encode(request).into(), until).await
+        self.meta_encoded(encode(request).into(), 0, until).await
     }
 
-    async fn meta_encoded(&self, body: Bytes, until: Deadline) -> Result<Answered, Errno> {
-        let mut way = Way::default();
+    async fn meta_encoded(
+        &self,
+        body: Bytes,
+        since: u32,
+        until: Deadline,
+    ) -> Result<Answered, Errno> {
+        let mut way = Way {
+            since,
+            ..Way::default()
+        };
         loop {
             if let Some(answered) = self.try_meta(&mut way, body.clone(), until).await {
                 return Ok(answered);
@@ -224,6 +234,19 @@ impl Core {
         let known = self.calls.known_leader();
         let to = known.unwrap_or_else(|| self.candidate(&mut way.turn));
         let sent_at = self.clock.now();
+        if self
+            .transport
+            .version_of(to)
+            .is_some_and(|spoken| spoken < way.since)
+        {
+            // V1. No leader has taken it, or all voters would speak that version.
+            let reply = MetaReply::Op {
+                now: self.clock.stamp(),
+                result: Err(FsError::NotSupported),
+                watched: self.watched.load(Ordering::Relaxed),
+            };
+            return Some(Answered { reply, sent_at });
+        }
         let time = if known.is_some() { ATTEMPT } else { PROBE };
         let attempt = until.min(Deadline::now() + time);
         let answer = tokio::select! {
@@ -340,6 +363,11 @@ impl Core {
             // A change is asked for as long as its session lives: were it given up, it could still happen later
             // and our caches would not know. Everything cached goes with the session.
             let change = op.is_change();
+            let since = if let Op::Names(_) = op {
+                NAMES_SINCE
+            } else {
+                0
+            };
             let until = if change {
                 Deadline::now() + Duration::from_secs(24 * 3600)
             } else {
@@ -347,7 +375,7 @@ impl Core {
             };
             fail_point!("client: before an operation is asked for");
             let answered = tokio::select! {
-                answered = self.meta_encoded(encode(&request).into(), until) => answered?,
+                answered = self.meta_encoded(encode(&request).into(), since, until) => answered?,
                 () = self.session_gone(session) => {
                     if change {
                         return Err(Errno::EIO);

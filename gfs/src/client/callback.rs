@@ -12,7 +12,7 @@
 //! A break that offers less than Shared takes everything, whatever its scope: what stayed would not be covered.
 //! Where everything known was dropped, nothing is kept: a lease on nothing only costs the next break.
 
-use super::node::{BreakTurn, Breaking};
+use super::node::{BreakTurn, Breaking, Removal};
 use super::{Core, Pin};
 use crate::error::Errno;
 use crate::net::Service;
@@ -138,9 +138,12 @@ impl Core {
         }
     }
 
-    /// G3: makes nothing more in a directory, and has the leader know of what was made in it.
+    /// G3: makes and removes nothing more in a directory, and has the leader know of what was; or of its own removal.
     async fn give_up_making(self: &Arc<Self>, node: &Pin) {
         node.state().giving_up = true;
+        // G4: what has begun is in the queue then, or not to be.
+        node.wait(|state| (state.removal != Removal::Begun).then_some(()))
+            .await;
         if missing!(KeepMade) {
             return;
         }

@@ -1,32 +1,36 @@
-//! Inodes that this node has made by itself, in directories that it holds exclusively, until the leader knows of them.
+//! Names that this node has made and removed by itself, in directories that it holds exclusively, until the leader knows.
 //!
-//! Who untars, clones or builds makes thousands of files in directories that nobody else looks at. There each is made
-//! here, under a number of its own ([`InodeNo::by_session`]), and many are committed at once: after a moment, or when
-//! somebody needs it.
+//! Who untars, clones or builds makes thousands of files in directories that nobody else looks at, and removes them
+//! again. There each is made here, under a number of its own ([`InodeNo::by_session`]), or removed here, and many are
+//! committed at once: after a moment, or when somebody needs it.
 //!
 //! # Rules
 //! - G1 alone: a name is made here only in a directory that is held exclusively, whose break has not begun, and in which
 //!   the name is known to be free; and where the leader has said that it does nothing that cannot be foreseen.
-//! - G2 in order: what names a made inode, or says what is in its directory, is not asked of the leader before it was
-//!   told of the inode. Other changes of names go through the leader, after everything that was made.
-//! - G3 flushed first: a break of a directory is taken up when everything made in it is committed.
+//! - G2 in order: what names an inode that was made or removed, or says what is in its directory, is not asked of the
+//!   leader before it was told. Other changes of names go through the leader, after everything that was done here.
+//! - G3 flushed first: a break of a directory, or of what was removed, is taken up when all of it is committed.
+//! - G4 alone in both: a name is removed here only where one could be made, and if what it stands for is held exclusively
+//!   and its break has not begun: a file with no other name, or a directory that is known to be empty.
 //!
-//! What was made and not committed is lost with the session, as unflushed bytes are (S4); who syncs it is told (S3).
+//! What was done and not committed is lost with the session, as unflushed bytes are (S4); who syncs it is told (S3).
 //!
 //! Lock order: a node's state, the lease core, [`Queue`].
 
 use super::call::{Patience, Ticket};
 use super::names::Known;
-use super::node::State;
+use super::node::{Removal, State};
 use super::session::Phase;
 use super::{Core, Pin};
 use crate::birth::Birth;
 use crate::error::Errno;
-use consistency::InodeNo;
 use consistency::wire::lease::{Grant, Mode};
-use consistency::wire::meta::{Attr, Fact, FileKind, MADE_MAX, Made, Name, Op, OpReply};
+use consistency::wire::meta::{
+    Attr, Fact, FileKind, MADE_MAX, Made, NAMES_SINCE, Name, NameChange, Op, OpReply, Removed,
+};
+use consistency::{InodeNo, SessionId, Timestamp};
 use futures::future::BoxFuture;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedMutexGuard};
@@ -53,50 +57,61 @@ pub(super) struct Makes {
 #[derive(Debug, Default)]
 struct Queue {
     /// In order.
-    made: VecDeque<Made>,
-    /// How many were made and left the queue, by a commit or with their session.
+    changes: VecDeque<NameChange>,
+    /// How many were done and left the queue, by a commit or with their session.
     done: u64,
-    /// Of all that is in the queue.
-    inodes: BTreeSet<InodeNo>,
-    names: BTreeSet<(InodeNo, Name)>,
-    /// How many are made in each directory.
-    dirs: BTreeMap<InodeNo, usize>,
+    /// How often each is in the queue.
+    inodes: Counts<InodeNo>,
+    names: Counts<(InodeNo, Name)>,
+    /// How many are in each directory.
+    dirs: Counts<InodeNo>,
     /// Counts the sessions.
     life: u64,
 }
 
+type Counts<T> = BTreeMap<T, usize>;
+
+fn add<T: Ord>(counts: &mut Counts<T>, one: T) {
+    *counts.entry(one).or_default() += 1;
+}
+
+fn take<T: Ord>(counts: &mut Counts<T>, one: &T) {
+    if let Some(left) = counts.get_mut(one) {
+        *left -= 1;
+        if *left == 0 {
+            counts.remove(one);
+        }
+    }
+}
+
 impl Queue {
-    fn push(&mut self, made: Made) {
-        self.inodes.insert(made.ino);
-        self.names.insert((made.parent, made.name.clone()));
-        *self.dirs.entry(made.parent).or_default() += 1;
-        self.made.push_back(made);
+    fn push(&mut self, change: NameChange) {
+        add(&mut self.inodes, change.ino());
+        add(&mut self.names, (change.parent(), change.name().clone()));
+        add(&mut self.dirs, change.parent());
+        self.changes.push_back(change);
     }
 
     /// Takes the first `count` out.
     fn finish(&mut self, count: usize) {
-        for made in self.made.drain(..count) {
-            self.inodes.remove(&made.ino);
-            self.names.remove(&(made.parent, made.name));
-            if let Some(left) = self.dirs.get_mut(&made.parent) {
-                *left -= 1;
-                if *left == 0 {
-                    self.dirs.remove(&made.parent);
-                }
-            }
+        for change in self.changes.drain(..count) {
+            take(&mut self.inodes, &change.ino());
+            take(&mut self.names, &(change.parent(), change.name().clone()));
+            take(&mut self.dirs, &change.parent());
         }
         self.done += count as u64;
     }
 
     /// G2
     fn concerns(&self, op: &Op) -> bool {
-        let is_made = |ino: &InodeNo| self.inodes.contains(ino);
+        let is_made = |ino: &InodeNo| self.inodes.contains_key(ino);
         let is_dir = |ino: &InodeNo| self.dirs.contains_key(ino);
         match op {
-            Op::AllocateChunks { .. } | Op::Make(_) => false,
+            Op::AllocateChunks { .. } | Op::Make(_) | Op::Names(_) => false,
             // Of other names in the same directory the leader knows.
             Op::Lookup { parent, name } => {
-                is_made(parent) || is_dir(parent) && self.names.contains(&(*parent, name.clone()))
+                is_made(parent)
+                    || is_dir(parent) && self.names.contains_key(&(*parent, name.clone()))
             }
             Op::Load { ino, .. } | Op::ReadLink { ino } | Op::StatFs { ino } => is_made(ino),
             Op::Flush(files) => files.iter().any(|file| is_made(&file.ino)),
@@ -111,9 +126,17 @@ impl Queue {
             | Op::Rename { .. }
             | Op::SetAttr { .. }
             | Op::SetXattr { .. }
-            | Op::RemoveXattr { .. } => !self.made.is_empty(),
+            | Op::RemoveXattr { .. } => !self.changes.is_empty(),
         }
     }
+}
+
+/// What became of changes that the leader was told of.
+struct Told {
+    batch: Vec<NameChange>,
+    results: Vec<Result<Fact, Errno>>,
+    dirs: Vec<Fact>,
+    ticket: Option<Ticket>,
 }
 
 impl Makes {
@@ -126,10 +149,19 @@ impl Makes {
         self.queue().concerns(op)
     }
 
+    /// There are so many now.
+    fn pushed(&self, count: usize) {
+        if count == 1 {
+            self.first.notify_one();
+        } else if count == MANY {
+            self.many.notify_one();
+        }
+    }
+
     /// Forgets everything: the session is over.
     pub(super) fn clear(&self) {
         let mut queue = self.queue();
-        let count = queue.made.len();
+        let count = queue.changes.len();
         queue.finish(count);
         queue.life += 1;
     }
@@ -146,7 +178,7 @@ pub(super) async fn run(core: Arc<Core>) {
         loop {
             // Who needs it commits it meanwhile.
             let _few = tokio::time::timeout(WITHIN, core.makes.many.notified()).await;
-            if core.makes.queue().made.is_empty() {
+            if core.makes.queue().changes.is_empty() {
                 break;
             }
             if let Err(error) = core.flush_made().await {
@@ -161,7 +193,7 @@ impl Core {
     pub(super) async fn flush_made(self: &Arc<Self>) -> Outcome {
         let (life, upto) = {
             let queue = self.makes.queue();
-            (queue.life, queue.done + queue.made.len() as u64)
+            (queue.life, queue.done + queue.changes.len() as u64)
         };
         while self.makes.queue().done < upto {
             let turn = Arc::clone(&self.makes.turn).lock_owned().await;
@@ -179,7 +211,7 @@ impl Core {
     pub(super) async fn flush_made_of(self: &Arc<Self>, ino: InodeNo) -> Outcome {
         let concerned = {
             let queue = self.makes.queue();
-            queue.inodes.contains(&ino) || queue.dirs.contains_key(&ino)
+            queue.inodes.contains_key(&ino) || queue.dirs.contains_key(&ino)
         };
         if concerned {
             self.flush_made().await
@@ -199,23 +231,123 @@ impl Core {
 
     /// Waits until there is room for more.
     pub(super) async fn wait_to_make(self: &Arc<Self>) -> Result<(), Errno> {
-        if self.makes.queue().made.len() < MOST {
+        if self.makes.queue().changes.len() < MOST {
             return Ok(());
         }
         self.flush_made().await
     }
 
-    /// Returns whether a name may be made here, as it looks (G1).
-    pub(super) fn may_make(&self, state: &State, dir: InodeNo, name: &Name) -> bool {
+    /// Returns whether names of a directory may be changed here, as it looks.
+    fn is_alone(&self, state: &State, dir: InodeNo) -> bool {
         let alive = |attr: &Attr| attr.kind == FileKind::Dir && attr.nlink > 0;
+        state.names.is_foreseeable()
+            && state.attr.as_ref().is_some_and(alive)
+            && self.is_owned_quietly(state, dir)
+    }
+
+    fn is_owned_quietly(&self, state: &State, ino: InodeNo) -> bool {
         state.breaking.is_none()
             && !state.giving_up
             && state.attr_pending == 0
-            && state.names.is_foreseeable()
-            && state.names.has_room()
-            && state.attr.as_ref().is_some_and(alive)
+            && self.leases().mode(self.clock.now(), ino) == Some(Mode::Exclusive)
+    }
+
+    /// Returns whether a name may be made here, as it looks (G1).
+    pub(super) fn may_make(&self, state: &State, dir: InodeNo, name: &Name) -> bool {
+        state.names.has_room()
             && state.names.find(name) == Known::Absent
-            && self.leases().mode(self.clock.now(), dir) == Some(Mode::Exclusive)
+            && self.is_alone(state, dir)
+    }
+
+    /// Returns whether a name may be removed here, as it looks from its directory (G4).
+    pub(super) fn may_remove(&self, state: &State, dir: InodeNo, name: &Name, of: Known) -> bool {
+        self.speaks_of_names() && state.names.find(name) == of && self.is_alone(state, dir)
+    }
+
+    /// Removes a name of what is held exclusively. False: that may not be (G4).
+    pub(super) fn remove_alone(&self, dir: &Pin, victim: &Pin, removed: Removed) -> bool {
+        // Two states are never locked at once: the victim is marked first, and its break waits for what comes of that.
+        let Some(ctime) = self.begin_removal(victim, &removed) else {
+            return false;
+        };
+        let done = self.push_removal(dir, removed);
+        {
+            let mut state = victim.state();
+            match (done, &mut state.attr) {
+                (true, _) => state.removal = Removal::Queued,
+                (false, attr) => {
+                    if let Some(attr) = attr {
+                        attr.nlink = if attr.kind == FileKind::Dir { 2 } else { 1 };
+                        attr.ctime = ctime;
+                    }
+                    state.removal = Removal::None;
+                }
+            }
+        }
+        victim.wake();
+        done
+    }
+
+    fn begin_removal(&self, victim: &Pin, removed: &Removed) -> Option<Timestamp> {
+        let mut state = victim.state();
+        let is_dir = removed.kind == FileKind::Dir;
+        let last_name = |attr: &Attr| {
+            let links = if is_dir { 2 } else { 1 };
+            attr.kind == removed.kind && attr.nlink == links
+        };
+        let may = state.removal == Removal::None
+            && state.attr.as_ref().is_some_and(last_name)
+            && (!is_dir || state.names.is_empty())
+            // Its answer would bring the name back.
+            && !state.flushing
+            && self.is_owned_quietly(&state, victim.ino);
+        if !may {
+            return None;
+        }
+        state.removal = Removal::Begun;
+        let attr = state.attr.as_mut().expect("it is known");
+        let before = attr.ctime;
+        attr.nlink = 0;
+        attr.ctime = before.max(removed.time);
+        Some(before)
+    }
+
+    fn push_removal(&self, dir: &Pin, removed: Removed) -> bool {
+        let (name, at, kind) = (removed.name.clone(), removed.time, removed.kind);
+        let mut state = dir.state();
+        if !self.may_remove(&state, dir.ino, &name, Known::Present(removed.ino, kind)) {
+            return false;
+        }
+        let count = {
+            let mut leases = self.leases();
+            // Under the lock: what is in the queue belongs to the session.
+            let held = |ino| leases.mode(self.clock.now(), ino) == Some(Mode::Exclusive);
+            if !held(dir.ino) || !held(removed.ino) {
+                return false;
+            }
+            // L9: a reply from before is not cached.
+            leases.changed_untold(dir.ino);
+            leases.changed_untold(removed.ino);
+            let mut queue = self.makes.queue();
+            if !missing!(LoseRemoved) {
+                queue.push(NameChange::Removed(removed));
+            }
+            queue.changes.len()
+        };
+        let parent = state.attr.as_mut().expect("it may be removed from");
+        parent.mtime = at;
+        parent.ctime = parent.ctime.max(at);
+        parent.nlink -= u32::from(kind == FileKind::Dir);
+        state.names.remove(&name);
+        drop(state);
+        self.makes.pushed(count);
+        true
+    }
+
+    /// Returns whether the leader can be told of removals.
+    fn speaks_of_names(&self) -> bool {
+        let spoken = |leader| self.transport.version_of(leader) >= Some(NAMES_SINCE);
+        self.calls.known_leader().is_some_and(spoken)
     }
 
     /// Puts an inode under its name; `child` is complete, and nobody else has heard of it. False: that may not be (G1).
@@ -246,66 +378,123 @@ impl Core {
             // L9: a reply from before is not cached.
             leases.changed_untold(dir.ino);
             let mut queue = self.makes.queue();
-            queue.push(made);
-            queue.made.len()
+            queue.push(NameChange::Made(made));
+            queue.changes.len()
         };
         parent.mtime = birth.at;
         parent.ctime = parent.ctime.max(birth.at);
         parent.nlink += u32::from(attr.kind == FileKind::Dir);
         state.names.make(&name, Known::Present(attr.ino, attr.kind));
         drop(state);
-        if count == 1 {
-            self.makes.first.notify_one();
-        } else if count == MANY {
-            self.makes.many.notify_one();
-        }
+        self.makes.pushed(count);
         true
     }
 
     async fn commit_made(self: &Arc<Self>) -> Result<(), Errno> {
-        let (session, life, batch): (_, u64, Vec<Made>) = {
+        let (session, life, batch): (_, u64, Vec<NameChange>) = {
             // What is in the queue belongs to the session: see above.
             let leases = self.leases();
             let queue = self.makes.queue();
-            let first = queue.made.iter().take(MADE_MAX);
+            let first = queue.changes.iter().take(MADE_MAX);
             (leases.session(), queue.life, first.cloned().collect())
         };
         if batch.is_empty() {
             return Ok(());
         }
         let session = session.ok_or(Errno::EIO)?;
-        let make = self.op_with(Op::Make(batch.clone()), Patience::Only(session));
-        let (made, dirs, ticket) = match make.await {
-            Ok((OpReply::Made { made, dirs }, ticket)) if made.len() == batch.len() => {
-                let made = made.into_iter().map(|fact| fact.map_err(Errno::from));
-                (made.collect(), dirs, Some(ticket))
-            }
-            Ok((reply, _)) => return Err(super::ops::unexpected(&reply)),
-            // The leader does not believe that we hold a directory: nothing of it can be saved.
-            Err(Errno::ESTALE) => (vec![Err(Errno::ESTALE); batch.len()], Vec::new(), None),
-            Err(error) => return Err(error),
-        };
-        self.settle_made(life, &batch, made, dirs, ticket).await
+        let told = self.tell_changes(session, batch).await?;
+        self.settle_made(life, told).await
     }
 
-    async fn settle_made(
+    /// Tells the leader of changes, or of the first of them if it knows no better.
+    async fn tell_changes(
         self: &Arc<Self>,
-        life: u64,
-        batch: &[Made],
-        results: Vec<Result<Fact, Errno>>,
-        dirs: Vec<Fact>,
-        ticket: Option<Ticket>,
-    ) -> Result<(), Errno> {
+        session: SessionId,
+        mut batch: Vec<NameChange>,
+    ) -> Result<Told, Errno> {
+        let made = |change: &NameChange| match change {
+            NameChange::Made(made) => Some(made.clone()),
+            NameChange::Removed(_) => None,
+        };
+        let first: Vec<Made> = batch.iter().map_while(made).collect();
+        let op = if first.len() == batch.len() {
+            Op::Make(first)
+        } else {
+            Op::Names(batch.clone())
+        };
+        let mut answer = self.op_with(op, Patience::Only(session)).await;
+        if matches!(answer, Err(Errno(libc::EOPNOTSUPP))) {
+            // Not all voters have been upgraded yet, or the leader is an older node by now.
+            let first: Vec<Made> = batch.iter().map_while(made).collect();
+            let op = match batch.first() {
+                Some(NameChange::Removed(removed)) => Op::Unlink {
+                    parent: removed.parent,
+                    name: removed.name.clone(),
+                    dir: removed.kind == FileKind::Dir,
+                },
+                _ => Op::Make(first.clone()),
+            };
+            batch.truncate(first.len().max(1));
+            answer = self.op_with(op, Patience::Only(session)).await;
+        }
+        let refused = |error, batch: Vec<NameChange>| Told {
+            results: vec![Err(error); batch.len()],
+            batch,
+            dirs: Vec::new(),
+            ticket: None,
+        };
+        match answer {
+            Ok((OpReply::Made { made, dirs }, ticket)) if made.len() == batch.len() => {
+                let made = made.into_iter().map(|fact| fact.map_err(Errno::from));
+                Ok(Told {
+                    batch,
+                    results: made.collect(),
+                    dirs,
+                    ticket: Some(ticket),
+                })
+            }
+            Ok((OpReply::Changed(facts), ticket)) if batch.len() == 1 => {
+                let (victim, dirs) = facts
+                    .into_iter()
+                    .partition(|fact| fact.attr.ino == batch[0].ino());
+                let victim: Vec<Fact> = victim;
+                Ok(Told {
+                    results: vec![victim.into_iter().next().ok_or(Errno::ESTALE)],
+                    batch,
+                    dirs,
+                    ticket: Some(ticket),
+                })
+            }
+            Ok((reply, _)) => Err(super::ops::unexpected(&reply)),
+            // The leader does not believe that we hold a directory: nothing of it can be saved.
+            Err(Errno::ESTALE) => Ok(refused(Errno::ESTALE, batch)),
+            Err(error @ (Errno::ENOENT | Errno(libc::ENOTEMPTY))) if batch.len() == 1 => {
+                Ok(refused(error, batch))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn settle_made(self: &Arc<Self>, life: u64, told: Told) -> Result<(), Errno> {
+        let Told {
+            batch,
+            results,
+            dirs,
+            ticket,
+        } = told;
         let mut lost = Vec::new();
-        for (made, result) in batch.iter().zip(results) {
-            let child = self.pin(made.ino);
+        for (change, result) in batch.iter().zip(results) {
+            let child = self.pin(change.ino());
+            if let NameChange::Removed(_) = change {
+                child.state().removal = Removal::None;
+            }
             match (result, &ticket) {
                 (Ok(fact), Some(ticket)) => self.child_committed(&child, ticket, &fact).await,
                 (Ok(_), None) => {}
                 (Err(error), _) => {
-                    tracing::error!(ino = %made.ino, name = ?made.name, %error, "what was made here is refused: it is lost");
+                    tracing::error!(?change, %error, "what was done here is refused: it is lost");
                     self.child_lost(&child, error);
-                    lost.push((made, child));
+                    lost.push((change, child));
                 }
             }
         }
@@ -316,20 +505,20 @@ impl Core {
             }
             queue.finish(batch.len());
         }
-        let mut counts: BTreeMap<InodeNo, usize> = BTreeMap::new();
-        for made in batch {
-            *counts.entry(made.parent).or_default() += 1;
+        let mut counts = Counts::new();
+        for change in &batch {
+            add(&mut counts, change.parent());
         }
         for (dir, count) in counts {
             let dir = self.pin(dir);
             let fact = dirs.iter().find(|fact| fact.attr.ino == dir.ino);
             self.dir_committed(&dir, count, ticket.as_ref().zip(fact));
         }
-        for (made, child) in lost {
-            let dir = self.pin(made.parent);
-            dir.state().names.forget(&made.name);
+        for (change, child) in lost {
+            let dir = self.pin(change.parent());
+            dir.state().names.forget(change.name());
             self.kernel
-                .forget_names(dir.ino, vec![made.name.clone()])
+                .forget_names(dir.ino, vec![change.name().clone()])
                 .await;
             self.kernel.forget_data(child.ino).await;
         }
@@ -344,7 +533,9 @@ impl Core {
             let mut state = child.state();
             state.made = false;
             self.installed(&state, ticket, child.ino, fact.grant);
-            let dirty = state.is_dirty() && !missing!(LoseContent);
+            // A removal that is not committed yet has changed them, too.
+            let dirty =
+                (state.is_dirty() || state.removal != Removal::None) && !missing!(LoseContent);
             let differs = match &mut state.attr {
                 Some(own) if dirty => {
                     own.version = own.version.max(attr.version);

@@ -67,7 +67,7 @@ use flush::DirtyFiles;
 use locks::Locks;
 use lru::LruCache;
 use makes::Makes;
-use node::Node;
+use node::{Node, Removal};
 use notify::Notifier;
 use ops::statfs::StatFsCache;
 use pages::CleanContent;
@@ -296,8 +296,9 @@ impl Core {
     fn collect(self: &Arc<Self>, node: &Arc<Node>) {
         {
             let mut state = node.state();
-            // What was made here is looked at again when it is committed.
-            if state.lookups > 0 || state.opens > 0 || state.made || state.names.uncommitted() > 0 {
+            // What was made or removed here is looked at again when that is committed.
+            let told = !state.made && state.removal == Removal::None;
+            if state.lookups > 0 || state.opens > 0 || !told || state.names.uncommitted() > 0 {
                 return;
             }
             if state.is_dirty() && !state.flushing {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// Names remembered for one directory; above this nothing more is cached for it, neither here nor in the kernel
 /// (lookups of endless absent names must not fill the memory).
 pub(super) const NAMES_MAX: usize = 1 << 17;
+/// The same for names that this node makes by itself: each of them has an inode, of which it knows more.
+const MADE_NAMES_MAX: usize = 1 << 21;
 
 /// So many changes of others ...
 const BREAKS: u32 = 16;
@@ -207,11 +209,15 @@ impl Names {
     }
 
     fn set(&mut self, name: &Name, known: Known) -> bool {
+        self.set_within(NAMES_MAX, name, known)
+    }
+
+    fn set_within(&mut self, most: usize, name: &Name, known: Known) -> bool {
         if let Some(entry) = self.names.get_mut(name.as_bytes()) {
             entry.set(known);
             return true;
         }
-        let room = self.names.len() < NAMES_MAX;
+        let room = self.names.len() < most;
         if room {
             let mut entry = Entry {
                 ino: InodeNo(0),
@@ -292,9 +298,25 @@ impl Names {
 
     /// Takes a name that was made here.
     pub(super) fn make(&mut self, name: &Name, known: Known) {
-        self.set(name, known);
+        self.set_within(MADE_NAMES_MAX, name, known);
         self.uncommitted += 1;
         self.listing = None;
+    }
+
+    /// Forgets a name that was removed here. Whatever the kernel had of it went with the removal.
+    pub(super) fn remove(&mut self, name: &Name) {
+        if self.total {
+            self.names.remove(name.as_bytes());
+        } else {
+            self.set(name, Known::Absent);
+        }
+        self.uncommitted += 1;
+    }
+
+    /// Returns whether it is certain that there is no name.
+    pub(super) fn is_empty(&self) -> bool {
+        let absent = |entry: &Entry| entry.is == Is::Absent;
+        self.total && self.pending.is_empty() && self.names.values().all(absent)
     }
 
     /// The leader knows of so many more of them, or they are lost.
@@ -385,9 +407,9 @@ impl Names {
         held.map(|(key, _)| name_of(key)).collect()
     }
 
-    /// Returns whether there is room for another name.
+    /// Returns whether there is room for another name that is made here.
     pub(super) fn has_room(&self) -> bool {
-        self.names.len() < NAMES_MAX
+        self.names.len() < MADE_NAMES_MAX
     }
 
     /// Takes a page of a listing under a lease: entries after cookie `after`.

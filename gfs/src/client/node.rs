@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) flushing: bool,
     /// It was made here, and the leader does not know of it yet.
     pub(super) made: bool,
+    /// Its last name was removed here, and the leader does not know of it yet.
+    pub(super) removal: Removal,
     /// A break is about to take the directory: nothing more is made in it (G3).
     pub(super) giving_up: bool,
     /// Times the kernel was told about the inode, less what it has forgotten.
@@ -139,6 +141,17 @@ impl Changes {
     pub(super) fn fail(&mut self, error: Errno) {
         self.failure = Failure::new(error, self.newest);
     }
+}
+
+/// How far the removal of an inode's last name by this node alone is (G4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Removal {
+    #[default]
+    None,
+    /// It may turn out not to be possible.
+    Begun,
+    /// It is done, and to be told.
+    Queued,
 }
 
 /// An unanswered break.
@@ -239,7 +252,8 @@ impl State {
 
     /// Tells whether nobody needs the node: neither the kernel nor an open file nor unflushed changes.
     pub(super) fn is_idle(&self) -> bool {
-        self.lookups == 0 && self.opens == 0 && !self.is_dirty()
+        let told = self.removal == Removal::None;
+        self.lookups == 0 && self.opens == 0 && !self.is_dirty() && told
     }
 
     /// Tells whether the inode is gone for good once it is idle.

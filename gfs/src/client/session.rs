@@ -358,6 +358,7 @@ impl Core {
         }
         state.drop_data();
         state.made = false;
+        state.removal = super::node::Removal::None;
         state.names.lose_made();
         state.names.forget_all();
         self.account(ino, state);

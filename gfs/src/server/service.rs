@@ -35,7 +35,7 @@ use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::lock::LockReply;
-use consistency::wire::meta::{FsError, Op, OpReply, StatFs};
+use consistency::wire::meta::{FsError, NAMES_SINCE, Op, OpReply, StatFs};
 use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus};
 use consistency::wire::{decode, encode};
 use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
@@ -46,6 +46,9 @@ use tokio::io::AsyncWriteExt;
 
 /// How long an answer to `Watch` waits for events; less than a call may take.
 const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long a listing waits for files that other nodes have changed.
+const GATHER_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The version of the protocol that has brought [`Op::Make`].
 const DELEGATION_SINCE: u32 = 8;
@@ -371,8 +374,30 @@ impl MetaServer {
         }
     }
 
+    /// Has the owners of files that a listing would show flush them, all at once: who lists a directory looks at its
+    /// files next, and each look would wait for an owner by itself. A listing does not wait long for writers, though:
+    /// what they have not flushed by then it leaves out.
+    async fn gather(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<(), Ended> {
+        let owned = self.barriers.with_core(|core| {
+            let elsewhere = |ino| core.held_elsewhere(session, ino);
+            Ok(self
+                .log
+                .read(|state| super::claims::owned(state, op, elsewhere)))
+        })?;
+        if !owned.is_empty() {
+            let flushed = self.barriers.begin(session, seq, owned);
+            if let Ok(flushed) = tokio::time::timeout(GATHER_WITHIN, flushed).await {
+                flushed?;
+            }
+        }
+        Ok(())
+    }
+
     /// Answers an operation that changes nothing.
     async fn look(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<OpReply, Refusal> {
+        if let Op::ReadDir { .. } = op {
+            self.gather(session, seq, op).await?;
+        }
         loop {
             let claims = self.log.read(|state| super::claims::looks(state, op));
             let mut barrier = self.barriers.begin(session, seq, claims.clone()).await?;
@@ -402,20 +427,26 @@ impl MetaServer {
         done_below: OpSeq,
         mut op: Op,
     ) -> Result<OpReply, Refusal> {
+        if matches!(op, Op::Names(_)) && self.version() < NAMES_SINCE {
+            // V2
+            return Err(Refusal::Error(FsError::NotSupported));
+        }
         let mut barrier = self.barrier(session, seq, &op).await?;
         fail_point!("leader: before a change is committed");
         let (files, stale) = match &mut op {
             Op::Flush(files) => (files.len(), self.barriers.refuse_stale(session, files)),
             // A repeated one is answered from the record, whatever this leader was told of the session's leases.
-            Op::Make(made)
-                if self
-                    .log
-                    .read(|state| state.recorded(session, seq).is_none())
-                    && !self.barriers.holds(session, super::ops::parents(made)) =>
-            {
-                return Err(Refusal::Error(FsError::Stale));
+            op => {
+                let held = super::ops::held_by_session(op).unwrap_or_default();
+                if !self.barriers.holds(session, held.into_iter())
+                    && self
+                        .log
+                        .read(|state| state.recorded(session, seq).is_none())
+                {
+                    return Err(Refusal::Error(FsError::Stale));
+                }
+                (0, Vec::new())
             }
-            _ => (0, Vec::new()),
         };
         // While the barrier holds, what it claims does not change under us.
         let mut told = if self.watches.any() {

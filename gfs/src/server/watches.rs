@@ -8,7 +8,9 @@
 //! N5: a queue is bounded; the oldest events go first, and the gap in the numbers tells the node.
 
 use super::state::MetaState;
-use consistency::wire::meta::{Attr, FileKind, FlushContent, FlushFile, Name, Op, RenameMode};
+use consistency::wire::meta::{
+    Attr, FileKind, FlushContent, FlushFile, Made, Name, NameChange, Op, RenameMode,
+};
 use consistency::wire::watch::{Event, Happened};
 use consistency::{InodeNo, SessionId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -278,14 +280,18 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
         Op::SetAttr { ino, .. } | Op::SetXattr { ino, .. } | Op::RemoveXattr { ino, .. } => {
             unnamed(*ino, Happened::Attributes)
         }
-        Op::Make(made) => {
-            let made = made.iter().map(|one| Event {
-                place: Some((one.parent, one.name.clone())),
-                ino: one.ino,
-                kind: one.node.kind(),
-                what: Happened::Created,
+        Op::Make(made) => return made.iter().map(told_made).collect(),
+        Op::Names(changes) => {
+            let told = changes.iter().map(|change| match change {
+                NameChange::Made(made) => told_made(made),
+                NameChange::Removed(removed) => Event {
+                    place: Some((removed.parent, removed.name.clone())),
+                    ino: removed.ino,
+                    kind: removed.kind,
+                    what: Happened::Deleted,
+                },
             });
-            return made.collect();
+            return told.collect();
         }
         Op::Flush(files) => {
             let told = files.iter().flat_map(|file| {
@@ -307,6 +313,15 @@ pub(super) fn told_before(state: &MetaState, op: &Op) -> Vec<Event> {
         _ => None,
     };
     event.into_iter().collect()
+}
+
+fn told_made(made: &Made) -> Event {
+    Event {
+        place: Some((made.parent, made.name.clone())),
+        ino: made.ino,
+        kind: made.node.kind(),
+        what: Happened::Created,
+    }
 }
 
 /// Returns whether a flush of content brings other attributes as well. What is written last sets both times alike.

@@ -246,10 +246,14 @@ impl Mount {
     }
 
     pub(super) async fn unlink(&self, path: &str) -> Result<(), Errno> {
-        self.lookup(path).await?;
+        self.unlink_in(DIR, path).await
+    }
+
+    pub(super) async fn unlink_in(&self, dir: InodeNo, path: &str) -> Result<(), Errno> {
+        self.lookup_in(dir, path).await?;
         let name = name(path);
-        self.client.unlink(ROOT, DIR, &name, false).await?;
-        self.kernel.cache().dentries.remove(&(DIR, name));
+        self.client.unlink(ROOT, dir, &name, false).await?;
+        self.kernel.cache().dentries.remove(&(dir, name));
         Ok(())
     }
 

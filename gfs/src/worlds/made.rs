@@ -1,9 +1,10 @@
 //! Names that a node makes in directories of its own, where it may do so by itself (G1), what it writes there, and what S1
-//! to S4 say of both.
+//! to S4 say of both; and which of these names it removes by itself (G4).
 //!
 //! They are numbered, and made and committed in this order: of one directory a node loses the youngest, or none. A node
 //! that makes a directory makes nothing more in the one before. What is in a file follows from its number and its
-//! directory's; it is written once, after the name is made, and may be lost by itself: then the file is empty.
+//! directory's; it is written once, after the name is made, and may be lost by itself: then the file is empty. The oldest
+//! names are removed, in this order, too: of its removals a node loses the youngest, or none.
 
 use super::model::Who;
 use bytes::Bytes;
@@ -38,6 +39,12 @@ pub(super) struct Dir {
     pub(super) written: u64,
     /// Those whose content was seen by others, or synced.
     pub(super) kept: BTreeSet<u64>,
+    /// Names up to this one may have been removed.
+    pub(super) unsure: u64,
+    /// Names up to this one were removed.
+    pub(super) removed: u64,
+    /// The same, and others have seen it, or it was synced.
+    pub(super) gone: u64,
 }
 
 impl Dir {
@@ -63,6 +70,9 @@ impl Own {
             safe: 0,
             written: 0,
             kept: BTreeSet::new(),
+            unsure: 0,
+            removed: 0,
+            gone: 0,
         };
         self.present.insert(node, dir);
     }
@@ -115,6 +125,33 @@ impl Own {
         }
     }
 
+    /// The node is about to remove a name.
+    pub(super) fn removing(&mut self, node: u16, number: u64, name: u64) {
+        if let Some(dir) = self.at(node, number) {
+            dir.unsure = name;
+        }
+    }
+
+    /// It has.
+    pub(super) fn removed(&mut self, node: u16, number: u64, name: u64) {
+        if let Some(dir) = self.at(node, number) {
+            dir.removed = name;
+        }
+    }
+
+    /// Others have seen, or it was synced, that names up to this one are not there any more (S2, S3).
+    pub(super) fn gone(&mut self, number: u64, name: u64) {
+        let all = self.present.values_mut().chain(&mut self.kept);
+        for dir in all.filter(|dir| dir.number == number) {
+            dir.gone = dir.gone.max(name);
+        }
+    }
+
+    fn may_be_removed(&self, number: u64, name: u64) -> bool {
+        let mut all = self.present.values().chain(&self.kept);
+        all.any(|dir| dir.number == number && name <= dir.unsure)
+    }
+
     fn at(&mut self, node: u16, number: u64) -> Option<&mut Dir> {
         let dir = self.present.get_mut(&node);
         dir.filter(|dir| dir.number == number)
@@ -123,17 +160,26 @@ impl Own {
     /// A name was not found in what `looked` was before. Returns why that is certainly wrong; else it is if its maker turns
     /// out to have lost nothing: while that is stopped others find out first.
     pub(super) fn miss(&mut self, looked: &Dir, name: u64) -> Option<String> {
+        if self.may_be_removed(looked.number, name) {
+            return None;
+        }
         let why = format!("name {name} is missed in {looked:?}");
         self.note_missed(looked, name <= looked.safe, why)
     }
 
     /// As [`Self::miss`], of what was written into it.
     pub(super) fn miss_content(&mut self, looked: &Dir, name: u64) -> Option<String> {
-        if name > looked.written {
+        if name > looked.written || self.may_be_removed(looked.number, name) {
             return None;
         }
         let why = format!("the content of name {name} is missed in {looked:?}");
         self.note_missed(looked, looked.kept.contains(&name), why)
+    }
+
+    /// As [`Self::miss`], of a name that was there and had been removed.
+    pub(super) fn come_back(&mut self, looked: &Dir, name: u64) -> Option<String> {
+        let why = format!("name {name} has come back in {looked:?}");
+        self.note_missed(looked, name <= looked.gone, why)
     }
 
     fn note_missed(&mut self, looked: &Dir, is_wrong: bool, why: String) -> Option<String> {
@@ -163,6 +209,8 @@ pub(super) enum OwnOp {
     /// Makes a directory and so many names in it.
     Begin(u8),
     Make,
+    /// Removes the oldest name, but for the youngest two.
+    Remove,
     Sync,
     /// Syncs the youngest file, and reads it back.
     SyncFile,

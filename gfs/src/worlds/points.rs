@@ -24,6 +24,8 @@ pub(crate) enum Mutant {
     NoBreak,
     /// G3: what was made in a directory is not flushed for a break of it, nor for fsync.
     KeepMade,
+    /// G4: what was removed here alone is never told.
+    LoseRemoved,
     /// S3: fsync does nothing.
     NoFlush,
     /// G3: the leader's record of a made file replaces what was written into it meanwhile.
@@ -34,7 +36,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 11] = [
+    pub(super) const ALL: [(Self, u64); 12] = [
         (Self::NoSync, 0),
         (Self::NoVote, 36),
         (Self::GoOn, 4),
@@ -43,6 +45,7 @@ impl Mutant {
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::KeepMade, 4),
+        (Self::LoseRemoved, 0),
         (Self::NoFlush, 0),
         (Self::LoseContent, 4),
         (Self::NoLapse, 0),

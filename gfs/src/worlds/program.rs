@@ -83,11 +83,12 @@ impl Program {
         sleep(Duration::from_millis(self.dice.below(pause))).await;
         let what = self.dice.below(8_u8);
         if what < 3 {
-            let op = match self.dice.below(10_u8) {
+            let op = match self.dice.below(13_u8) {
                 0 | 1 => OwnOp::Begin(self.dice.below(4_u8)),
                 2 => OwnOp::Sync,
                 7 => OwnOp::SyncFile,
                 8 => OwnOp::Read,
+                10..=12 => OwnOp::Remove,
                 3..=6 => {
                     let nodes = self.shared.state().own.nodes();
                     let draw = self.dice.below(8_u32) as usize;
@@ -135,8 +136,14 @@ impl Program {
         }
         let all = self.shared.state().own.all();
         for dir in all.iter().filter(|dir| dir.safe > 0) {
-            for name in dir.kept.iter().copied().chain([dir.safe]) {
+            let names = dir.kept.iter().copied().chain([dir.safe]);
+            for name in names.filter(|name| *name > dir.unsure) {
                 while !self.look_for(dir, name).await {
+                    sleep(AGAIN).await;
+                }
+            }
+            for name in 1..=dir.gone {
+                while !self.look_removed(dir, name).await {
                     sleep(AGAIN).await;
                 }
             }
@@ -230,7 +237,8 @@ impl Program {
             .state()
             .tell(NodeId(who.node), || format!("{op:?}"));
         let done = match (op, present(who.node)) {
-            (OwnOp::Begin(_), _) | (OwnOp::Make | OwnOp::Sync | OwnOp::SyncFile, None) => {
+            (OwnOp::Begin(_), _)
+            | (OwnOp::Make | OwnOp::Remove | OwnOp::Sync | OwnOp::SyncFile, None) => {
                 let number = self.shared.state().own.next();
                 let made = mount.mkdir(&Dir::path(number)).await;
                 made.map(|ino| self.if_alive(|own| own.begin(who.node, number, ino)))
@@ -250,19 +258,43 @@ impl Program {
                     }
                 }
             }
+            (OwnOp::Remove, Some(dir)) => {
+                let oldest = dir.unsure + 1;
+                if oldest + 2 > dir.made {
+                    return;
+                }
+                self.if_alive(|own| own.removing(who.node, dir.number, oldest));
+                match mount.unlink_in(dir.ino, &made::name(oldest)).await {
+                    Ok(()) => {
+                        self.if_alive(|own| own.removed(who.node, dir.number, oldest));
+                        self.look_removed(&dir, oldest).await;
+                        Ok(())
+                    }
+                    Err(errno) => {
+                        // It may come to be gone, or not: nothing comes after it.
+                        self.if_alive(|own| own.end(who.node));
+                        Err(errno)
+                    }
+                }
+            }
             (OwnOp::Sync, Some(dir)) => {
                 let synced = mount.fsyncdir(dir.ino).await;
-                synced.map(|()| self.if_alive(|own| own.safe(dir.number, dir.made)))
+                synced.map(|()| {
+                    self.if_alive(|own| {
+                        own.safe(dir.number, dir.made);
+                        own.gone(dir.number, dir.removed);
+                    });
+                })
             }
             (OwnOp::SyncFile, Some(dir)) => {
                 // What is lost before is not synced.
                 let intact = self.is_intact();
                 let path = made::name(dir.written);
                 let synced = match dir.written {
-                    0 => Ok(()),
+                    written if written <= dir.unsure => Ok(()),
                     _ => mount.fsync_in(dir.ino, &path).await,
                 };
-                if synced.is_ok() && intact && dir.written > 0 {
+                if synced.is_ok() && intact && dir.written > dir.unsure {
                     self.if_alive(|own| own.keep(dir.number, dir.written));
                 }
                 self.read_back().await;
@@ -274,6 +306,9 @@ impl Program {
             }
             (OwnOp::Look(other), _) => {
                 if let Some(dir) = present(other).filter(|dir| dir.made > 0) {
+                    if dir.removed > 0 {
+                        self.look_removed(&dir, dir.removed).await;
+                    }
                     self.look_for(&dir, dir.made).await;
                 }
                 Ok(())
@@ -309,7 +344,7 @@ impl Program {
     /// Looks for what this node has written last.
     async fn read_back(&self) {
         let present = self.shared.state().own.present(self.who.node).cloned();
-        if let Some(dir) = present.filter(|dir| dir.written > 0) {
+        if let Some(dir) = present.filter(|dir| dir.written > dir.unsure) {
             self.look_for(&dir, dir.written).await;
         }
     }
@@ -351,6 +386,36 @@ impl Program {
             self.if_alive_fail(why);
         }
         true
+    }
+
+    /// Looks whether a name is gone that was removed when `dir` was so; returns whether there was an answer.
+    async fn look_removed(&self, dir: &Dir, name: u64) -> bool {
+        let path = made::name(name);
+        let found = async {
+            let ino = self.mount.lookup(&Dir::path(dir.number)).await?;
+            self.mount.lookup_in(ino, &path).await
+        };
+        match found.await {
+            // With the directory, if its maker has lost that.
+            Err(Errno::ENOENT | Errno::ESTALE) => {
+                if self.is_others(dir) {
+                    self.if_alive(|own| own.gone(dir.number, name));
+                }
+                true
+            }
+            Ok(_) => {
+                let why = {
+                    let mut state = self.shared.state();
+                    let lives = state.lives(self.who);
+                    lives.then(|| state.own.come_back(dir, name)).flatten()
+                };
+                if let Some(why) = why {
+                    self.if_alive_fail(why);
+                }
+                true
+            }
+            Err(errno) => self.unknown(&format!("look whether {path} is gone"), errno),
+        }
     }
 
     /// What a node itself sees of its own is not safe by that.

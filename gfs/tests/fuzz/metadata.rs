@@ -4,8 +4,9 @@ use crate::dice::{Dice, cases};
 use bytes::Bytes;
 use consistency::wire::lease::Mode;
 use consistency::wire::meta::{
-    Extent, FileKind, FlushContent, FlushFile, Made, Name, NewNode, Op, OpReply, QUOTA_BYTES,
-    QUOTA_INODES, REPLICAS, RenameMode, SetAttr, SetTime, XattrMode, is_quota,
+    Extent, FileKind, FlushContent, FlushFile, Made, Name, NameChange, NewNode, Op, OpReply,
+    QUOTA_BYTES, QUOTA_INODES, REPLICAS, Removed, RenameMode, SetAttr, SetTime, XattrMode,
+    is_quota,
 };
 use consistency::wire::request::MetaRequest;
 use consistency::wire::{decode, encode};
@@ -433,7 +434,8 @@ fn op(dice: &mut Dice, world: &World) -> Op {
             let one = if sound { sound_flush } else { flush };
             Op::Flush((0..dice.below(4)).map(|_| one(dice, world)).collect())
         }
-        19 | 20 => Op::Make((0..dice.below(5)).map(|_| made(dice, world)).collect()),
+        19 => Op::Make((0..dice.below(5)).map(|_| made(dice, world)).collect()),
+        20 => Op::Names((0..dice.below(5)).map(|_| changed(dice, world)).collect()),
         _ => Op::AllocateChunks {
             count: if dice.one_in(3) { dice.u32() } else { 3 },
         },
@@ -460,6 +462,25 @@ fn made(dice: &mut Dice, world: &World) -> Made {
         gid: if dice.one_in(8) { dice.u32() } else { 1 },
         time: time(dice),
     }
+}
+
+/// The same, or something that it says to have removed.
+fn changed(dice: &mut Dice, world: &World) -> NameChange {
+    if dice.one_in(2) {
+        return NameChange::Made(made(dice, world));
+    }
+    let (parent, name) = (inode(dice, world), name(dice));
+    let there = world.state.lookup(parent, &name).ok().flatten();
+    let there = there.filter(|_| !dice.one_in(8));
+    NameChange::Removed(Removed {
+        parent,
+        name,
+        ino: there
+            .as_ref()
+            .map_or_else(|| inode(dice, world), |attr| attr.ino),
+        kind: there.map_or(FileKind::Dir, |attr| attr.kind),
+        time: time(dice),
+    })
 }
 
 fn request(dice: &mut Dice, world: &mut World) -> MetaRequest {

@@ -6,7 +6,7 @@ use crate::client::names::Known;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
 use consistency::InodeNo;
-use consistency::wire::meta::{Name, Op, OpReply};
+use consistency::wire::meta::{FileKind, Name, Op, OpReply, Removed};
 use std::sync::Arc;
 
 pub(super) async fn unlink(
@@ -17,6 +17,11 @@ pub(super) async fn unlink(
 ) -> Result<(), Errno> {
     let parent = core.pin(parent);
     let victim = child(core, &parent, name);
+    if let Some(victim) = &victim
+        && remove_alone(core, &parent, victim, name, dir).await?
+    {
+        return Ok(());
+    }
     let name = name.clone();
     let mut changed = vec![parent.ino];
     changed.extend(victim.as_ref().map(|victim| victim.ino));
@@ -41,6 +46,33 @@ pub(super) async fn unlink(
         }
     };
     core.detached_change(&changed, task).await
+}
+
+/// Removes a name without asking the leader. False: it has to be asked.
+async fn remove_alone(
+    core: &Arc<Core>,
+    parent: &Pin,
+    victim: &Pin,
+    name: &Name,
+    dir: bool,
+) -> Result<bool, Errno> {
+    let Some(kind) = victim.state().attr.as_ref().map(|attr| attr.kind) else {
+        return Ok(false);
+    };
+    let known = Known::Present(victim.ino, kind);
+    let alone = core.may_remove(&parent.state(), parent.ino, name, known);
+    if (kind == FileKind::Dir) != dir || !alone {
+        return Ok(false);
+    }
+    core.wait_to_make().await?;
+    let removed = Removed {
+        parent: parent.ino,
+        name: name.clone(),
+        ino: victim.ino,
+        kind,
+        time: core.clock.stamp(),
+    };
+    Ok(core.remove_alone(parent, victim, removed))
 }
 
 /// Returns the node that a name stands for, as far as is known here.

@@ -155,6 +155,129 @@ async fn g3_a_look_waits_for_what_was_made() {
     assert_eq!(found, Ok(true));
 }
 
+fn unlinks(ops: &[Op]) -> usize {
+    let unlink = |op: &&Op| matches!(op, Op::Unlink { .. });
+    ops.iter().filter(unlink).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_removals_are_one_request() {
+    let (cluster, first, second) = nodes().await;
+    first.mkdir("d/e").await.expect("makes");
+    let mut files = Vec::new();
+    for number in 0..100 {
+        let file = first.create(&format!("d/e/{number}")).await;
+        files.push(file.expect("makes"));
+    }
+    // Half of them the leader knows of.
+    let dir = first.walk("d").await.expect("is there");
+    first.client.fsyncdir(ROOT, dir).await.expect("syncs");
+    for number in 100..150 {
+        let file = format!("d/e/{number}");
+        first.create(&file).await.expect("makes");
+        first.write(&file, 0, b"text").await.expect("writes");
+    }
+    sent(&first.faults);
+    for number in 0..150 {
+        first
+            .unlink(&format!("d/e/{number}"))
+            .await
+            .expect("removes");
+    }
+    assert!(!first.exists("d/e/7").await.expect("looks"));
+    let removed = first.client.unlink(ROOT, dir, &name("e"), true).await;
+    removed.expect("is empty");
+    first.create("d/e").await.expect("the name is free");
+    assert_eq!(second.list("d", false).await.expect("lists"), ["e"]);
+    let ops = sent(&first.faults);
+    assert_eq!(unlinks(&ops), 0);
+    let told = ops.iter().filter(|op| matches!(op, Op::Names(_))).count();
+    assert!(told <= 4, "{told} for 202 names");
+    for file in &files {
+        first.client.forget(*file, 1);
+    }
+    let gone = || files.iter().all(|file| !cluster.knows(*file));
+    wait("they are reaped", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g4_what_others_know_of_is_asked_for() {
+    let (_cluster, first, second) = nodes().await;
+    let file = first.create("d/a").await.expect("makes");
+    first.create("d/b").await.expect("makes");
+    // By its number, as who has it open: the directory stays with the first.
+    first.fsync("d/b").await.expect("syncs");
+    second
+        .client
+        .getattr(ROOT, file, None)
+        .await
+        .expect("looks");
+    sent(&first.faults);
+    first.unlink("d/a").await.expect("removes");
+    assert_eq!(unlinks(&sent(&first.faults)), 1);
+    first.unlink("d/b").await.expect("removes");
+    assert_eq!(unlinks(&sent(&first.faults)), 0);
+    let left = second.client.getattr(ROOT, file, None).await;
+    assert!(left.is_ok_and(|reply| reply.attr.nlink == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g4_a_directory_with_names_is_not_removed() {
+    let (_cluster, first, _second) = nodes().await;
+    first.mkdir("d/e").await.expect("makes");
+    first.create("d/e/f").await.expect("makes");
+    let dir = first.walk("d").await.expect("is there");
+    let removed = first.client.unlink(ROOT, dir, &name("e"), true).await;
+    assert_eq!(removed, Err(Errno(libc::ENOTEMPTY)));
+    let removed = first.client.unlink(ROOT, dir, &name("e"), false).await;
+    assert_eq!(removed, Err(Errno(libc::EISDIR)));
+    assert!(first.exists("d/e/f").await.expect("looks"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g3_a_look_waits_for_what_was_removed() {
+    let (_cluster, first, second) = nodes().await;
+    let file = first.create("d/a").await.expect("makes");
+    first.fsync("d/a").await.expect("syncs");
+    first.faults.hold(|op| matches!(op, Op::Names(_)));
+    first.unlink("d/a").await.expect("removes");
+    let by_name = {
+        let second = second.clone();
+        tokio::spawn(async move { second.exists("d/a").await })
+    };
+    let by_number = tokio::spawn(async move { second.client.getattr(ROOT, file, None).await });
+    first.faults.holding().await;
+    tokio::task::yield_now().await;
+    let early = by_name.is_finished() || by_number.is_finished();
+    assert!(!early, "breaks must wait for the commit");
+    first.faults.let_go();
+    let found = within("the look is answered", by_name).await.expect("ends");
+    assert_eq!(found, Ok(false));
+    let left = within("the look is answered", by_number).await;
+    // It may be reaped by then.
+    let left = left.expect("ends").map(|reply| reply.attr.nlink);
+    assert!(left == Ok(0) || left == Err(Errno::ESTALE), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s4_a_removal_goes_with_the_session() {
+    let (cluster, first, second) = nodes().await;
+    first.create("d/a").await.expect("makes");
+    first.fsync("d/a").await.expect("syncs");
+    let dir = first.walk("d").await.expect("is there");
+    let session = first.client.session().expect("there is one");
+    cluster.net.cut(NodeId(2));
+    first.unlink("d/a").await.expect("removes");
+    assert!(!first.exists("d/a").await.expect("looks"));
+    wait("the session is lost", || first.client.session().is_none()).await;
+    cluster.net.heal(NodeId(2));
+    let anew = || first.client.session().is_some_and(|now| now != session);
+    wait("there is a new session", anew).await;
+    assert_eq!(first.client.fsyncdir(ROOT, dir).await, Err(Errno::EIO));
+    assert!(first.exists("d/a").await.expect("looks"));
+    assert!(second.exists("d/a").await.expect("looks"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn s3_a_synced_name_is_with_the_leader() {
     let (cluster, first, _second) = nodes().await;

@@ -33,7 +33,7 @@ mod unlink;
 mod xattrs;
 
 pub(crate) use copies::copies_in;
-pub(crate) use make::{is_foreseeable, parents};
+pub(crate) use make::{held_by_session, is_foreseeable};
 pub(crate) use quota::limits_in;
 pub(crate) use statfs::within_quota;
 
@@ -83,7 +83,7 @@ fn widen(held: &mut Scope, more: Scope) {
 
 impl MetaState {
     /// Says what an operation would change in the present state; nothing for one that only reads, for
-    /// `AllocateChunks`, and for `Flush` and `Make`, whose sender holds what they change exclusively already.
+    /// `AllocateChunks`, and for `Flush`, `Make` and `Names`, whose sender holds what they change exclusively already.
     ///
     /// # Errors
     /// What the operation would fail with.
@@ -144,6 +144,7 @@ impl MetaState {
             | Op::StatFs { .. }
             | Op::Flush(_)
             | Op::Make(_)
+            | Op::Names(_)
             | Op::AllocateChunks { .. } => Ok(Plan::default()),
         }
     }
@@ -170,6 +171,7 @@ impl MetaState {
             | Op::RemoveXattr { .. }
             | Op::Flush(_)
             | Op::Make(_)
+            | Op::Names(_)
             | Op::AllocateChunks { .. }
             | Op::Accessed(_) => Err(FsError::Invalid),
         }
@@ -231,6 +233,7 @@ pub(crate) fn apply(
         Op::RemoveXattr { ino, name } => xattrs::apply_remove(state, now, *ino, name),
         Op::Flush(files) => Ok(flush::apply(state, now, session, files)),
         Op::Make(made) => make::apply(state, now, session, made),
+        Op::Names(changes) => make::apply_all(state, now, session, changes),
         Op::AllocateChunks { count } => chunks::apply(state, session, *count),
         Op::Accessed(times) => accessed::apply(state, times),
         Op::Lookup { .. }

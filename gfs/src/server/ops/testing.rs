@@ -336,7 +336,10 @@ pub(crate) fn check_against_plan(
         }
         // What a session has changed or made comes with its times, and may name an inode twice. A read changes one time
         // only.
-        if !matches!(op, Op::Flush(_) | Op::Make(_) | Op::Accessed(_)) {
+        if !matches!(
+            op,
+            Op::Flush(_) | Op::Make(_) | Op::Names(_) | Op::Accessed(_)
+        ) {
             let version = old.attr.version.next();
             assert_eq!(new.attr.version, version, "{op:?}: version of {ino}");
             assert!(new.attr.ctime > old.attr.ctime, "{op:?}: ctime of {ino}");
@@ -371,12 +374,17 @@ pub(crate) fn check_against_plan(
                 OpReply::Created { new: false, .. } => assert_eq!(changed, [], "{op:?}"),
                 OpReply::ChunkIds(_) => assert_eq!(changed, [], "{op:?}"),
                 OpReply::Made { made: results, .. } => {
-                    let Op::Make(made) = op else {
-                        panic!("{op:?} answered with {reply:?}");
+                    let named: Vec<[InodeNo; 2]> = match op {
+                        Op::Make(made) => made.iter().map(|one| [one.parent; 2]).collect(),
+                        Op::Names(changes) => {
+                            let changes = changes.iter();
+                            changes.map(|one| [one.parent(), one.ino()]).collect()
+                        }
+                        _ => panic!("{op:?} answered with {reply:?}"),
                     };
-                    let pairs = made.iter().zip(results);
+                    let pairs = named.into_iter().zip(results);
                     let taken = pairs.filter(|(_, result)| result.is_ok());
-                    let mut dirs: Vec<InodeNo> = taken.map(|(one, _)| one.parent).collect();
+                    let mut dirs: Vec<InodeNo> = taken.flat_map(|(named, _)| named).collect();
                     dirs.retain(|dir| before.inodes.contains_key(dir));
                     dirs.sort_unstable();
                     dirs.dedup();

@@ -34,7 +34,12 @@ pub(super) fn apply(
     Ok(state.changed(now, &[parent], &[victim.ino]))
 }
 
-fn resolve(state: &MetaState, parent: InodeNo, name: &Name, dir: bool) -> Result<Dirent, FsError> {
+pub(super) fn resolve(
+    state: &MetaState,
+    parent: InodeNo,
+    name: &Name,
+    dir: bool,
+) -> Result<Dirent, FsError> {
     let victim = state
         .dir_alive(parent)?
         .entry(name)
