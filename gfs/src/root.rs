@@ -16,8 +16,8 @@
 
 use crate::error::Errno;
 use crate::tree::{
-    AttrReply, CACHE, Caller, DEV_BASE, EntryReply, JOINT_BASE, ListEntry, ListReply, PROC_BASE,
-    Tree,
+    AttrReply, CACHE, Caller, DEV_BASE, EntryReply, JOINT_BASE, ListEntry, ListReply, NO_CACHE,
+    PROC_BASE, Tree,
 };
 use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::{InodeNo, NodeId, Timestamp, Version};
@@ -226,6 +226,7 @@ impl Root {
         Ok(EntryReply {
             attr: Some(attr),
             ttl: CACHE,
+            attr_ttl: NO_CACHE,
             hold,
         })
     }

@@ -83,14 +83,16 @@ pub struct AttrReply {
 }
 
 /// A name for the kernel: LOOKUP, CREATE, MKNOD, MKDIR, SYMLINK, LINK. Each one counts as one lookup of the inode,
-/// which FORGET takes back. Attributes are never cached from these (their time-out is sent as 0; policy A of
-/// `docs/decisions`), only from GETATTR.
+/// which FORGET takes back.
 #[derive(Debug)]
 pub struct EntryReply {
     /// The inode; `None`: there is no such name (cached as absence for `ttl`, ENOENT if that is zero).
     pub attr: Option<Attr>,
     /// How long the kernel may keep the name.
     pub ttl: Duration,
+    /// How long it may keep the attributes: not at all but for an inode of which no callback tells (policy A of
+    /// docs/fuse.md).
+    pub attr_ttl: Duration,
     /// See [`Hold`].
     pub hold: Hold,
 }
@@ -106,7 +108,7 @@ pub struct Opened {
     pub keep_cache: bool,
     /// FOPEN_NONSEEKABLE.
     pub nonseekable: bool,
-    /// FOPEN_NOFLUSH: close sends no FLUSH.
+    /// FOPEN_NOFLUSH: close sends no FLUSH. Only where there are no locks, for FLUSH gives back those of fcntl(2).
     pub noflush: bool,
 }
 

@@ -18,14 +18,18 @@ use std::time::{Duration, Instant};
 
 /// How long a node has to answer a small question before it counts as down.
 pub const PATIENCE: Duration = Duration::from_millis(200);
-/// How long a node that is not down has for one page of a snapshot: a busy one with many processes is slow, not dead.
-pub const PAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a node that is not down has for what may take long.
+pub const LONG_DEADLINE: Duration = Duration::from_secs(2);
+/// How long it has for one page of a snapshot or a column: a busy one with many processes is slow, not dead.
+pub const PAGE_DEADLINE: Duration = Duration::from_secs(20);
+/// How often it is asked meanwhile whether it still lives, and how long it has to answer that.
+const STILL_THERE: Duration = Duration::from_secs(1);
 /// How long the processes of a node that does not answer are shown as they were.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a node that did not answer is not asked again for what is shown of all nodes.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
 // A node says that it cannot read a process before it is taken for dead.
-const _: () = assert!(READ_PATIENCE.as_millis() < PAGE_DEADLINE.as_millis());
+const _: () = assert!(READ_PATIENCE.as_millis() < LONG_DEADLINE.as_millis());
 /// Upper limit of the pages taken from one node (128 MiB of processes); what follows is not shown.
 pub const PAGES_MAX: usize = 32;
 
@@ -217,7 +221,7 @@ impl Cluster {
             who,
         };
         let node = pid.home();
-        match self.ask_at_length(node, request).await? {
+        match self.ask_at_length(node, request, LONG_DEADLINE).await? {
             ProcReply::Content(content) => Ok(content),
             other => Err(unexpected(node, &other)),
         }
@@ -233,7 +237,7 @@ impl Cluster {
         let node = pid.home();
         loop {
             let request = ProcRequest::Wait { pid, birth, who };
-            match self.ask(node, request, WAIT_MAX + PAGE_DEADLINE).await? {
+            match self.ask(node, request, WAIT_MAX + LONG_DEADLINE).await? {
                 // A peer that says so at once gets no thread of this node for itself.
                 ProcReply::Content(Err(libc::EAGAIN)) => tokio::task::yield_now().await,
                 ProcReply::Content(content) => return Ok(content),
@@ -252,7 +256,7 @@ impl Cluster {
         let (mut column, mut after) = (Column::new(), None);
         for _ in 0..PAGES_MAX {
             let request = ProcRequest::Column { file, who, after };
-            match self.ask_at_length(node, request).await? {
+            match self.ask_at_length(node, request, PAGE_DEADLINE).await? {
                 ProcReply::Column { cells, more } => {
                     let cells = cells.into_iter();
                     column.extend(cells.map(|cell| (cell.pid, (cell.birth, cell.content))));
@@ -324,7 +328,7 @@ impl Cluster {
         node: NodeId,
         request: ProcRequest,
     ) -> Result<Result<(), i32>, AskError> {
-        match self.ask_at_length(node, request).await? {
+        match self.ask_at_length(node, request, LONG_DEADLINE).await? {
             ProcReply::Done(done) => Ok(done),
             other => Err(unexpected(node, &other)),
         }
@@ -332,8 +336,9 @@ impl Cluster {
 
     async fn snapshot(&self, node: NodeId) -> Result<Vec<Record>, AskError> {
         if node == self.agent.node() {
-            let records = tokio::time::timeout(PAGE_DEADLINE, self.agent.processes()).await;
-            let records = records.map_err(|_| late(node, PAGE_DEADLINE))?;
+            // However long it takes: a scan goes on or passes by what it is stuck at, and without this node's own
+            // processes there may be none at all, for which `ps` has no words.
+            let records = self.agent.processes().await;
             return records
                 .map(|records| records.to_vec())
                 .map_err(|_| AskError::Failed(node));
@@ -369,9 +374,12 @@ impl Cluster {
         after: Option<ClusterPid>,
     ) -> Result<(Vec<Record>, bool), AskError> {
         let request = ProcRequest::Snapshot { after };
-        match self.ask(node, request, PAGE_DEADLINE).await? {
-            ProcReply::Snapshot { records, more } => Ok((records, more)),
-            other => Err(unexpected(node, &other)),
+        tokio::select! {
+            answer = self.ask(node, request, PAGE_DEADLINE) => match answer? {
+                ProcReply::Snapshot { records, more } => Ok((records, more)),
+                other => Err(unexpected(node, &other)),
+            },
+            error = self.falls_silent(node) => Err(error),
         }
     }
 
@@ -380,20 +388,30 @@ impl Cluster {
         &self,
         node: NodeId,
         request: ProcRequest,
+        deadline: Duration,
     ) -> Result<ProcReply, AskError> {
         let down = async {
             tokio::time::sleep(PATIENCE / 4).await;
-            match self.load(node).await {
-                Ok(_) => std::future::pending().await,
-                Err(error) => {
-                    self.heard().entry(node).or_default().silent = Some(Instant::now());
-                    error
-                }
-            }
+            let error = match self.load(node).await {
+                Ok(_) => self.falls_silent(node).await,
+                Err(error) => error,
+            };
+            self.heard().entry(node).or_default().silent = Some(Instant::now());
+            error
         };
         tokio::select! {
-            answer = self.ask(node, request, PAGE_DEADLINE) => answer,
+            answer = self.ask(node, request, deadline) => answer,
             error = down => Err(error),
+        }
+    }
+
+    /// Waits until a node that has answered does not any more.
+    async fn falls_silent(&self, node: NodeId) -> AskError {
+        loop {
+            tokio::time::sleep(STILL_THERE).await;
+            if let Err(error) = self.ask(node, ProcRequest::Load, STILL_THERE).await {
+                return error;
+            }
         }
     }
 

@@ -152,3 +152,44 @@ print(text, flush=True)"
     let said = poller.wait(DEADLINE).ok();
     assert!(said.ends_with(" node 2 down"), "{said}");
 }
+
+/// As many as on a large machine, and more than a reader gets through in a second: each is shown once.
+#[test]
+fn thousands_of_processes_on_each_node() {
+    const CHILDREN: usize = 2_000;
+    let cluster = Cluster::up(3);
+    let parent = format!(
+        "import os, signal
+for _ in range({CHILDREN}):
+    if os.fork() == 0: signal.pause()
+print(os.getpid(), flush=True)
+signal.pause()"
+    );
+    let parents = cluster.nodes().map(|node| {
+        let parent = node.spawn_command(&["python3", "-c", &parent]);
+        wait_until("all its children", LONG, || !parent.stdout().is_empty());
+        parent
+    });
+    let parents: Vec<_> = parents.collect();
+    let pids: Vec<u32> = parents
+        .iter()
+        .flat_map(|it| numbers(&it.stdout()))
+        .collect();
+    // A node that is too busy to answer is absent until its processes have been seen once.
+    wait_until("the processes of all nodes", LONG, || {
+        let listed = numbers(&cluster.sh(1, "ls /cluster/proc").ok());
+        listed.len() > CHILDREN * pids.len()
+    });
+    for options in ["-e", "ax"] {
+        let script = format!("mount --bind /cluster/proc /proc; exec ps {options} -o pid=,ppid=");
+        let command = ["unshare", "-m", "sh", "-c", &script];
+        let shown = cluster.node(1).spawn_command(&command).wait(LONG);
+        assert_eq!(shown.stderr, "", "{options}");
+        let shown = shown.ok();
+        let children = shown.lines().map(numbers);
+        let children: Vec<_> = children.filter(|row| pids.contains(&row[1])).collect();
+        let once: BTreeSet<u32> = children.iter().map(|row| row[0]).collect();
+        assert_eq!(children.len(), CHILDREN * pids.len(), "{options}");
+        assert_eq!(once.len(), children.len(), "{options}: each once");
+    }
+}

@@ -186,6 +186,7 @@ impl DevTree {
         EntryReply {
             attr: Some(attr(inode.number, &inode.node)),
             ttl: NO_CACHE,
+            attr_ttl: NO_CACHE,
             hold: Hold::none(),
         }
     }
@@ -259,6 +260,7 @@ impl Tree for DevTree {
             Err(Errno::ENOENT) => Ok(EntryReply {
                 attr: None,
                 ttl: NO_CACHE,
+                attr_ttl: NO_CACHE,
                 hold: Hold::none(),
             }),
             Err(error) => Err(error),

@@ -186,6 +186,7 @@ impl Core {
             EntryReply {
                 attr,
                 ttl: CACHE,
+                attr_ttl: NO_CACHE,
                 // K1
                 hold: Hold::new(Delivery::leased(dir, &mut state)),
             }
@@ -193,6 +194,7 @@ impl Core {
             EntryReply {
                 attr,
                 ttl: NO_CACHE,
+                attr_ttl: NO_CACHE,
                 hold: Hold::none(),
             }
         }

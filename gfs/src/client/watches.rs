@@ -118,6 +118,7 @@ impl Core {
             None => Some(EntryReply {
                 attr: None,
                 ttl: NO_CACHE,
+                attr_ttl: NO_CACHE,
                 hold: Hold::none(),
             }),
         }
@@ -148,6 +149,7 @@ impl Core {
         EntryReply {
             attr: Some(attr),
             ttl: NO_CACHE,
+            attr_ttl: NO_CACHE,
             hold: Hold::none(),
         }
     }

@@ -30,31 +30,21 @@ pub(super) struct Adapter {
     crossings: Arc<Crossings>,
     notifier: Arc<Notifier>,
     asker: Asker,
-    /// Locks reach the tree, so that each close must send its FLUSH.
-    locks: bool,
 }
 
 impl fmt::Debug for Adapter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Adapter")
-            .field("locks", &self.locks)
-            .finish_non_exhaustive()
+        f.debug_struct("Adapter").finish_non_exhaustive()
     }
 }
 
 impl Adapter {
-    pub(super) fn new(
-        tree: Arc<dyn Tree>,
-        notifier: Arc<Notifier>,
-        asker: Asker,
-        locks: bool,
-    ) -> Self {
+    pub(super) fn new(tree: Arc<dyn Tree>, notifier: Arc<Notifier>, asker: Asker) -> Self {
         Self {
             tree,
             crossings: notifier.crossings(),
             notifier,
             asker,
-            locks,
         }
     }
 
@@ -115,11 +105,11 @@ impl Adapter {
             }
             Operation::Create { name, mode, flags } => {
                 let (entry, opened) = tree.create(caller, ino, &name, mode, flags).await?;
-                Answer::created(entry, opened, self.open_flags(opened))
+                Answer::created(entry, opened, open_flags(opened))
             }
             Operation::Tmpfile { mode, flags } => {
                 let (entry, opened) = tree.tmpfile(caller, ino, mode, flags).await?;
-                Answer::created(entry, opened, self.open_flags(opened))
+                Answer::created(entry, opened, open_flags(opened))
             }
             Operation::Link { ino: inode, name } => {
                 Answer::made(tree.link(caller, inode, ino, &name).await?)
@@ -140,7 +130,7 @@ impl Adapter {
             }
             Operation::Open { flags } => {
                 let opened = tree.open(caller, ino, flags).await?;
-                Answer::opened(ino, opened, self.open_flags(opened))
+                Answer::opened(ino, opened, open_flags(opened))
             }
             Operation::Read {
                 fh,
@@ -388,7 +378,7 @@ impl Adapter {
             let known = entry
                 .entry
                 .as_ref()
-                .and_then(|known| Some((known.attr.as_ref()?, known.ttl)));
+                .and_then(|known| Some((known.attr.as_ref()?, (known.ttl, known.attr_ttl))));
             let given = known.map(|(attr, _)| attr.ino);
             // Once a name was left out all behind it must be, or the kernel would never ask for it.
             full = full
@@ -410,20 +400,19 @@ impl Adapter {
         }
         Ok(page.finish(listed, holds))
     }
+}
 
-    fn open_flags(&self, opened: Opened) -> FopenFlags {
-        let table = [
-            (opened.direct_io, FopenFlags::FOPEN_DIRECT_IO),
-            (opened.keep_cache, FopenFlags::FOPEN_KEEP_CACHE),
-            (opened.nonseekable, FopenFlags::FOPEN_NONSEEKABLE),
-            // A close without FLUSH would leave the fcntl locks of its process behind.
-            (opened.noflush && !self.locks, FopenFlags::FOPEN_NOFLUSH),
-        ];
-        table
-            .into_iter()
-            .filter_map(|(set, flag)| set.then_some(flag))
-            .fold(FopenFlags::empty(), FopenFlags::union)
-    }
+fn open_flags(opened: Opened) -> FopenFlags {
+    let table = [
+        (opened.direct_io, FopenFlags::FOPEN_DIRECT_IO),
+        (opened.keep_cache, FopenFlags::FOPEN_KEEP_CACHE),
+        (opened.nonseekable, FopenFlags::FOPEN_NONSEEKABLE),
+        (opened.noflush, FopenFlags::FOPEN_NOFLUSH),
+    ];
+    table
+        .into_iter()
+        .filter_map(|(set, flag)| set.then_some(flag))
+        .fold(FopenFlags::empty(), FopenFlags::union)
 }
 
 /// Why there is no answer to send.

@@ -120,7 +120,7 @@ impl Answer {
             return Self::error(Errno::EIO);
         };
         let mut fields = Fields::with_capacity(ENTRY_BYTES);
-        fields.entry(&attr, reply.ttl);
+        fields.entry(&attr, (reply.ttl, reply.attr_ttl));
         Self {
             body: Ok(Body::Fields(fields.0)),
             hold: reply.hold,
@@ -313,7 +313,7 @@ impl Listing {
         name: &[u8],
         (ino, kind): (InodeNo, FileKind),
         cookie: u64,
-        entry: Option<(&Attr, Duration)>,
+        entry: Option<(&Attr, (Duration, Duration))>,
     ) -> bool {
         let end = self.fields.0.len() + self.bytes_of(name.len());
         if end > self.size {
@@ -321,7 +321,7 @@ impl Listing {
         }
         if self.plus {
             match entry {
-                Some((attr, ttl)) => self.fields.entry(attr, ttl),
+                Some((attr, ttls)) => self.fields.entry(attr, ttls),
                 None => self.fields.absence(NO_CACHE),
             }
         }
@@ -388,16 +388,16 @@ impl Fields {
         self.0.extend_from_slice(&value.to_ne_bytes());
     }
 
-    /// Node, generation, time-outs of name and attributes, attributes. The attributes' time-out is always 0
-    /// (policy A): a reply about an inode that the kernel does not know yet races with its invalidation, and what
-    /// it then caches would stick.
-    fn entry(&mut self, attr: &Attr, ttl: Duration) {
+    /// Node, generation, time-outs of name and attributes, attributes. The attributes' time-out is 0 for all that the
+    /// kernel is told to forget (policy A): a reply about an inode that it does not know yet races with its
+    /// invalidation, and what it then caches would stick.
+    fn entry(&mut self, attr: &Attr, (name_ttl, attr_ttl): (Duration, Duration)) {
         self.u64(attr.ino.0);
         self.u64(0);
-        self.u64(ttl.as_secs());
-        self.u64(0);
-        self.u32(ttl.subsec_nanos());
-        self.u32(0);
+        self.u64(name_ttl.as_secs());
+        self.u64(attr_ttl.as_secs());
+        self.u32(name_ttl.subsec_nanos());
+        self.u32(attr_ttl.subsec_nanos());
         self.attr(attr);
     }
 

@@ -99,7 +99,7 @@ impl Connection {
             Asker::new(Arc::clone(&self.place)).map_err(|source| MountError::Thread { source })?;
         let session = Arc::new(Session {
             device: self.device,
-            adapter: Adapter::new(tree, Arc::clone(&self.notifier), asker, self.config.locks),
+            adapter: Adapter::new(tree, Arc::clone(&self.notifier), asker),
             waits: self.waits,
             runtime: runtime.clone(),
             watching: AtomicBool::new(false),

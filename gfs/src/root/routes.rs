@@ -32,6 +32,7 @@ impl Tree for Root {
             Place::Joint(node) => Ok(EntryReply {
                 attr: Some(self.joint_attr(node)),
                 ttl: NO_CACHE,
+                attr_ttl: NO_CACHE,
                 hold: Hold::none(),
             }),
             Place::Nothing => Err(Errno::ENOENT),

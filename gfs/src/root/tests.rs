@@ -48,6 +48,7 @@ impl Fake {
         EntryReply {
             attr: Some(Self::attr(ino)),
             ttl: NO_CACHE,
+            attr_ttl: NO_CACHE,
             hold: Hold::none(),
         }
     }

@@ -100,6 +100,7 @@ impl State {
         Ok(EntryReply {
             attr: Some(self.node(ino)?.attr.clone()),
             ttl: CACHE,
+            attr_ttl: NO_CACHE,
             hold: Hold::none(),
         })
     }
@@ -254,11 +255,13 @@ impl Tree for MemTree {
                 Err(_) if name.as_bytes().starts_with(b"volatile") => Ok(EntryReply {
                     attr: None,
                     ttl: NO_CACHE,
+                    attr_ttl: NO_CACHE,
                     hold: Hold::none(),
                 }),
                 Err(_) => Ok(EntryReply {
                     attr: None,
                     ttl: CACHE,
+                    attr_ttl: NO_CACHE,
                     hold: Hold::none(),
                 }),
             }

@@ -76,6 +76,7 @@ fn entry(ino: Option<InodeNo>, ttl: std::time::Duration) -> EntryReply {
     EntryReply {
         attr: ino.map(attr),
         ttl,
+        attr_ttl: NO_CACHE,
         hold: Hold::none(),
     }
 }

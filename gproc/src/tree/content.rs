@@ -185,7 +185,7 @@ impl ProcTree {
     ) -> Result<Bytes, Errno> {
         let view = self
             .readers
-            .view(caller.pid)
+            .view_at(caller.pid, at.identity.pid)
             .filter(|_| at.thread.is_none());
         let listed = view.is_some();
         let kept = match &view {

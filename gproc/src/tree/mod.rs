@@ -1,8 +1,9 @@
 //! `/cluster/proc`.
 //!
-//! Nothing is cached here but the snapshot of a reader who has listed the tree ([`SNAPSHOT_AGE_MAX`]): names
-//! of processes are asked for each time, and a process that has ended or started is seen so by the next look. The
-//! names inside a process's directory never change, so the kernel keeps those.
+//! Nothing is cached here but the snapshot of a reader who has listed the tree ([`SNAPSHOT_AGE_MAX`]). The kernel keeps
+//! the names of processes that such a reader was shown, for everybody, for a moment (`LISTED_TTL`); else they are asked
+//! for each time, and a process that has ended or started is seen so by the next look. The names inside a process's
+//! directory never change, so the kernel keeps those.
 //!
 //! The content of a file is that of the moment it was opened. What has ended is `ESRCH`, a node that does not answer
 //! is `EHOSTDOWN`; its processes are absent.
@@ -55,6 +56,9 @@ use table::{CLUSTER, DIR_MODE, NODE, OfCluster, OfNode, OfProcess, PROCESS, ROOT
 pub const OPEN_FILES_MAX: usize = 65_536;
 /// How long the kernel may take a process's owner for true: it changes by setuid(2) and execve(2).
 const OWNER_TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may take a process for alive that is in a snapshot: its reader opens some files of it at once,
+/// each by way of its directory.
+const LISTED_TTL: Duration = Duration::from_millis(100);
 /// Cookies of the root's own names are below those of processes, which are this and the pid.
 const COOKIE_PROCESSES: u64 = 1 << 32;
 /// Cookies up to here are the adapter's.
@@ -143,8 +147,7 @@ impl ProcTree {
 
     /// Returns who has a pid, for a reader.
     async fn identify(&self, reader: u32, pid: ClusterPid) -> Option<Identity> {
-        let kept = self.readers.view(reader);
-        if let Some(record) = kept.as_ref().and_then(|view| view.processes.get(&pid)) {
+        if let Some(record) = self.readers.record(reader, pid) {
             return Some(record.identity);
         }
         // Not in the snapshot: it may be younger.
@@ -253,8 +256,8 @@ impl ProcTree {
         })
     }
 
-    /// Makes what a name stands for known to the kernel.
-    fn enter(&self, what: What) -> Result<EntryReply, Errno> {
+    /// Makes what a name stands for known to the kernel, for a reader who has it from its snapshot or not.
+    fn enter(&self, what: What, listed: bool) -> Result<EntryReply, Errno> {
         let ino = match what {
             What::Fixed(ino) => ino,
             What::Of(at) if kind_at(&at) == FileKind::Symlink => {
@@ -271,14 +274,18 @@ impl ProcTree {
                 }
             }
         };
-        let ttl = match ino {
+        let ttl = match (ino, what) {
+            (Ino::Process(..), What::Of(at)) if listed && at.identity.hidden.is_none() => {
+                LISTED_TTL
+            }
             // Names of what comes and goes, and of what differs from caller to caller.
-            Ino::Node(_) | Ino::Process(..) | Ino::SelfLink(_) | Ino::Deep(_) => NO_CACHE,
+            (Ino::Node(_) | Ino::Process(..) | Ino::SelfLink(_) | Ino::Deep(_), _) => NO_CACHE,
             _ => CACHE,
         };
         Ok(EntryReply {
             attr: Some(self.attr(ino)?),
             ttl,
+            attr_ttl: attr_ttl(ino),
             hold: Hold::none(),
         })
     }
@@ -339,7 +346,10 @@ impl Tree for ProcTree {
     ) -> Result<EntryReply, Errno> {
         let parent = Ino::of(parent).ok_or(Errno::ESTALE)?;
         match self.find_in(caller, parent, name.as_bytes()).await? {
-            Some(what) => self.enter(what),
+            Some(what) => {
+                let listed = matches!(what, What::Of(at) if self.readers.record(caller.pid, at.identity.pid).is_some());
+                self.enter(what, listed)
+            }
             None => Ok(EntryReply {
                 attr: None,
                 // Only here do no names come later.
@@ -347,6 +357,7 @@ impl Tree for ProcTree {
                     Ino::Process(..) | Ino::Node(_) => CACHE,
                     _ => NO_CACHE,
                 },
+                attr_ttl: NO_CACHE,
                 hold: Hold::none(),
             }),
         }
@@ -364,10 +375,9 @@ impl Tree for ProcTree {
 
     async fn getattr(&self, _: Caller, ino: InodeNo, _: Option<u64>) -> Result<AttrReply, Errno> {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
-        let of_process = matches!(ino, Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_));
         Ok(AttrReply {
             attr: self.attr(ino)?,
-            ttl: if of_process { OWNER_TTL } else { CACHE },
+            ttl: attr_ttl(ino),
             hold: Hold::none(),
         })
     }
@@ -515,7 +525,7 @@ impl Tree for ProcTree {
         let listed = self.list(caller, ino, after, limit).await?;
         let parent = self.parent(ino).map(Ino::number);
         let enter = |listed: Listed| {
-            let entry = plus.then(|| self.enter(listed.what)).transpose()?;
+            let entry = plus.then(|| self.enter(listed.what, true)).transpose()?;
             let made = entry.as_ref().and_then(|entry| entry.attr.as_ref());
             Ok(ListEntry {
                 ino: made.map_or_else(|| listed.what.number(), |attr| attr.ino),
@@ -538,6 +548,14 @@ enum Written {
     Order(Order, At),
     Group,
     Switch,
+}
+
+/// How long the kernel may keep attributes; see [`EntryReply::attr_ttl`].
+const fn attr_ttl(ino: Ino) -> Duration {
+    match ino {
+        Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => OWNER_TTL,
+        _ => CACHE,
+    }
 }
 
 const fn who(caller: Caller) -> Who {

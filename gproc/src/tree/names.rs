@@ -13,6 +13,7 @@ use consistency::wire::meta::FileKind;
 use consistency::{InodeNo, NodeId};
 use gfs::error::Errno;
 use gfs::tree::Caller;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -331,7 +332,11 @@ impl ProcTree {
         }
         let view = self.listing_view(caller.pid, after).await;
         let cookie = |pid: ClusterPid| COOKIE_PROCESSES + u64::from(pid.number());
-        let rest = view.processes.values().map(|record| record.identity);
+        let behind = i32::try_from(after.saturating_sub(COOKIE_PROCESSES)).ok();
+        let behind = behind.and_then(|number| ClusterPid::try_from(number).ok());
+        let behind = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = view.processes.range((behind, Bound::Unbounded));
+        let rest = rest.map(|(_, record)| record.identity);
         let rest = rest.filter(|identity| {
             cookie(identity.pid) > after
                 && identity.is_shown_to(who(caller))

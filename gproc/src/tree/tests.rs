@@ -1,4 +1,5 @@
 use super::*;
+use crate::cluster::{LONG_DEADLINE, PAGE_DEADLINE, PATIENCE};
 use crate::wire::{MachineFile, ProcFile, ProcReply, ProcRequest, Record};
 use consistency::wire::{decode, encode};
 use gfs::net::mem::{MemNet, MemTransport};
@@ -24,15 +25,20 @@ struct Spy {
     agent: Arc<ProcAgent>,
     asked: Mutex<Vec<ProcRequest>>,
     lie: Mutex<Option<ProcReply>>,
+    /// How long it takes to tell its processes.
+    slow: Mutex<Duration>,
 }
 
 #[async_trait]
 impl Service for Spy {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
-        self.asked
-            .lock()
-            .expect("free")
-            .push(decode(&body).expect("a request"));
+        let request: ProcRequest = decode(&body).expect("a request");
+        let slow = matches!(request, ProcRequest::Snapshot { .. });
+        self.asked.lock().expect("free").push(request);
+        if slow {
+            let slow = *self.slow.lock().expect("free");
+            tokio::time::sleep(slow).await;
+        }
         let lie = self.lie.lock().expect("free").clone();
         match lie {
             Some(lie) => Some(encode(&lie).into()),
@@ -78,6 +84,7 @@ impl Fake {
                 agent,
                 asked: Mutex::default(),
                 lie: Mutex::default(),
+                slow: Mutex::default(),
             });
             let (transport, router) = net.join(NodeId(id));
             router.register(ServiceId::Process, Arc::<Spy>::clone(&spy));
@@ -450,6 +457,27 @@ async fn a_pid_given_out_again_is_another_process() {
     assert_eq!(reply.await.expect_err("it has ended"), Errno::ESRCH);
 }
 
+/// A descriptor of its directory stands for it in `glush`.
+#[tokio::test]
+async fn a_process_keeps_its_inode_under_another_owner() {
+    let fake = Fake::new(2);
+    fake.start(2, 131_080, 1, 10);
+    let tree = fake.tree(1);
+    let owner = async || {
+        tree.ls(READER, ProcTree::ROOT, 100).await.expect("listed");
+        let ino = tree.find(READER, "131080").await.expect("there");
+        let attr = tree.getattr(READER, ino, None).await.expect("there").attr;
+        (ino, attr.uid)
+    };
+    let before = owner().await;
+    let status = fake.node(2).proc.path().join("131080/status");
+    let text = std::fs::read_to_string(&status).expect("read");
+    let text = text.replace("Uid:\t0\t1000", "Uid:\t0\t77");
+    std::fs::write(&status, text).expect("written");
+    assert_eq!(before.1, 1000);
+    assert_eq!(owner().await, (before.0, 77));
+}
+
 #[tokio::test]
 async fn a_process_is_seen_and_missed_at_once() {
     let fake = Fake::new(2);
@@ -484,13 +512,40 @@ async fn thousands_of_processes_cost_one_round() {
                 .expect("read");
         }
     }
-    let asked = fake.asked(2);
-    assert_eq!(asked.len(), 2, "{asked:?}");
-    assert!(asked.contains(&ProcRequest::Snapshot { after: None }));
+    let mut asked = fake.asked(2);
     assert!(asked.contains(&ProcRequest::Load));
+    // Once more for each second that it takes.
+    asked.retain(|request| *request != ProcRequest::Load);
+    assert_eq!(asked, [ProcRequest::Snapshot { after: None }]);
     // Another reader has no part in that.
     tree.cat(caller(77), "131072/stat").await.expect("read");
     assert_eq!(fake.asked(2).len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_that_is_slow_is_waited_for_as_long_as_it_lives() {
+    let fake = Fake::new(2);
+    fake.start(2, 131_080, 1, 10);
+    let tree = fake.tree(1);
+    *fake.node(2).spy.slow.lock().expect("free") = LONG_DEADLINE + PATIENCE;
+    let names = tree.ls(READER, ProcTree::ROOT, 100).await.expect("listed");
+    assert_eq!(processes(names), ["131080"]);
+    // One that falls silent meanwhile is not.
+    *fake.node(2).spy.slow.lock().expect("free") = PAGE_DEADLINE;
+    fake.asked(2);
+    let cut = async {
+        while !fake.asked(2).contains(&ProcRequest::Load) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(PATIENCE / 4).await;
+        fake.net.cut(NodeId(2));
+    };
+    let begun = Instant::now();
+    let (names, ()) = tokio::join!(tree.ls(READER, ProcTree::ROOT, 100), cut);
+    assert!(begun.elapsed() < PAGE_DEADLINE / 2, "{:?}", begun.elapsed());
+    let known = tree.cat(READER, "131080/stat").await.expect("known");
+    assert!(known.contains(") D "), "{known}");
+    assert_eq!(processes(names.expect("listed")), ["131080"]);
 }
 
 #[tokio::test]

@@ -97,6 +97,7 @@ pub(super) async fn tmpfile(
     let entry = EntryReply {
         attr: Some(attr),
         ttl: NO_CACHE,
+        attr_ttl: NO_CACHE,
         hold: Hold::none(),
     };
     Ok((entry, opened))
