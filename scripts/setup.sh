@@ -12,6 +12,7 @@ needs=(
     "faketime faketime"
     "fusermount3 fuse3"
     "git git"
+    "htop htop"
     "nsenter util-linux"
     "pkg-config pkg-config"
     "pgrep procps"

@@ -165,12 +165,11 @@ for _ in range({CHILDREN}):
 print(os.getpid(), flush=True)
 signal.pause()"
     );
-    let parents = cluster.nodes().map(|node| {
-        let parent = node.spawn_command(&["python3", "-c", &parent]);
+    let start = |node: tests::Node<'_>| node.spawn_command(&["python3", "-c", &parent]);
+    let parents: Vec<_> = cluster.nodes().map(start).collect();
+    for parent in &parents {
         wait_until("all its children", LONG, || !parent.stdout().is_empty());
-        parent
-    });
-    let parents: Vec<_> = parents.collect();
+    }
     let pids: Vec<u32> = parents
         .iter()
         .flat_map(|it| numbers(&it.stdout()))

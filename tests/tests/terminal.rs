@@ -208,3 +208,48 @@ fn the_terminal_is_given_back_on_every_way_out() {
         cluster.sh(1, "pgrep -f '^glurun'").code() == Some(1)
     });
 }
+
+/// What is shown of processes of all nodes at a terminal, in order, and how a program is left.
+#[test]
+fn top_and_htop_show_all_nodes() {
+    let cluster = Cluster::up(2);
+    let start = |node| {
+        let sleep = "setsid sleep 4242 >/dev/null 2>&1 </dev/null & echo $!";
+        cluster.sh(node, sleep).ok()
+    };
+    let (here, other) = (start(1), start(2));
+    let count = "grep -c ^processor /proc/cpuinfo";
+    let processors: u32 = cluster.sh(1, count).ok().parse().expect("a number");
+    let mut shell = cluster.node(1).terminal(&[
+        "env",
+        "LC_ALL=C",
+        "HTOPRC=/dev/null",
+        "glush",
+        "-c",
+        "exec bash --noprofile --norc --noediting -i",
+    ]);
+    shell.resize(70, 132);
+    shell.send("PS1='<''>'\n");
+    shell.expect(PROMPT);
+    let in_order = |screen: &str, [first, second]: [&str; 2]| {
+        let at = |pid: &str| screen.find(&format!("{pid} "));
+        assert!(at(first).is_some() && at(first) < at(second), "{screen}");
+    };
+
+    shell.send("top -o PID\n");
+    shell.expect("COMMAND");
+    in_order(&shell.painted(), [&other, &here]);
+    // A line for each processor of each node.
+    shell.send("1");
+    let last = format!("%Cpu{}", 2 * processors - 1);
+    shell.expect(&last);
+    shell.send("q");
+    shell.expect(PROMPT);
+
+    shell.send("htop --no-color --sort-key PID --filter 'sleep 4242'\n");
+    in_order(&shell.expect("F10"), [&here, &other]);
+    shell.send("q");
+    shell.expect(PROMPT);
+    shell.send("echo status $?\n");
+    shell.expect("status 0\r\n");
+}
