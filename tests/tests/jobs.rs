@@ -93,7 +93,21 @@ fn commands_on_all_nodes() {
     let waited = run("cd /; glurun -W 1 -n 3 sh -c '[ $GLU_VNN = 1 ] || sleep 1000'");
     assert_eq!(waited.code(), Some(128 + 15), "{waited}");
     assert!(start.elapsed() < DEADLINE, "they end others at once");
-    assert_eq!(run("glurun --mem 1 true").code(), Some(2));
+    assert_eq!(
+        run("glurun --cpus 1 --mem 1 -w 2 sh -c 'echo $GLU_NODE'").ok(),
+        "2"
+    );
+    let large = run("glurun --mem 99999999 true");
+    assert_eq!(large.code(), Some(125), "{large}");
+    let input = "seq 200000 | glurun -N 3 -i all sh -c 'cksum; [ $GLU_VNN = 0 ] || exit 1'";
+    let sums = run(&format!("cd /; {input}"));
+    assert_eq!(sums.code(), Some(1), "the highest status: {sums}");
+    let mut lines: Vec<&str> = sums.stdout.lines().collect();
+    lines.dedup();
+    assert_eq!((sums.stdout.lines().count(), lines.len()), (3, 1), "{sums}");
+    // Who does not read holds up nobody else.
+    let some = "seq 200000 | glurun -N 3 -i all sh -c '[ $GLU_VNN = 1 ] || wc -l'";
+    assert_eq!(run(&format!("cd /; {some}")).ok(), "200000\n200000");
     let one_by_one = "cd /; glurun -f 1 -n 3 sh -c 'echo $GLU_VNN; sleep 0.1; echo $GLU_VNN'";
     assert_eq!(run(one_by_one).ok(), "0\n0\n1\n1\n2\n2");
 }

@@ -1,7 +1,8 @@
 //! `glurun`: runs a program on the best node as if it ran here.
 
+use super::fan::Fan;
 use super::many::{self, Rules, Wish};
-use super::owner::{self, Command};
+use super::owner::{self, Command, Reader};
 use super::signals::Signals;
 use super::terminal::Terminal;
 use super::{end_as, socket, sys};
@@ -59,14 +60,27 @@ struct Args {
     #[arg(short = 'b', long, conflicts_with_all = ["label", "pty"])]
     gather: bool,
 
+    /// Memory that a node must have free to be chosen, in MiB.
+    #[arg(long, value_name = "MIB", conflicts_with = "places")]
+    mem: Option<u64>,
+
+    /// Processors that a node must have to be chosen.
+    #[arg(long, value_name = "COUNT", conflicts_with = "places")]
+    cpus: Option<u32>,
+
+    /// Puts the command into the queue of batch jobs, where it outlives this process, and prints the number of the job;
+    /// its output goes to glurun-<job>.out. `glubatch` shows and ends it.
+    #[arg(long, conflicts_with_all = ["all", "gather", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
+    detach: bool,
+
     /// How many processes may run at a time; all if not given.
     #[arg(short, long, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
     fanout: Option<u32>,
 
-    /// Which process gets the input: its number, or `none`.
+    /// Which process gets the input: its number, `all` or `none`.
     #[arg(short, long, value_name = "WHICH", default_value = "0", value_parser = read_input)]
-    input: Reader,
+    input: Input,
 
     /// Passes output on as it comes; it always is, but for lines under --label.
     #[arg(short, long, conflicts_with = "label")]
@@ -131,18 +145,20 @@ pub fn main() -> ! {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
         _ => usage(&error),
     });
+    if args.detach {
+        detach(&args);
+    }
     let ignored = sys::ignored_signals();
     let wish = Wish {
         on: args.nodes,
         except: args.exclude,
+        mem_mib: args.mem,
+        cpus: args.cpus,
         all: args.all,
         nodes: args.node_count.map(|count| count as usize),
         count: args.count.map(|count| count as usize),
     };
-    let known = || {
-        let nodes = owner::nodes(&socket())??;
-        Ok(nodes.into_iter().map(|(node, up, _)| (node, up)).collect())
-    };
+    let known = || owner::nodes(&socket())?;
     let places = match args.places.is_empty() {
         true => wish.plan(known).unwrap_or_else(|why| many::give_up(&why)),
         false => args.places.iter().map(|&node| vec![NodeId(node)]).collect(),
@@ -159,6 +175,18 @@ pub fn main() -> ! {
     // Those that wait for their turn cannot be waited for.
     let count = u32::try_from(places.len()).expect("counts are small");
     let parallel = (count > 1 && rules.fanout >= places.len()).then_some(count);
+    let reader = match args.input {
+        Input::None => Reader::Nobody,
+        Input::Process(vnn) => Reader::One(vnn),
+        Input::All if count == 1 => Reader::One(0),
+        Input::All if parallel.is_none() => {
+            eprintln!(
+                "{NAME}: input for all is for processes that run at a time, without --fanout"
+            );
+            std::process::exit(USAGE_STATUS);
+        }
+        Input::All => Reader::All(Fan::new(count)),
+    };
     let single = places.len() == 1 && !args.label && !args.gather;
     let terminal = single.then(|| Terminal::find(args.pty)).flatten();
     if args.pty && terminal.is_none() {
@@ -178,7 +206,7 @@ pub fn main() -> ! {
         .in_directory(directory)
         .labelled(args.label)
         .gathered(args.gather)
-        .with_input_for(args.input.0)
+        .with_input_for(reader)
         .parallel(parallel)
         .with_terminal(terminal);
     if single && args.time.is_none() {
@@ -190,15 +218,20 @@ pub fn main() -> ! {
     std::process::exit(many::run(&command, &places, &rules, &signals).into())
 }
 
-/// Number of the process that gets the input.
+/// Who gets the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reader(Option<u32>);
+enum Input {
+    All,
+    None,
+    Process(u32),
+}
 
-fn read_input(text: &str) -> Result<Reader, String> {
+fn read_input(text: &str) -> Result<Input, String> {
     match (text, text.parse()) {
-        ("none", _) => Ok(Reader(None)),
-        (_, Ok(vnn)) => Ok(Reader(Some(vnn))),
-        _ => Err("the number of a process, or `none`".into()),
+        ("all", _) => Ok(Input::All),
+        ("none", _) => Ok(Input::None),
+        (_, Ok(vnn)) => Ok(Input::Process(vnn)),
+        _ => Err("the number of a process, `all` or `none`".into()),
     }
 }
 
@@ -215,6 +248,37 @@ pub(crate) fn read_time(text: &str) -> Result<Duration, String> {
         [hours, minutes, seconds] => Ok(Duration::from_secs(hours * 3600 + minutes * 60 + seconds)),
         _ => Err(wrong()),
     }
+}
+
+/// Becomes `glubatch`, which has a process that outlives this one start the command.
+fn detach(args: &Args) -> ! {
+    let own = std::env::current_exe().unwrap_or_default();
+    let mut glubatch = std::process::Command::new(own.with_file_name("glubatch"));
+    glubatch.args(["submit", "--no-requeue"]);
+    let mut option = |name: &str, value: Option<OsString>| {
+        if let Some(value) = value {
+            glubatch.arg(name).arg(value);
+        }
+    };
+    let text = |set: &Option<NodeSet>| set.as_ref().map(|set| set.to_string().into());
+    option("--nodes", text(&args.nodes));
+    option("--exclude", text(&args.exclude));
+    option("--count", args.count.map(|count| count.to_string().into()));
+    option("--cpus", args.cpus.map(|count| count.to_string().into()));
+    option("--mem", args.mem.map(|mib| mib.to_string().into()));
+    option("--chdir", args.chdir.clone().map(Into::into));
+    let time = args.time.map(|time| format!("0:{}", time.as_secs().max(1)));
+    option("--time", time.map(Into::into));
+    let output = args
+        .output
+        .clone()
+        .unwrap_or_else(|| "glurun-%j.out".into());
+    option("--output", Some(output.into()));
+    option("--error", args.error.clone().map(Into::into));
+    let env = export(&args.export, std::env::vars_os().collect());
+    glubatch.env_clear().envs(env).arg("--").args(&args.command);
+    let error = std::os::unix::process::CommandExt::exec(&mut glubatch);
+    many::give_up(&format!("glubatch cannot be run: {error}"))
 }
 
 /// Puts files in the place of this process's output and errors.
@@ -339,7 +403,8 @@ mod tests {
         check("glurun -- -odd", &[], 1, false, "-odd");
         check_refused("glurun");
         check_refused("glurun -x host ls");
-        check_refused("glurun --mem 1 ls");
+        check_refused("glurun --mem x ls");
+        check_refused("glurun --detach -a ls");
         check_refused("glurun -a -n 2 ls");
         check_refused("glurun -l -b ls");
         check_refused("glurun -n 0 ls");
@@ -354,9 +419,10 @@ mod tests {
         for text in ["", "x", "1:2:3:4", "-1", "1.5"] {
             read_time(text).expect_err(text);
         }
-        assert_eq!(read_input("none"), Ok(Reader(None)));
-        assert_eq!(read_input("3"), Ok(Reader(Some(3))));
-        read_input("all").expect_err("is not supported");
+        assert_eq!(read_input("none"), Ok(Input::None));
+        assert_eq!(read_input("all"), Ok(Input::All));
+        assert_eq!(read_input("3"), Ok(Input::Process(3)));
+        read_input("some").expect_err("is nobody");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn spend(state: &(Mutex<Credit>, Condvar), len: usize) {
 
 /// Reads straight from descriptor 0, without a buffer that could hold bytes back; waits also where somebody has made
 /// it non-blocking.
-fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_input(buffer: &mut [u8]) -> io::Result<usize> {
     let stdin = io::stdin();
     loop {
         match nix::unistd::read(stdin.as_fd(), buffer) {

@@ -6,7 +6,7 @@ use super::signals::Signals;
 use super::{SIGNAL_STATUS, sys};
 use crate::nodes::NodeSet;
 use consistency::NodeId;
-use gproc::job::protocol::{End, Failure};
+use gproc::job::protocol::{End, Failure, NodesReply};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
@@ -26,6 +26,10 @@ const KILL_AFTER: Duration = Duration::from_secs(30);
 pub(super) struct Wish {
     pub(super) on: Option<NodeSet>,
     pub(super) except: Option<NodeSet>,
+    /// Memory that a node must have free.
+    pub(super) mem_mib: Option<u64>,
+    /// Processors that it must have.
+    pub(super) cpus: Option<u32>,
     /// One process on each node.
     pub(super) all: bool,
     /// Processes on so many nodes.
@@ -34,13 +38,14 @@ pub(super) struct Wish {
 }
 
 impl Wish {
-    /// Returns the nodes that each process may run on (none: any). `known`: all nodes, and whether they are up.
+    /// Returns the nodes that each process may run on (none: any). `known`: all nodes, whether they are up, and their load.
     pub(super) fn plan(
         &self,
-        known: impl FnOnce() -> Result<Vec<(NodeId, bool)>, String>,
+        known: impl FnOnce() -> NodesReply,
     ) -> Result<Vec<Vec<NodeId>>, String> {
         let count = self.count.unwrap_or(1);
-        if !self.all && self.nodes.is_none() && self.except.is_none() {
+        let sized = self.mem_mib.is_some() || self.cpus.is_some();
+        if !self.all && self.nodes.is_none() && self.except.is_none() && !sized {
             let on: Vec<NodeId> = self.on.iter().flat_map(NodeSet::iter).collect();
             return Ok(vec![on; count]);
         }
@@ -49,8 +54,13 @@ impl Wish {
         let up: Vec<NodeId> = known
             .into_iter()
             // Who names a node hears that it is down.
-            .filter(|(node, up)| of_set(&self.on, *node).unwrap_or(*up))
-            .map(|(node, _)| node)
+            .filter(|(node, up, _)| of_set(&self.on, *node).unwrap_or(*up))
+            .filter(|(.., load)| {
+                self.mem_mib
+                    .is_none_or(|mib| load.mem_available_kib >> 10 >= mib)
+                    && self.cpus.is_none_or(|cpus| load.cpus >= cpus)
+            })
+            .map(|(node, ..)| node)
             .filter(|node| of_set(&self.except, *node) != Some(true))
             .collect();
         if up.is_empty() {
@@ -238,6 +248,7 @@ pub(super) fn give_up(message: &str) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consistency::wire::node::NodeLoad;
 
     fn wish(line: &str) -> Wish {
         let mut wish = Wish::default();
@@ -248,16 +259,28 @@ mod tests {
                 ("a", "") => wish.all = true,
                 ("N", count) => wish.nodes = Some(count.parse().expect("a count")),
                 ("n", count) => wish.count = Some(count.parse().expect("a count")),
+                ("m", mib) => wish.mem_mib = Some(mib.parse().expect("a size")),
+                ("c", count) => wish.cpus = Some(count.parse().expect("a count")),
                 _ => panic!("{word}"),
             }
         }
         wish
     }
 
+    /// Node N has N processors and GiB of memory.
+    fn known(node: u16) -> (NodeId, bool, NodeLoad) {
+        let load = NodeLoad {
+            cpus: node.into(),
+            mem_available_kib: u64::from(node) << 20,
+            ..NodeLoad::default()
+        };
+        (NodeId(node), node != 3, load)
+    }
+
     /// Nodes 1 to 4, the third of which is down.
     #[track_caller]
     fn check(line: &str, expected: &[&[u16]]) {
-        let known = || Ok((1..=4).map(|node| (NodeId(node), node != 3)).collect());
+        let known = || Ok((1..=4).map(known).collect());
         let plan = wish(line).plan(known).expect("a plan");
         let plan: Vec<Vec<u16>> = plan
             .iter()
@@ -268,7 +291,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(line: &str, why: &str) {
-        let known = || Ok((1..=4).map(|node| (NodeId(node), node != 3)).collect());
+        let known = || Ok((1..=4).map(known).collect());
         let error = wish(line).plan(known).expect_err("is refused");
         assert!(error.contains(why), "{error}");
     }
@@ -285,6 +308,9 @@ mod tests {
         check("N2", &[&[1], &[2]]);
         check("N2 n3", &[&[1], &[2], &[1]]);
         check("N2 x1", &[&[2], &[4]]);
+        check("m2048 n2", &[&[2, 4], &[2, 4]]);
+        check("c4", &[&[4]]);
+        check_refused("w1 m2048", "no node is left");
         check_refused("N4", "4 nodes are wanted and 3 are up");
         check_refused("w1 x1", "no node is left");
     }

@@ -5,13 +5,14 @@
 //!
 //! - [`command`]: what `glurun` was asked to do.
 //! - [`many`]: several jobs of one command.
-//! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output.
+//! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output, [`fan`] one input to all.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
 //! - [`parallel`]: how the processes of one command find each other, by [`pmi`].
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs.
 
 pub mod command;
 mod copy;
+mod fan;
 pub mod make;
 mod many;
 pub(crate) mod owner;

@@ -1,6 +1,7 @@
 //! One job from its owner's side: the request, its descriptors, its frames, its end.
 
 use super::copy::{Input, Output, Sink};
+use super::fan::Fan;
 use super::parallel::Parallel;
 use super::signals::Signals;
 use super::sys;
@@ -34,6 +35,14 @@ const GO_ON: ToJob = ToJob::Signal {
     group: true,
 };
 
+/// Which job gets the input.
+#[derive(Clone, Debug)]
+pub(super) enum Reader {
+    Nobody,
+    One(u32),
+    All(Arc<Fan>),
+}
+
 /// What all jobs of one command have in common.
 pub(super) struct Command {
     request: Request,
@@ -42,8 +51,7 @@ pub(super) struct Command {
     /// What the first job has one like.
     terminal: Option<Terminal>,
     gather: bool,
-    /// The job that gets the input.
-    reader: Option<u32>,
+    reader: Reader,
     /// The input is a file, which keeps what the job does not read.
     seekable: bool,
     /// Its processes find each other.
@@ -83,7 +91,7 @@ impl Command {
             label: false,
             terminal: None,
             gather: false,
-            reader: Some(0),
+            reader: Reader::One(0),
             seekable: is_file(io::stdin().as_fd()),
             parallel: None,
         })
@@ -121,9 +129,9 @@ impl Command {
         self
     }
 
-    /// Gives the input to the job with another number than 0, or to none.
-    pub(super) fn with_input_for(mut self, vnn: Option<u32>) -> Self {
-        self.reader = vnn;
+    /// Gives the input to other jobs than the one with number 0.
+    pub(super) fn with_input_for(mut self, reader: Reader) -> Self {
+        self.reader = reader;
         self
     }
 
@@ -157,6 +165,9 @@ impl Command {
         if let Some(parallel) = &self.parallel {
             parallel.ended(vnn, signals);
         }
+        if let Reader::All(fan) = &self.reader {
+            fan.leave(vnn);
+        }
         end.unwrap_or_else(|error| End::lost(explain(socket, &error)))
     }
 
@@ -171,8 +182,10 @@ impl Command {
         let mut request = self.request.clone();
         request.vnn = vnn;
         request.nodes = nodes.to_vec();
-        if self.reader != Some(vnn) {
-            request.stdio[0] = Stdio::Null;
+        match self.reader {
+            Reader::One(reader) if reader == vnn => {}
+            Reader::All(_) => {}
+            Reader::One(_) | Reader::Nobody => request.stdio[0] = Stdio::Null,
         }
         if let Some(parallel) = &self.parallel {
             parallel.tell(&mut request.env, vnn);
@@ -202,8 +215,13 @@ impl Command {
             self.send_hello(&first, &hello, request.stdio[0])?;
         }
         let mut reader = BufReader::with_capacity(FRAME_BYTES_MAX, stream);
+        let fan = match &self.reader {
+            Reader::All(fan) => Some((vnn, Arc::clone(fan))),
+            Reader::Nobody | Reader::One(_) => None,
+        };
         let mut streams = Streams {
             terminal: self.terminal.clone(),
+            fan,
             ..Streams::default()
         };
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
@@ -249,7 +267,8 @@ impl Command {
 
     fn extras(&self, request: &Request) -> Vec<Extra> {
         let terminal = self.terminal.as_ref().map(Terminal::like);
-        let asks = self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
+        let alone = matches!(self.reader, Reader::One(_));
+        let asks = alone && self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
         let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
         let wire = self.parallel.as_ref().map(|_| Extra::Wire);
@@ -259,7 +278,8 @@ impl Command {
 
     /// Sends the request, with this process's descriptors unless the output is to come through it.
     fn send_hello(&self, mut stream: &UnixStream, hello: &[u8], input: Stdio) -> io::Result<()> {
-        if self.label || self.gather || self.terminal.is_some() {
+        let shared = matches!(self.reader, Reader::All(_));
+        if self.label || self.gather || shared || self.terminal.is_some() {
             return stream.write_all(hello);
         }
         let null = File::open("/dev/null")?;
@@ -306,6 +326,8 @@ impl Line {
 struct Streams {
     terminal: Option<Terminal>,
     input: Option<Input>,
+    /// The input is all jobs', and this one's number.
+    fan: Option<(u32, Arc<Fan>)>,
     out: Option<Output>,
     err: Option<Output>,
     /// What became of the input.
@@ -332,12 +354,14 @@ impl Streams {
         };
         self.out = output(Stream::Out, stdio[1])?;
         self.err = output(Stream::Err, stdio[2])?;
-        match &self.terminal {
-            Some(terminal) => terminal.start(line.clone())?,
-            None if stdio[0] == Stdio::Pipe && !self.file_is_read => {
+        match (&self.terminal, &self.fan) {
+            (Some(terminal), _) => terminal.start(line.clone())?,
+            (None, Some((vnn, fan))) if stdio[0] == Stdio::Pipe => fan.join(*vnn, line.clone()),
+            (None, Some(_)) => {}
+            (None, None) if stdio[0] == Stdio::Pipe && !self.file_is_read => {
                 self.input = Some(Input::start(line.clone())?);
             }
-            None => {}
+            (None, None) => {}
         }
         Ok(())
     }
@@ -358,6 +382,9 @@ impl Streams {
                 if let Some(input) = &self.input {
                     input.add_credit(bytes);
                 }
+                if let Some((vnn, fan)) = &self.fan {
+                    fan.add_credit(*vnn, bytes);
+                }
                 if let Some(terminal) = &self.terminal {
                     terminal.add_credit(bytes);
                 }
@@ -365,6 +392,9 @@ impl Streams {
             FromJob::InputClosed => {
                 if let Some(input) = &self.input {
                     input.close();
+                }
+                if let Some((vnn, fan)) = &self.fan {
+                    fan.leave(*vnn);
                 }
             }
             FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
