@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -28,6 +29,48 @@ fn a_directory_is_filled_here_and_emptied_there() {
 fn a_larger_directory_is_filled_here_and_emptied_there() {
     let files = std::env::var("LARGE_DIRECTORY").map(|n| n.parse().expect("a number"));
     filled_and_emptied(files.unwrap_or(100_000));
+}
+
+#[test]
+fn a_directory_is_filled_and_emptied_by_one_node() {
+    filled_and_emptied_alone(2_000);
+}
+
+#[test]
+#[ignore = "many more files, LARGE_DIRECTORY of them: in make test-long"]
+fn a_larger_directory_is_filled_and_emptied_by_one_node() {
+    let files = std::env::var("LARGE_DIRECTORY").map(|n| n.parse().expect("a number"));
+    filled_and_emptied_alone(files.unwrap_or(200_000));
+}
+
+/// One node makes files and removes all but the last few, of which the other one has some open; that lists what is left.
+fn filled_and_emptied_alone(files: u32) {
+    const LEFT: u32 = 10;
+    let cluster = Cluster::up(2);
+    let (here, there) = (cluster.path(1).join("d"), cluster.path(2).join("d"));
+    fs::create_dir(&here).expect("mkdir");
+    let timed = |what: &str, began: Instant| println!("{files} {what} in {:?}", began.elapsed());
+    let began = Instant::now();
+    for i in 0..files {
+        File::create(here.join(i.to_string())).expect("create");
+    }
+    timed("made", began);
+    let began = Instant::now();
+    for i in 0..files - LEFT {
+        fs::remove_file(here.join(i.to_string())).expect("unlink");
+    }
+    timed("removed", began);
+    let expected: BTreeSet<String> = (files - LEFT..files).map(|i| i.to_string()).collect();
+    assert_eq!(list(&there), expected);
+    let open = File::open(there.join((files - 1).to_string())).expect("open");
+    for i in files - LEFT..files {
+        fs::remove_file(here.join(i.to_string())).expect("unlink");
+        assert!(!there.join(i.to_string()).exists(), "{i} is still seen");
+    }
+    assert_eq!(open.metadata().expect("fstat").nlink(), 0);
+    fs::remove_dir(&here).expect("rmdir");
+    assert!(!there.exists());
+    fs::create_dir(&there).expect("the name is free");
 }
 
 /// One node makes files, another one lists them, looks at some and removes them, if they are not too many.

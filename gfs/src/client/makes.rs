@@ -131,6 +131,14 @@ impl Queue {
     }
 }
 
+/// Returns the link count of what has one name, and no directories in it.
+const fn links(kind: FileKind) -> u32 {
+    match kind {
+        FileKind::Dir => 2,
+        _ => 1,
+    }
+}
+
 /// What became of changes that the leader was told of.
 struct Told {
     batch: Vec<NameChange>,
@@ -273,15 +281,15 @@ impl Core {
         let done = self.push_removal(dir, removed);
         {
             let mut state = victim.state();
-            match (done, &mut state.attr) {
-                (true, _) => state.removal = Removal::Queued,
-                (false, attr) => {
-                    if let Some(attr) = attr {
-                        attr.nlink = if attr.kind == FileKind::Dir { 2 } else { 1 };
-                        attr.ctime = ctime;
-                    }
-                    state.removal = Removal::None;
+            if !done {
+                state.removal = Removal::None;
+                if let Some(attr) = &mut state.attr {
+                    attr.nlink = links(attr.kind);
+                    attr.ctime = ctime;
                 }
+            } else if state.removal == Removal::Begun {
+                // Else it has been committed meanwhile.
+                state.removal = Removal::Queued;
             }
         }
         victim.wake();
@@ -291,10 +299,8 @@ impl Core {
     fn begin_removal(&self, victim: &Pin, removed: &Removed) -> Option<Timestamp> {
         let mut state = victim.state();
         let is_dir = removed.kind == FileKind::Dir;
-        let last_name = |attr: &Attr| {
-            let links = if is_dir { 2 } else { 1 };
-            attr.kind == removed.kind && attr.nlink == links
-        };
+        let last_name =
+            |attr: &Attr| attr.kind == removed.kind && attr.nlink == links(removed.kind);
         let may = state.removal == Removal::None
             && state.attr.as_ref().is_some_and(last_name)
             && (!is_dir || state.names.is_empty())
@@ -329,9 +335,7 @@ impl Core {
             leases.changed_untold(dir.ino);
             leases.changed_untold(removed.ino);
             let mut queue = self.makes.queue();
-            if !missing!(LoseRemoved) {
-                queue.push(NameChange::Removed(removed));
-            }
+            queue.push(NameChange::Removed(removed));
             queue.changes.len()
         };
         let parent = state.attr.as_mut().expect("it may be removed from");

@@ -4,7 +4,7 @@ use super::state::MetaState;
 use consistency::InodeNo;
 use consistency::lease::{Claim, Need};
 use consistency::wire::lease::Mode;
-use consistency::wire::meta::{FileKind, FsError, Op, OpReply};
+use consistency::wire::meta::{FsError, Op};
 
 /// Returns the claims of an operation that changes nothing.
 pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
@@ -48,26 +48,6 @@ pub(super) fn looks(state: &MetaState, op: &Op) -> Vec<Claim> {
         | Op::AllocateChunks { .. }
         | Op::Accessed(_) => unreachable!("{op:?} changes the tree"),
     }
-}
-
-/// Returns claims on the files of a page of a listing that have an owner elsewhere. Directories are left alone: who makes
-/// names in one by itself would have to ask for each from then on.
-pub(super) fn owned(state: &MetaState, op: &Op, elsewhere: impl Fn(InodeNo) -> bool) -> Vec<Claim> {
-    let Ok(OpReply::Listing { entries, .. }) = state.read(op) else {
-        return Vec::new();
-    };
-    let owned = entries
-        .into_iter()
-        .filter(|entry| entry.kind != FileKind::Dir && elsewhere(entry.ino));
-    let mut inodes: Vec<InodeNo> = owned.map(|entry| entry.ino).collect();
-    // Several names may stand for one.
-    inodes.sort_unstable();
-    inodes.dedup();
-    let peek = |ino| Claim {
-        ino,
-        need: Need::Peek,
-    };
-    inodes.into_iter().map(peek).collect()
 }
 
 /// Returns the claims of an operation that changes the tree.

@@ -91,7 +91,7 @@ pub(super) fn change(
     stale: &[usize],
     delegates: bool,
 ) -> OpReply {
-    // Who makes one makes more. A directory that somebody else knows is granted as before.
+    // Who makes or removes one does more of it. A directory that somebody else knows is granted as before.
     let dir_mode = |dir: &Attr| {
         if delegates && is_foreseeable(state, dir) {
             Mode::Exclusive
@@ -130,7 +130,10 @@ pub(super) fn change(
                 facts.into_iter().partition(|fact| known(&fact.attr));
             let wants: Vec<_> = told
                 .iter()
-                .map(|fact| (fact.attr.ino, Mode::Shared))
+                .map(|fact| match fact.attr.kind {
+                    FileKind::Dir if fact.attr.nlink > 0 => (fact.attr.ino, dir_mode(&fact.attr)),
+                    _ => (fact.attr.ino, Mode::Shared),
+                })
                 .collect();
             let grants = core.finish(barrier, &wants);
             let told = told

@@ -47,9 +47,6 @@ use tokio::io::AsyncWriteExt;
 /// How long an answer to `Watch` waits for events; less than a call may take.
 const WATCH_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// How long a listing waits for files that other nodes have changed.
-const GATHER_WITHIN: std::time::Duration = std::time::Duration::from_millis(100);
-
 /// The version of the protocol that has brought [`Op::Make`].
 const DELEGATION_SINCE: u32 = 8;
 
@@ -374,30 +371,8 @@ impl MetaServer {
         }
     }
 
-    /// Has the owners of files that a listing would show flush them, all at once: who lists a directory looks at its
-    /// files next, and each look would wait for an owner by itself. A listing does not wait long for writers, though:
-    /// what they have not flushed by then it leaves out.
-    async fn gather(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<(), Ended> {
-        let owned = self.barriers.with_core(|core| {
-            let elsewhere = |ino| core.held_elsewhere(session, ino);
-            Ok(self
-                .log
-                .read(|state| super::claims::owned(state, op, elsewhere)))
-        })?;
-        if !owned.is_empty() {
-            let flushed = self.barriers.begin(session, seq, owned);
-            if let Ok(flushed) = tokio::time::timeout(GATHER_WITHIN, flushed).await {
-                flushed?;
-            }
-        }
-        Ok(())
-    }
-
     /// Answers an operation that changes nothing.
     async fn look(&self, session: SessionId, seq: OpSeq, op: &Op) -> Result<OpReply, Refusal> {
-        if let Op::ReadDir { .. } = op {
-            self.gather(session, seq, op).await?;
-        }
         loop {
             let claims = self.log.read(|state| super::claims::looks(state, op));
             let mut barrier = self.barriers.begin(session, seq, claims.clone()).await?;
@@ -454,6 +429,12 @@ impl MetaServer {
         } else {
             Vec::new()
         };
+        // Who makes or removes a name here does more of it.
+        let since = match op {
+            Op::Create { .. } => Some(DELEGATION_SINCE),
+            Op::Unlink { .. } => Some(NAMES_SINCE),
+            _ => None,
+        };
         let body = Body::Change {
             session,
             seq,
@@ -474,7 +455,7 @@ impl MetaServer {
             self.log.read(|state| watches::told_after(state, &mut told));
             self.watches.tell(session, &told);
         }
-        let delegates = self.delegates_to(session);
+        let delegates = since.is_some_and(|since| self.delegates_to(session, since));
         let granted = self.barriers.with_core(|core| {
             let reply = self.log.read(|state| {
                 super::grants::change(state, core, &mut barrier, reply, &stale, delegates)
@@ -487,9 +468,9 @@ impl MetaServer {
     }
 
     /// Returns whether the node of a session, and the log, know what to do with a directory held exclusively (V2).
-    fn delegates_to(&self, session: SessionId) -> bool {
-        let speaks = |node| self.transport.version_of(node) >= Some(DELEGATION_SINCE);
-        self.version() >= DELEGATION_SINCE && self.barriers.node_of(session).is_some_and(speaks)
+    fn delegates_to(&self, session: SessionId, since: u32) -> bool {
+        let speaks = |node| self.transport.version_of(node) >= Some(since);
+        self.version() >= since && self.barriers.node_of(session).is_some_and(speaks)
     }
 
     /// L10: a reply to this node's own session waits until what it grants would outlive this node.

@@ -24,7 +24,7 @@ pub(crate) enum Mutant {
     NoBreak,
     /// G3: what was made in a directory is not flushed for a break of it, nor for fsync.
     KeepMade,
-    /// G4: what was removed here alone is never told.
+    /// G4: what a node has removed by itself stays where it was.
     LoseRemoved,
     /// S3: fsync does nothing.
     NoFlush,
@@ -45,7 +45,7 @@ impl Mutant {
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::KeepMade, 4),
-        (Self::LoseRemoved, 0),
+        (Self::LoseRemoved, 8),
         (Self::NoFlush, 0),
         (Self::LoseContent, 4),
         (Self::NoLapse, 0),

@@ -6,6 +6,7 @@ use crate::client::names::Known;
 use crate::client::{Core, Pin};
 use crate::error::Errno;
 use consistency::InodeNo;
+use consistency::wire::lease::{Grant, Mode};
 use consistency::wire::meta::{FileKind, Name, Op, OpReply, Removed};
 use std::sync::Arc;
 
@@ -41,6 +42,13 @@ pub(super) async fn unlink(
                 return Err(unexpected(&reply));
             };
             change.changed(&ticket, &facts);
+            let alone = facts.iter().any(|fact| {
+                let exclusive = |grant: Grant| grant.mode == Mode::Exclusive;
+                fact.attr.ino == parent.ino && fact.grant.is_some_and(exclusive)
+            });
+            if alone {
+                parent.state().names.set_foreseeable();
+            }
             change.outcome(parent.ino, &name, Known::Absent);
             Ok(())
         }

@@ -235,6 +235,52 @@ async fn g4_a_directory_with_names_is_not_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_left_alone_removes_by_itself() {
+    let (_cluster, first, second) = nodes().await;
+    let mut files: Vec<_> = (0..1_000).map(|number| format!("d/{number}")).collect();
+    for file in &files {
+        first.create(file).await.expect("makes");
+    }
+    assert_eq!(second.list("d", false).await.expect("lists").len(), 1_000);
+    sent(&first.faults);
+    let alone = async {
+        loop {
+            // So fast that the second gives all its names up.
+            let some = files.split_off(files.len() - 32);
+            let removed = some.iter().map(async |file| first.unlink(file).await);
+            futures::future::try_join_all(removed)
+                .await
+                .expect("removes");
+            if unlinks(&sent(&first.faults)) == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("it removes some by itself", alone).await;
+    let left = second.list("d", false).await.expect("lists");
+    assert_eq!(left.len(), files.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_listing_brings_what_another_node_owns() {
+    let (_cluster, first, second) = nodes().await;
+    for number in 0..50 {
+        let file = format!("d/{number}");
+        first.create(&file).await.expect("makes");
+        first.write(&file, 0, b"text").await.expect("writes");
+    }
+    assert_eq!(second.list("d", true).await.expect("lists").len(), 50);
+    sent(&second.faults);
+    for number in 0..50 {
+        let file = second.stat(&format!("d/{number}")).await;
+        assert_eq!(file.expect("is there").size, 4);
+    }
+    let asked = sent(&second.faults).len();
+    assert!(asked < 10, "{asked} questions for 50 files");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g3_a_look_waits_for_what_was_removed() {
     let (_cluster, first, second) = nodes().await;
     let file = first.create("d/a").await.expect("makes");

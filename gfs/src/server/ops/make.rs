@@ -123,6 +123,9 @@ fn remove(state: &mut MetaState, latest: Timestamp, removed: &Removed) -> Result
         return Err(FsError::Stale);
     }
     let at = removed.time.min(latest);
+    if missing!(LoseRemoved) {
+        return Ok(());
+    }
     // S6: what was shown is not taken back.
     let before = [parent, ino].map(|ino| state.inode_mut(ino).attr.ctime);
     unlink::apply(state, at, parent, &removed.name, is_dir)?;
