@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use std::env;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tests::{Cluster, Options, binary, scratch_dir, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const NEW: u32 = 8;
+const NEW: u32 = 9;
 const NODES: u32 = 3;
 
 #[derive(Debug, Deserialize)]
@@ -80,11 +80,20 @@ fn a_cluster_in_use_is_upgraded_node_by_node() {
             let (cluster, stop) = (&cluster, &stop);
             let (up, written) = (&up[slot(node)], &written[slot(node)]);
             scope.spawn(move || {
+                // Where nobody else looks: what this node makes and removes there by itself an older leader must be told,
+                // too.
+                let own = cluster.path(node).join(format!("own{node}"));
+                fs::create_dir(&own).expect("mkdir");
                 while !stop.load(Ordering::Relaxed) {
                     let running = up.lock().unwrap_or_else(PoisonError::into_inner);
                     let n = written.load(Ordering::Relaxed);
                     write(&cluster.path(node).join(format!("{node}-{n}")), n)
                         .unwrap_or_else(|error| panic!("node {node}, file {n}: {error}"));
+                    File::create(own.join(n.to_string())).expect("create");
+                    if let Err(error) = fs::remove_file(own.join((n / 2).to_string())) {
+                        // What it alone knew went with the killed daemon (S4), or it was removed before.
+                        assert_eq!(error.kind(), ErrorKind::NotFound, "node {node}, file {n}");
+                    }
                     written.store(n + 1, Ordering::Relaxed);
                     drop(running);
                     thread::sleep(Duration::from_millis(5));
