@@ -165,6 +165,26 @@ assert c.ptrace(16, PID, None, None) == -1; print(ctypes.get_errno())";
     let refused = python(&debugger.replace("PID", &pid));
     assert_eq!(refused.ok(), "95");
     assert_eq!(python(&debugger.replace("PID", "3000000")).ok(), "3");
+
+    let calls = "import ctypes, os, resource, signal
+c = ctypes.CDLL(None, use_errno=True)
+def failed(call):
+    try: call()
+    except OSError as error: return error.errno
+def queue(pid):
+    if c.sigqueue(pid, 15, None): raise OSError(ctypes.get_errno(), str())
+def thread(pid):
+    if c.tgkill(pid, pid, 15): raise OSError(ctypes.get_errno(), str())
+for pid, errno in [(PID, 95), (3000000, 3)]:
+    for call in [queue, thread, os.sched_getaffinity, lambda pid: os.sched_setaffinity(pid, [0]),
+            lambda pid: os.getpriority(os.PRIO_PROCESS, pid), lambda pid: os.setpriority(os.PRIO_PROCESS, pid, 5),
+            lambda pid: resource.prlimit(pid, resource.RLIMIT_CORE)]:
+        assert failed(lambda: call(pid)) == errno, (call, pid, failed(lambda: call(pid)))
+# A user is no process, whatever his number.
+assert failed(lambda: os.setpriority(os.PRIO_USER, PID, 0)) == 3
+print(os.getpriority(os.PRIO_PROCESS, os.getpid()))";
+    assert_eq!(python(&calls.replace("PID", &pid)).ok(), "0");
+    glush(&cluster, "", &format!("kill -0 {pid}")).ok();
 }
 
 #[test]

@@ -846,4 +846,5 @@ async fn the_real_procfs() {
 }
 
 mod files;
+mod kernel;
 mod waits;

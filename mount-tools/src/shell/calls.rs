@@ -71,6 +71,22 @@ impl Call {
                 flags: arg(3).cast_unsigned(),
             }),
             libc::SYS_ptrace => Some(Self::Unsupported { pid: arg(1) }),
+            // Of a user: no process is named.
+            libc::SYS_getpriority | libc::SYS_setpriority
+                if arg(0).cast_unsigned() == libc::PRIO_USER =>
+            {
+                None
+            }
+            libc::SYS_getpriority | libc::SYS_setpriority => {
+                Some(Self::Unsupported { pid: arg(1) })
+            }
+            libc::SYS_tgkill
+            | libc::SYS_tkill
+            | libc::SYS_rt_sigqueueinfo
+            | libc::SYS_rt_tgsigqueueinfo
+            | libc::SYS_sched_getaffinity
+            | libc::SYS_sched_setaffinity
+            | libc::SYS_prlimit64 => Some(Self::Unsupported { pid: arg(0) }),
             _ => None,
         }
     }
@@ -292,6 +308,10 @@ mod tests {
         assert_eq!(of(libc::SYS_kill, [group, 9]), Some(kill));
         let unsupported = Some(Call::Unsupported { pid: 70_000 });
         assert_eq!(of(libc::SYS_ptrace, [16, 70_000]), unsupported);
+        assert_eq!(of(libc::SYS_tgkill, [70_000, 70_001]), unsupported);
+        assert_eq!(of(libc::SYS_setpriority, [0, 70_000]), unsupported);
+        let user = u64::from(libc::PRIO_USER);
+        assert_eq!(of(libc::SYS_setpriority, [user, 70_000]), None);
         let open = Call::Open {
             pid: 70_000,
             flags: 0,

@@ -35,22 +35,31 @@ struct Held {
     groups: bool,
 }
 
-const HELD: [Held; 3] = [
+const fn held(number: libc::c_long, arg: u32) -> Held {
+    Held {
+        number,
+        arg,
+        groups: false,
+    }
+}
+
+const HELD: [Held; 12] = [
     Held {
         number: libc::SYS_kill,
         arg: 0,
         groups: true,
     },
-    Held {
-        number: libc::SYS_pidfd_open,
-        arg: 0,
-        groups: false,
-    },
-    Held {
-        number: libc::SYS_ptrace,
-        arg: 1,
-        groups: false,
-    },
+    held(libc::SYS_pidfd_open, 0),
+    held(libc::SYS_ptrace, 1),
+    held(libc::SYS_tgkill, 0),
+    held(libc::SYS_tkill, 0),
+    held(libc::SYS_rt_sigqueueinfo, 0),
+    held(libc::SYS_rt_tgsigqueueinfo, 0),
+    held(libc::SYS_getpriority, 1),
+    held(libc::SYS_setpriority, 1),
+    held(libc::SYS_sched_getaffinity, 0),
+    held(libc::SYS_sched_setaffinity, 0),
+    held(libc::SYS_prlimit64, 0),
 ];
 
 /// A call that names a process by a descriptor, which says nothing of whose it is.
@@ -162,10 +171,10 @@ mod tests {
     fn check(number: libc::c_long, pid: i64, expected: bool) {
         let program = program(&OWN);
         let pid = pid.cast_unsigned();
-        let args = if number == libc::SYS_ptrace {
-            [16, pid]
-        } else {
-            [pid, 9]
+        let arg = HELD.iter().find(|held| held.number == number);
+        let args = match arg.map(|held| held.arg) {
+            Some(1) => [16, pid],
+            _ => [pid, 9],
         };
         assert_eq!(holds(&program, ARCH, number, args), expected, "{pid:#x}");
         assert!(!holds(&program, 0x4000_0003, number, args), "a 32-bit call");
@@ -190,7 +199,7 @@ mod tests {
         }
         check(libc::SYS_pidfd_open, -70_000, false);
         check(libc::SYS_getpid, 70_000, false);
-        check(libc::SYS_tgkill, 70_000, false);
+        check(libc::SYS_getpgid, 70_000, false);
     }
 
     #[test]
