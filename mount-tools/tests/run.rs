@@ -197,7 +197,7 @@ fn glurun_s_own_faults_have_their_own_status() {
     check(&["no-such-program"], 127, "no-such-program: No such file");
     check(&["/etc"], 126, "/etc: Permission denied");
     check(&["-w", "7", "true"], 125, "node 7 is not in the cluster");
-    check(&["--mem", "1", "true"], 2, "unexpected argument '--mem'");
+    check(&["--gres", "1", "true"], 2, "unexpected argument '--gres'");
     check(&["-w", "host", "true"], 2, "`host` is no node");
     check(&[], 2, "required arguments");
     let mut orphan = cluster.glurun(&["true"]);

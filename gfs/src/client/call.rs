@@ -347,6 +347,15 @@ impl Core {
         if self.makes.concerns(&op) {
             self.flush_made().await?;
         }
+        self.op_in_turn(op, patience).await
+    }
+
+    /// As [`Self::op_with`], for what tells of changes of this node's own: it is what others wait for (G2).
+    pub(super) async fn op_in_turn(
+        self: &Arc<Self>,
+        op: Op,
+        patience: Patience,
+    ) -> Result<(OpReply, Ticket), Errno> {
         let until = Deadline::now() + self.config.request_deadline;
         loop {
             let session = self.wait_session(until, patience).await?;

@@ -426,7 +426,7 @@ impl Core {
         } else {
             Op::Names(batch.clone())
         };
-        let mut answer = self.op_with(op, Patience::Only(session)).await;
+        let mut answer = self.op_in_turn(op, Patience::Only(session)).await;
         if matches!(answer, Err(Errno(libc::EOPNOTSUPP))) {
             // Not all voters have been upgraded yet, or the leader is an older node by now.
             let first: Vec<Made> = batch.iter().map_while(made).collect();
@@ -439,7 +439,7 @@ impl Core {
                 _ => Op::Make(first.clone()),
             };
             batch.truncate(first.len().max(1));
-            answer = self.op_with(op, Patience::Only(session)).await;
+            answer = self.op_in_turn(op, Patience::Only(session)).await;
         }
         let refused = |error, batch: Vec<NameChange>| Told {
             results: vec![Err(error); batch.len()],

@@ -12,12 +12,12 @@ use crate::server::service::{Config as ServerConfig, MetaServer};
 use crate::server::state::MetaState;
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::decode;
 use consistency::wire::meta::Op;
 use consistency::wire::request::{MetaReply, MetaRequest};
+use consistency::wire::{WIRE_VERSION, decode};
 use consistency::{ChunkId, Duration as Micros, InodeNo, NodeId};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -206,6 +206,8 @@ pub(super) struct Faults {
     holds: Mutex<Option<fn(&Op) -> bool>>,
     /// Replies that wait or have waited.
     pub(super) held: AtomicU64,
+    /// The version of the protocol that the others speak.
+    pub(super) version: AtomicU32,
 }
 
 impl Default for Faults {
@@ -216,6 +218,7 @@ impl Default for Faults {
             gate: Semaphore::new(0),
             holds: Mutex::default(),
             held: AtomicU64::new(0),
+            version: AtomicU32::new(WIRE_VERSION),
         }
     }
 }
@@ -269,6 +272,10 @@ impl Transport for Faulty {
 
     fn nodes(&self) -> Vec<NodeId> {
         self.inner.nodes()
+    }
+
+    fn version_of(&self, _node: NodeId) -> Option<u32> {
+        Some(self.faults.version.load(Ordering::Relaxed))
     }
 
     async fn call(

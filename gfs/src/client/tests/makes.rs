@@ -6,8 +6,9 @@ use super::{wait, within};
 use crate::error::Errno;
 use crate::tree::Tree;
 use consistency::NodeId;
-use consistency::wire::meta::{Op, OpReply, XattrMode};
+use consistency::wire::meta::{NAMES_SINCE, Op, OpReply, XattrMode};
 use consistency::wire::request::{MetaReply, MetaRequest};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const TERM: Duration = Duration::from_millis(2_000);
@@ -219,6 +220,33 @@ async fn g4_what_others_know_of_is_asked_for() {
     assert_eq!(unlinks(&sent(&first.faults)), 0);
     let left = second.client.getattr(ROOT, file, None).await;
     assert!(left.is_ok_and(|reply| reply.attr.nlink == 0));
+}
+
+/// V1: in the middle of an upgrade the lead may go to a node that does not speak of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g4_a_leader_of_an_older_version_is_told_one_by_one() {
+    let (_cluster, first, second) = nodes().await;
+    for file in ["d/a", "d/b", "d/c"] {
+        first.create(file).await.expect("makes");
+    }
+    first.fsync("d/c").await.expect("syncs");
+    sent(&first.faults);
+    first.unlink("d/a").await.expect("removes");
+    first.create("d/e").await.expect("makes");
+    first.unlink("d/b").await.expect("removes");
+    assert_eq!(sent(&first.faults).len(), 0, "it is told later");
+    first
+        .faults
+        .version
+        .store(NAMES_SINCE - 1, Ordering::Relaxed);
+    let list = second.list("d", false);
+    let left = within("the older leader is told", list)
+        .await
+        .expect("lists");
+    assert_eq!(left.len(), 2);
+    assert_eq!(unlinks(&sent(&first.faults)), 2);
+    first.unlink("d/c").await.expect("removes");
+    assert_eq!(unlinks(&sent(&first.faults)), 1, "it is asked for");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
