@@ -236,10 +236,14 @@ impl World {
                 }
                 Disturbance::Clock => unreachable!("done above"),
             }
-            let root = node.tree.join("bank");
-            wait_until("the disturbed node to serve", DEADLINE, || {
-                root.metadata().is_ok()
-            });
+            // Looks may be served from its caches, while its session is over and it has not heard of that yet.
+            let probe = node.tree.join(format!("serves{number}"));
+            let serves = || {
+                let file = File::create(&probe)?;
+                file.write_all_at(b"x", 0)?;
+                file.sync_all()
+            };
+            wait_until("the disturbed node to serve", DEADLINE, || serves().is_ok());
             *calm = Some(Instant::now());
         }
         (kind, number, led)

@@ -156,11 +156,12 @@ print(text, flush=True)"
 /// As many as on a large machine, and more than a reader gets through in a second: each is shown once.
 #[test]
 fn thousands_of_processes_on_each_node() {
-    const CHILDREN: usize = 2_000;
+    let children = std::env::var("PROCESSES").ok();
+    let children: usize = children.map_or(2_000, |text| text.parse().expect("a number"));
     let cluster = Cluster::up(3);
     let parent = format!(
         "import os, signal
-for _ in range({CHILDREN}):
+for _ in range({children}):
     if os.fork() == 0: signal.pause()
 print(os.getpid(), flush=True)
 signal.pause()"
@@ -177,7 +178,7 @@ signal.pause()"
     // A node that is too busy to answer is absent until its processes have been seen once.
     wait_until("the processes of all nodes", LONG, || {
         let listed = numbers(&cluster.sh(1, "ls /cluster/proc").ok());
-        listed.len() > CHILDREN * pids.len()
+        listed.len() > children * pids.len()
     });
     for options in ["-e", "ax"] {
         let script = format!("mount --bind /cluster/proc /proc; exec ps {options} -o pid=,ppid=");
@@ -185,10 +186,10 @@ signal.pause()"
         let shown = cluster.node(1).spawn_command(&command).wait(LONG);
         assert_eq!(shown.stderr, "", "{options}");
         let shown = shown.ok();
-        let children = shown.lines().map(numbers);
-        let children: Vec<_> = children.filter(|row| pids.contains(&row[1])).collect();
-        let once: BTreeSet<u32> = children.iter().map(|row| row[0]).collect();
-        assert_eq!(children.len(), CHILDREN * pids.len(), "{options}");
-        assert_eq!(once.len(), children.len(), "{options}: each once");
+        let rows = shown.lines().map(numbers);
+        let rows: Vec<_> = rows.filter(|row| pids.contains(&row[1])).collect();
+        let once: BTreeSet<u32> = rows.iter().map(|row| row[0]).collect();
+        assert_eq!(rows.len(), children * pids.len(), "{options}");
+        assert_eq!(once.len(), rows.len(), "{options}: each once");
     }
 }

@@ -3,7 +3,7 @@
 use super::agent::{Agent, FIRST_FRAME_WITHIN, Hop};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::peer::Peer;
-use super::place::Placer;
+use super::place::{PlaceError, Placer};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
     checked_len, malformed,
@@ -13,6 +13,7 @@ use super::sys;
 use super::terminal::{EXTRAS_MAX, Extra};
 use super::view::{Nodes, View};
 use consistency::wire::decode;
+use consistency::wire::request::NodeStatus;
 use consistency::{Instant, NodeId};
 use gfs::net::Transport;
 use std::fmt;
@@ -201,16 +202,21 @@ impl JobServer {
     }
 
     async fn place(&self, request: &Request) -> Result<Placed<'_>, String> {
-        let nodes = self
-            .view
-            .nodes()
-            .await
-            .map_err(|error| format!("the load of the nodes is not known: {error}"))?;
+        let unknown = |error| format!("the load of the nodes is not known: {error}");
+        let nodes = self.view.nodes().await.map_err(unknown)?;
+        if let Ok(placed) = self.place_on(&nodes, request) {
+            return Ok(placed);
+        }
+        // A node that has come up since is not refused.
+        let nodes = self.view.fresh().await.map_err(unknown)?;
+        self.place_on(&nodes, request)
+            .map_err(|error| error.to_string())
+    }
+
+    fn place_on(&self, nodes: &[NodeStatus], request: &Request) -> Result<Placed<'_>, PlaceError> {
         let now = Instant(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
         let mut placer = self.placer.lock().expect("no holder panics");
-        let (node, ticket) = placer
-            .place(now, &nodes, &request.nodes)
-            .map_err(|error| error.to_string())?;
+        let (node, ticket) = placer.place(now, nodes, &request.nodes)?;
         Ok(Placed {
             node,
             ticket,

@@ -70,6 +70,12 @@ impl View {
         }
     }
 
+    /// Returns the nodes as they are now.
+    pub(super) async fn fresh(&self) -> Result<Arc<[NodeStatus]>, NetError> {
+        let _asking = self.asking.lock().await;
+        self.ask().await
+    }
+
     async fn ask(&self) -> Result<Arc<[NodeStatus]>, NetError> {
         let nodes: Arc<[NodeStatus]> = self.source.nodes().await?.into();
         let seen = Seen {

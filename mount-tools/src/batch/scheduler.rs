@@ -2,7 +2,7 @@
 //!
 //! The main thread decides and starts; it alone has children, which get a signal when it ends (`setpriv --pdeathsig`).
 //! Other threads wait for their ends, for requests, and write into the lock's file: a scheduler that cannot any more,
-//! because its node is cut off, is gone before another one starts its jobs again (Q1).
+//! because its node is cut off, is gone before another one starts its jobs again (B1).
 
 use super::job::{Job, JobId, Outcome};
 use super::queue::{Action, Answer, FENCE, Machine, Queue, Rules};
@@ -49,7 +49,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // What this node's daemon needs to notice that its side of a job is gone comes on top: `SILENCE_MAX` of gproc::job.
 const _: () = assert!(
     SILENCE_MAX.as_secs() + gproc::job::protocol::SILENCE_MAX.as_secs() < FENCE,
-    "Q1: a job may be started again while it runs"
+    "B1: a job may be started again while it runs"
 );
 
 /// Starts the scheduler of a node, whose daemon this is. Must be called on the main thread: it ends with that.

@@ -8,10 +8,10 @@
 //! | running, ending | cancel: to be cancelled | - | cancelled, or waiting | the same |
 //! | ended | - | after [`KEPT`]: to the history | - | - |
 //!
-//! - Q1: a job runs at most once at a time.
-//! - Q2: no node has more processors in use by jobs than it has.
-//! - Q3: during a reservation, none but jobs of its users run on its nodes.
-//! - Q4: only its owner and root change a job.
+//! - B1: a job runs at most once at a time.
+//! - B2: no node has more processors in use by jobs than it has.
+//! - B3: during a reservation, none but jobs of its users run on its nodes.
+//! - B4: only its owner and root change a job.
 
 mod plan;
 #[cfg(test)]
@@ -345,7 +345,7 @@ impl Queue {
         })
     }
 
-    /// Changes the jobs that a user means, or none (Q4).
+    /// Changes the jobs that a user means, or none (B4).
     fn for_each(
         &mut self,
         user: User,

@@ -122,7 +122,7 @@ impl Queue {
         }
     }
 
-    /// Has jobs end whose time is over, and leave nodes that others are entitled to (Q3).
+    /// Has jobs end whose time is over, and leave nodes that others are entitled to (B3).
     fn make_way(&mut self, now: Seconds, actions: &mut Vec<Action>) {
         let Self {
             jobs,
@@ -270,7 +270,7 @@ impl Queue {
         }
     }
 
-    /// Returns a node for each of a job's processes, the emptiest first (Q2).
+    /// Returns a node for each of a job's processes, the emptiest first (B2).
     fn find_room(
         &self,
         now: Seconds,

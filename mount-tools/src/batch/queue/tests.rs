@@ -57,7 +57,7 @@ fn id(text: &str) -> JobId {
     text.parse().expect("names a job")
 }
 
-/// A queue, and what it has running, as the scheduler sees it. Checks Q1 to Q3 at each step.
+/// A queue, and what it has running, as the scheduler sees it. Checks B1 to B3 at each step.
 struct World {
     queue: Queue,
     machines: Vec<Machine>,
@@ -72,11 +72,11 @@ struct World {
 /// A scheduler that breaks a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mutant {
-    /// Q1: another scheduler's jobs are believed to be gone at once.
+    /// B1: another scheduler's jobs are believed to be gone at once.
     NoFence,
-    /// Q2: nodes are believed to have more processors than they have.
+    /// B2: nodes are believed to have more processors than they have.
     Oversold,
-    /// Q3: jobs that are to end go on.
+    /// B3: jobs that are to end go on.
     NeverEnd,
 }
 
@@ -131,7 +131,7 @@ impl World {
                 Action::Start(id, on) => {
                     let ghost = self.ghosts.get(&id).is_some_and(|until| self.now < *until);
                     if self.running.insert(id, on).is_some() || ghost {
-                        return Err(format!("Q1: {id} runs already"));
+                        return Err(format!("B1: {id} runs already"));
                     }
                 }
                 Action::End(id) if self.running.contains_key(&id) => {
@@ -169,12 +169,12 @@ impl World {
                 for (name, of) in &self.queue.rules.reservations {
                     let excluded = of.excludes(job.user.uid, machine.node, self.now, self.now);
                     if here > 0 && excluded && !self.ending.contains(id) {
-                        return Err(format!("Q3: {id} is in {name}"));
+                        return Err(format!("B3: {id} is in {name}"));
                     }
                 }
             }
             if in_use > machine.cpus {
-                return Err(format!("Q2: {in_use} processors of {}", machine.node));
+                return Err(format!("B2: {in_use} processors of {}", machine.node));
             }
         }
         for id in std::mem::take(&mut self.ending) {
@@ -593,9 +593,9 @@ fn no_history_breaks_the_rules() {
 #[test]
 fn each_mutant_is_caught() {
     for (mutant, rule) in [
-        (Mutant::NoFence, "Q1"),
-        (Mutant::Oversold, "Q2"),
-        (Mutant::NeverEnd, "Q3"),
+        (Mutant::NoFence, "B1"),
+        (Mutant::Oversold, "B2"),
+        (Mutant::NeverEnd, "B3"),
     ] {
         let caught = (1..=20).filter_map(|seed| history(seed, Some(mutant)).err());
         let found: Vec<String> = caught.collect();
