@@ -80,6 +80,12 @@ fn commands_on_all_nodes() {
     let chosen = "cd /; A=1 B=2 glurun -w 2 -D /usr --export PATH,A sh -c 'pwd; echo $A-$B'";
     assert_eq!(run(chosen).ok(), "/usr\n1-");
 
+    let files = "cd /cluster; glurun -w 2 -D /cluster -o out -e err sh -c 'echo out; echo err >&2'";
+    assert_eq!(run(files).ok(), "");
+    assert_eq!(run("cd /cluster; cat out err; rm out err").ok(), "out\nerr");
+    let nowhere = run("cd /cluster; glurun -o no/where true");
+    assert_eq!(nowhere.code(), Some(2), "{nowhere}");
+
     // Times, and failures that end the others.
     let start = Instant::now();
     let late = run("cd /; glurun -t 0:01 -w 2 sleep 1000");

@@ -6,9 +6,22 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 /// Seconds since 1970, as the clock of the scheduler's node has them.
 pub(super) type Seconds = u64;
+
+/// Returns the time.
+pub(super) fn now() -> Seconds {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Shows a time.
+pub(super) fn show_time(at: Seconds) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
 
 /// Most processes of one job.
 pub(super) const COUNT_MAX: u32 = 4096;

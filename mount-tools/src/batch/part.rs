@@ -1,10 +1,10 @@
 //! `glupart`: which nodes are for which batch jobs.
 
-use super::job::Seconds;
+use super::job::{now, show_time};
 use super::queue::{Request, Rules};
 use super::rules::{Partition, Reservation};
 use super::submit::{When, read_when};
-use super::tool::{is_broken_pipe, lines, now, read_user, spool, through, user_name};
+use super::tool::{is_broken_pipe, lines, read_user, spool, through, user_name};
 use crate::cli::refuse;
 use crate::nodes::{self, NodeSet};
 use crate::run::command::read_time;
@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// This program's name in its messages.
 const NAME: &str = "glupart";
@@ -180,18 +180,14 @@ fn show(rules: &Rules) -> String {
     });
     let header = ["PARTITION", "NODES", "USERS", "OWNERS", "PRIORITY", "TIME"];
     let mut text = lines(header, partitions);
-    let at = |at: Seconds| {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
-        humantime::format_rfc3339_seconds(at).to_string()
-    };
     let reservations = rules.reservations.iter().map(|(name, of)| {
         [
             name.clone(),
             of.nodes.to_string(),
             users(&of.users, "nobody"),
             user_name(of.owner),
-            at(of.from),
-            at(of.until),
+            show_time(of.from),
+            show_time(of.until),
         ]
     });
     if !rules.reservations.is_empty() {

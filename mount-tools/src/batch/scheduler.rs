@@ -4,7 +4,7 @@
 //! Other threads wait for their ends, for requests, and write into the lock's file: a scheduler that cannot any more,
 //! because its node is cut off, is gone before another one starts its jobs again (B1).
 
-use super::job::{Job, JobId, Outcome};
+use super::job::{Job, JobId, Outcome, now};
 use super::queue::{Action, Answer, FENCE, Machine, Queue, Rules};
 use super::spool::Spool;
 use crate::nodes::NodeSet;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// What makes `glud` a scheduler; the daemon's pid and the mount point follow.
 pub const ARGUMENT: &str = "--schedule";
@@ -404,9 +404,4 @@ fn watch(dir: &Path, tell: Sender<Event>) -> Result<()> {
         }
     });
     Ok(())
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

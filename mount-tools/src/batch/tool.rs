@@ -1,6 +1,6 @@
 //! `glubatch`: puts jobs into the queue, shows it, and changes it.
 
-use super::job::{Job, JobId, Seconds, State};
+use super::job::{Job, JobId, State, now, show_time};
 use super::queue::{Answer, Request};
 use super::spool::Spool;
 use super::submit::Submit;
@@ -14,7 +14,7 @@ use nix::unistd::{Uid, User};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// This program's name in its messages.
 const NAME: &str = "glubatch";
@@ -175,12 +175,6 @@ pub(super) fn through(answer: &Answer) -> Result<()> {
     }
 }
 
-/// Returns the time.
-pub(super) fn now() -> Seconds {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 /// Returns the name of a user, or the number.
 pub(super) fn user_name(uid: u32) -> String {
     let user = User::from_uid(Uid::from_raw(uid));
@@ -316,19 +310,15 @@ fn describe(job: &Job) -> String {
     let nodes = spec.nodes.as_ref().map(ToString::to_string);
     line("nodes", nodes.unwrap_or_default());
     line("partition", spec.partition.clone().unwrap_or_default());
-    let at = |at: Seconds| {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
-        humantime::format_rfc3339_seconds(at).to_string()
-    };
-    line("submitted", at(job.submitted));
+    line("submitted", show_time(job.submitted));
     match &job.state {
         State::Running { since, on, .. } => {
-            line("started", at(*since));
+            line("started", show_time(*since));
             line("runs on", NodeSet::folded(on.iter().copied()));
         }
         State::Ended { since, at: end, .. } => {
-            line("started", since.map(at).unwrap_or_default());
-            line("ended", at(*end));
+            line("started", since.map(show_time).unwrap_or_default());
+            line("ended", show_time(*end));
         }
         State::Waiting { .. } | State::Held => {}
     }

@@ -118,10 +118,8 @@ impl Pmi {
         let answer = match word("cmd") {
             "init" => {
                 self.bound.insert(process);
-                match (word("pmi_version"), self.gone) {
-                    ("1", _) => "cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=0".into(),
-                    _ => "cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=-1".into(),
-                }
+                let rc = if word("pmi_version") == "1" { 0 } else { -1 };
+                format!("cmd=response_to_init pmi_version=1 pmi_subversion=1 rc={rc}")
             }
             "get_maxes" => format!(
                 "cmd=maxes kvsname_max=64 keylen_max={NAME_BYTES_MAX} vallen_max={VALUE_BYTES_MAX}"

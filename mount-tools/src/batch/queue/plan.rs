@@ -35,6 +35,42 @@ struct Room {
     idle: bool,
 }
 
+/// What jobs use, counted once a step.
+#[derive(Default)]
+struct Usage {
+    cpus: BTreeMap<NodeId, u32>,
+    arrays: BTreeMap<u64, u32>,
+    /// Jobs of a user in a partition.
+    users: BTreeMap<(u32, Option<String>), u32>,
+}
+
+impl Usage {
+    fn add(&mut self, job: &Job, on: &[NodeId]) {
+        for node in on {
+            let cpus = self.cpus.entry(*node).or_default();
+            *cpus = cpus.saturating_add(job.spec.cpus);
+        }
+        *self.arrays.entry(job.id.number).or_default() += 1;
+        *self.users.entry(Self::user(job)).or_default() += 1;
+    }
+
+    fn user(job: &Job) -> (u32, Option<String>) {
+        (job.user.uid, job.spec.partition.clone())
+    }
+
+    fn cpus(&self, node: NodeId) -> u32 {
+        self.cpus.get(&node).copied().unwrap_or(0)
+    }
+
+    fn of_array(&self, job: &Job) -> u32 {
+        self.arrays.get(&job.id.number).copied().unwrap_or(0)
+    }
+
+    fn of_user(&self, job: &Job) -> u32 {
+        self.users.get(&Self::user(job)).copied().unwrap_or(0)
+    }
+}
+
 /// Whether what a job waits for has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -76,8 +112,7 @@ impl Queue {
     fn wait(&self, after: &[Dependency]) -> Wait {
         let mut all = Wait::Over;
         for dependency in after {
-            let jobs = self.jobs.values();
-            for job in jobs.filter(|job| job.id.number == dependency.job) {
+            for job in self.all_of(dependency.job) {
                 let one = match (dependency.kind, &job.state) {
                     (Kind::AfterOk, State::Ended { outcome, .. }) if !outcome.is_success() => {
                         Wait::ForEver
@@ -98,22 +133,30 @@ impl Queue {
         all
     }
 
-    /// Returns how many processors of a node jobs use.
-    fn in_use(&self, node: NodeId) -> u32 {
-        let of_job = |job: &Job| match &job.state {
-            State::Running { on, .. } => {
-                let processes = on.iter().filter(|&&at| at == node).count();
-                u32::try_from(processes)
-                    .map_or(u32::MAX, |count| count.saturating_mul(job.spec.cpus))
+    /// Returns a job, or all of an array.
+    fn all_of(&self, number: u64) -> impl Iterator<Item = &Job> {
+        let index = None;
+        // The number alone is the first of its kind.
+        let (first, next) = (number, number.saturating_add(1));
+        let [first, next] = [first, next].map(|number| JobId { number, index });
+        self.jobs.range(first..next).map(|(_, job)| job)
+    }
+
+    /// Returns what runs now.
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for job in self.jobs.values() {
+            if let State::Running { on, .. } = &job.state {
+                usage.add(job, on);
             }
-            _ => 0,
-        };
-        self.jobs.values().map(of_job).fold(0, u32::saturating_add)
+        }
+        usage
     }
 
     fn note_who_is_busy(&mut self, now: Seconds, machines: &[Machine]) {
+        let usage = self.usage();
         for machine in machines {
-            let others = machine.runnable - f64::from(self.in_use(machine.node));
+            let others = machine.runnable - f64::from(usage.cpus(machine.node));
             if others >= f64::from(machine.cpus) * BUSY_SHARE {
                 self.busy.entry(machine.node).or_insert(now);
             } else {
@@ -167,8 +210,9 @@ impl Queue {
     }
 
     fn start(&mut self, now: Seconds, machines: &[Machine], actions: &mut Vec<Action>) {
+        let mut usage = self.usage();
         let room = |machine: &Machine| Room {
-            cpus: machine.cpus.saturating_sub(self.in_use(machine.node)),
+            cpus: machine.cpus.saturating_sub(usage.cpus(machine.node)),
             mem_mib: machine.mem_free_mib,
             idle: !self.busy.contains_key(&machine.node),
         };
@@ -183,11 +227,12 @@ impl Queue {
         turns.sort_unstable();
         for (_, id) in turns {
             let job = &self.jobs[&id];
-            let found = self.may_start(now, job).and_then(|()| {
+            let turn = self.may_start(now, job, &usage);
+            let waits_for_room = turn.is_ok();
+            let found = turn.and_then(|()| {
                 let nodes = self.find_room(now, job, &rooms);
                 nodes.ok_or_else(|| why_not(job, machines))
             });
-            let waits_for_room = found.is_err() && self.may_start(now, job).is_ok();
             let job = self.jobs.get_mut(&id).expect("it was found");
             match found {
                 Ok(on) => {
@@ -196,6 +241,7 @@ impl Queue {
                         room.cpus -= job.spec.cpus;
                         room.mem_mib -= job.spec.mem_mib;
                     }
+                    usage.add(job, &on);
                     job.starts += 1;
                     job.reason.clear();
                     actions.push(Action::Start(id, on.clone()));
@@ -227,7 +273,7 @@ impl Queue {
     }
 
     /// Tells why it is not a job's turn whatever is free.
-    fn may_start(&self, now: Seconds, job: &Job) -> Result<(), String> {
+    fn may_start(&self, now: Seconds, job: &Job, usage: &Usage) -> Result<(), String> {
         let State::Waiting { not_before } = job.state else {
             return Err(String::new());
         };
@@ -243,13 +289,8 @@ impl Queue {
         if self.wait(&job.spec.after) != Wait::Over {
             return Err("waits for other jobs".into());
         }
-        let running = |also: &dyn Fn(&Job) -> bool| {
-            let jobs = self.jobs.values();
-            jobs.filter(|other| matches!(other.state, State::Running { .. }) && also(other))
-                .count()
-        };
         if let Some(limit) = job.spec.array_limit
-            && running(&|other| other.id.number == job.id.number) >= limit as usize
+            && usage.of_array(job) >= limit
         {
             return Err(format!("{limit} of its array run"));
         }
@@ -259,11 +300,8 @@ impl Queue {
         let Some(partition) = self.rules.partitions.get(name) else {
             return Err(format!("there is no partition `{name}` any more"));
         };
-        let same = |other: &Job| {
-            other.user.uid == job.user.uid && other.spec.partition == job.spec.partition
-        };
         match partition.jobs_per_user {
-            Some(limit) if running(&same) >= limit as usize => {
+            Some(limit) if usage.of_user(job) >= limit => {
                 Err(format!("{limit} jobs of its owner run in {name}"))
             }
             _ => Ok(()),

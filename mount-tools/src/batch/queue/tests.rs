@@ -528,6 +528,23 @@ fn what_ended_long_ago_is_history() {
     assert_eq!(old, ["1"], "the other is waited for");
 }
 
+#[test]
+fn a_long_array_waits_for_its_limit() {
+    let mut world = World::new(3);
+    let many: Vec<u32> = (0..10_000).collect();
+    world.submit(|spec| (spec.array, spec.array_limit) = (many, Some(2)));
+    world.submit(|spec| {
+        spec.after = vec![Dependency {
+            kind: Kind::AfterOk,
+            job: 1,
+        }];
+    });
+    world.step(0);
+    assert_eq!(world.runs(), "1_0 1_1");
+    assert_eq!(world.reason("1_9999"), "2 of its array run");
+    assert_eq!(world.reason("2"), "waits for other jobs");
+}
+
 /// Jobs that come, end and are lost as a seed says; tells which rule was broken.
 fn history(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
