@@ -6,7 +6,7 @@
 //! listen = "192.0.2.1:7420"         # UDP
 //! state_dir = "/var/lib/glu"
 //! mount_point = "/cluster"
-//! voters = [1, 2, 3]                # who keeps the metadata
+//! voters = [1, 2, 3]                # who keeps the metadata when the cluster is founded; then see glu voters
 //! replicas = 2                      # copies of file data
 //! rack = "a"                        # what fails with this node; copies go elsewhere
 //! lease_term_ms = 4000

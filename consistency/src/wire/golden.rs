@@ -46,8 +46,9 @@ macro_rules! variants {
 }
 
 variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock ReclaimLocks Watch Closed Locate BadCopies
-    Inventory Drain Repair);
-variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair);
+    Inventory Drain Repair Voters);
+variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair
+    Voters);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
     Flush AllocateChunks Accessed Make Names);
 variants!(NameChange: Made Removed);
@@ -212,6 +213,7 @@ fn requests() -> Vec<MetaRequest> {
             drain: true,
         },
         MetaRequest::Repair,
+        MetaRequest::Voters,
     ]
 }
 
@@ -261,6 +263,7 @@ fn replies() -> Vec<MetaReply> {
             unreachable: 2,
             copying: 3,
         }),
+        MetaReply::Voters(vec![NODE]),
     ]
 }
 

@@ -69,6 +69,9 @@ pub struct RepairStatus {
 /// Most chunks in a [`MetaRequest::BadCopies`] or [`MetaRequest::Inventory`].
 pub const COPIES_PER_MESSAGE: usize = 20_000;
 
+/// The version of the protocol that has brought [`MetaRequest::Voters`], and logs on all nodes.
+pub const VOTERS_SINCE: u32 = 10;
+
 /// A request to the metadata leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaRequest {
@@ -192,6 +195,8 @@ pub enum MetaRequest {
     },
     /// Asks how the repair of chunks stands; answered by [`MetaReply::Repair`].
     Repair,
+    /// Asks who keeps the metadata; answered by [`MetaReply::Voters`].
+    Voters,
 }
 
 /// Answer to a [`MetaRequest`].
@@ -262,6 +267,8 @@ pub enum MetaReply {
     },
     /// Repair.
     Repair(RepairStatus),
+    /// Voters, in ascending order.
+    Voters(Vec<NodeId>),
 }
 
 #[cfg(test)]

@@ -17,4 +17,5 @@ pub mod service;
 pub mod state;
 pub mod stream;
 mod upgrade;
+mod voters;
 mod watches;

@@ -30,6 +30,7 @@ use super::repair::{self, Repair};
 use super::state::{Body, Command, MetaState, Reply};
 use super::stream::{self, StreamReply, StreamRequest};
 use super::upgrade;
+use super::voters;
 use super::watches::{self, Watches};
 use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
@@ -104,6 +105,7 @@ impl MetaServer {
         tokio::spawn(reaper::run(Arc::clone(&server)));
         tokio::spawn(repair::run(Arc::clone(&server)));
         tokio::spawn(upgrade::run(Arc::clone(&server)));
+        tokio::spawn(voters::run(Arc::clone(&server)));
         server
     }
 
@@ -117,22 +119,9 @@ impl MetaServer {
         self.log.fault()
     }
 
-    /// Returns the voters, as this node knows them.
+    /// Returns the voters, as this node knows them; none if it has never been one.
     pub fn voters(&self) -> Vec<NodeId> {
         self.log.voters()
-    }
-
-    /// Changes the set of voters; this node must lead.
-    ///
-    /// # Errors
-    /// See [`Replicated::set_voters`].
-    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
-        for voter in voters {
-            if let Some(why) = self.too_old(*voter) {
-                return Err(ProposeError::Unavailable(why));
-            }
-        }
-        self.log.set_voters(voters).await
     }
 
     /// Answers one request of a node.
@@ -190,6 +179,7 @@ impl MetaServer {
             | MetaRequest::Inventory { .. }
             | MetaRequest::Drain { .. }
             | MetaRequest::Repair => self.about_copies(from, request).await,
+            MetaRequest::Voters => MetaReply::Voters(self.voters()),
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(from, session, seq);
                 MetaReply::Done
@@ -637,6 +627,14 @@ impl MetaServer {
             StreamRequest::Check { data } => check::run(self, data, false, &mut stream).await?,
             StreamRequest::CheckStores { data } => {
                 check::run(self, data, true, &mut stream).await?;
+            }
+            StreamRequest::SetVoters(voters) => {
+                let voters: BTreeSet<NodeId> = voters.into_iter().collect();
+                let reply = match self.set_voters(&voters).await {
+                    Ok(()) => StreamReply::Voters(self.voters()),
+                    Err(error) => StreamReply::Failed(error.to_string()),
+                };
+                stream::send(&mut stream.writer, &reply).await?;
             }
             StreamRequest::Backup | StreamRequest::SumAt { .. } => {
                 self.backup(from, &mut stream).await?;

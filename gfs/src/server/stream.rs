@@ -6,7 +6,7 @@ use consistency::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// What is asked. Part of the protocol: append, never reorder. Who does not know one ends the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamRequest {
     /// The leader: the state as it is now. After [`StreamReply::Backup`] its bytes follow.
     Backup,
@@ -28,6 +28,9 @@ pub enum StreamRequest {
         /// Reads all data, not one block of each copy.
         data: bool,
     },
+    /// The leader: makes these nodes the voters, all others none. Answered by [`StreamReply::Voters`], or
+    /// [`StreamReply::Failed`].
+    SetVoters(Vec<NodeId>),
 }
 
 /// The answers. Part of the protocol: append, never reorder.
@@ -58,6 +61,8 @@ pub enum StreamReply {
     Failed(String),
     /// CheckStores: it is over.
     CheckedStores(Checked, Vec<CheckedStore>),
+    /// SetVoters: they are now.
+    Voters(Vec<NodeId>),
 }
 
 /// Two states with the same sum are the same, but for one chance in four billion.
@@ -129,6 +134,12 @@ mod tests {
         check(&StreamRequest::SumAt { index: 300 }, &[1, 251, 44, 1]);
         check(&StreamRequest::Check { data: true }, &[2, 1]);
         check(&StreamRequest::CheckStores { data: true }, &[3, 1]);
+        let voters = vec![NodeId(1), NodeId(300)];
+        check(
+            &StreamRequest::SetVoters(voters.clone()),
+            &[4, 2, 1, 251, 44, 1],
+        );
+        check(&StreamReply::Voters(voters), &[9, 2, 1, 251, 44, 1]);
         let backup = StreamReply::Backup {
             index: 1,
             inodes: 2,

@@ -166,7 +166,7 @@ fn next_steps(config: &GludConfig, about: &About, dir: &Path) -> String {
     );
     if config.voters.len() > 1 {
         text += &format!(
-            "\nthis node keeps the metadata alone: move meta away on the other voters before they start, then run glu voters set {}",
+            "\nthis node keeps the metadata alone: move meta away on all other nodes before they start, then run glu voters set {}",
             list(&config.voters)
         );
     }

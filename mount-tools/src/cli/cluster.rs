@@ -157,9 +157,14 @@ impl Drain {
                     self.node
                 );
             }
-            if node.chunks == 0 {
+            let hands_on = node.voter && cluster.nodes.iter().any(may_vote);
+            if node.chunks == 0 && !hands_on {
                 println!("{}", may_go(node));
                 return Ok(ExitCode::SUCCESS);
+            }
+            if node.chunks == 0 && shown != Some(0) {
+                println!("node {} hands its part in the metadata on", node.node);
+                shown = Some(0);
             }
             if shown != Some(node.chunks) {
                 shown = Some(node.chunks);
@@ -187,6 +192,11 @@ fn drain(socket: &Path, node: u16, drain: bool) -> Result<()> {
     let question = serde_json::json!({"cmd": "drain", "target": node, "drain": drain});
     let Draining {} = ask(socket, &question, OPTION)?;
     Ok(())
+}
+
+/// Returns whether a node can take the place of a voter that is being emptied.
+fn may_vote(node: &ClusterNode) -> bool {
+    node.up && !node.draining && !node.voter
 }
 
 /// Says whether an empty node may be switched off.

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving","version":7,"metadata_version":7,"troubles":[]}`, and `"fault"` if the log has stopped |
-//! | `{"cmd":"voters","set":[1,2,3]}` | `{"voters":[1,2,3]}` |
+//! | `{"cmd":"voters"}`, or with `"set":[1,2,3]` | `{"voters":[1,2,3]}`, as the leader has it |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
@@ -43,6 +43,8 @@ use tokio::task::JoinHandle;
 const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long the leader may take to copy its state; less than who asks waits.
 const BACKUP_BEGINS: Duration = Duration::from_secs(60);
+/// How long the leader may take to change the voters: a new one gets the whole state first. Less than who asks waits.
+const VOTERS_CHANGE: Duration = Duration::from_secs(80);
 /// How long the leader may say nothing during a check.
 const CHECK_SAYS: Duration = Duration::from_secs(30);
 
@@ -50,7 +52,7 @@ const CHECK_SAYS: Duration = Duration::from_secs(30);
 #[serde(tag = "cmd", rename_all = "lowercase")]
 enum Request {
     Status,
-    Voters { set: BTreeSet<u16> },
+    Voters { set: Option<BTreeSet<u16>> },
     Mount,
     Waits,
     Abort { number: u64 },
@@ -135,9 +137,8 @@ struct About {
     cluster: String,
     members: Arc<Members>,
     names: BTreeMap<NodeId, String>,
-    meta: Option<Arc<MetaServer>>,
-    /// What the configuration says of a node that keeps no metadata.
-    configured: Vec<NodeId>,
+    meta: Arc<MetaServer>,
+    local: NodeId,
 }
 
 impl About {
@@ -148,29 +149,53 @@ impl About {
             cluster: node.cluster.clone(),
             members: Arc::clone(&node.members),
             names: peers.chain([(config.node, config.name.clone())]).collect(),
-            meta: node.meta.clone(),
-            configured: config.voters.clone(),
+            meta: Arc::clone(&node.meta),
+            local: config.node,
         }
     }
 
+    /// Returns who keeps the metadata: a voter that follows or leads knows, the others have heard it.
     fn voters(&self) -> Vec<NodeId> {
-        let meta = self.meta.as_ref();
-        meta.map_or_else(|| self.configured.clone(), |meta| meta.voters())
+        let known = self.meta.voters();
+        if known.contains(&self.local) && self.meta.leader().is_some() {
+            known
+        } else {
+            self.members.voters()
+        }
     }
 
-    /// Changes the set of voters, where it can be done and would survive something.
+    fn keeps_metadata(&self) -> bool {
+        self.voters().contains(&self.local)
+    }
+
+    async fn list_voters(&self) -> Answer {
+        match self.members.ask_leader(&MetaRequest::Voters).await {
+            Ok(MetaReply::Voters(voters)) => shown_voters(&voters),
+            // An older leader does not tell.
+            Ok(_) => shown_voters(&self.voters()),
+            Err(_) => no_leader(),
+        }
+    }
+
+    /// Has the leader change the set of voters, where it can be done and would survive something.
     async fn set_voters(&self, set: BTreeSet<u16>) -> Answer {
         let refused = |error: String| Answer::Error { error };
-        let Some(meta) = &self.meta else {
-            return refused("this node keeps no metadata: run it on the leader".into());
-        };
         if !matches!(set.len(), 1 | 3 | 5) {
             return refused(format!("{} voters: choose 1, 3 or 5", set.len()));
         }
-        let voters = set.iter().copied().map(NodeId).collect();
-        match meta.set_voters(&voters).await {
-            Ok(()) => Answer::Voters { voters: set },
-            Err(error) => refused(error.to_string()),
+        let voters: Vec<NodeId> = set.into_iter().map(NodeId).collect();
+        if let Some(stranger) = voters.iter().find(|voter| !self.names.contains_key(voter)) {
+            return refused(no_node(*stranger));
+        }
+        let asked = self.members.ask_at_length(StreamRequest::SetVoters(voters));
+        let asked = tokio::time::timeout(VOTERS_CHANGE, asked).await;
+        match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((StreamReply::Voters(voters), _)) => shown_voters(&voters),
+            Ok((StreamReply::Failed(error), _)) => refused(error),
+            Ok(_) => no_leader(),
+            Err(error) => refused(format!(
+                "the leader did not say that the voters have changed ({error}): look with glu voters list"
+            )),
         }
     }
 
@@ -180,7 +205,11 @@ impl About {
         let (Ok(MetaReply::Nodes(nodes)), Ok(MetaReply::Repair(repair))) = (nodes, repair) else {
             return no_leader();
         };
-        let voters = self.voters();
+        let voters = match self.members.ask_leader(&MetaRequest::Voters).await {
+            Ok(MetaReply::Voters(voters)) => voters,
+            // An older leader does not tell.
+            Ok(_) | Err(_) => self.voters(),
+        };
         let shown = |status: NodeStatus| ClusterNode {
             node: status.node.0,
             name: self.names.get(&status.node).cloned().unwrap_or_default(),
@@ -284,7 +313,7 @@ impl About {
 
     async fn drain(&self, node: NodeId, drain: bool) -> Answer {
         if !self.names.contains_key(&node) {
-            let error = format!("there is no node {node}: glu status shows those there are");
+            let error = no_node(node);
             return Answer::Error { error };
         }
         let request = MetaRequest::Drain { node, drain };
@@ -339,6 +368,16 @@ fn line_of(answer: &Answer) -> Vec<u8> {
     text
 }
 
+fn shown_voters(voters: &[NodeId]) -> Answer {
+    Answer::Voters {
+        voters: voters.iter().map(|voter| voter.0).collect(),
+    }
+}
+
+fn no_node(node: NodeId) -> String {
+    format!("there is no node {node}: glu status shows those there are")
+}
+
 fn no_leader() -> Answer {
     let error = "no metadata leader answers: try again, or look at the voters' logs".to_owned();
     Answer::Error { error }
@@ -363,7 +402,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         .with_context(|| format!("{}: cannot be restricted", path.display()))?;
     let transport = Arc::clone(&node.transport);
     let local = transport.local();
-    let (meta, mount) = (node.meta.clone(), Arc::clone(&node.mount));
+    let (meta, mount) = (Arc::clone(&node.meta), Arc::clone(&node.mount));
     let client = Arc::clone(&node.client);
     let pids = Arc::clone(&node.pids);
     let about_mount = Mount {
@@ -378,16 +417,15 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         Request::Status => Answer::Status {
             node: local.0,
             leader: meta
-                .as_ref()
-                .and_then(|meta| meta.leader())
+                .leader()
                 .or_else(|| client.leader())
                 .map(|NodeId(leader)| leader),
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
             state: "serving",
-            fault: meta.as_ref().and_then(|meta| meta.fault()),
+            fault: meta.fault(),
             pids: pids.trouble(),
             version: transport.version_of(local).unwrap_or_default(),
-            metadata_version: meta.as_ref().map(|meta| meta.version()),
+            metadata_version: of_all.keeps_metadata().then(|| meta.version()),
             troubles: transport
                 .troubles()
                 .into_iter()
@@ -457,7 +495,8 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
             Ok(Request::Check { data }) => about.check(data, &mut writer).await,
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
-            Ok(Request::Voters { set }) => about.set_voters(set).await,
+            Ok(Request::Voters { set: None }) => about.list_voters().await,
+            Ok(Request::Voters { set: Some(set) }) => about.set_voters(set).await,
             Ok(request) => at_once(request),
             Err(error) => Answer::Error {
                 error: format!("{error}: ask {{\"cmd\":\"status\"}}"),

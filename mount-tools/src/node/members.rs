@@ -29,6 +29,8 @@ pub(super) struct Members {
     leader: AtomicU16,
     /// The nodes when last asked; all of them until the first answer.
     nodes: RwLock<Vec<NodeStatus>>,
+    /// Who kept the metadata when last asked; as configured until the first answer.
+    voters: RwLock<Vec<NodeId>>,
 }
 
 /// What the readers of events have been told.
@@ -69,6 +71,7 @@ impl Members {
             transport,
             leader: AtomicU16::new(first.0),
             nodes: RwLock::new(all),
+            voters: RwLock::new(voters.to_vec()),
         }
     }
 
@@ -86,6 +89,10 @@ impl Members {
                 }
                 *self.nodes.write().expect("no holder panics") = nodes;
             }
+            // An older leader does not tell.
+            if let Ok(MetaReply::Voters(voters)) = self.ask_leader(&MetaRequest::Voters).await {
+                *self.voters.write().expect("no holder panics") = voters;
+            }
         }
     }
 
@@ -94,6 +101,11 @@ impl Members {
         let nodes = self.nodes.read().expect("no holder panics");
         let draining = nodes.iter().filter(|of| of.draining);
         draining.map(|of| of.node).collect()
+    }
+
+    /// Returns who kept the metadata when last asked.
+    pub(super) fn voters(&self) -> Vec<NodeId> {
+        self.voters.read().expect("no holder panics").clone()
     }
 
     /// Asks the leader, or who leads by now.

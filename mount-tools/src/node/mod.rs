@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! transport -- router -- chunk store           (every node)
-//!                     |- metadata log, leader  (voters)
+//!                     |- metadata log, leader  (voters; empty on the others, until they become voters)
 //!                     |- callbacks -- client -- root -- FUSE
 //!                     |- process, device and job agents
 //! ```
@@ -77,8 +77,8 @@ pub struct Node {
     /// The cluster's name.
     cluster: String,
     transport: Arc<QuicTransport>,
-    meta: Option<Arc<MetaServer>>,
-    log: Option<Replicated<server::state::MetaState>>,
+    meta: Arc<MetaServer>,
+    log: Replicated<server::state::MetaState>,
     client: Arc<Client>,
     members: Arc<Members>,
     mount: Arc<fuse::Mounted>,
@@ -133,9 +133,9 @@ impl Node {
         router.register(ServiceId::Chunk, Arc::new(chunk_service));
         let (meta, log) = Self::start_meta(&config, versions, &network, &router).await?;
 
-        if let (Some(meta), Some(bucket)) = (&meta, &bucket) {
+        if let Some(bucket) = &bucket {
             let keeper = config.repair.keeper();
-            tokio::spawn(Arc::clone(meta).keep_bucket(bucket.clone(), keeper));
+            tokio::spawn(Arc::clone(&meta).keep_bucket(bucket.clone(), keeper));
         }
 
         let first = measure(&disk, &config.rack).await;
@@ -287,9 +287,7 @@ impl Node {
         }
         let unmounted = self.mount.unmount();
         let flushed = tokio::time::timeout(FLUSH_PATIENCE, self.client.shutdown()).await;
-        if let Some(log) = &self.log {
-            log.shutdown().await;
-        }
+        self.log.shutdown().await;
         self.transport.close().await;
         flushed.context("flushing everything took too long; unsynced changes are lost")??;
         Ok(unmounted?)
@@ -327,13 +325,7 @@ impl Node {
         versions: Versions,
         network: &Arc<dyn Transport>,
         router: &Router,
-    ) -> Result<(
-        Option<Arc<MetaServer>>,
-        Option<Replicated<server::state::MetaState>>,
-    )> {
-        if !config.voters.contains(&config.node) {
-            return Ok((None, None));
-        }
+    ) -> Result<(Arc<MetaServer>, Replicated<server::state::MetaState>)> {
         let log_config = LogConfig {
             node: config.node,
             voters: config.voters.clone(),
@@ -364,7 +356,7 @@ impl Node {
             bucket_bytes: config.store.s3.as_ref().map(S3Config::capacity),
         };
         let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);
-        Ok((Some(meta), Some(log)))
+        Ok((meta, log))
     }
 }
 

@@ -13,10 +13,12 @@
 //! | is asked for its vote | has heard a leader within its lease | refuses |
 //! | hears a leader | is about to stand, or has stood since it was elected | does not follow it |
 //! | alone, and does not lead | - | stands |
+//! | hears a leader that it does not know among the voters | follows another, or leads | does not answer |
+//! | hears a leader that it does not know among the voters | has heard no other within its lease | follows it |
 //!
 //! That there is one leader at a time is raft's business. That none can be made while the old one counts on a majority's
 //! word is the business of the last rows: who has told a leader that it follows votes for nobody, itself included, for the
-//! lease.
+//! lease. A node that is no voter does all of this but stand: it waits until a leader makes it one.
 
 use super::network::{Network, Request};
 use super::raft::{Raft, node};

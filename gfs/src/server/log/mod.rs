@@ -71,7 +71,7 @@ use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
 use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
-use openraft::{Config, EmptyNode, SnapshotPolicy, StorageError};
+use openraft::{ChangeMembers, Config, EmptyNode, SnapshotPolicy, StorageError};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,7 +112,8 @@ const KEEP_ENTRIES: u64 = 1_000;
 pub struct LogConfig {
     /// This node.
     pub node: NodeId,
-    /// The first set of voters, this node among them. A log that exists keeps its own.
+    /// The first set of voters. A log that exists keeps its own. A node that is not among them stands by: its log is
+    /// empty, it follows nobody and does not vote, until a leader makes it a voter.
     pub voters: Vec<NodeId>,
     /// Where the log is; created if missing. One log, one directory.
     pub dir: PathBuf,
@@ -437,31 +438,65 @@ impl<M: StateMachine> Replicated<M> {
     }
 
     /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
-    /// step, and commands go on all the time. A new voter must run with a log that names the leader among its first
-    /// voters. Returns when the change is committed.
+    /// step, and commands go on all the time. Returns when the change is committed.
     ///
     /// # Errors
     /// As [`Replicated::propose`]; after [`ProposeError::Unknown`] see [`Replicated::voters`].
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let raft = &self.inner.raft;
+        let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
         let change = async {
-            let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
             for new in voters.difference(&before) {
-                let added = self.inner.raft.add_learner(new.0, EmptyNode {}, true);
+                let added = raft.add_learner(new.0, EmptyNode {}, true);
                 added.await.map_err(membership_failed)?;
             }
             let ids: BTreeSet<u16> = voters.iter().map(|voter| voter.0).collect();
-            let changed = self.inner.raft.change_membership(ids, false);
+            let changed = raft.change_membership(ids, false);
             changed.await.map(drop).map_err(membership_failed)
         };
-        match tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let why = format!(
-                    "the set of voters did not change within {MEMBERSHIP_DEADLINE:?}: is each new voter up?"
-                );
-                Err(ProposeError::Unknown(why))
-            }
+        let outcome = tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            let why = format!(
+                "the set of voters did not change within {MEMBERSHIP_DEADLINE:?}: is each new voter up?"
+            );
+            Err(ProposeError::Unknown(why))
+        });
+        if outcome.is_err() {
+            self.forget_learners().await;
         }
+        outcome
+    }
+
+    /// Ends the sending of the log to nodes that have not become voters.
+    async fn forget_learners(&self) {
+        let learners: BTreeSet<u16> = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow();
+            let members = metrics.membership_config.membership();
+            members.learner_ids().collect()
+        };
+        if learners.is_empty() {
+            return;
+        }
+        let forgotten = ChangeMembers::RemoveNodes(learners);
+        let forgotten = self.inner.raft.change_membership(forgotten, false);
+        match tokio::time::timeout(CONFIRM_DEADLINE, forgotten).await {
+            Ok(Ok(_)) => {}
+            failed => tracing::debug!(
+                ?failed,
+                "who leads then forgets those that did not become voters"
+            ),
+        }
+    }
+
+    /// Returns the other voters that have not said within `time` that they follow this node, which leads: they are away,
+    /// or their logs have stopped.
+    #[must_use]
+    pub fn silent_voters(&self, time: Duration) -> BTreeSet<NodeId> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let silent = self.inner.words.silent(&metrics, time);
+        silent.into_iter().map(NodeId).collect()
     }
 
     /// Returns whether no other voter can lead at this moment: [`Replicated::leadership`] is told only when somebody
@@ -561,9 +596,6 @@ async fn found(raft: &Raft, node: NodeId, voters: &BTreeSet<u16>) -> Result<(), 
     if initialized.map_err(|error| error.to_string())? {
         let members = raft.server_metrics().borrow().membership_config.clone();
         let stored: BTreeSet<u16> = members.voter_ids().collect();
-        if !stored.is_empty() && stored != *voters {
-            tracing::warn!(?stored, configured = ?voters, "the log has other voters than the configuration");
-        }
         if stored.iter().eq([&node.0]) {
             let elected = raft.trigger().elect().await;
             elected.map_err(|error| error.to_string())?;
@@ -636,13 +668,6 @@ fn open_mark(disk: &dyn Disk, node: NodeId) -> Result<MarkFile, OpenError> {
 }
 
 fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
-    if !config.voters.contains(&config.node) {
-        let text = format!(
-            "node {} is not among the voters {:?}",
-            config.node, config.voters
-        );
-        return Err(OpenError::Config(text));
-    }
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let raft_config = Config {
         cluster_name: "glu".into(),

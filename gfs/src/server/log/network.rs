@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::{NodeId, wire};
 use openraft::error::{
-    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
+    Fatal, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
 };
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -139,10 +139,10 @@ pub(super) struct RaftService {
 #[async_trait]
 impl Service for RaftService {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
-        if !self.is_member(from) {
-            return None;
-        }
         let request = wire::decode(&body).ok()?;
+        if !self.is_member(from) && !self.may_be_led_by(from, &request) {
+            return Some(self.refuse(&request));
+        }
         // Nobody speaks for another: a vote or a reign is claimed by the node it belongs to.
         let claimed = match &request {
             Request::Append(request) => Some(request.vote),
@@ -159,7 +159,7 @@ impl Service for RaftService {
         let leads = claimed.filter(|vote| vote.is_committed() && *vote >= current);
         let sign = leads.map(|vote| self.heard.hear(&vote));
         if sign == Some(Sign::Crossing) {
-            return None;
+            return Some(self.refuse(&request));
         }
         let reply = match request {
             Request::Append(request) if !is_contiguous(&request.entries) => return None,
@@ -169,7 +169,7 @@ impl Service for RaftService {
                 wire::encode(&reply)
             }
             Request::Vote(_) if self.heard.is_bound(self.lease) => {
-                wire::encode(&self.refuse_vote(current))
+                return Some(self.refuse(&request));
             }
             Request::Vote(request) => {
                 fail_point!("log: before a vote is given");
@@ -196,17 +196,45 @@ impl RaftService {
         self.end.get().is_some_and(|mine| mine <= last)
     }
 
-    /// What raft's core answers as well if its messages came through in time.
-    fn refuse_vote(&self, vote: Vote<u16>) -> Result<VoteResponse<u16>, RaftError<u16>> {
-        Ok(VoteResponse {
-            vote,
-            vote_granted: false,
-            last_log_id: self.end.get().flatten(),
-        })
+    /// Answers what raft's core is not to hear of: that would vote, or follow.
+    fn refuse(&self, request: &Request) -> Bytes {
+        let stopped = || RaftError::<u16>::Fatal(Fatal::Stopped);
+        let answer = match request {
+            Request::Append(_) => wire::encode(&Err::<AppendEntriesResponse<u16>, _>(stopped())),
+            Request::Snapshot(_) => {
+                let stopped = RaftError::<u16, InstallSnapshotError>::Fatal(Fatal::Stopped);
+                wire::encode(&Err::<InstallSnapshotResponse<u16>, _>(stopped))
+            }
+            Request::Vote(_) => {
+                let vote = self.raft.server_metrics().borrow().vote;
+                wire::encode(&Ok::<_, RaftError<u16>>(VoteResponse {
+                    vote,
+                    vote_granted: false,
+                    last_log_id: self.end.get().flatten(),
+                }))
+            }
+            Request::WouldVote(_) | Request::Follow(_) => wire::encode(&false),
+        };
+        answer.into()
     }
 
     fn is_stopped(&self) -> bool {
         self.raft.metrics().borrow().running_state.is_err()
+    }
+
+    /// The voters may have changed without this node: it was none, or was away. So a stranger that leads is heard by a
+    /// node that follows nobody else, which is how a node becomes a voter that knew nothing of it before.
+    fn may_be_led_by(&self, from: NodeId, request: &Request) -> bool {
+        if !matches!(request, Request::Append(_) | Request::Snapshot(_)) {
+            return false;
+        }
+        let metrics = self.raft.server_metrics();
+        let (leads, vote) = {
+            let metrics = metrics.borrow();
+            (metrics.state == ServerState::Leader, metrics.vote)
+        };
+        let followed = vote.leader_id.node_id == from.0 && vote.is_committed();
+        !leads && (followed || self.heard.age() >= self.lease)
     }
 
     fn is_member(&self, from: NodeId) -> bool {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use consistency::wire;
 use futures::future::join_all;
 use openraft::{EmptyNode, RaftMetrics, ServerState, Vote};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -54,14 +54,19 @@ impl Words {
 
     /// Returns whether a majority has said within the lease that this node leads. A voter that has said so gives no
     /// other its vote for that long.
+    /// While the set changes, that is a majority of the old one and of the new one: either could elect alone.
     pub(super) fn hold(&self, metrics: &RaftMetrics<u16, EmptyNode>, lease: Duration) -> bool {
-        let voters = metrics.membership_config.voter_ids().count();
-        let silent = self.silent(metrics, lease).len();
-        metrics.state == ServerState::Leader && 2 * (voters - silent) > voters
+        let silent = self.silent(metrics, lease);
+        let sets = metrics.membership_config.membership().get_joint_config();
+        let agrees = |set: &BTreeSet<u16>| {
+            let silent = silent.iter().filter(|voter| set.contains(voter)).count();
+            2 * (set.len() - silent) > set.len()
+        };
+        metrics.state == ServerState::Leader && sets.iter().all(agrees)
     }
 
     /// Returns the other voters that have not said so for some time.
-    fn silent(&self, metrics: &RaftMetrics<u16, EmptyNode>, time: Duration) -> Vec<u16> {
+    pub(super) fn silent(&self, metrics: &RaftMetrics<u16, EmptyNode>, time: Duration) -> Vec<u16> {
         let now = Instant::now();
         let words = self.words();
         let is_silent = |voter: &u16| {
