@@ -11,18 +11,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts a recursive watcher on node 2.
 fn watch(cluster: &Cluster, dir: &str) -> Running {
-    let watcher = cluster.node(2).spawn_command(&[WATCH, dir]);
-    effective(cluster, &watcher, dir);
+    watch_on(cluster, 2, 1, dir)
+}
+
+/// Starts a recursive watcher on a node, and waits until it is told what another one does.
+fn watch_on(cluster: &Cluster, node: u32, other: u32, dir: &str) -> Running {
+    let watcher = cluster.node(node).spawn_command(&[WATCH, dir]);
+    effective_from(cluster, other, &watcher, dir);
     watcher
 }
 
 /// Waits until what node 1 does in `dir` is told.
 fn effective(cluster: &Cluster, watcher: &Running, dir: &str) {
+    effective_from(cluster, 1, watcher, dir);
+}
+
+fn effective_from(cluster: &Cluster, other: u32, watcher: &Running, dir: &str) {
     let mut probes = 0;
     wait_until("the watch to count on other nodes", PATIENCE, || {
         cluster
             .sh(
-                1,
+                other,
                 &format!("mkdir {dir}/probe{probes} && rmdir {dir}/probe{probes}"),
             )
             .ok();
@@ -31,7 +40,9 @@ fn effective(cluster: &Cluster, watcher: &Running, dir: &str) {
         watcher.stdout().contains(&format!("IN_CREATE {dir}/probe"))
     });
     let end = format!("{dir}/probes-end/");
-    cluster.sh(1, &format!("mkdir {end} && rmdir {end}")).ok();
+    cluster
+        .sh(other, &format!("mkdir {end} && rmdir {end}"))
+        .ok();
     wait_until("the last probe", PATIENCE, || {
         watcher.stdout().contains(&format!("IN_DELETE {end}"))
     });
@@ -197,4 +208,38 @@ fn many_changes_are_told_in_order() {
     wait_until("500 events", PATIENCE, || found().len() >= expected.len());
     assert_eq!(found(), expected);
     assert_eq!(cluster.sh(2, "ls /cluster/w | wc -l").ok(), "100");
+}
+
+/// N6: the leader's node loses its power while events are told; the next leader goes on, none is missing or comes twice.
+#[test]
+fn a_lost_leader_loses_no_events() {
+    const FILES: usize = 400;
+    let cluster = Cluster::up(3);
+    let leader = cluster.leader(None);
+    let others: Vec<u32> = (1..=3).filter(|node| *node != leader).collect();
+    cluster.sh(others[0], "mkdir /cluster/w").ok();
+    let watcher = watch_on(&cluster, others[0], others[1], "/cluster/w");
+    let script =
+        format!("cd /cluster/w && for i in $(seq {FILES}); do mkfifo a$i && mv a$i b$i; done");
+    let writer = cluster.spawn(others[1], &script);
+    wait_until("the first events", PATIENCE, || {
+        events(&watcher).len() > FILES / 10
+    });
+    cluster.kill(leader);
+    let heard = events(&watcher).len();
+    println!("{heard} events were told when the leader was lost");
+    writer.wait(2 * PATIENCE).ok();
+    let expected: Vec<String> = (1..=FILES)
+        .flat_map(|i| {
+            [
+                format!("IN_CREATE /cluster/w/a{i}"),
+                format!("IN_MOVED_FROM /cluster/w/a{i} move {}", i - 1),
+                format!("IN_MOVED_TO /cluster/w/b{i} move {}", i - 1),
+            ]
+        })
+        .collect();
+    wait_until("all events", PATIENCE, || {
+        events(&watcher).len() >= expected.len()
+    });
+    assert_eq!(events(&watcher), expected);
 }

@@ -11,7 +11,7 @@ use super::meta::{
 };
 use super::notes::{Note, Noted, NotesReply, NotesRequest, Part, Tell, Told};
 use super::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, RepairStatus};
-use super::watch::{Event, Happened};
+use super::watch::{Event, Happened, Place};
 use super::{decode, encode};
 use crate::{
     ChunkId, Duration, Epoch, InodeNo, LeaseId, NodeId, OpSeq, SessionId, Timestamp, Version,
@@ -46,9 +46,10 @@ macro_rules! variants {
 }
 
 variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock ReclaimLocks Watch Closed Locate BadCopies
-    Inventory Drain Repair Voters);
+    Inventory Drain Repair Voters
+    WatchSince);
 variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair
-    Voters);
+    Voters EventsUpTo);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
     Flush AllocateChunks Accessed Make Names);
 variants!(NameChange: Made Removed);
@@ -82,6 +83,7 @@ const SEQ: OpSeq = OpSeq(8);
 const EPOCH: Epoch = Epoch(70_000);
 const CHUNK: ChunkId = ChunkId(9);
 const NODE: NodeId = NodeId(3);
+const PLACE: Place = Place { at: at(1), nth: 2 };
 const LEASE: LeaseId = LeaseId(11);
 const OWNER: LocalOwner = LocalOwner {
     kind: LockKind::Posix,
@@ -214,6 +216,13 @@ fn requests() -> Vec<MetaRequest> {
         },
         MetaRequest::Repair,
         MetaRequest::Voters,
+        MetaRequest::WatchSince {
+            session: SESSION,
+            set: 1,
+            inodes: Some(vec![INO]),
+            after: 2,
+            since: Some(PLACE),
+        },
     ]
 }
 
@@ -250,7 +259,7 @@ fn replies() -> Vec<MetaReply> {
         MetaReply::Lock(Ok(LockReply::Waiting)),
         MetaReply::Events {
             known: true,
-            events: vec![(1, event)],
+            events: vec![(1, event.clone())],
         },
         MetaReply::Located(vec![NODE]),
         MetaReply::Inventory {
@@ -264,6 +273,12 @@ fn replies() -> Vec<MetaReply> {
             copying: 3,
         }),
         MetaReply::Voters(vec![NODE]),
+        MetaReply::EventsUpTo {
+            known: true,
+            events: vec![(1, event)],
+            upto: PLACE,
+            lost: true,
+        },
     ]
 }
 

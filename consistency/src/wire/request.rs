@@ -4,7 +4,7 @@ use super::lease::Mode;
 use super::lock::{Held, LocalOwner, LockOp, LockReply};
 use super::meta::{FsError, Op, OpReply};
 use super::node::NodeLoad;
-use super::watch::Event;
+use super::watch::{Event, Place};
 use crate::{ChunkId, Duration, Epoch, InodeNo, LeaseId, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,9 @@ pub struct RepairStatus {
 
 /// Most chunks in a [`MetaRequest::BadCopies`] or [`MetaRequest::Inventory`].
 pub const COPIES_PER_MESSAGE: usize = 20_000;
+
+/// The version of the protocol that has brought [`MetaRequest::WatchSince`].
+pub const WATCH_SINCE: u32 = 10;
 
 /// The version of the protocol that has brought [`MetaRequest::Voters`], and logs on all nodes.
 pub const VOTERS_SINCE: u32 = 10;
@@ -197,6 +200,19 @@ pub enum MetaRequest {
     Repair,
     /// Asks who keeps the metadata; answered by [`MetaReply::Voters`].
     Voters,
+    /// As Watch, of a node that watches on under whichever leader; answered by [`MetaReply::EventsUpTo`].
+    WatchSince {
+        /// Which session.
+        session: SessionId,
+        /// As in Watch.
+        set: u64,
+        /// As in Watch.
+        inodes: Option<Vec<InodeNo>>,
+        /// As in Watch: events up to this number were received from this leader.
+        after: u64,
+        /// The node has had all events up to here; `None` if it has not watched before.
+        since: Option<Place>,
+    },
 }
 
 /// Answer to a [`MetaRequest`].
@@ -269,6 +285,17 @@ pub enum MetaReply {
     Repair(RepairStatus),
     /// Voters, in ascending order.
     Voters(Vec<NodeId>),
+    /// WatchSince.
+    EventsUpTo {
+        /// As in Events.
+        known: bool,
+        /// As in Events.
+        events: Vec<(u64, Event)>,
+        /// With these the node has had all events up to here.
+        upto: Place,
+        /// Some of those since the place in the request are not known any more.
+        lost: bool,
+    },
 }
 
 #[cfg(test)]

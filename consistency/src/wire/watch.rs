@@ -1,8 +1,25 @@
 //! What watchers (inotify) on one node are told of the changes of others.
 
 use super::meta::{FileKind, Name};
-use crate::InodeNo;
+use crate::{InodeNo, Timestamp};
 use serde::{Deserialize, Serialize};
+
+/// Where an event stands among all of the cluster, under whichever leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The time of the change.
+    pub at: Timestamp,
+    /// Which of the events of that change.
+    pub nth: u32,
+}
+
+impl Place {
+    /// Returns the place behind all events of the changes up to a time.
+    #[must_use]
+    pub const fn behind(at: Timestamp) -> Self {
+        Self { at, nth: u32::MAX }
+    }
+}
 
 /// Something that watchers of a file system are told (inotify).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -209,6 +209,17 @@ impl Core {
         self.meta_encoded(encode(request).into(), 0, until).await
     }
 
+    /// As [`Core::meta`], of a leader that speaks this version; an older one is not asked, and does not support it.
+    pub(super) async fn meta_since(
+        &self,
+        request: &MetaRequest,
+        since: u32,
+        until: Deadline,
+    ) -> Result<Answered, Errno> {
+        self.meta_encoded(encode(request).into(), since, until)
+            .await
+    }
+
     async fn meta_encoded(
         &self,
         body: Bytes,

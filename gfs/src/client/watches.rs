@@ -16,8 +16,8 @@ use super::session::Phase;
 use crate::error::Errno;
 use crate::tree::{AttrReply, Caller, EntryReply, Hold, ListReply, NO_CACHE, Watching};
 use consistency::wire::meta::{Attr, FileKind, Name};
-use consistency::wire::request::{MetaReply, MetaRequest};
-use consistency::wire::watch::{Event, Happened};
+use consistency::wire::request::{MetaReply, MetaRequest, WATCH_SINCE};
+use consistency::wire::watch::{Event, Happened, Place};
 use consistency::{InodeNo, SessionId, Timestamp, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -353,68 +353,130 @@ async fn ask(
     watching: &Arc<dyn Watching>,
     mut watched: watch::Receiver<BTreeSet<InodeNo>>,
 ) {
-    // What the leader knows, and since which session.
-    let mut known: Option<(SessionId, BTreeSet<InodeNo>)> = None;
-    let mut session_before = None;
-    let mut set = 0;
-    let mut after = 0;
+    let mut asker = Asker::default();
     loop {
-        let any = watched.wait_for(|watched| !watched.is_empty() || known.is_some());
+        let any = watched.wait_for(|watched| !watched.is_empty() || asker.known.is_some());
         let Ok(now) = any.await.map(|watched| watched.clone()) else {
             return;
         };
         let Some(session) = core.live_session().await else {
             return;
         };
-        if session_before.replace(session) != Some(session) {
-            if known.take().is_some() {
-                tracing::warn!("watchers miss what other nodes did until the new session");
-            }
-            after = 0;
-        }
-        let same = known.as_ref().is_some_and(|(_, told)| *told == now);
-        if !same {
-            set += 1;
-        }
-        let request = MetaRequest::Watch {
-            session,
-            set,
-            inodes: (!same).then(|| now.iter().copied().collect()),
-            after,
-        };
+        let request = asker.request(session, &now);
         let answered = tokio::select! {
-            answered = core.meta(&request, Instant::now() + ASK_WITHIN) => answered,
+            answered = asker.ask(core, &request) => answered,
             // The answer, if any, comes again: it was not acknowledged.
             _ = watched.changed() => continue,
         };
-        match answered.map(|answered| answered.reply) {
-            Ok(MetaReply::Events {
+        match answered {
+            Some(MetaReply::Events {
                 known: true,
                 events,
             }) => {
-                known = (!now.is_empty()).then_some((session, now));
-                for (number, event) in events {
-                    // N1
-                    if number <= after {
-                        continue;
-                    }
-                    if number > after + 1 {
-                        let lost = number - after - 1;
-                        tracing::warn!(lost, "watchers miss events: the leader's queue was full");
-                    }
-                    tracing::debug!(number, ?event, "told");
-                    core.replay(watching, event).await;
-                    after = number;
-                }
+                asker.replay(core, watching, events).await;
+                asker.is_known(session, now, None);
             }
-            Ok(MetaReply::Events { known: false, .. }) => {
-                if known.take().is_some() {
-                    tracing::warn!("watchers may miss events: another leader began");
+            Some(MetaReply::EventsUpTo {
+                known: true,
+                events,
+                upto,
+                lost,
+            }) => {
+                if lost {
+                    tracing::warn!(
+                        "watchers miss events: the present leader does not know all that happened"
+                    );
                 }
+                asker.replay(core, watching, events).await;
+                asker.is_known(session, now, Some(upto));
             }
-            Ok(MetaReply::SessionEnded) => core.session_ended(session),
-            Ok(_) | Err(_) => sleep(ASK_PAUSE).await,
+            Some(MetaReply::Events { .. } | MetaReply::EventsUpTo { .. }) => asker.known = None,
+            Some(MetaReply::SessionEnded) => core.session_ended(session),
+            Some(_) | None => sleep(ASK_PAUSE).await,
         }
+    }
+}
+
+/// What was asked of the leader, and heard.
+#[derive(Debug, Default)]
+struct Asker {
+    /// What the leader knows, and of which session.
+    known: Option<(SessionId, BTreeSet<InodeNo>)>,
+    session: Option<SessionId>,
+    set: u64,
+    /// The number of the last event of this session.
+    after: u64,
+    /// Up to where all events were replayed, whichever leader told them (N6); `None` while nothing is watched.
+    since: Option<Place>,
+    /// The leader is of an older version, which goes on from no place.
+    older: bool,
+}
+
+impl Asker {
+    /// Returns what to ask.
+    fn request(&mut self, session: SessionId, now: &BTreeSet<InodeNo>) -> MetaRequest {
+        if self.session.replace(session) != Some(session) {
+            self.known = None;
+            self.after = 0;
+        }
+        let same = self.known.as_ref().is_some_and(|(_, told)| told == now);
+        if !same {
+            self.set += 1;
+        }
+        let (set, after, since) = (self.set, self.after, self.since);
+        let inodes = (!same).then(|| now.iter().copied().collect());
+        if self.older {
+            MetaRequest::Watch {
+                session,
+                set,
+                inodes,
+                after,
+            }
+        } else {
+            MetaRequest::WatchSince {
+                session,
+                set,
+                inodes,
+                after,
+                since,
+            }
+        }
+    }
+
+    async fn ask(&mut self, core: &Core, request: &MetaRequest) -> Option<MetaReply> {
+        let until = Instant::now() + ASK_WITHIN;
+        let since = if self.older { 0 } else { WATCH_SINCE };
+        let reply = core.meta_since(request, since, until).await.ok()?.reply;
+        // An older one is asked once more in each turn, in case it is not that one any more.
+        self.older = !self.older && matches!(reply, MetaReply::Op { .. });
+        Some(reply)
+    }
+
+    async fn replay(
+        &mut self,
+        core: &Arc<Core>,
+        watching: &Arc<dyn Watching>,
+        events: Vec<(u64, Event)>,
+    ) {
+        for (number, event) in events {
+            // N1
+            if number <= self.after {
+                continue;
+            }
+            if number > self.after + 1 {
+                let lost = number - self.after - 1;
+                tracing::warn!(lost, "watchers miss events: the leader's queue was full");
+            }
+            tracing::debug!(number, ?event, "told");
+            core.replay(watching, event).await;
+            self.after = number;
+        }
+    }
+
+    /// The leader knows what is watched, and all events up to a place were replayed.
+    fn is_known(&mut self, session: SessionId, now: BTreeSet<InodeNo>, upto: Option<Place>) {
+        self.known = (!now.is_empty()).then_some((session, now));
+        self.since = upto.filter(|_| self.known.is_some());
     }
 }
 
@@ -423,6 +485,36 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn n6_a_place_is_kept_over_leaders_and_sessions_while_something_is_watched() {
+        let place = Place::behind(Timestamp::from_nanos(7));
+        let watched = BTreeSet::from([InodeNo::ROOT]);
+        let mut asker = Asker::default();
+        let asked = |asker: &mut Asker, session, now: &BTreeSet<_>| match asker
+            .request(SessionId(session), now)
+        {
+            MetaRequest::WatchSince {
+                inodes,
+                after,
+                since,
+                ..
+            } => (inodes.is_some(), after, since),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(asked(&mut asker, 1, &watched), (true, 0, None));
+        asker.after = 3;
+        asker.is_known(SessionId(1), watched.clone(), Some(place));
+        assert_eq!(asked(&mut asker, 1, &watched), (false, 3, Some(place)));
+        // Another leader does not know the set.
+        asker.known = None;
+        assert_eq!(asked(&mut asker, 1, &watched), (true, 3, Some(place)));
+        asker.is_known(SessionId(1), watched.clone(), Some(place));
+        assert_eq!(asked(&mut asker, 2, &watched), (true, 0, Some(place)));
+        // What happens while nothing is watched is not told later.
+        asker.is_known(SessionId(2), BTreeSet::new(), Some(place));
+        assert_eq!(asked(&mut asker, 2, &watched), (true, 0, None));
+    }
 
     #[test]
     fn a_look_costs_a_small_part_of_a_processor() {

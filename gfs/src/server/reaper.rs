@@ -2,6 +2,7 @@
 
 use super::service::MetaServer;
 use super::state::{Body, MetaState};
+use super::watches::Recorder;
 use crate::net::ServiceId;
 use bytes::Bytes;
 use consistency::wire::chunk::{ChunkReply, ChunkRequest};
@@ -24,16 +25,19 @@ const DELETE_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) async fn run(server: Arc<MetaServer>) {
     let mut reign: Option<Epoch> = None;
     let mut dead_since: BTreeMap<ChunkId, Instant> = BTreeMap::new();
+    let mut recorder = Recorder::new(Instant::now());
     loop {
         tokio::time::sleep(INTERVAL).await;
         let epoch = server.barriers.epoch();
         if epoch != reign {
             reign = epoch;
             dead_since.clear();
+            recorder = Recorder::new(Instant::now());
         }
         if reign.is_some() {
             reap(&server).await;
             server.watches.keep(|| server.barriers.sessions());
+            server.have_recorded(&mut recorder).await;
             delete_chunks(&server, &mut dead_since).await;
         }
     }

@@ -31,13 +31,13 @@ use super::state::{Body, Command, MetaState, Reply};
 use super::stream::{self, StreamReply, StreamRequest};
 use super::upgrade;
 use super::voters;
-use super::watches::{self, Watches};
+use super::watches::{self, News, Watches};
 use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::lock::LockReply;
 use consistency::wire::meta::{FsError, NAMES_SINCE, Op, OpReply, StatFs};
-use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus};
+use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, WATCH_SINCE};
 use consistency::wire::{decode, encode};
 use consistency::{Duration, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,17 +161,46 @@ impl MetaServer {
                 inodes,
                 after,
             } => {
-                let inodes = inodes.map(|inodes| (set, inodes));
+                let set = watches::Set::of(set, inodes, after, None);
                 match self.barriers.check(from, session) {
-                    Ok(()) => self.watch(session, inodes, after).await,
+                    Ok(()) => match self.watch(from, session, set, after).await {
+                        Some(news) => MetaReply::Events {
+                            known: true,
+                            events: news.events,
+                        },
+                        None => MetaReply::Events {
+                            known: false,
+                            events: Vec::new(),
+                        },
+                    },
+                    Err(ended) => self.ended(ended),
+                }
+            }
+            MetaRequest::WatchSince {
+                session,
+                set,
+                inodes,
+                after,
+                since,
+            } => {
+                let set = watches::Set::of(set, inodes, after, since);
+                match self.barriers.check(from, session) {
+                    Ok(()) => {
+                        let news = self.watch(from, session, set, after).await;
+                        let known = news.is_some();
+                        let News { events, upto, lost } = news.unwrap_or_default();
+                        MetaReply::EventsUpTo {
+                            known,
+                            events,
+                            upto,
+                            lost,
+                        }
+                    }
                     Err(ended) => self.ended(ended),
                 }
             }
             MetaRequest::Closed { session, files } => match self.barriers.check(from, session) {
-                Ok(()) => {
-                    self.closed(session, &files);
-                    MetaReply::Done
-                }
+                Ok(()) => self.closed(session, files).await,
                 Err(ended) => self.ended(ended),
             },
             MetaRequest::Locate(_)
@@ -413,12 +442,6 @@ impl MetaServer {
                 (0, Vec::new())
             }
         };
-        // While the barrier holds, what it claims does not change under us.
-        let mut told = if self.watches.any() {
-            self.log.read(|state| watches::told_before(state, &op))
-        } else {
-            Vec::new()
-        };
         // Who makes or removes a name here does more of it.
         let since = match op {
             Op::Create { .. } => Some(DELEGATION_SINCE),
@@ -441,9 +464,8 @@ impl MetaServer {
             // Others may have undone it since. Nothing is granted: the barrier ends the operation as it goes.
             return Ok(super::grants::again(reply, files, &stale));
         }
-        if !told.is_empty() {
-            self.log.read(|state| watches::told_after(state, &mut told));
-            self.watches.tell(session, &told);
+        if self.watches.any() {
+            self.log.read(|state| self.watches.tell(state));
         }
         let delegates = since.is_some_and(|since| self.delegates_to(session, since));
         let granted = self.barriers.with_core(|core| {
@@ -471,33 +493,39 @@ impl MetaServer {
         }
     }
 
-    fn closed(&self, session: SessionId, files: &[InodeNo]) {
-        if self.watches.any() {
-            let told = self.log.read(|state| watches::told_closed(state, files));
-            self.watches.tell(session, &told);
+    async fn closed(&self, session: SessionId, files: Vec<InodeNo>) -> MetaReply {
+        // V2: until all voters know of closes, watchers do not hear of them.
+        if self.watches.any() && self.version() >= WATCH_SINCE {
+            if let Err(error) = self.commit(Body::Closed { session, files }).await {
+                return self.refused(&error);
+            }
+            self.log.read(|state| self.watches.tell(state));
         }
+        MetaReply::Done
     }
 
-    /// Answers when there are events, or after a while.
+    /// Answers when there are events, or after a while; `None` if it is not known what the session watches.
     async fn watch(
         &self,
+        from: NodeId,
         session: SessionId,
-        inodes: Option<(u64, Vec<InodeNo>)>,
+        set: Option<watches::Set>,
         after: u64,
-    ) -> MetaReply {
-        if let Some((set, inodes)) = inodes {
+    ) -> Option<News> {
+        if let Some(set) = set {
+            if !set.inodes.is_empty() {
+                self.begin_record().await;
+            }
             // Within the read no change is applied: no name is missed.
             self.log
-                .read(|state| self.watches.watch(session, set, inodes, after, state));
+                .read(|state| self.watches.watch(session, from, set, state));
         }
         let until = tokio::time::Instant::now() + WATCH_WITHIN;
         loop {
             let news = self.watches.news();
-            let events = self.watches.after(session, after);
-            let known = events.is_some();
-            let events = events.unwrap_or_default();
-            if !known || !events.is_empty() || tokio::time::timeout_at(until, news).await.is_err() {
-                return MetaReply::Events { known, events };
+            let found = self.watches.after(session, after)?;
+            if !found.is_empty() || tokio::time::timeout_at(until, news).await.is_err() {
+                return Some(found);
             }
         }
     }

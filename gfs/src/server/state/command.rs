@@ -65,6 +65,17 @@ pub enum Body {
     /// All voters speak this version: from here on the log may have what it has added. Since version 7; the first that a
     /// cluster hears of it. Answered by [`Reply::Done`].
     RaiseVersion(u32),
+    /// Some node watches something, or none does any more: the voters keep what happens, for whoever leads next. Since
+    /// version 10. Answered by [`Reply::Done`].
+    Watched(bool),
+    /// The last writers of these files have closed, for those who watch them. Since version 10. Answered by
+    /// [`Reply::Done`].
+    Closed {
+        /// Whose writers.
+        session: SessionId,
+        /// The files.
+        files: Vec<InodeNo>,
+    },
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
@@ -96,7 +107,7 @@ pub enum Reply {
     Dead(Vec<ChunkId>),
     /// Repair: which steps were made.
     Repaired(Vec<bool>),
-    /// EndSession, ForgetDead, ForgetDeadOn, Drain and RaiseVersion.
+    /// EndSession, ForgetDead, ForgetDeadOn, Drain, RaiseVersion, Watched and Closed.
     Done,
 }
 
@@ -146,5 +157,8 @@ mod tests {
         check(Body::ForgetDeadOn(node), &[7, 2]);
         check(Body::Drain { node, drain: true }, &[8, 2, 1]);
         check(Body::RaiseVersion(7), &[9, 7]);
+        check(Body::Watched(true), &[10, 1]);
+        let files = vec![InodeNo(5)];
+        check(Body::Closed { session, files }, &[11, 3, 1, 5]);
     }
 }

@@ -32,6 +32,7 @@ mod snapshot;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 pub(crate) mod tests;
+mod told;
 
 pub use check::{FAULTS_MAX, Fault};
 pub use chunks::{Held, Listed, REPLICAS_MAX, Step};
@@ -45,10 +46,12 @@ pub(crate) use dir::{Directory, Dirent};
 pub(crate) use inode::{Inode, Payload};
 pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
+pub(crate) use told::{Recent, Recorded};
 
 use super::machine::{StateMachine, Unreadable};
 use super::ops;
 use consistency::wire::meta::{Attr, Fact, FileKind, FsError, OpReply};
+use consistency::wire::watch::Event;
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +75,9 @@ pub struct MetaState {
     /// What all voters speak: the log has nothing that a younger version has added. Not in every format of snapshots.
     #[serde(skip, default = "first_version")]
     pub(crate) version: u32,
+    /// What watchers may still have to be told; no part of the state.
+    #[serde(skip)]
+    pub(crate) recent: Recent,
 }
 
 /// That of clusters that nobody has raised.
@@ -108,6 +114,7 @@ impl Default for MetaState {
             version: first_version(),
             sessions: Sessions::default(),
             quotas: Quotas::default(),
+            recent: Recent::default(),
         }
     }
 }
@@ -155,7 +162,12 @@ impl StateMachine for MetaState {
                         again: false,
                     };
                 }
+                let told = self.recent.is_on().then(|| told::before(self, op));
                 let result = ops::apply(self, now, *session, op);
+                if let Some(mut told) = told.filter(|_| result.is_ok()) {
+                    told::after(self, &mut told);
+                    self.keep_told(*session, told);
+                }
                 // A flush may have taken the clock further (see `ops::flush`).
                 let now = self.now;
                 if let Some(record) = self.sessions.record_mut(*session) {
@@ -186,6 +198,21 @@ impl StateMachine for MetaState {
             }
             Body::Drain { node, drain } => {
                 self.chunks.drain(*node, *drain);
+                Reply::Done
+            }
+            Body::Watched(true) => {
+                self.recent.begin(now);
+                Reply::Done
+            }
+            Body::Watched(false) => {
+                self.recent.end();
+                Reply::Done
+            }
+            Body::Closed { session, files } => {
+                if self.recent.is_on() {
+                    let told = told::closed(self, files);
+                    self.keep_told(*session, told);
+                }
                 Reply::Done
             }
         }
@@ -312,6 +339,13 @@ impl MetaState {
             chunks_live: self.chunks.live_count(),
             chunks_dead: self.chunks.dead_count(),
             sessions: self.sessions.iter().count() as u64,
+        }
+    }
+
+    /// Keeps what a session has done for those who watch it.
+    fn keep_told(&mut self, session: SessionId, told: Vec<Event>) {
+        if let Some(node) = self.sessions.node_of(session) {
+            self.recent.keep(self.now, node, told);
         }
     }
 

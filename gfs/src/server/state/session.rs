@@ -113,6 +113,11 @@ impl Sessions {
         self.live.iter().map(|(id, session)| (*id, session.node))
     }
 
+    /// Returns whose session it is.
+    pub(super) fn node_of(&self, id: SessionId) -> Option<NodeId> {
+        self.live.get(&id).map(|session| session.node)
+    }
+
     /// Returns true if a result that was not received, as far as is known, tells of the making of this inode.
     pub(super) fn keeps_birth_of(&self, ino: InodeNo) -> bool {
         let mut results = self.live.values().flat_map(|s| s.results.values());
