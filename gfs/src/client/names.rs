@@ -226,7 +226,8 @@ impl Names {
             };
             entry.set(known);
             self.names.insert(name.as_bytes().into(), entry);
-        } else {
+        } else if known != Known::Absent {
+            // Of absence nothing is lost: where all names are known, the others do not exist.
             self.total = false;
         }
         room
@@ -544,6 +545,21 @@ mod tests {
         assert_eq!(names.find(&name("z")), Known::Unknown);
         assert_eq!(names.find(&name("y")), Known::Absent);
         assert_eq!(names.page(0, 10), None, "z may have come to exist");
+    }
+
+    #[test]
+    fn a_question_in_a_full_directory_takes_no_knowledge_away() {
+        let mut names = Names::default();
+        names.begin_empty();
+        for number in 0..=NAMES_MAX {
+            let name = name(&number.to_string());
+            // The kernel asks for each before it has it made.
+            assert_eq!(names.give_to_kernel(&name), number < NAMES_MAX);
+            assert_eq!(names.find(&name), Known::Absent);
+            names.make(&name, A);
+        }
+        assert!(!names.learn(&name("z"), A), "there is no room");
+        assert_eq!(names.find(&name("y")), Known::Unknown);
     }
 
     #[test]
