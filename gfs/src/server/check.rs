@@ -138,6 +138,7 @@ async fn compare_voters(server: &MetaServer) -> Result<(u64, Vec<u8>, Voters), S
         let Ok(Ok(own)) = timeout(SUM, own).await else {
             continue;
         };
+        let own = own.encoded().await;
         let mut voters = vec![(me, Ok(StateSum::of(&own)))];
         for (voter, asked) in asked {
             let sum = match asked {
@@ -194,7 +195,7 @@ pub(super) async fn sum_at(
     };
     stream::send(&mut stream.writer, &StreamReply::Waiting).await?;
     if let Ok(Ok(state)) = timeout(SUM, state).await {
-        let sum = StateSum::of(&state);
+        let sum = StateSum::of(&state.encoded().await);
         stream::send(&mut stream.writer, &StreamReply::Sum(sum)).await?;
     }
     Ok(())

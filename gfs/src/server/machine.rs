@@ -7,7 +7,9 @@ use std::fmt::Debug;
 /// A deterministic state machine: same commands in the same order, same state and replies on every node.
 ///
 /// No clock, no I/O, no randomness, no iteration over hash maps: the leader puts time and ids into the command.
-pub trait StateMachine: Default + Send + Sync + 'static {
+///
+/// Commands wait while it is cloned, for each snapshot: what is large about it is shared with the clone until it changes.
+pub trait StateMachine: Clone + Default + Send + Sync + 'static {
     /// A change, stamped by the leader.
     type Command: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + 'static;
     /// Its outcome.

@@ -23,7 +23,6 @@ use super::barriers::{Barrier, Barriers, Ended};
 use super::check;
 use super::locks::{self, Entered};
 use super::log::{ProposeError, Replicated};
-use super::machine::StateMachine;
 use super::notes;
 use super::reaper;
 use super::repair::{self, Repair};
@@ -673,8 +672,10 @@ impl MetaServer {
 
     /// Sends the state as it is.
     async fn backup(&self, from: NodeId, stream: &mut ByteStream) -> std::io::Result<()> {
-        let read = |index, state: &MetaState| (index, state.counts().inodes, state.snapshot());
-        let (index, inodes, state) = self.log.read_at_length(read).await;
+        let read = |index, state: &MetaState| (index, state.clone());
+        let (index, state) = self.log.read_at_length(read).await;
+        let inodes = state.counts().inodes;
+        let state = state.encoded().await;
         let bytes = state.len() as u64;
         tracing::info!(index, inodes, bytes, node = from.0, "backup");
         let reply = StreamReply::Backup {

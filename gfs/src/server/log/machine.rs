@@ -30,7 +30,7 @@ pub(super) struct Machine<M: StateMachine> {
     applied: Arc<RwLock<Applied<M>>>,
     pending: Arc<Pending<M>>,
     life: Arc<Life>,
-    probes: Arc<Probes>,
+    probes: Arc<Probes<M>>,
     growth: Arc<Growth>,
     disk: Arc<dyn Disk>,
 }
@@ -38,11 +38,17 @@ pub(super) struct Machine<M: StateMachine> {
 /// Who wants the state as of which entry: what voters have applied is the same only at the same entry.
 ///
 /// Lock order: the applied state, then this.
-#[derive(Debug, Default)]
-pub(super) struct Probes(Mutex<BTreeMap<u64, Vec<oneshot::Sender<Vec<u8>>>>>);
+#[derive(Debug)]
+pub(super) struct Probes<M>(Mutex<BTreeMap<u64, Vec<oneshot::Sender<M>>>>);
 
-impl Probes {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<oneshot::Sender<Vec<u8>>>>> {
+impl<M> Default for Probes<M> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<M: StateMachine> Probes<M> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<oneshot::Sender<M>>>> {
         self.0.lock().expect("no holder panics")
     }
 
@@ -51,11 +57,11 @@ impl Probes {
     }
 
     /// Asks for the state as of entry `index`; `None` if it has been applied already.
-    pub(super) fn wait_for<M>(
+    pub(super) fn wait_for(
         &self,
         applied: &RwLock<Applied<M>>,
         index: u64,
-    ) -> Option<oneshot::Receiver<Vec<u8>>> {
+    ) -> Option<oneshot::Receiver<M>> {
         let applied = applied.read().expect("apply does not panic");
         if applied.last.is_some_and(|last| last.index >= index) {
             return None;
@@ -66,7 +72,7 @@ impl Probes {
     }
 
     /// Tells those who wait for entry `index`, which was just applied; who waits for an earlier one waits in vain.
-    fn reach(&self, index: u64, state: impl FnOnce() -> Vec<u8>) {
+    fn reach(&self, index: u64, state: &M) {
         let mut waiting = self.waiting();
         let later = waiting.split_off(&(index + 1));
         let mut reached = std::mem::replace(&mut *waiting, later);
@@ -74,7 +80,6 @@ impl Probes {
             return;
         };
         drop(waiting);
-        let state = state();
         for wanted in wanted {
             // Who does not wait any more needs no answer.
             drop(wanted.send(state.clone()));
@@ -116,7 +121,7 @@ impl<M: StateMachine> Machine<M> {
         })
     }
 
-    pub(super) fn probes(&self) -> Arc<Probes> {
+    pub(super) fn probes(&self) -> Arc<Probes<M>> {
         Arc::clone(&self.probes)
     }
 
@@ -138,8 +143,8 @@ impl<M: StateMachine> Machine<M> {
     }
 
     /// Changes the state. Readers are short, so this stays on the caller's thread; only behind a
-    /// snapshot, which holds the state for as long as it takes to encode it, or where somebody wants one made on the way,
-    /// it moves to one that may block.
+    /// snapshot, which holds the state for as long as it takes to copy it, or where somebody wants a copy on the way, it
+    /// moves to one that may block.
     async fn change<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Applied<M>) -> R + Send + 'static,
@@ -202,8 +207,7 @@ impl<M: StateMachine> Machine<M> {
             }
         }
         applied.last = Some(entry.log_id);
-        self.probes
-            .reach(entry.log_id.index, || applied.machine.snapshot());
+        self.probes.reach(entry.log_id.index, &applied.machine);
         fail_point!("log: after an entry is applied");
         Ok(answers)
     }
@@ -225,12 +229,14 @@ impl<M: StateMachine> Machine<M> {
     fn build(&self) -> Result<Snapshot<Types>, StorageError<u16>> {
         fail_point!("log: before a snapshot is made");
         // Nothing is applied meanwhile, so no more than must be is done here.
-        let (meta, state) = {
+        let (meta, machine) = {
             let applied = self.read();
             let meta = meta(applied.last, applied.membership.clone());
             self.growth.begin_anew();
-            (meta, applied.machine.snapshot())
+            (meta, applied.machine.clone())
         };
+        let state = machine.snapshot();
+        drop(machine);
         let bytes = snapshot::encode(&meta, &state);
         drop(state);
         self.growth.snapshot_has(bytes.len());
@@ -254,7 +260,7 @@ impl<M: StateMachine> Machine<M> {
         *applied = restored;
         self.growth.begin_anew();
         self.growth.snapshot_has(bytes.len());
-        self.probes.reach(last, || applied.machine.snapshot());
+        self.probes.reach(last, &applied.machine);
         Ok(())
     }
 }

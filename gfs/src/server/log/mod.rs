@@ -146,7 +146,7 @@ pub struct Replicated<M: StateMachine> {
 struct Inner<M: StateMachine> {
     raft: Raft,
     applied: Arc<RwLock<Applied<M>>>,
-    probes: Arc<Probes>,
+    probes: Arc<Probes<M>>,
     queue: mpsc::UnboundedSender<Proposal<M>>,
     room: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
@@ -402,12 +402,12 @@ impl<M: StateMachine> Replicated<M> {
         applied.last.map_or(0, |last| last.index)
     }
 
-    /// Asks for the state, as [`StateMachine::snapshot`] writes it, as of the entry `index`: every voter has the same
-    /// there. `None` if that was applied already; the receiver fails if the entry is skipped.
+    /// Asks for a copy of the state as of the entry `index`: every voter has the same there. `None` if that was applied
+    /// already; the receiver fails if the entry is skipped.
     ///
     /// # Panics
     /// Never: what is run elsewhere does not panic.
-    pub async fn state_at(&self, index: u64) -> Option<oneshot::Receiver<Vec<u8>>> {
+    pub async fn state_at(&self, index: u64) -> Option<oneshot::Receiver<M>> {
         let inner = Arc::clone(&self.inner);
         let asked =
             tokio::task::spawn_blocking(move || inner.probes.wait_for(&inner.applied, index));

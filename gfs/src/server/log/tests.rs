@@ -8,11 +8,11 @@ use crate::server::machine::Unreadable;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// Appends numbers and keeps their sum; answers with its length and the sum.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Sum {
     values: Vec<u64>,
     sum: u64,
@@ -30,6 +30,10 @@ impl StateMachine for Sum {
     }
 
     fn snapshot(&self) -> Vec<u8> {
+        if self.values.contains(&LONG) {
+            BEGUN.store(true, Ordering::SeqCst);
+            drop(ENCODING.lock().expect("no holder panics"));
+        }
         wire::encode(&self.values)
     }
 
@@ -41,6 +45,11 @@ impl StateMachine for Sum {
         Ok(Self { values, sum })
     }
 }
+
+/// Of a state with this number a snapshot takes as long as the lock is held.
+const LONG: u64 = u64::MAX;
+static ENCODING: Mutex<()> = Mutex::new(());
+static BEGUN: AtomicBool = AtomicBool::new(false);
 
 type Log = Replicated<Sum>;
 
@@ -324,6 +333,41 @@ async fn snapshots_shorten_the_log_and_a_damaged_one_is_not_used() {
         Err(OpenError::Corrupt { path, .. }) => assert_eq!(path, snapshots[0]),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(
+    clippy::await_holding_lock,
+    reason = "who waits for it is no task of the runtime's"
+)]
+async fn commands_do_not_wait_for_a_snapshot_to_be_encoded() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut config = config(1, &[1], dir.path());
+    config.snapshot_every = 20;
+    let log = alone_with(config.clone()).await;
+    let encoding = ENCODING.lock().expect("no holder panics");
+    push(&log, LONG).await.expect("it leads");
+    let mut numbers = vec![LONG];
+    while !BEGUN.load(Ordering::SeqCst) {
+        assert!(numbers.len() < 1_000, "no snapshot is made");
+        numbers.push(1);
+        push(&log, 1).await.expect("it leads");
+    }
+    let during = numbers.len();
+    for value in 0..50 {
+        numbers.push(value);
+        push(&log, value).await.expect("a command waits");
+    }
+    drop(encoding);
+    let metrics = log.inner.raft.metrics();
+    wait("the snapshot is made", || {
+        metrics.borrow().snapshot.is_some()
+    })
+    .await;
+    log.shutdown().await;
+    // It was of one entry, to which what came meanwhile is added.
+    let log = alone_with(config).await;
+    assert_eq!(values(&log), numbers, "{during} were there before");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -613,8 +657,8 @@ async fn voters_are_compared_at_one_entry() {
     }
     assert_eq!(sums[0], sums[1]);
     assert_eq!(sums[0], sums[2]);
-    let values: Vec<u64> = wire::decode(&sums[0]).expect("a state");
-    assert!((2..40).contains(&values.len()), "between two commands");
+    let values = sums[0].values.len();
+    assert!((2..40).contains(&values), "between two commands");
 
     let odd = (leader + 1) % 3;
     let tampered = |applied: &mut Applied<Sum>| applied.machine.values.push(77);

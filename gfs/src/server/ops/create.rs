@@ -113,7 +113,7 @@ impl Create<'_> {
         let kind = inode.attr.kind;
         let blocks = inode.attr.blocks;
         state.quotas.enter(self.parent, ino, blocks);
-        state.inodes.insert(ino, Box::new(inode));
+        state.inodes.insert(ino, inode.into());
         let Some(name) = self.name else {
             state.orphans.insert(ino);
             state.unnamed.insert(ino);

@@ -52,7 +52,7 @@ fn flush_file(
     for (id, len, replicas) in new_chunks {
         state.chunks.enter(id, len, copies, replicas);
     }
-    let inode = state.inodes.get_mut(&file.ino).expect("resolved before");
+    let inode = &mut **state.inodes.get_mut(&file.ino).expect("resolved before");
     let Payload::File(content) = &mut inode.payload else {
         unreachable!("resolved to a regular file before");
     };

@@ -28,6 +28,7 @@ mod quota;
 #[cfg(test)]
 mod restart;
 mod session;
+mod shared;
 mod snapshot;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation, reason = "small numbers")]
@@ -46,6 +47,7 @@ pub(crate) use dir::{Directory, Dirent};
 pub(crate) use inode::{Inode, Payload};
 pub(crate) use quota::{Limits, Quotas};
 pub(crate) use session::Sessions;
+pub(crate) use shared::Shared;
 pub(crate) use told::{Recent, Recorded};
 
 use super::machine::{StateMachine, Unreadable};
@@ -61,8 +63,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct MetaState {
     /// The last stamp given out.
     pub(crate) now: Timestamp,
-    /// Boxed, because a node of the map is often half empty: an empty slot then costs a pointer, not a record.
-    pub(crate) inodes: BTreeMap<InodeNo, Box<Inode>>,
+    /// Not in the map itself, because a node of that is often half empty: an empty slot then costs a pointer, not a record.
+    pub(crate) inodes: BTreeMap<InodeNo, Shared<Inode>>,
     pub(crate) next_ino: InodeNo,
     pub(crate) orphans: BTreeSet<InodeNo>,
     /// Those of them that never had a name and may be given one (O_TMPFILE).
@@ -106,7 +108,7 @@ impl Default for MetaState {
         Self {
             now: Timestamp::default(),
             next_ino: InodeNo(root.attr.ino.0 + 1),
-            inodes: BTreeMap::from([(root.attr.ino, Box::new(root))]),
+            inodes: BTreeMap::from([(root.attr.ino, root.into())]),
             orphans: BTreeSet::new(),
             unnamed: BTreeSet::new(),
             chunks: ChunkTable::default(),
@@ -228,6 +230,12 @@ impl StateMachine for MetaState {
 }
 
 impl MetaState {
+    /// Returns a copy of the state as [`StateMachine::snapshot`] writes it. The work is done where it may block.
+    pub(crate) async fn encoded(self) -> Vec<u8> {
+        let encoding = tokio::task::spawn_blocking(move || self.snapshot());
+        encoding.await.expect("encoding does not panic")
+    }
+
     /// Returns the last stamp given out; the leader's clock must not show less (S6).
     #[must_use]
     pub const fn now(&self) -> Timestamp {
@@ -372,6 +380,7 @@ impl MetaState {
             }
             self.unnamed.remove(ino);
             let inode = self.inodes.remove(ino).expect("an orphan has an inode");
+            let inode = inode.into_inner();
             self.quotas.leave(*ino, inode.attr.blocks);
             if let Payload::File(FileContent::Extents(mut extents)) = inode.payload {
                 extents.cut(0, &mut refs);
