@@ -28,6 +28,7 @@
 //! Lock order: see [`node`].
 
 mod accesses;
+mod ahead;
 mod call;
 mod callback;
 mod clock;
@@ -57,6 +58,7 @@ use crate::error::Errno;
 use crate::net::{Router, ServiceId, Transport};
 use crate::tree::{Kernel, Watching};
 use accesses::Accesses;
+use ahead::Ahead;
 use call::{Announcements, Bystander, Calls};
 use clock::Clock;
 use consistency::lease;
@@ -155,6 +157,7 @@ impl Client {
             clean: CleanContent::new(config.clean_bytes_max),
             releases: Releases::default(),
             accesses: Accesses::new(config.access_times),
+            ahead: Ahead::default(),
             idle: Mutex::new(LruCache::unbounded()),
             statfs: StatFsCache::default(),
             replays: Replays::default(),
@@ -244,6 +247,7 @@ struct Core {
     clean: CleanContent,
     releases: Releases,
     accesses: Accesses,
+    ahead: Ahead,
     /// Nodes that nobody uses, by last use.
     idle: Mutex<LruCache<InodeNo, ()>>,
     statfs: StatFsCache,

@@ -7,7 +7,7 @@ use crate::client::{Core, Pin};
 use crate::error::Errno;
 use crate::tree::EntryReply;
 use consistency::InodeNo;
-use consistency::wire::meta::{Name, Op, OpReply};
+use consistency::wire::meta::{FileKind, Name, Op, OpReply};
 use std::sync::Arc;
 
 pub(super) async fn lookup(
@@ -40,6 +40,9 @@ pub(super) async fn lookup(
                 None => Known::Absent,
             };
             core.learn_name(&dir, &ticket, grant, &name, known);
+            if let Known::Present(ino, FileKind::File) = known {
+                core.ahead.looked_up(parent, ino);
+            }
             drop(ticket);
             if child.is_none() && dir.state().names.asked_in_vain() {
                 list(&core, &dir).await;

@@ -8,7 +8,7 @@ mod link;
 mod lock;
 mod lookup;
 mod open;
-mod readdir;
+pub(super) mod readdir;
 mod rename;
 mod setattr;
 pub(super) mod statfs;

@@ -18,6 +18,13 @@ pub(super) async fn open(
     flags: OpenFlags,
 ) -> Result<Opened, Errno> {
     let node = core.pin(ino);
+    if !flags.writes() {
+        let cached = {
+            let state = node.state();
+            state.content.is_some() || state.pages
+        };
+        core.read_ahead(ino, cached);
+    }
     Ok(open_pinned(core, &node, flags).await)
 }
 

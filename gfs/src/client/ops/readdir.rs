@@ -16,7 +16,7 @@ use tokio::time::timeout;
 /// Entries asked for at least: a second request costs more than entries that are not needed at once.
 const PAGE_MIN: usize = 256;
 /// Entries asked for at most.
-pub(super) const PAGE_MAX: usize = 1024;
+pub(in crate::client) const PAGE_MAX: usize = 1024;
 
 pub(super) async fn readdir(
     core: &Arc<Core>,
@@ -63,7 +63,7 @@ const GATHER_WIDTH: usize = 64;
 /// How long a listing waits for files that other nodes have changed.
 const GATHER_WITHIN: Duration = Duration::from_millis(200);
 
-pub(super) struct Found {
+pub(in crate::client) struct Found {
     cookie: u64,
     name: Name,
     ino: InodeNo,
@@ -115,7 +115,7 @@ async fn gather(core: &Arc<Core>, entries: &mut [Found]) {
 }
 
 /// Asks for a page, and remembers it.
-pub(super) async fn ask(
+pub(in crate::client) async fn ask(
     core: Arc<Core>,
     dir: Pin,
     after: u64,
@@ -137,6 +137,7 @@ pub(super) async fn ask(
     else {
         return Err(unexpected(&reply));
     };
+    core.ahead.listed(dir.ino, after, &entries, end);
     let names: Vec<_> = entries
         .iter()
         .map(|entry| (entry.cookie, entry.name.clone(), entry.ino, entry.kind))

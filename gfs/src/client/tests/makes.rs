@@ -309,6 +309,31 @@ async fn a_listing_brings_what_another_node_owns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn small_files_are_read_ahead() {
+    let (_cluster, first, second) = nodes().await;
+    for number in 0..200 {
+        let file = format!("d/{number}");
+        first.create(&file).await.expect("makes");
+        first.write(&file, 0, b"text").await.expect("writes");
+    }
+    sent(&second.faults);
+    for number in 0..200 {
+        let text = second.read(&format!("d/{number}")).await;
+        assert_eq!(text.expect("reads"), "text", "{number}");
+    }
+    // Else each would be asked for twice: for its name, then for its content.
+    let asked = sent(&second.faults).len();
+    assert!(asked < 320, "{asked} questions for 200 files");
+    // What others change is read again.
+    for number in 0..200 {
+        let file = format!("d/{number}");
+        first.write(&file, 0, b"more").await.expect("writes");
+        let text = second.read(&file).await;
+        assert_eq!(text.expect("reads"), "more", "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g3_a_look_waits_for_what_was_removed() {
     let (_cluster, first, second) = nodes().await;
     let file = first.create("d/a").await.expect("makes");
