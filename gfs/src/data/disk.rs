@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 /// How many requests work on a disk at a time: enough for many puts to share their fsyncs, few enough to leave most
@@ -245,14 +245,25 @@ impl Disk {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.expect("the semaphore is never closed");
         let store = Arc::clone(&self.store);
-        let done = spawn_blocking(move || {
+        let begun = self.begin(move || {
             let _turn = turn;
             work(&*store)
         });
-        match done.await {
+        match begun.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(ChunkFailure::Disk("this node is shutting down".to_owned())),
         }
+    }
+
+    fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        #[cfg(test)]
+        if let Some(takes) = self.store.simulated() {
+            return tokio::spawn(async move {
+                tokio::time::sleep(takes).await;
+                work()
+            });
+        }
+        spawn_blocking(work)
     }
 }

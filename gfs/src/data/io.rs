@@ -95,7 +95,7 @@ impl Chunks {
         nodes
     }
 
-    /// Stores a chunk on as many nodes as are wanted, or as can be had, but at least on one.
+    /// D7: stores a chunk on as many nodes as are wanted, or as can be had, but at least on one.
     async fn store(
         &self,
         id: ChunkId,
@@ -120,7 +120,10 @@ impl Chunks {
             Some(disk) if node == local => Ok(disk.put(id, data.clone(), crc).await?),
             _ => self.replicas.put(node, request()).await,
         };
-        let nodes = self.candidates(id);
+        let mut nodes = self.candidates(id);
+        if missing!(NoOther) {
+            nodes.truncate(1);
+        }
         let (stored, refusals) = gather(nodes.clone(), copies, PUT_HEDGE, ask).await;
         if stored.is_empty() {
             return Err(refusals);

@@ -30,6 +30,8 @@ mod contract;
 mod pace;
 mod replica;
 #[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
 mod testing;
 
 use crate::error::Errno;
@@ -99,6 +101,12 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Disk`: a list with gaps would make chunks look lost.
     fn ids(&self) -> Result<Vec<ChunkId>, ChunkFailure>;
+
+    /// Returns how long an operation takes on a disk that is simulated: it is done on the spot, without a thread.
+    #[cfg(test)]
+    fn simulated(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// What the metadata leader knows of the nodes and the chunks on them.

@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A read that got its map of extents before the chunks died may still be on its way to them.
-const CHUNK_GRACE: Duration = Duration::from_secs(10);
 /// Inodes or chunks in one round; keeps log entries and messages small.
 const BATCH: usize = 1_000;
 /// How long a chunk store may take to delete a batch.
@@ -70,7 +68,7 @@ async fn delete_chunks(server: &MetaServer, dead_since: &mut BTreeMap<ChunkId, I
     let mut by_node: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
     let mut gone: BTreeMap<ChunkId, bool> = BTreeMap::new();
     for (chunk, replicas) in dead {
-        if now.duration_since(*dead_since.entry(chunk).or_insert(now)) < CHUNK_GRACE {
+        if now.duration_since(*dead_since.entry(chunk).or_insert(now)) < server.config.dead_for {
             continue;
         }
         gone.insert(chunk, true);

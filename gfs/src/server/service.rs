@@ -61,6 +61,8 @@ pub struct Config {
     pub replicas: u8,
     /// How long a node may be away until its copies are made anew elsewhere.
     pub gone_after: std::time::Duration,
+    /// How long a dead chunk stays: a read that got its map of extents before it died may still be on its way to it.
+    pub dead_for: std::time::Duration,
     /// Bytes that the bucket may hold, if file data goes there.
     pub bucket_bytes: Option<u64>,
 }

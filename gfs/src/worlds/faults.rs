@@ -3,8 +3,10 @@
 use super::life::VOTERS;
 use super::shared::{Doom, Doomed, Host, Weather};
 use super::world::{MS, NODES, Plan, World};
+use crate::data::simulated::ChunkFault;
 use crate::server::log::DiskFault;
 use consistency::NodeId;
+use std::time::Duration;
 
 impl World {
     /// Returns a node that believes to lead.
@@ -37,7 +39,7 @@ impl World {
         if self.dice.below(3_u8) == 0 {
             node = self.leader().unwrap_or(node);
         }
-        match self.dice.below(17_u8) {
+        match self.dice.below(22_u8) {
             0 => self.kill(node),
             1 => {
                 // Power loss.
@@ -109,6 +111,16 @@ impl World {
                 self.plan(now + after, Plan::Mend(node));
                 self.plan(now + after + 1, Plan::Kill(node));
             }
+            15..18 => self.fault_of_chunks(node),
+            18 | 19 => {
+                let state = self.shared.state();
+                let damage = self
+                    .damages
+                    .then(|| self.copies.damage(&state, &mut self.dice));
+                if let Some((chunk, node)) = damage.flatten() {
+                    state.tell(node, || format!("has chunk {chunk} damaged"));
+                }
+            }
             _ => {
                 let most = self.dice.below(4_u32);
                 self.shared.state().weather = Weather {
@@ -120,6 +132,38 @@ impl World {
         }
     }
 
+    /// Disks of chunks fail or are slow for a while.
+    fn fault_of_chunks(&mut self, node: NodeId) {
+        let mut on = vec![node];
+        let fault = match self.dice.below(5_u8) {
+            0 => {
+                on = self.ids();
+                ChunkFault::Full
+            }
+            1 => ChunkFault::Full,
+            2 => ChunkFault::WritesFail,
+            3 if !self.damages => ChunkFault::ReadsFail,
+            _ => ChunkFault::None,
+        };
+        let slow = match fault {
+            ChunkFault::None => 1 + self.dice.below(3_000),
+            _ => 0,
+        };
+        let until = self.now() + self.dice.below(3_000 * MS);
+        for node in on {
+            let state = self.shared.state();
+            state.tell(node, || {
+                format!("has a disk of chunks that fails: {fault:?}, {slow} ms")
+            });
+            state.hosts[&node].chunks.fail(fault);
+            state.hosts[&node]
+                .chunks
+                .slow_down(Duration::from_millis(slow));
+            drop(state);
+            self.plan(until, Plan::MendChunks(node));
+        }
+    }
+
     /// Ends all faults; what is down starts.
     pub(super) fn heal(&mut self) {
         let mut state = self.shared.state();
@@ -128,6 +172,8 @@ impl World {
         state.dooms.clear();
         for host in state.hosts.values() {
             host.disk.fail(DiskFault::None);
+            host.chunks.fail(ChunkFault::None);
+            host.chunks.slow_down(Duration::ZERO);
         }
         drop(state);
         let now = self.now();

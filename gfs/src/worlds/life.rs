@@ -1,15 +1,17 @@
 //! A node, from its start to its death: the runtime that it has for itself, and what runs there.
 
-use super::chunks::{ChunkWay, Chunks};
+use super::chunks::{COPIES, ChunkWay};
 use super::kernel::Mount;
 use super::model::Who;
 use super::net::SimTransport;
 use super::program::Program;
 use super::shared::Shared;
 use crate::client::{Client, Config};
-use crate::net::{Router, ServiceId, Transport};
+use crate::data::simulated::SimulatedStore;
+use crate::net::{Router, Transport};
 use crate::server::log::{LogConfig, Replicated, SimulatedDisk};
 use crate::server::service::{Config as ServerConfig, MetaServer};
+use consistency::wire::request::NodeReport;
 use consistency::{Duration as Micros, NodeId};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -68,7 +70,7 @@ pub(super) fn run_until_idle(runtime: &Runtime) {
 /// What runs on a node from its start on.
 pub(super) struct Life {
     pub(super) shared: Arc<Shared>,
-    pub(super) chunks: Arc<Chunks>,
+    pub(super) chunks: Arc<SimulatedStore>,
     pub(super) who: Who,
     pub(super) disk: Arc<SimulatedDisk>,
     pub(super) router: Arc<Router>,
@@ -83,8 +85,8 @@ impl Life {
             who: self.who,
             router: Arc::clone(&self.router),
         });
-        self.router
-            .register(ServiceId::Chunk, Arc::<Chunks>::clone(&self.chunks));
+        let (shared, who, store) = (&self.shared, self.who, &self.chunks);
+        let way = ChunkWay::start(shared, who, store, &transport, &self.router);
         if self.who.node <= VOTERS
             && let Err(why) = self.serve(&transport).await
         {
@@ -94,19 +96,22 @@ impl Life {
             }
             return;
         }
-        let chunks = Arc::new(ChunkWay {
-            shared: Arc::clone(&self.shared),
-            chunks: self.chunks,
-            who: self.who,
-        });
         let config = Config {
             incarnation: self.who.life,
             request_deadline: Duration::from_secs(5),
             flush_after: Duration::from_secs(1),
             ..Config::default()
         };
-        let report = Box::new(Default::default);
-        let client = Client::start(config, transport, &self.router, chunks, report);
+        let store = self.chunks;
+        let report = Box::new(move || {
+            let room = store.room();
+            NodeReport {
+                disk_total: room.total,
+                disk_free: room.free,
+                ..NodeReport::default()
+            }
+        });
+        let client = Client::start(config, transport, &self.router, Arc::new(way), report);
         let client = Arc::new(client);
         if let Some(host) = self.shared.state().hosts.get_mut(&node) {
             host.client = Some(Arc::downgrade(&client));
@@ -143,8 +148,9 @@ impl Life {
         let config = ServerConfig {
             term: TERM,
             break_timeout: Micros::from_millis(1_500),
-            replicas: 1,
-            gone_after: Duration::from_secs(60),
+            replicas: COPIES,
+            gone_after: Duration::from_secs(2),
+            dead_for: Duration::from_secs(1),
             bucket_bytes: None,
         };
         MetaServer::start(config, log, Arc::clone(transport), &self.router);

@@ -16,13 +16,14 @@
 //! | network | [`net`], [`shared`] |
 //! | disks of the log | `server::log::simulated` |
 //! | kernels | [`kernel`] |
-//! | chunks | [`chunks`]: never lost; not the subject |
+//! | disks of chunks | `data::simulated`; [`copies`] says what must hold of them |
 //!
 //! Each world runs in a process of its own, a copy of one that has run none: counters that live as long as a process
 //! (tokio's, futures') then begin alike. `SEED=<n> cargo test -p gfs --lib worlds` runs one and tells what happens;
 //! `WORLDS` sets how many.
 
 mod chunks;
+mod copies;
 mod faults;
 mod kernel;
 mod life;

@@ -32,11 +32,21 @@ pub(crate) enum Mutant {
     LoseContent,
     /// S5: nothing is dropped when the session is lost.
     NoLapse,
+    /// D1: a chunk counts as put that was not synced.
+    PutUnsynced,
+    /// D1: a copy is listed that nobody has made.
+    ListAtOnce,
+    /// D3: what a live session may still enter counts as an orphan.
+    IgnoreSessions,
+    /// D6: the bytes of a chunk are not compared with their checksums.
+    BelieveDisks,
+    /// D7: a chunk that one node does not take is not offered to another one.
+    NoOther,
 }
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 12] = [
+    pub(super) const ALL: [(Self, u64); 17] = [
         (Self::NoSync, 0),
         (Self::NoVote, 36),
         (Self::GoOn, 4),
@@ -49,6 +59,11 @@ impl Mutant {
         (Self::NoFlush, 0),
         (Self::LoseContent, 4),
         (Self::NoLapse, 0),
+        (Self::PutUnsynced, 0),
+        (Self::ListAtOnce, 0),
+        (Self::IgnoreSessions, 4),
+        (Self::BelieveDisks, 112),
+        (Self::NoOther, 8),
     ];
 
     pub(super) fn named(name: &str) -> Option<Self> {

@@ -101,10 +101,10 @@ impl Program {
             };
             self.own(op).await;
         } else if what < 6 {
-            let file = self.dice.below(FILES);
+            let file = self.dice.below(FILES + 1).min(FILES - 1);
             let op = match self.dice.below(20_u8) {
-                0..10 => FileOp::Read,
-                10..17 => FileOp::Write(self.value()),
+                0..9 => FileOp::Read,
+                9..16 => FileOp::Write(self.value()),
                 _ => FileOp::Sync,
             };
             self.file(file, op).await;
@@ -439,11 +439,13 @@ impl Program {
         }
     }
 
-    /// EIO alone says that nobody knows (S5).
+    /// EIO says that nobody knows (S5), ENOSPC that a chunk found no room (D7).
     fn unknown(&self, what: &str, errno: Errno) -> bool {
         let mut state = self.shared.state();
         state.tell(NodeId(self.who.node), || format!("{what}: {errno}"));
-        if state.lives(self.who) && errno != Errno::EIO {
+        let refused = state.hosts[&NodeId(self.who.node)].refused;
+        let full = errno == Errno(libc::ENOSPC) && refused;
+        if state.lives(self.who) && errno != Errno::EIO && !full {
             state.fail(format!("node {}: {what}: {errno}", self.who.node));
         }
         false

@@ -4,6 +4,8 @@ use super::made::Own;
 use super::model::{FileOp, Of, Who};
 use super::program::FILES;
 use crate::client::Client;
+use crate::data::simulated::SimulatedStore;
+use crate::error::Errno;
 use crate::net::{NetError, Router, ServiceId};
 use crate::server::log::{Replicated, SimulatedDisk};
 use crate::server::state::MetaState;
@@ -84,6 +86,11 @@ pub(super) struct Host {
     pub(super) up: bool,
     pub(super) router: Arc<Router>,
     pub(super) disk: Arc<SimulatedDisk>,
+    pub(super) chunks: Arc<SimulatedStore>,
+    /// When it was in trouble last: down, stopped, out of reach of some, or with a disk of chunks that fails.
+    pub(super) troubled: u64,
+    /// A chunk of this node has found no room anywhere.
+    pub(super) refused: bool,
     pub(super) log: Option<Replicated<MetaState>>,
     pub(super) client: Option<Weak<Client>>,
     pub(super) session: Option<SessionId>,
@@ -309,6 +316,27 @@ impl Shared {
         self.state().fail(why);
     }
 
+    /// A chunk was not stored anywhere: what it was of may be lost. D7: that no disk has room is said only if no other
+    /// node could have taken it.
+    pub(super) fn unwritten(&self, who: Who, begun: u64, errno: Errno) {
+        let mut state = self.state();
+        if !state.lives(who) {
+            return;
+        }
+        let node = NodeId(who.node);
+        state.tell(node, || format!("a chunk is not stored: {errno}"));
+        state.lose(who);
+        if errno == Errno(libc::ENOSPC) {
+            let mut hosts = state.hosts.iter();
+            let able = hosts.find(|(_, host)| host.troubled < begun);
+            if let Some((other, _)) = able {
+                let why = format!("node {node} finds no room, node {other} has some");
+                state.fail(why);
+            }
+            state.hosts.get_mut(&node).expect("a node").refused = true;
+        }
+    }
+
     /// Notes that a node has looked at everything.
     pub(super) fn finished(&self, node: NodeId) {
         let mut state = self.state();
@@ -375,6 +403,8 @@ impl State {
         let host = self.hosts.get_mut(&node).expect("a node of this world");
         host.up = false;
         host.disk = Arc::new(host.disk.crash());
+        host.chunks.crash();
+        host.refused = false;
         let life = host.life;
         let who = Who { node: node.0, life };
         self.note(&[u64::from(node.0)]);

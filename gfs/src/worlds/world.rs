@@ -1,17 +1,19 @@
 //! A world: its nodes, the faults that it draws for them, and how it ends.
 
-use super::chunks::Chunks;
+use super::copies::{Copies, unfinished};
 use super::life::{Life, VOTERS, run_until_idle, runtime};
 use super::model::{File, Who};
 use super::net::arrive;
 use super::points::{Here, Mutant, enter};
 use super::shared::{Host, Phase, Shared, State};
 use super::sys;
+use crate::data::simulated::{ChunkFault, SimulatedStore};
 use crate::server::log::{DiskFault, SimulatedDisk};
 use crate::server::machine::StateMachine;
 use consistency::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tests::Dice;
 use tests::linear::models::Names;
 use tests::linear::{Verdict, check, check_each};
@@ -29,6 +31,8 @@ const HEALED: u64 = 500 * MS;
 const ANSWERED_MAX: u64 = 30_000 * MS;
 /// How long the voters may take to agree in the end.
 const AGREED_MAX: u64 = 5_000 * MS;
+/// How long it may take until each chunk has its copies, and orphans are gone.
+const WHOLE_MAX: u64 = 30_000 * MS;
 /// The clocks of nodes start here at the earliest.
 const BEGINNING: u64 = 1_000_000_000_000;
 const YEAR_2026: u64 = 1_767_225_600_000_000_000;
@@ -43,6 +47,8 @@ pub(super) enum Plan {
     Kill(NodeId),
     /// The disk works again.
     Mend(NodeId),
+    /// That of the chunks.
+    MendChunks(NodeId),
 }
 
 /// A node as it runs.
@@ -72,7 +78,9 @@ pub(super) struct End {
 /// See the module page.
 pub(super) struct World {
     pub(super) shared: Arc<Shared>,
-    chunks: Arc<Chunks>,
+    pub(super) copies: Copies,
+    /// Chunks are damaged here; else there are disks that cannot be read.
+    pub(super) damages: bool,
     pub(super) nodes: BTreeMap<NodeId, Running>,
     pub(super) plans: BTreeMap<(u64, u64), Plan>,
     /// Draws what happens, apart from the shared dice: a mutant does not change it.
@@ -101,6 +109,9 @@ impl World {
                 up: false,
                 router: Arc::default(),
                 disk: Arc::new(SimulatedDisk::new(Dice::new(dice.below(u64::MAX)))),
+                chunks: Arc::new(SimulatedStore::new(Dice::new(dice.below(u64::MAX)))),
+                troubled: 0,
+                refused: false,
                 log: None,
                 client: None,
                 session: None,
@@ -111,7 +122,8 @@ impl World {
         }
         Self {
             shared,
-            chunks: Arc::default(),
+            copies: Copies::default(),
+            damages: dice.below(2_u8) == 0,
             nodes,
             plans: BTreeMap::new(),
             dice,
@@ -167,6 +179,9 @@ impl World {
         self.until(ANSWERED_MAX, "every node has answered", done)?;
         let agreed = self.until(AGREED_MAX, "the voters agree", agree);
         agreed.map_err(|why| format!("{why}: {}", voters(&self.shared.state())))?;
+        let whole = |state: &State| unfinished(state).is_none();
+        let whole = self.until(WHOLE_MAX, "all chunks are in order", whole);
+        whole.map_err(|why| format!("{why}: {:?}", unfinished(&self.shared.state())))?;
         let state = self.shared.state();
         let log = state.hosts.values().find_map(|host| host.log.as_ref());
         log.map_or(Ok(()), |log| log.read(|meta| meta.check()))
@@ -235,6 +250,29 @@ impl World {
             if self.nodes[&node].paused_until <= now {
                 self.run_node(node);
             }
+        }
+        self.look_at_chunks();
+    }
+
+    fn look_at_chunks(&mut self) {
+        let mut state = self.shared.state();
+        let now = state.now;
+        let State {
+            hosts,
+            cuts,
+            weather,
+            ..
+        } = &mut *state;
+        let bad_weather = weather.lost_per_mille > 0 || weather.late_per_mille > 0;
+        for (node, host) in hosts {
+            let cut = cuts.iter().any(|(from, to)| from == node || to == node);
+            let stopped = self.nodes[node].paused_until > now;
+            if bad_weather || cut || stopped || !host.up || host.chunks.is_failing() {
+                host.troubled = now;
+            }
+        }
+        if let Err(why) = self.copies.check(&state) {
+            state.fail(why);
         }
     }
 
@@ -321,11 +359,16 @@ impl World {
             Plan::Connect => self.shared.state().cuts.clear(),
             Plan::Kill(node) => self.kill(node),
             Plan::Mend(node) => self.shared.state().hosts[&node].disk.fail(DiskFault::None),
+            Plan::MendChunks(node) => {
+                let state = self.shared.state();
+                state.hosts[&node].chunks.fail(ChunkFault::None);
+                state.hosts[&node].chunks.slow_down(Duration::ZERO);
+            }
         }
     }
 
     fn start(&mut self, node: NodeId) {
-        let (who, disk, router) = {
+        let (who, disk, chunks, router) = {
             let mut state = self.shared.state();
             let host = state.hosts.get_mut(&node).expect("a node");
             if host.up {
@@ -336,12 +379,13 @@ impl World {
             let life = host.life;
             let who = Who { node: node.0, life };
             let (disk, router) = (Arc::clone(&host.disk), Arc::clone(&host.router));
+            let chunks = Arc::clone(&host.chunks);
             state.tell(node, || "starts".into());
-            (who, disk, router)
+            (who, disk, chunks, router)
         };
         let life = Life {
             shared: Arc::clone(&self.shared),
-            chunks: Arc::clone(&self.chunks),
+            chunks,
             who,
             disk,
             router,

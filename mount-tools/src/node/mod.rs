@@ -69,6 +69,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long after its end a scheduler is started again.
 const SCHEDULER_AGAIN: Duration = Duration::from_secs(1);
+/// How long a dead chunk stays on disks: a read may take so long from its map of extents to its chunks.
+const DEAD_FOR: Duration = Duration::from_secs(10);
 
 /// A running node.
 #[derive(Debug)]
@@ -353,6 +355,7 @@ impl Node {
             break_timeout: Micros(term.0 * 5),
             replicas: config.replicas,
             gone_after: config.repair.after(),
+            dead_for: DEAD_FOR,
             bucket_bytes: config.store.s3.as_ref().map(S3Config::capacity),
         };
         let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);

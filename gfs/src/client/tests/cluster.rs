@@ -65,6 +65,7 @@ impl Cluster {
             break_timeout: Micros::from_millis(5_000),
             replicas: 1,
             gone_after: Duration::from_secs(60),
+            dead_for: Duration::from_secs(10),
             bucket_bytes: None,
         };
         let cluster = Self {

@@ -277,7 +277,8 @@ impl MetaState {
     /// session that was given its number has ended (it crashed between storing the chunk and its flush).
     #[must_use]
     pub fn is_garbage(&self, chunk: ChunkId) -> bool {
-        chunk < self.chunks.next() && !self.chunks.is_used(chunk) && !self.sessions.owns(chunk)
+        let owned = self.sessions.owns(chunk) && !missing!(IgnoreSessions);
+        chunk < self.chunks.next() && !self.chunks.is_used(chunk) && !owned
     }
 
     /// Returns true if a node may delete its copy of a chunk, unless one is being made there (D3): it is listed
