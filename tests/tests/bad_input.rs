@@ -2,10 +2,11 @@
 //!
 //! Needs root and /dev/fuse.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
-use tests::{Cluster, binary, wait_until, with_deadline};
+use tests::{Cluster, Options, binary, scratch_dir, wait_until, with_deadline};
 
 /// Runs `script` in node 1 and checks that it fails with one line that has all of `words`.
 #[track_caller]
@@ -197,6 +198,46 @@ fn a_node_that_does_not_fit_says_why() {
     assert!(!status(2).stderr.contains("failed"));
 }
 
+/// A node whose certificate has expired says so, and comes back once that is put right.
+#[test]
+fn an_expired_certificate_says_so() {
+    let glud = scratch_dir().join(format!("glud-years-ahead-{}", std::process::id()));
+    let ahead = "NO_FAKE_STAT=1 faketime -m --exclude-monotonic -f +11y";
+    let script = format!(
+        "#!/bin/sh\n[ -e \"${{2%/*}}/ahead\" ] && exec env {ahead} {glud} \"$@\"\nexec {glud} \"$@\"\n",
+        glud = binary("glud").display()
+    );
+    fs::write(&glud, script).expect("write the script");
+    fs::set_permissions(&glud, Permissions::from_mode(0o755)).expect("make it a program");
+    let cluster = Cluster::with(&Options {
+        nodes: Some(2),
+        glud: Some(glud.clone()),
+        ..Options::default()
+    });
+    fs::write(cluster.path(1).join("kept"), "kept").expect("write");
+    let state = cluster.state().join("node2");
+    cluster.kill(2);
+    fs::write(state.join("ahead"), "").expect("write");
+    let refused = cluster.dev(&["start", "2"]);
+    assert!(!refused.status.success(), "{refused}");
+    let log = fs::read_to_string(state.join("glud.log")).expect("the log");
+    let why =
+        "node.pem has expired: issue a new certificate with `glu`, or correct this machine's clock";
+    assert!(log.contains(why), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    let glu = binary("glu").display().to_string();
+    let said = cluster.sh(2, &format!("{glu} status"));
+    assert!(said.stderr.contains("its last start failed"), "{said}");
+    assert!(said.stderr.contains(why), "{said}");
+    assert_eq!(said.stderr.lines().count(), 1, "{said}");
+    cluster.kill(2);
+    fs::remove_file(state.join("ahead")).expect("remove");
+    cluster.start(2);
+    let path = cluster.path(2).join("kept");
+    assert_eq!(fs::read(path).expect("read"), b"kept");
+    fs::remove_file(glud).expect("remove");
+}
+
 fn copy(from: &Path, to: &Path) {
     let mut copy = std::process::Command::new("cp");
     copy.arg("-a").arg(from).arg(to);
@@ -209,7 +250,7 @@ fn a_full_disk() {
     let cluster = Cluster::up(1);
     cluster.kill(1);
     // Outside the cluster's directory, where a kill unmounts everything.
-    let small = tests::scratch_dir().join(format!("full-disk-{}", std::process::id()));
+    let small = scratch_dir().join(format!("full-disk-{}", std::process::id()));
     fs::create_dir_all(&small).expect("mkdir");
     let mounted = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=64m", "none"])
