@@ -95,6 +95,7 @@ impl Places for Peers {
 pub(super) struct ChunkWay {
     shared: Arc<Shared>,
     who: Who,
+    peers: Arc<Peers>,
     chunks: Chunks,
 }
 
@@ -125,10 +126,12 @@ impl ChunkWay {
             cache_bytes: 1 << 20,
             patience: PATIENCE,
         };
+        let places = Arc::<Peers>::clone(&peers);
         Self {
             shared: Arc::clone(shared),
             who,
-            chunks: Chunks::new(Arc::clone(transport), Some(disk), peers, config),
+            peers,
+            chunks: Chunks::new(Arc::clone(transport), Some(disk), places, config),
         }
     }
 }
@@ -137,10 +140,11 @@ impl ChunkWay {
 impl ChunkIo for ChunkWay {
     async fn write(&self, id: ChunkId, data: Bytes, copies: u8) -> Result<Vec<NodeId>, Errno> {
         let begun = self.shared.state().now;
+        let known = self.peers.targets(id);
         fail_point!("client: before a chunk is written");
         let written = self.chunks.write(id, data, copies).await;
         if let Err(errno) = &written {
-            self.shared.unwritten(self.who, begun, *errno);
+            self.shared.unwritten(self.who, begun, &known, *errno);
         }
         fail_point!("client: after a chunk is written");
         written

@@ -317,8 +317,8 @@ impl Shared {
     }
 
     /// A chunk was not stored anywhere: what it was of may be lost. D7: that no disk has room is said only if no other
-    /// node could have taken it.
-    pub(super) fn unwritten(&self, who: Who, begun: u64, errno: Errno) {
+    /// node could have taken it, of those that were `known` to be up when that began.
+    pub(super) fn unwritten(&self, who: Who, begun: u64, known: &[NodeId], errno: Errno) {
         let mut state = self.state();
         if !state.lives(who) {
             return;
@@ -327,9 +327,8 @@ impl Shared {
         state.tell(node, || format!("a chunk is not stored: {errno}"));
         state.lose(who);
         if errno == Errno(libc::ENOSPC) {
-            let mut hosts = state.hosts.iter();
-            let able = hosts.find(|(_, host)| host.troubled < begun);
-            if let Some((other, _)) = able {
+            let able = |node: &&NodeId| state.hosts[*node].troubled < begun;
+            if let Some(other) = known.iter().find(able) {
                 let why = format!("node {node} finds no room, node {other} has some");
                 state.fail(why);
             }

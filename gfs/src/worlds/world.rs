@@ -267,7 +267,8 @@ impl World {
         for (node, host) in hosts {
             let cut = cuts.iter().any(|(from, to)| from == node || to == node);
             let stopped = self.nodes[node].paused_until > now;
-            if bad_weather || cut || stopped || !host.up || host.chunks.is_failing() {
+            let away = !host.up || host.session.is_none();
+            if bad_weather || cut || stopped || away || host.chunks.is_failing() {
                 host.troubled = now;
             }
         }
