@@ -12,7 +12,6 @@ use crate::run::owner;
 use anyhow::{Context, Result, bail};
 use gproc::job::protocol::Failure;
 use gproc::job::{SOCKET_ENV, SOCKET_PATH};
-use nix::fcntl::Flock;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
@@ -113,7 +112,7 @@ struct Scheduler {
 type Running = Arc<Mutex<BTreeMap<JobId, Pid>>>;
 
 impl Scheduler {
-    fn take_over(spool: Spool, lock: &Flock<File>) -> Result<Self> {
+    fn take_over(spool: Spool, lock: &File) -> Result<Self> {
         let running = Running::default();
         keep_beating(lock.try_clone()?, Arc::clone(&running));
         let mut queue = spool.load()?;

@@ -17,12 +17,11 @@
 use super::job::{Job, User};
 use super::queue::{Answer, Queue, Request, Rules};
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -74,8 +73,9 @@ impl Spool {
     }
 
     /// Waits until nobody else has the queue. It asks again and again: a request that waits for ever on each node would
-    /// be in the way of whoever looks for one that hangs.
-    pub(super) fn lock(&self) -> io::Result<Flock<File>> {
+    /// be in the way of whoever looks for one that hangs. The lock goes with the file that is returned, and nothing else is
+    /// asked for then: the daemon that it is on may be gone before.
+    pub(super) fn lock(&self) -> io::Result<File> {
         let path = self.0.join("lock");
         let mut options = OpenOptions::new();
         let file = options
@@ -84,15 +84,17 @@ impl Spool {
             .create(true)
             .truncate(false)
             .open(path)?;
-        let lock = loop {
-            match Flock::lock(file.try_clone()?, FlockArg::LockExclusiveNonblock) {
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(LOCK_EVERY),
-                locked => break locked.map_err(|(_, errno)| errno)?,
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_EVERY),
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(error)) => return Err(error),
             }
-        };
+        }
         let holder = format!("{:>10}\n", std::process::id());
-        lock.write_all_at(holder.as_bytes(), 0)?;
-        Ok(lock)
+        file.write_all_at(holder.as_bytes(), 0)?;
+        Ok(file)
     }
 
     /// Fails if the lock was lost, which any fsync of its open file tells from then on, or if the leader cannot be asked:
