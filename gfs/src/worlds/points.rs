@@ -55,14 +55,14 @@ impl Mutant {
         (Self::NoGrace, 0),
         (Self::NoBreak, 0),
         (Self::KeepMade, 4),
-        (Self::LoseRemoved, 8),
+        (Self::LoseRemoved, 4),
         (Self::NoFlush, 0),
         (Self::LoseContent, 8),
         (Self::NoLapse, 8),
         (Self::PutUnsynced, 0),
         (Self::ListAtOnce, 0),
-        (Self::IgnoreSessions, 4),
-        (Self::BelieveDisks, 112),
+        (Self::IgnoreSessions, 0),
+        (Self::BelieveDisks, 16),
         (Self::NoOther, 8),
     ];
 
