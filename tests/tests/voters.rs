@@ -110,7 +110,7 @@ fn a_drained_voter_is_replaced() {
     let said = cluster.node(4).sh_within(2 * DEADLINE, &drain).ok();
     assert!(said.contains("it may be switched off"), "{said}");
     let left: Vec<u32> = (1..=4).filter(|node| *node != leader).collect();
-    let voters: Vec<u32> = cluster.status().voters.into_iter().map(u32::from).collect();
+    let voters: Vec<u32> = cluster.status().voters;
     assert_eq!(voters, left);
     cluster.kill(leader);
     for node in left {
