@@ -1,0 +1,67 @@
+#!/bin/bash
+# Prints the path of a CRIU that can move processes here; gets one into target/criu first if the system's cannot.
+# Nothing outside of target/ is touched: what is not of this distribution does not get installed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The release of Debian that has CRIU 4.2.1. Older ones fail on kernels since 6.16.
+suite=forky
+# What has been seen working; see docs/decisions/0012-migration.md.
+oldest=4.2
+into="${CARGO_TARGET_DIR:-target}/criu"
+
+# Whether a program is a CRIU that is new enough.
+fits() {
+    local version
+    version=$("$1" --version 2>/dev/null | sed -n 's/^Version: //p')
+    [[ -n $version && $(printf '%s\n' "$oldest" "$version" | sort -V | head -n1) == "$oldest" ]]
+}
+
+for program in "$(command -v criu || true)" "$PWD/$into/criu"; do
+    if [[ -n $program ]] && fits "$program"; then
+        echo "$program"
+        exit
+    fi
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"/{lists/partial,archives/partial,parts} "$into"
+into=$(cd "$into" && pwd)
+
+# The mirror that the system itself uses.
+mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 'deb\.debian\.org\|/debian$' || true)
+mirror=${mirror:-http://deb.debian.org/debian}
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+echo "deb [signed-by=$keys] $mirror $suite main" >"$work/sources.list"
+: >"$work/status"
+options=(
+    -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
+    -o "Dir::State::lists=$work/lists" -o "Dir::State::status=$work/status"
+    -o "Dir::Cache::archives=$work/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache="
+    -o "APT::Sandbox::User=root" -o "Acquire::Languages=none" -o "Acquire::Retries=3"
+    -o "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"
+    -o "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"
+)
+{
+    apt-get "${options[@]}" -qq update
+    # With an empty status everything that CRIU needs is new, down to the C library.
+    apt-get "${options[@]}" -qq -y --no-install-recommends --download-only install criu
+} >&2
+rm -rf "$into/root"
+for package in "$work"/archives/*.deb; do
+    dpkg-deb -x "$package" "$into/root"
+done
+
+# A program that runs with its own libraries, whatever the system has.
+cat >"$into/criu.new" <<SCRIPT
+#!/bin/sh
+root=$into/root
+loader=\$(ls "\$root"/lib64/ld-linux-* "\$root"/usr/lib64/ld-linux-* "\$root"/usr/lib/ld-linux-* 2>/dev/null | head -n1)
+libraries=\$(ls -d "\$root"/lib/*-linux-gnu "\$root"/usr/lib/*-linux-gnu 2>/dev/null | paste -sd:)
+exec "\$loader" --library-path "\$libraries" "\$root/usr/sbin/criu" "\$@"
+SCRIPT
+chmod +x "$into/criu.new"
+mv "$into/criu.new" "$into/criu"
+fits "$into/criu" || { echo "the CRIU of Debian $suite does not run here" >&2; exit 1; }
+echo "$into/criu"
