@@ -16,8 +16,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -34,12 +34,16 @@ pub const WAITS_MAX: usize = 256;
 /// Tells what the daemon counts, as the text format of Prometheus has it.
 pub type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 
+/// Passes a signal on to a process that has left: pid, signal, whether to its group.
+pub type Forward = Box<dyn Fn(i32, i32, bool) + Send + Sync>;
+
 /// Answers [`ProcRequest`]s out of the node's procfs.
 pub struct ProcAgent {
     node: NodeId,
     procfs: Arc<Procfs>,
     meter: Arc<Meter>,
     metrics: Metrics,
+    forward: OnceLock<Forward>,
     reads: Arc<Semaphore>,
     waits: Semaphore,
     /// The last scan; whoever holds it may make the next one.
@@ -62,6 +66,7 @@ impl ProcAgent {
             node,
             meter: Arc::new(Meter::new(&proc_path)),
             metrics: Box::new(String::new),
+            forward: OnceLock::new(),
             procfs: Arc::new(Procfs::new(node, proc_path)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             waits: Semaphore::new(WAITS_MAX),
@@ -74,6 +79,18 @@ impl ProcAgent {
     pub fn with_metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
         self
+    }
+
+    /// Has signals that a process may be sent go on to where it is.
+    pub fn forward_signals(&self, forward: Forward) {
+        self.forward.set(forward).ok();
+    }
+
+    fn forward(&self, done: ProcReply, pid: ClusterPid, number: i32, group: bool) -> ProcReply {
+        if let (ProcReply::Done(Ok(())), Some(forward), 1..) = (&done, self.forward.get(), number) {
+            forward(pid.kernel(), number, group);
+        }
+        done
     }
 
     /// As on a mount with hidepid.
@@ -161,8 +178,8 @@ impl ProcAgent {
                 number,
                 who,
             } => {
-                self.act(move |procfs| procfs.signal(pid, birth, number, who))
-                    .await
+                let done = self.act(move |procfs| procfs.signal(pid, birth, number, who));
+                self.forward(done.await, pid, number, false)
             }
             ProcRequest::SignalGroup {
                 group,
@@ -170,8 +187,8 @@ impl ProcAgent {
                 number,
                 who,
             } => {
-                self.act(move |procfs| procfs.signal_group(group, birth, number, who))
-                    .await
+                let act = move |procfs: &Procfs| procfs.signal_group(group, birth, number, who);
+                self.forward(self.act(act).await, group, number, true)
             }
             ProcRequest::Metrics => ProcReply::Machine((self.metrics)().into()),
             ProcRequest::Load => {

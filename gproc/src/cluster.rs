@@ -2,6 +2,7 @@
 
 use crate::agent::{ProcAgent, READ_PATIENCE};
 use crate::boots::Boots;
+use crate::job::{self, Asked, Told};
 use crate::pids::{ClusterPid, NODE_MAX};
 use crate::text;
 use crate::view::More;
@@ -11,8 +12,10 @@ use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::node::NodeLoad;
 use consistency::wire::{decode, encode};
+use gfs::error::Errno;
 use gfs::net::{NetError, ServiceId, Transport};
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -319,6 +322,22 @@ impl Cluster {
         match self.ask(node, ProcRequest::Metrics, PATIENCE).await? {
             ProcReply::Machine(content) => Ok(content),
             other => Err(unexpected(node, &other)),
+        }
+    }
+
+    /// Asks about a process that may move, its home; `None`: that is of an older revision, where none does.
+    pub(crate) async fn ask_of_moves(
+        &self,
+        pid: ClusterPid,
+        asked: Asked,
+    ) -> Result<Option<Told>, Errno> {
+        match job::ask(&*self.transport, pid.home(), pid.kernel(), asked).await {
+            Ok(told) => Ok(Some(told)),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+            Err(error) => {
+                tracing::debug!(%pid, %error, "its home does not tell where it is");
+                Err(Errno(libc::EHOSTDOWN))
+            }
         }
     }
 

@@ -30,7 +30,7 @@ mod view;
 mod wait;
 pub mod wire;
 
-pub use agent::{Metrics, ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
+pub use agent::{Forward, Metrics, ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
 pub use cluster::{LONG_DEADLINE, PAGE_DEADLINE, PAGES_MAX, PATIENCE, SILENCE_MAX};
 pub use events::Events;
 pub use load::measure;

@@ -29,6 +29,9 @@
 //! scrub_s = 604800                  # how often it reads every chunk, and how fast
 //! scrub_mib_per_s = 16
 //!
+//! [migration]
+//! criu = "/usr/sbin/criu"           # 4.2 or newer: what moves processes; `criu` of PATH if it is not named
+//!
 //! [store]                           # file data in a bucket instead of on disks; the same on all nodes
 //! s3 = { bucket = "glu", endpoint = "https://s3.example.org", credentials = "/etc/glu/s3.toml", cache_mib = 10240 }
 //!
@@ -46,10 +49,12 @@
 //! Every error is one line: file, line, what is wrong, what to do. Nothing is ignored: an unknown key is an
 //! error, because a misspelt limit that silently has its default is found only when it was needed.
 
+mod migration;
 mod mount;
 mod repair;
 mod store;
 
+pub use migration::MigrationConfig;
 pub use mount::MountConfig;
 pub use repair::RepairConfig;
 pub use store::{S3Config, StoreConfig};
@@ -117,6 +122,9 @@ pub struct GludConfig {
     /// How chunks are looked after.
     #[serde(default)]
     pub repair: RepairConfig,
+    /// How processes move.
+    #[serde(default)]
+    pub migration: MigrationConfig,
     /// Where file data is kept.
     #[serde(default)]
     pub store: StoreConfig,

@@ -40,6 +40,25 @@ pub fn library() -> PathBuf {
     path
 }
 
+/// Returns the path of a CRIU that can move processes; gets one if this machine has none.
+///
+/// # Panics
+/// It cannot be had.
+#[must_use]
+pub fn criu() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/criu.sh");
+    let mut command = Command::new(script);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.expect("scripts/criu.sh runs");
+    assert!(
+        output.status.success(),
+        "scripts/criu.sh: {}",
+        output.status
+    );
+    let path = String::from_utf8(output.stdout).expect("a path in UTF-8");
+    path.trim_end().into()
+}
+
 /// Returns a directory for what tests write; it survives them, so they clean up.
 #[must_use]
 pub fn scratch_dir() -> PathBuf {

@@ -34,6 +34,8 @@ pub struct Options {
     pub voters: Option<u32>,
     /// The daemon to run instead of the real one.
     pub glud: Option<PathBuf>,
+    /// The program that moves processes; that of the machine, if there is one, if not given.
+    pub criu: Option<PathBuf>,
 }
 
 /// One node of a [`Cluster`].
@@ -119,7 +121,9 @@ impl Cluster {
         if let Some(glud) = &options.glud {
             args.extend([OsStr::new("--glud"), glud.as_os_str()]);
         }
-        cluster.dev_within(UP_DEADLINE, &args).ok();
+        let criu = options.criu.as_deref();
+        let up = cluster.start_dev_with(&args, criu);
+        up.wait(UP_DEADLINE).ok();
         cluster.nodes = u32::try_from(cluster.status().nodes.len()).expect("a handful of nodes");
         cluster
     }
@@ -233,6 +237,11 @@ impl Cluster {
 
     #[track_caller]
     fn start_dev(&self, args: &[&OsStr]) -> Running {
+        self.start_dev_with(args, None)
+    }
+
+    #[track_caller]
+    fn start_dev_with(&self, args: &[&OsStr], criu: Option<&Path>) -> Running {
         let mut command = Command::new(&self.glu);
         command
             .arg("dev")
@@ -240,6 +249,7 @@ impl Cluster {
             .arg(&self.state)
             .args(args);
         command.env_remove("GLU_DEV_GLUD");
+        command.envs(criu.map(|criu| ("GLU_CRIU", criu)));
         let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
         let what = format!("glu dev {}", words.join(" "));
         Running::start(what, command, self.logs())

@@ -21,7 +21,7 @@ pub mod linear;
 mod s3;
 mod terminal;
 
-pub use binaries::{binary, library, scratch_dir};
+pub use binaries::{binary, criu, library, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
 pub use dice::Dice;

@@ -9,10 +9,11 @@ use super::protocol::{
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
+use super::travel::{self, Engine, Travel};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
-use gfs::net::{ByteStream, Service};
+use gfs::net::{ByteStream, Service, Transport};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,7 +33,7 @@ pub const JOBS_MAX: usize = 4096;
 pub(super) const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a killed program gets to disappear.
-const KILLED_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Signals that may come before the program runs.
 const EARLY_SIGNALS_MAX: usize = 64;
@@ -44,6 +45,7 @@ pub struct Agent {
     slots: Semaphore,
     guests: AtomicU32,
     null: File,
+    travel: Arc<Travel>,
 }
 
 /// Between whom the frames go.
@@ -78,13 +80,25 @@ impl Agent {
         instance: &str,
         leader: Option<&Path>,
     ) -> io::Result<Arc<Self>> {
+        let groups = Arc::new(Groups::new(instance));
         Ok(Arc::new(Self {
             node,
-            spawner: Spawner::new(node, Groups::new(instance), leader)?,
+            travel: Arc::new(Travel::new(node, Arc::clone(&groups))),
+            spawner: Spawner::new(node, groups, leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
             null: File::options().read(true).write(true).open("/dev/null")?,
         }))
+    }
+
+    /// Lets jobs move, by the CRIU at this path and over this transport. `instance` as for [`Self::new`].
+    pub fn let_jobs_move(&self, criu: &Path, instance: &str, transport: Arc<dyn Transport>) {
+        self.travel.enable(Engine::new(criu, instance), transport);
+    }
+
+    /// Passes a signal for a process of this node on to where it is.
+    pub fn forward(&self, pid: i32, number: i32, group: bool) {
+        self.travel.forward(pid, number, group);
     }
 
     /// Returns what to register for `ServiceId::Job`.
@@ -170,10 +184,11 @@ impl Agent {
         };
 
         let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
-        let process = match spawned {
+        let mut process = match spawned {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
+        process.may_move(&self.travel, group, wire.is_some());
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),
@@ -366,6 +381,10 @@ async fn end_group(group: &GroupSlot) {
 
 /// Takes a killed program off the process table.
 async fn reap(process: &Process) {
+    if process.is_away() {
+        // Its host ends it when it is dropped, which frees the pid too.
+        return process.bury();
+    }
     if timeout(KILLED_WITHIN, process.ended()).await.is_err() {
         tracing::warn!(pid = process.pid(), "a killed job does not die");
     }
@@ -495,6 +514,17 @@ impl Service for JobService {
             let (start, extras) = match first {
                 Ok(Ok(Some(ToJob::Start(start)))) => (start, Vec::new()),
                 Ok(Ok(Some(ToJob::StartWith(start, extras)))) => (start, extras),
+                Ok(Ok(Some(ToJob::Receive(arrival)))) => {
+                    let writer = FrameWriter::new(stream.writer);
+                    let travel = Arc::clone(&agent.travel);
+                    return travel::host(travel, *arrival, reader, writer).await;
+                }
+                Ok(Ok(Some(ToJob::Ask { pid, asked }))) => {
+                    let writer = FrameWriter::new(stream.writer);
+                    let told = agent.travel.ask(pid, asked).await;
+                    writer.sender().send(&FromJob::Told(told)).await;
+                    return writer.finish().await;
+                }
                 other => {
                     tracing::warn!(%from, ?other, "refused a stream that starts no job");
                     return;

@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// until the daemon starts again.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long processes may take until they are frozen: one that waits for a disk, or for a file of a node that has gone,
+/// cannot be.
+const FROZEN_WITHIN: Duration = Duration::from_secs(5);
+
 /// Where the cgroup trees of version 2 are mounted.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -147,10 +151,16 @@ fn await_empty(dir: &Path) -> io::Result<()> {
 }
 
 fn is_empty(events: &File) -> io::Result<bool> {
+    is_so(events, "populated 0")
+}
+
+/// Returns whether the events of a cgroup say so.
+fn is_so(events: &File, line: &str) -> io::Result<bool> {
     use std::os::unix::fs::FileExt;
     let mut text = [0; 256];
     let len = events.read_at(&mut text, 0)?;
-    Ok(text[..len].starts_with(b"populated 0"))
+    let mut lines = text[..len].split(|byte| *byte == b'\n');
+    Ok(lines.any(|said| said == line.as_bytes()))
 }
 
 /// The processes of one job.
@@ -164,6 +174,32 @@ impl Group {
     /// Returns the cgroup to start the job in.
     pub(super) fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         self.cgroup.as_ref().map(|(_, open)| open.as_fd())
+    }
+
+    /// Returns the directory of its cgroup.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(|(dir, _)| dir.as_path())
+    }
+
+    /// Freezes all processes of the job, or lets them go on; returns when that is so. Blocks.
+    pub(super) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let Some((dir, _)) = &self.cgroup else {
+            let why = "there are no cgroups of version 2";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        };
+        let events = File::open(dir.join("cgroup.events"))?;
+        fs::write(dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+        let deadline = Instant::now() + FROZEN_WITHIN;
+        while frozen && !is_so(&events, "frozen 1")? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                fs::write(dir.join("cgroup.freeze"), "0")?;
+                let why = "a process of it cannot be stopped now";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            sys::await_change(events.as_fd(), left)?;
+        }
+        Ok(())
     }
 
     /// Returns what must be in the job's environment.

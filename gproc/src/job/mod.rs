@@ -13,6 +13,7 @@
 //! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
+//! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
 //!
 //! Rules:
@@ -42,10 +43,13 @@ mod sys;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
+mod travel;
 pub mod view;
 
 pub use agent::Agent;
+pub(crate) use protocol::{Asked, Told};
 pub use server::{JobServer, bind};
+pub(crate) use travel::ask;
 pub use view::Nodes;
 
 /// Where the socket for jobs is unless the environment names another in [`SOCKET_ENV`].

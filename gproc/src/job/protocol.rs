@@ -13,6 +13,7 @@
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
 use super::terminal::{Extra, Modes, WindowSize};
+use super::travel::wire::Arrival;
 use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::node::NodeLoad;
@@ -175,6 +176,42 @@ pub enum ToJob {
     /// Bytes for the job's wire, 1 to [`DATA_BYTES_MAX`]; no more than [`INPUT_WINDOW`] that the job has not read. They
     /// answer what came from there, so they have no credit of their own.
     Wire(Bytes),
+    /// Takes a job that moves here; the first frame of a stream whose others are its own.
+    Receive(Box<Arrival>),
+    /// Asks about a process of this node; the first frame, answered by one [`FromJob::Told`].
+    Ask {
+        /// Its pid there.
+        pid: i32,
+        /// What.
+        asked: Asked,
+    },
+}
+
+/// A question about a process that may move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// Where it is; answered by [`Told::Where`].
+    Where,
+    /// Why it cannot move; answered by [`Told::Ties`].
+    Ties,
+    /// To move to this node; answered by [`Told::Gone`] when it runs there.
+    Go(NodeId),
+}
+
+/// What there is to say of a process that may move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// Where it is.
+    Where {
+        /// The node.
+        at: NodeId,
+        /// How often it has moved.
+        moves: u64,
+    },
+    /// Every reason why it cannot move, a word each.
+    Ties(Vec<String>),
+    /// It has moved, or not: the errno says why.
+    Gone(Result<(), i32>),
 }
 
 /// From the job to the owner.
@@ -218,6 +255,8 @@ pub enum FromJob {
     /// The job reads the file itself: the owner is to send no input. Comes before `Started`; `InputLeft` then tells how
     /// far it has read.
     InputFromFile,
+    /// Answers [`ToJob::Ask`].
+    Told(Told),
 }
 
 impl FromJob {
@@ -494,6 +533,29 @@ mod tests {
             bytes: wire,
         };
         check(&output, &[4, 0, 0, 0, 1, 2, 1, b'w']);
+    }
+
+    #[test]
+    fn golden_bytes_of_moves() {
+        let arrival = Arrival {
+            pid: 9,
+            pipes: Vec::new(),
+        };
+        check(&ToJob::Receive(Box::new(arrival)), &[3, 0, 0, 0, 10, 18, 0]);
+        let ask = |asked| ToJob::Ask { pid: 9, asked };
+        check(&ask(Asked::Where), &[3, 0, 0, 0, 11, 18, 0]);
+        check(&ask(Asked::Ties), &[3, 0, 0, 0, 11, 18, 1]);
+        check(&ask(Asked::Go(NodeId(2))), &[4, 0, 0, 0, 11, 18, 2, 2]);
+        let at = NodeId(3);
+        check(
+            &FromJob::Told(Told::Where { at, moves: 4 }),
+            &[4, 0, 0, 0, 10, 0, 3, 4],
+        );
+        check(
+            &FromJob::Told(Told::Ties(vec!["t".into()])),
+            &[5, 0, 0, 0, 10, 1, 1, 1, b't'],
+        );
+        check(&FromJob::Told(Told::Gone(Ok(()))), &[3, 0, 0, 0, 10, 2, 0]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::leader::{self, Report};
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
 use super::terminal::{InputFile, Pty};
+use super::travel::{Ticket, Travel};
 use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
@@ -90,7 +91,11 @@ struct Order {
 impl Spawner {
     /// Starts the threads; they end with the last reference to the spawner.
     /// `leader`: the program that leads sessions with a terminal.
-    pub(super) fn new(node: NodeId, groups: Groups, leader: Option<&Path>) -> io::Result<Self> {
+    pub(super) fn new(
+        node: NodeId,
+        groups: Arc<Groups>,
+        leader: Option<&Path>,
+    ) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel::<Order>(QUEUED_MAX);
         let leader = leader.map(|path| CString::new(path.as_os_str().as_bytes()));
         let host = Arc::new(Host {
@@ -139,7 +144,7 @@ impl Spawner {
 /// What all jobs of a node have in common.
 struct Host {
     node: NodeId,
-    groups: Groups,
+    groups: Arc<Groups>,
     leader: Option<CString>,
 }
 
@@ -253,6 +258,7 @@ fn start(
             pidfd,
             session: None,
             file: None,
+            ticket: None,
         });
     };
     // Else the end of the leader would not show.
@@ -269,6 +275,7 @@ fn start(
                 pidfd,
                 session,
                 file: None,
+                ticket: None,
             })
         }
         other => {
@@ -371,6 +378,8 @@ pub(super) struct Process {
     session: Option<Session>,
     /// The file it has as input, with its place at the start; the place is shared with the program.
     file: Option<(File, u64)>,
+    /// Once it may move.
+    ticket: Option<Ticket>,
 }
 
 /// What a program with a terminal has besides.
@@ -388,8 +397,36 @@ impl Process {
         pid.as_raw().unsigned_abs()
     }
 
+    /// Lets it move from now on, with all its group.
+    pub(super) fn may_move(&mut self, travel: &Arc<Travel>, group: &GroupSlot, wire: bool) {
+        let tied = match self {
+            Self {
+                session: Some(_), ..
+            } => Some("terminal"),
+            Self { file: Some(_), .. } => Some("input_file"),
+            _ => wire.then_some("wire"),
+        };
+        if let Ok(pidfd) = self.pidfd.try_clone() {
+            let pid = self.pid().cast_signed();
+            self.ticket = Some(travel.register(pid, pidfd, group, tied));
+        }
+    }
+
+    /// Returns whether another node has it, or this one again.
+    pub(super) fn is_away(&self) -> bool {
+        let ticket = self.ticket.as_ref();
+        ticket.is_some_and(|ticket| ticket.seat().is_away())
+    }
+
     /// Sends a signal; nothing happens if the program has ended.
     pub(super) fn signal(&self, number: i32, group: bool) {
+        if self
+            .ticket
+            .as_ref()
+            .is_some_and(|ticket| ticket.signal(number, group))
+        {
+            return;
+        }
         let sent = match (&self.session, group) {
             (None, true) => sys::signal_group(self.pid, number),
             (None, false) => sys::signal(self.pidfd.as_fd(), number),
@@ -398,6 +435,11 @@ impl Process {
         if let Err(error) = sent {
             tracing::debug!(pid = %self.pid, number, %error, "a signal found no process");
         }
+    }
+
+    /// Takes what is left here of a job that is away off the process table.
+    pub(super) fn bury(&self) {
+        sys::bury(self.pid.as_raw());
     }
 
     /// Returns whether it has a file as input.
@@ -417,11 +459,24 @@ impl Process {
     /// Waits for the program's end and takes it off the process table. Cancel-safe.
     pub(super) async fn ended(&self) -> io::Result<End> {
         let watched = sys::watch(self.pidfd.try_clone()?)?;
+        let Some(ticket) = &self.ticket else {
+            loop {
+                let mut ready = watched.readable().await?;
+                match sys::try_wait(self.pidfd.as_fd())? {
+                    None => ready.clear_ready(),
+                    Some(end) => return Ok(end),
+                }
+            }
+        };
+        let seat = ticket.seat();
         loop {
-            let mut ready = watched.readable().await?;
-            match sys::try_wait(self.pidfd.as_fd())? {
-                None => ready.clear_ready(),
-                Some(end) => return Ok(end),
+            if let Some(end) = seat.try_wait(self.pidfd.as_fd())? {
+                return Ok(end);
+            }
+            tokio::select! {
+                // What is left of a job that is away would be ready for ever.
+                ready = watched.readable(), if !seat.is_away() => ready?.clear_ready(),
+                () = seat.changed() => {}
             }
         }
     }

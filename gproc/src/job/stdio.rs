@@ -304,6 +304,7 @@ impl Pumps {
             ToJob::Start(_) | ToJob::StartWith(..) => Err(Violation("a second start")),
             ToJob::Resize(_) => Err(Violation("a size where there is no terminal")),
             ToJob::Signal { .. } => Err(Violation("a signal where none is taken")),
+            ToJob::Receive(_) | ToJob::Ask { .. } => Err(Violation("a second beginning")),
         }
     }
 

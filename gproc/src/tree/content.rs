@@ -3,14 +3,17 @@
 use super::deep::{At, Spot};
 use super::ino::{Asker, Ino};
 use super::polls::Polled;
-use super::table::{self, CLUSTER, NODE, OfCluster, OfNode, OfProcess, OfRoot, PROCESS, ROOT};
+use super::table::{
+    self, CLUSTER, NODE, OfCluster, OfMoves, OfNode, OfProcess, OfRoot, PROCESS, ROOT,
+};
 use super::{ProcTree, who};
 use crate::cluster::View;
 use crate::files::Rule;
+use crate::job::{Asked, Told};
 use crate::pids::ClusterPid;
 use crate::text;
 use crate::totals::Share;
-use crate::wire::{MachineFile, ProcFile, Record, Who};
+use crate::wire::{Identity, MachineFile, ProcFile, Record, Who};
 use bytes::Bytes;
 use consistency::NodeId;
 use gfs::error::Errno;
@@ -129,6 +132,10 @@ impl ProcTree {
                 self.alive(caller, at).await?;
                 Ok(show(&at.identity).into())
             }
+            OfProcess::Moves(what) => {
+                self.alive(caller, at).await?;
+                self.about_moves(at.identity, what).await
+            }
             OfProcess::Read(from, show) | OfProcess::ReadsTakes(from, show, _) => {
                 self.read_file(caller, at, from).await.map(show)
             }
@@ -141,6 +148,41 @@ impl ProcTree {
             // Root, who may open it all the same, reads nothing.
             OfProcess::Takes(_) => Err(Errno::EACCES),
         }
+    }
+
+    /// Returns what a file shows of a process that may move.
+    async fn about_moves(&self, identity: Identity, what: OfMoves) -> Result<Bytes, Errno> {
+        let asked = match what {
+            OfMoves::Where | OfMoves::Count => Asked::Where,
+            OfMoves::Ties => Asked::Ties,
+        };
+        let home = identity.pid.home();
+        let told = match asked {
+            // What is known of a process of a silent node is that it was there.
+            _ if self.cluster.may_be_silent(home) => Err(Errno(libc::EHOSTDOWN)),
+            _ => self.cluster.ask_of_moves(identity.pid, asked).await,
+        };
+        let told = match (asked, told) {
+            (_, Ok(Some(told))) => told,
+            (Asked::Ties, told) => told.map(|_| Told::Ties(vec!["old_node".into()]))?,
+            _ => Told::Where { at: home, moves: 0 },
+        };
+        Ok(match (what, told) {
+            (OfMoves::Where, Told::Where { at, .. }) => format!("{at}\n").into(),
+            (OfMoves::Count, Told::Where { moves, .. }) => format!("{moves}\n").into(),
+            (OfMoves::Ties, Told::Ties(mut ties)) => {
+                if self.is_locked(identity).await? {
+                    ties.push("user_lock".into());
+                }
+                // Words that another node has chosen.
+                ties.retain(|tie| tie.bytes().all(|byte| byte.is_ascii_graphic()));
+                ties.iter()
+                    .flat_map(|tie| [tie, "\n"])
+                    .collect::<String>()
+                    .into()
+            }
+            _ => return Err(Errno::EIO),
+        })
     }
 
     /// Fails with ESRCH if a process has ended.

@@ -3,9 +3,10 @@
 
 use super::ProcTree;
 use super::deep::At;
+use crate::job::{Asked, Told};
 use crate::pids::ClusterPid;
 use crate::signal;
-use crate::wire::{Identity, ProcRequest, Who};
+use crate::wire::{Identity, ProcFile, ProcRequest, Who};
 use consistency::NodeId;
 use gfs::error::Errno;
 
@@ -153,7 +154,7 @@ impl ProcTree {
             .map_err(Errno)
     }
 
-    /// Moves a process; it can be moved only to where it is.
+    /// Moves a process.
     async fn go(&self, who: Who, identity: Identity, to: Option<NodeId>) -> Result<(), Errno> {
         let home = identity.pid.home();
         let to = to.map(|node| if node == NodeId(0) { home } else { node });
@@ -168,11 +169,28 @@ impl ProcTree {
             who,
         };
         self.cluster.act(home, ask).await?.map_err(Errno)?;
-        if to == Some(home) {
-            Ok(())
-        } else {
-            Err(Errno(libc::EOPNOTSUPP))
+        // No node is better than another yet.
+        let to = to.ok_or(Errno(libc::EOPNOTSUPP))?;
+        if to != home && self.is_locked(identity).await? {
+            return Err(Errno(libc::EBUSY));
         }
+        match self
+            .cluster
+            .ask_of_moves(identity.pid, Asked::Go(to))
+            .await?
+        {
+            Some(Told::Gone(done)) => done.map_err(Errno),
+            None if to == home => Ok(()),
+            _ => Err(Errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    /// Returns whether a process is to stay where it is.
+    pub(super) async fn is_locked(&self, identity: Identity) -> Result<bool, Errno> {
+        let read = self
+            .cluster
+            .read(&identity, None, ProcFile::Lock, Who::default());
+        Ok(read.await?.map_err(Errno)?.starts_with(b"1"))
     }
 }
 

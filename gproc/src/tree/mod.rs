@@ -205,6 +205,7 @@ impl ProcTree {
                 Some(Written::Order(order, at))
             }
             OfProcess::Known(_)
+            | OfProcess::Moves(_)
             | OfProcess::Read(..)
             | OfProcess::Link(_)
             | OfProcess::Dir(_)

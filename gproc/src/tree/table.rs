@@ -1,6 +1,6 @@
 //! What files there are: a row each. Positions are inode numbers: append.
 
-use self::OfProcess::{Dir, Known, Link, Read, ReadsTakes, Takes, Wait};
+use self::OfProcess::{Dir, Known, Link, Moves, Read, ReadsTakes, Takes, Wait};
 use self::OfRoot::{Here, Told, Total};
 use super::control::Order;
 use crate::load;
@@ -37,6 +37,8 @@ impl<W> File<W> {
 pub(super) enum OfProcess {
     /// It shows what is known of the process here.
     Known(fn(&Identity) -> String),
+    /// It shows what the process's home says of its moves.
+    Moves(OfMoves),
     /// It shows what the process's node reads.
     Read(ProcFile, fn(Bytes) -> Bytes),
     /// It leads where the process's node reads.
@@ -49,6 +51,17 @@ pub(super) enum OfProcess {
     ReadsTakes(ProcFile, fn(Bytes) -> Bytes, Order),
     /// It shows how the process ended, when it has.
     Wait,
+}
+
+/// What there is to say of the moves of a process.
+#[derive(Clone, Copy)]
+pub(super) enum OfMoves {
+    /// Where it is.
+    Where,
+    /// How often it has moved.
+    Count,
+    /// Why it cannot.
+    Ties,
 }
 
 /// What is in a directory besides rows.
@@ -121,7 +134,7 @@ where
 
 #[rustfmt::skip]
 pub(super) const PROCESS: &[File<OfProcess>] = &[
-    file("where",         0o444, Known(show_where)),
+    file("where",         0o444, Moves(OfMoves::Where)),
     file("stat",          0o444, Read(ProcFile::Stat, as_it_is)),
     file("status",        0o444, Read(ProcFile::Status, as_it_is)),
     file("cmdline",       0o444, Read(ProcFile::Cmdline, as_it_is)),
@@ -164,8 +177,8 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("fdinfo",        0o555, Dir(Names::FdInfos)),
     file("task",          0o555, Dir(Names::Threads)),
     file("from",          0o444, Known(show_where)),
-    file("nmigs",         0o444, Known(|_| "0\n".into())),
-    file("cantmove",      0o444, Read(ProcFile::Lock, show_cantmove)),
+    file("nmigs",         0o444, Moves(OfMoves::Count)),
+    file("cantmove",      0o444, Moves(OfMoves::Ties)),
     file("lock",          0o666, ReadsTakes(ProcFile::Lock, as_it_is, Order::Lock)),
     file("loadlevel",     0o666, ReadsTakes(ProcFile::Lock, invert, Order::Loadlevel)),
     file("goto",          0o222, Takes(Order::Goto)),
@@ -175,7 +188,7 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
 /// Rows that threads have not: what is done to a process is done to all of it.
 pub(super) fn is_of_thread(file: &File<OfProcess>) -> bool {
     match file.what {
-        Known(_) | Takes(_) | ReadsTakes(..) | Wait => false,
+        Known(_) | Moves(_) | Takes(_) | ReadsTakes(..) | Wait => false,
         Dir(names) => names != Names::Threads,
         Read(of, _) => of != ProcFile::Lock,
         Link(_) => true,
@@ -241,6 +254,7 @@ impl OfProcess {
     pub(super) const fn kind(self) -> FileKind {
         match self {
             Self::Known(_)
+            | Self::Moves(_)
             | Self::Read(..)
             | Self::Takes(_)
             | Self::ReadsTakes(..)
@@ -280,16 +294,6 @@ fn is_locked(lock: &[u8]) -> bool {
 
 fn invert(lock: Bytes) -> Bytes {
     Bytes::from_static(if is_locked(&lock) { b"0\n" } else { b"1\n" })
-}
-
-/// Nothing moves yet.
-fn show_cantmove(lock: Bytes) -> Bytes {
-    let why: &[u8] = if is_locked(&lock) {
-        b"unsupported\nuser_lock\n"
-    } else {
-        b"unsupported\n"
-    };
-    Bytes::from_static(why)
 }
 
 /// Above all cluster pids that these nodes can give.

@@ -34,16 +34,27 @@ impl Service for Spy {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
         let request: ProcRequest = decode(&body).expect("a request");
         let slow = matches!(request, ProcRequest::Snapshot { .. });
+        let reads = matches!(request, ProcRequest::Read { .. });
         self.asked.lock().expect("free").push(request);
         if slow {
             let slow = *self.slow.lock().expect("free");
             tokio::time::sleep(slow).await;
         }
         let lie = self.lie.lock().expect("free").clone();
-        match lie {
+        match lie.filter(|lie| !(reads && matches!(lie, ProcReply::Done(_)))) {
             Some(lie) => Some(encode(&lie).into()),
             None => self.agent.call(from, body).await,
         }
+    }
+}
+
+/// A node whose revision does not know of moves.
+struct OldJobs;
+
+#[async_trait]
+impl Service for OldJobs {
+    async fn call(&self, _from: NodeId, _body: Bytes) -> Option<Bytes> {
+        None
     }
 }
 
@@ -88,6 +99,7 @@ impl Fake {
             });
             let (transport, router) = net.join(NodeId(id));
             router.register(ServiceId::Process, Arc::<Spy>::clone(&spy));
+            router.register(ServiceId::Job, Arc::new(OldJobs));
             Node {
                 proc,
                 spy,

@@ -3,8 +3,8 @@
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
 use crate::config::{
-    GludConfig, MountConfig, PeerConfig, RepairConfig, StoreConfig, TlsPaths, default_cache_mib,
-    default_log,
+    GludConfig, MigrationConfig, MountConfig, PeerConfig, RepairConfig, StoreConfig, TlsPaths,
+    default_cache_mib, default_log,
 };
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
@@ -67,6 +67,7 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
             scrub_s: SCRUB_S,
             ..RepairConfig::default()
         },
+        migration: migration(),
         store: StoreConfig::default(),
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
@@ -82,6 +83,14 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
             })
             .collect(),
     }
+}
+
+/// What moves processes: what the environment names, as scripts/criu.sh prints it.
+fn migration() -> MigrationConfig {
+    let criu = std::env::var_os("GLU_CRIU");
+    criu.map_or_else(MigrationConfig::default, |criu| MigrationConfig {
+        criu: criu.into(),
+    })
 }
 
 #[cfg(test)]

@@ -192,6 +192,7 @@ impl Node {
         let proc_agent = Arc::new(proc_agent);
         gproc::register(&router, Arc::clone(&proc_agent));
         let drains = Arc::clone(&members);
+        let processes_agent = Arc::clone(&proc_agent);
         let processes = ProcTree::new(Arc::clone(&network), proc_agent)
             .with_draining(Box::new(move || drains.draining()));
         let processes = Arc::new(processes);
@@ -204,6 +205,16 @@ impl Node {
         let job_agent = job::Agent::with_leader(config.node, &instance(&config), leader)
             .context("prepare to run jobs (/dev/null, threads)")?;
         router.register(ServiceId::Job, job_agent.service());
+        let transport_of_jobs: Arc<dyn Transport> = Arc::clone(&transport) as _;
+        job_agent.let_jobs_move(
+            &config.migration.criu,
+            &instance(&config),
+            transport_of_jobs,
+        );
+        let forward = Arc::clone(&job_agent);
+        processes_agent.forward_signals(Box::new(move |pid, number, group| {
+            forward.forward(pid, number, group);
+        }));
         let pids = PidKeeper::start(config.node, Path::new(PROC))?;
 
         let name = |name: &'static str| Name::new(name.as_bytes()).expect("a valid name");

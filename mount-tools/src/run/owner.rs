@@ -400,7 +400,11 @@ impl Streams {
             FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
             FromJob::Modes(modes) => self.modes = Some(modes),
             FromJob::InputFromFile => self.file_is_read = true,
-            FromJob::Ping | FromJob::Started { .. } | FromJob::Stopped(_) | FromJob::Ended(_) => {}
+            FromJob::Ping
+            | FromJob::Started { .. }
+            | FromJob::Stopped(_)
+            | FromJob::Ended(_)
+            | FromJob::Told(_) => {}
         }
     }
 

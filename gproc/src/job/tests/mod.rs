@@ -224,7 +224,11 @@ impl Job {
             FromJob::InputCredit(bytes) => self.credit += bytes as usize,
             FromJob::InputClosed => self.input_closed = true,
             FromJob::InputLeft { taken, .. } => self.input_taken = Some(taken),
-            FromJob::Ping | FromJob::Stopped(_) | FromJob::Modes(_) | FromJob::InputFromFile => {}
+            FromJob::Ping
+            | FromJob::Stopped(_)
+            | FromJob::Modes(_)
+            | FromJob::InputFromFile
+            | FromJob::Told(_) => {}
             FromJob::Ended(end) => return Some(end),
         }
         None

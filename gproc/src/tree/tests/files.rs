@@ -413,12 +413,12 @@ async fn locks_are_kept_and_nothing_moves() {
     let unlocked = [
         ("lock", "0\n"),
         ("loadlevel", "1\n"),
-        ("cantmove", "unsupported\n"),
+        ("cantmove", "old_node\n"),
     ];
     let locked = [
         ("lock", "1\n"),
         ("loadlevel", "0\n"),
-        ("cantmove", "unsupported\nuser_lock\n"),
+        ("cantmove", "old_node\nuser_lock\n"),
     ];
     for (name, on, off) in [("lock", "1\n", "0"), ("loadlevel", "0", "1\n")] {
         for (name, content) in unlocked {

@@ -1,0 +1,548 @@
+//! Home's end of a job that moves: one task for each job. It holds the job's pipes to its owner and its pid, and decides
+//! by the [rules](super::rules) who runs it.
+//!
+//! The original, or a copy that was at home since, stays on the process table after it has been ended: so its pid is
+//! nobody else's until the job is over.
+
+use super::super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::super::group::Group;
+use super::super::protocol::{
+    DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, PING_EVERY, SILENCE_MAX, Stream, ToJob,
+};
+use super::super::spawn::GroupSlot;
+use super::super::sys;
+use super::guest::blocking;
+use super::rules::{Action, Event, Home, NotMoved};
+use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
+use super::{Order, Seat, Status, Travel, pipes};
+use bytes::{Bytes, BytesMut};
+use consistency::NodeId;
+use gfs::net::ServiceId;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+/// The job where it was started.
+pub(super) struct Original {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) group: GroupSlot,
+}
+
+/// A connection to a host.
+struct Link {
+    reader: FrameReader<Box<dyn AsyncRead + Send + Unpin>>,
+    sender: FrameSender,
+    _writer: FrameWriter,
+    heard: Instant,
+    node: NodeId,
+}
+
+impl Link {
+    /// Returns what comes next, or why nothing will. Cancel-safe.
+    async fn next(&mut self) -> Result<FromGuest, String> {
+        let next = self.reader.next(FRAME_BYTES_MAX);
+        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
+        self.heard = Instant::now();
+        let why = match frame {
+            Ok(Ok(Some(frame))) => return Ok(frame),
+            Ok(Ok(None)) => "its daemon has ended, or its Glu is older".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("nothing came from it for {SILENCE_MAX:?}"),
+        };
+        Err(format!("node {} was lost with the job: {why}", self.node))
+    }
+}
+
+/// What a link has brought.
+type Heard = Result<FromGuest, String>;
+
+pub(super) struct Deputy {
+    travel: Arc<Travel>,
+    original: Original,
+    seat: Arc<Seat>,
+    status: Arc<Mutex<Status>>,
+    home: Home,
+    /// `None`: the original.
+    source: Option<Link>,
+    target: Option<Link>,
+    asked: Option<oneshot::Sender<Result<(), NotMoved>>>,
+    images: Vec<Image>,
+    pipes: Vec<Pipe>,
+    input: Input,
+    outs: [Option<Outlet>; 2],
+    /// Signals that wait for the end of a move.
+    signals: Vec<(i32, bool)>,
+    end: Option<End>,
+}
+
+/// The pipe that the owner's input comes by.
+#[derive(Default)]
+struct Input {
+    pipe: Option<pipe::Receiver>,
+    credit: usize,
+    /// What was sent to an earlier host, and not read there.
+    unread: VecDeque<Bytes>,
+}
+
+/// A pipe to the owner.
+struct Outlet {
+    stream: Stream,
+    pipe: pipe::Sender,
+    waiting: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl Deputy {
+    pub(super) fn new(
+        travel: Arc<Travel>,
+        original: Original,
+        seat: Arc<Seat>,
+        status: Arc<Mutex<Status>>,
+    ) -> Self {
+        Self {
+            home: Home::new(travel.node),
+            travel,
+            original,
+            seat,
+            status,
+            source: None,
+            target: None,
+            asked: None,
+            images: Vec::new(),
+            pipes: Vec::new(),
+            input: Input::default(),
+            outs: [None, None],
+            signals: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// Serves orders, and the job while it is elsewhere, until that has ended; dropped, it ends it there.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.end.is_none() {
+            let abroad = self.source.is_some() && self.home.is_settled();
+            let [out, err] = &mut self.outs;
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Go { to, answer }) => self.go(to, answer).await,
+                    Some(Order::Signal { number, group }) => self.signal(number, group).await,
+                    None => return,
+                },
+                heard = next_of(&mut self.source) => self.hear_source(heard).await,
+                heard = next_of(&mut self.target) => self.hear_target(heard).await,
+                read = self.input.read(), if abroad => self.send_input(read).await,
+                wrote = write_some(out) => self.wrote(0, wrote).await,
+                wrote = write_some(err) => self.wrote(1, wrote).await,
+                _ = ping.tick() => {
+                    for link in [&self.source, &self.target].into_iter().flatten() {
+                        link.sender.send_if_idle(&ToGuest::Ping);
+                    }
+                }
+            }
+        }
+        // What the job has written goes before the news of its end; the owner may take its time.
+        for place in 0..2 {
+            while self.outs[place]
+                .as_ref()
+                .is_some_and(|out| !out.waiting.is_empty())
+            {
+                if write_some(&mut self.outs[place]).await.is_err() {
+                    break;
+                }
+            }
+            self.outs[place] = None;
+        }
+        self.input.pipe = None;
+        if let Some(end) = self.end {
+            // It was kept for its pid. Without a move, who has started it takes it off the process table.
+            if self.seat.is_away() {
+                sys::bury(self.original.pid);
+            }
+            self.seat.end(end);
+        }
+    }
+
+    async fn go(&mut self, to: NodeId, answer: oneshot::Sender<Result<(), NotMoved>>) {
+        if self.asked.is_some() {
+            answer.send(Err(NotMoved::Busy)).ok();
+            return;
+        }
+        self.asked = Some(answer);
+        self.on(Event::Asked(to)).await;
+    }
+
+    async fn on(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.home.on(event) {
+                events.extend(self.act(action).await);
+            }
+            let (at, moves) = (self.home.at(), self.home.moves());
+            *self.status.lock().expect("no holder panics") = Status { at, moves };
+        }
+        if self.home.is_settled() {
+            for (number, group) in std::mem::take(&mut self.signals) {
+                self.signal(number, group).await;
+            }
+        }
+    }
+
+    async fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Freeze => {
+                self.images.clear();
+                self.input.unread.clear();
+                match &self.source {
+                    Some(link) => {
+                        link.sender.send(&ToGuest::Freeze).await;
+                        return None;
+                    }
+                    None => return Some(self.dump_original().await),
+                }
+            }
+            Action::Offer(to) => {
+                if let Err(why) = self.offer(to).await {
+                    return Some(Event::TargetGone(why));
+                }
+            }
+            Action::Run => {
+                self.input.credit = INPUT_WINDOW as usize;
+                if let Some(link) = &self.target {
+                    link.sender.send(&ToGuest::Run).await;
+                }
+            }
+            Action::Drop => match self.source.take() {
+                Some(link) => {
+                    link.sender.send(&ToGuest::End).await;
+                }
+                None => self.end_original().await,
+            },
+            Action::Thaw => {
+                self.images.clear();
+                // The source has them still.
+                self.input.unread.clear();
+                match &self.source {
+                    Some(link) => {
+                        link.sender.send(&ToGuest::Thaw).await;
+                    }
+                    None => self.thaw_original().await,
+                }
+            }
+            Action::Abort => self.target = None,
+            Action::Answer(answer) => {
+                if answer.is_ok() && self.target.is_some() {
+                    self.source = self.target.take();
+                    self.images = Vec::new();
+                }
+                if let Some(asked) = self.asked.take() {
+                    asked.send(answer).ok();
+                }
+            }
+            Action::End => {
+                let lost = || End::lost("the job was lost while it moved");
+                self.end.get_or_insert_with(lost);
+            }
+        }
+        None
+    }
+
+    async fn hear_source(&mut self, heard: Heard) {
+        match heard {
+            Ok(FromGuest::Image(image)) => self.images.push(image),
+            Ok(FromGuest::Unread(bytes)) => self.input.unread.push_back(bytes),
+            Ok(FromGuest::Dumped(pipes)) => {
+                self.pipes = pipes;
+                self.on(Event::Dumped).await;
+            }
+            Ok(FromGuest::NotDumped(why)) => self.on(Event::NotDumped(why)).await,
+            Ok(FromGuest::Output(stream, bytes)) => {
+                for out in self
+                    .outs
+                    .iter_mut()
+                    .flatten()
+                    .filter(|out| out.stream == stream)
+                {
+                    out.waiting.push_back(bytes.clone());
+                }
+            }
+            Ok(FromGuest::OutputEnd(stream)) => {
+                for out in &mut self.outs {
+                    if let Some(ended) = out.as_mut().filter(|out| out.stream == stream) {
+                        ended.ended = true;
+                    }
+                    out.take_if(|out| out.ended && out.waiting.is_empty());
+                }
+            }
+            Ok(FromGuest::InputCredit(bytes)) => self.input.credit += bytes as usize,
+            Ok(FromGuest::InputClosed) => self.input.pipe = None,
+            Ok(FromGuest::Exited(status)) => self.source_ended(End::Exited(status)).await,
+            Ok(FromGuest::Killed(signal)) => self.source_ended(End::Killed(signal)).await,
+            Ok(
+                FromGuest::Restored
+                | FromGuest::NotRestored(_)
+                | FromGuest::Running
+                | FromGuest::Ping,
+            ) => {}
+            Err(why) => self.source_ended(End::lost(why)).await,
+        }
+    }
+
+    async fn source_ended(&mut self, end: End) {
+        self.source = None;
+        if !matches!(end, End::Failed { .. }) {
+            // It has ended by itself, so no copy of it is to run.
+            self.target = None;
+            self.end = Some(end);
+            return;
+        }
+        self.on(Event::SourceGone).await;
+        if self.end.is_some() {
+            self.end = Some(end);
+        }
+    }
+
+    async fn hear_target(&mut self, heard: Heard) {
+        match heard {
+            Ok(FromGuest::Restored) => {
+                // The original may have been killed and taken for ended meanwhile.
+                if self.seat.leave() {
+                    self.on(Event::Restored).await;
+                }
+            }
+            Ok(FromGuest::Running) => self.on(Event::Running).await,
+            Ok(FromGuest::NotRestored(why)) | Err(why) => self.target_gone(why).await,
+            Ok(FromGuest::Ping) => {}
+            Ok(other) => {
+                tracing::warn!(?other, "a host says what is not due");
+                self.target_gone("the host broke the protocol".into()).await;
+            }
+        }
+    }
+
+    async fn target_gone(&mut self, why: String) {
+        let lost = End::lost(why.clone());
+        self.on(Event::TargetGone(why)).await;
+        self.target = None;
+        if self.end.is_some() {
+            self.end = Some(lost);
+        }
+    }
+
+    async fn signal(&mut self, number: i32, group: bool) {
+        if !self.home.is_settled() {
+            self.signals.push((number, group));
+            return;
+        }
+        match &self.source {
+            Some(link) => {
+                link.sender.send(&ToGuest::Signal(number, group)).await;
+            }
+            None => {
+                let sent = if group {
+                    sys::signal_group(nix::unistd::Pid::from_raw(self.original.pid), number)
+                } else {
+                    sys::signal(self.original.pidfd.as_fd(), number)
+                };
+                if let Err(error) = sent {
+                    tracing::debug!(number, %error, "a signal found no process");
+                }
+            }
+        }
+    }
+
+    async fn send_input(&mut self, read: io::Result<Bytes>) {
+        let Some(link) = &self.source else { return };
+        match read {
+            Ok(bytes) if !bytes.is_empty() => {
+                self.input.credit = self.input.credit.saturating_sub(bytes.len());
+                link.sender.send(&ToGuest::Input(bytes)).await;
+            }
+            _ => {
+                self.input.pipe = None;
+                link.sender.send(&ToGuest::InputEnd).await;
+            }
+        }
+    }
+
+    async fn wrote(&mut self, place: usize, wrote: io::Result<u32>) {
+        let Some(out) = &mut self.outs[place] else {
+            return;
+        };
+        let stream = out.stream;
+        let word = match wrote {
+            Ok(len) => {
+                self.outs[place].take_if(|out| out.ended && out.waiting.is_empty());
+                ToGuest::Credit(stream, len)
+            }
+            Err(_) => {
+                self.outs[place] = None;
+                ToGuest::Closed(stream)
+            }
+        };
+        if let Some(link) = &self.source {
+            link.sender.send(&word).await;
+        }
+    }
+
+    /// Connects to a target and sends it all.
+    async fn offer(&mut self, to: NodeId) -> Result<(), String> {
+        if to == self.travel.node {
+            // Its pid is to be free.
+            sys::bury(self.original.pid);
+        }
+        let arrival = Box::new(Arrival {
+            pid: self.original.pid,
+            pipes: self.pipes.clone(),
+        });
+        let transport = self.travel.transport().map_err(|error| error.to_string())?;
+        let stream = transport.open(to, ServiceId::Job).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let writer = FrameWriter::new(stream.writer);
+        let link = Link {
+            reader: FrameReader::new(stream.reader),
+            sender: writer.sender(),
+            _writer: writer,
+            heard: Instant::now(),
+            node: to,
+        };
+        link.sender.send(&ToJob::Receive(arrival)).await;
+        for image in &self.images {
+            let image = ToGuest::Image(image.clone());
+            if !link.sender.send(&image).await {
+                break;
+            }
+        }
+        link.sender.send(&ToGuest::Made).await;
+        self.target = Some(Link {
+            heard: Instant::now(),
+            ..link
+        });
+        Ok(())
+    }
+
+    async fn dump_original(&mut self) -> Event {
+        self.seat.moves(true);
+        let engine = self.travel.engine().cloned();
+        let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
+        let dumped = blocking(move || {
+            let engine = engine?;
+            let group = group.get().ok_or(io::ErrorKind::NotFound)?;
+            let images = engine.dump(group, pid)?;
+            match pipes::of(group, pid) {
+                Ok(pipes) => Ok((images, pipes)),
+                Err(error) => {
+                    group.freeze(false)?;
+                    Err(error)
+                }
+            }
+        })
+        .await;
+        let taken = dumped.and_then(|(images, pipes)| self.take_pipes(pipes).map(|()| images));
+        match taken {
+            Ok(images) => {
+                self.images = images;
+                Event::Dumped
+            }
+            Err(error) => {
+                self.thaw_original().await;
+                Event::NotDumped(format!("node {}: {error}", self.travel.node))
+            }
+        }
+    }
+
+    fn take_pipes(&mut self, pipes: pipes::Pipes) -> io::Result<()> {
+        self.pipes.clear();
+        self.input.pipe = None;
+        if let Some((inode, file)) = pipes.input {
+            self.input.pipe = Some(pipe::Receiver::from_file(file)?);
+            self.pipes.push(Pipe {
+                stream: None,
+                inode,
+                open: true,
+            });
+        }
+        self.outs = [None, None];
+        let names = [Stream::Out, Stream::Err];
+        for ((place, stream), (inode, file)) in self.outs.iter_mut().zip(names).zip(pipes.outs) {
+            self.pipes.push(Pipe {
+                stream: Some(stream),
+                inode,
+                open: file.is_some(),
+            });
+            if let Some(file) = file {
+                *place = Some(Outlet {
+                    stream,
+                    pipe: pipe::Sender::from_file(file)?,
+                    waiting: VecDeque::new(),
+                    ended: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn thaw_original(&mut self) {
+        (self.input.pipe, self.outs) = (None, [None, None]);
+        let group = Arc::clone(&self.original.group);
+        let thawed =
+            blocking(move || group.get().map_or(Ok(()), |group| group.freeze(false))).await;
+        if let Err(error) = thawed {
+            tracing::warn!(pid = self.original.pid, %error, "a frozen job does not go on");
+        }
+        self.seat.moves(false);
+    }
+
+    async fn end_original(&mut self) {
+        let group = Arc::clone(&self.original.group);
+        blocking(move || group.get().map(Group::end)).await;
+    }
+}
+
+impl Input {
+    /// Reads what there is and credit for; none: the end. Cancel-safe.
+    async fn read(&mut self) -> io::Result<Bytes> {
+        if let Some(first) = self.unread.front_mut() {
+            return Ok(first.split_to(first.len().min(DATA_BYTES_MAX)))
+                .inspect(|_| self.unread.retain(|bytes| !bytes.is_empty()));
+        }
+        let most = self.credit.min(DATA_BYTES_MAX);
+        let Some(pipe) = self.pipe.as_mut().filter(|_| most > 0) else {
+            return std::future::pending().await;
+        };
+        let mut bytes = BytesMut::with_capacity(most);
+        pipe.take(most as u64).read_buf(&mut bytes).await?;
+        Ok(bytes.freeze())
+    }
+}
+
+/// Returns what comes next by a link; waits for ever if there is none. Cancel-safe.
+async fn next_of(link: &mut Option<Link>) -> Heard {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes some of what waits; waits for ever if nothing does. Cancel-safe.
+async fn write_some(out: &mut Option<Outlet>) -> io::Result<u32> {
+    let Some(Outlet { pipe, waiting, .. }) = out else {
+        return std::future::pending().await;
+    };
+    let Some(first) = waiting.front_mut() else {
+        return std::future::pending().await;
+    };
+    let len = pipe.write(first).await?;
+    bytes::Buf::advance(first, len);
+    if first.is_empty() {
+        waiting.pop_front();
+    }
+    Ok(u32::try_from(len).expect("frames are small"))
+}

@@ -1,0 +1,316 @@
+//! Freezes a job, makes images of it and makes it from images: CRIU does the work, this decides who runs.
+//!
+//! CRIU never decides that. The group of a job is frozen by us, and stays so whatever becomes of the dump; a copy that
+//! CRIU has made waits at a *gate*, before its first instruction, for a word that we write.
+//!
+//! All of this blocks: never call it on a thread of the runtime.
+
+use super::super::group::Group;
+use super::wire::{IMAGE_BYTES_MAX, Image};
+use bytes::Bytes;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Where images are while they are made or read: in memory. They hold all that a process knows, so they are on no disk
+/// and nobody else's to read.
+const MEMORY: &str = "/dev/shm";
+/// How long CRIU may take for a dump, and how long until the copy waits at its gate.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Pause between looks at what cannot be waited for otherwise.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// What passes the gate.
+const WORD: &[u8] = b"run\n";
+/// Lines of CRIU's log that say why.
+const WHY_LINES: usize = 2;
+
+/// A CRIU that works here, or why there is none.
+#[derive(Clone, Debug)]
+pub(in crate::job) struct Engine {
+    criu: PathBuf,
+    /// Names the directories of this daemon.
+    instance: String,
+}
+
+/// A directory of images; it goes with this.
+#[derive(Debug)]
+pub(super) struct Images(PathBuf);
+
+impl Engine {
+    /// Removes what an earlier daemon of this name has left.
+    pub(in crate::job) fn new(criu: &Path, instance: &str) -> Self {
+        let left = format!("glu-{instance}-");
+        for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(left.as_bytes())
+            {
+                fs::remove_dir_all(entry.path()).ok();
+            }
+        }
+        Self {
+            criu: criu.to_owned(),
+            instance: instance.to_owned(),
+        }
+    }
+
+    /// Fails, with what is to be told, if there is no CRIU.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let ran = Command::new(&self.criu).arg("--version").output();
+        match ran {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(io::Error::other(format!(
+                "{} ends with {}",
+                self.criu.display(),
+                output.status
+            ))),
+            Err(error) => Err(io::Error::other(format!(
+                "{}: {error}",
+                self.criu.display()
+            ))),
+        }
+    }
+
+    /// Makes an empty directory for images.
+    pub(super) fn images(&self) -> io::Result<Images> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = Path::new(MEMORY).join(format!("glu-{}-{number}", self.instance));
+        fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Images(dir))
+    }
+
+    /// Freezes a job and makes images of it. If that fails it goes on; else it stays frozen.
+    pub(super) fn dump(&self, group: &Group, pid: i32) -> io::Result<Vec<Image>> {
+        let images = self.images()?;
+        let dump = || {
+            group.freeze(true)?;
+            self.dump_frozen(group, pid, &images)?;
+            images.pieces()
+        };
+        let dumped = dump();
+        if dumped.is_err() {
+            group.freeze(false)?;
+        }
+        dumped
+    }
+
+    fn dump_frozen(&self, group: &Group, pid: i32, images: &Images) -> io::Result<()> {
+        let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+        let mut criu = self.command("dump", images);
+        criu.arg("--tree").arg(pid.to_string());
+        criu.arg("--freeze-cgroup").arg(dir);
+        criu.args(["--leave-running", "--ext-unix-sk", "--file-locks"]);
+        let mut criu = criu.spawn()?;
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            match criu.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(_) => return Err(images.why("dump")),
+                None if Instant::now() > deadline => {
+                    criu.kill()?;
+                    criu.wait()?;
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "making images took too long",
+                    ));
+                }
+                None => std::thread::sleep(LOOK_EVERY),
+            }
+        }
+    }
+
+    /// Makes a job from images in a group of its own; returns when it waits at its gate. `pipes`: the ends that take the
+    /// place of the pipes with these numbers. The calling thread must outlive the job: it becomes its parent.
+    pub(super) fn restore(
+        &self,
+        group: &Group,
+        images: &Images,
+        pipes: &[(u64, OwnedFd)],
+    ) -> io::Result<Waiting> {
+        let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
+        for path in [&gate, &ready] {
+            nix::unistd::mkfifo(
+                path,
+                nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+            )?;
+        }
+        let script = images.0.join("at-gate");
+        let text = format!(
+            "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0\necho > {}\nread -r word < {}\n[ \"$word\" = run ]\n",
+            ready.display(),
+            gate.display()
+        );
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(&script)?
+            .write_all(text.as_bytes())?;
+        // Open before the other end is: then nobody waits for anybody.
+        let ready = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(ready)?;
+        let gate = File::options().read(true).write(true).open(gate)?;
+
+        let mut criu = self.command("restore", images);
+        criu.args(["--restore-detached", "--restore-sibling", "--file-locks"]);
+        criu.arg("--action-script").arg(&script);
+        for (inode, end) in pipes {
+            criu.arg("--inherit-fd")
+                .arg(format!("fd[{}]:pipe:[{inode}]", end.as_raw_fd()));
+        }
+        let procs = group
+            .dir()
+            .ok_or(io::ErrorKind::Unsupported)?
+            .join("cgroup.procs");
+        let procs = File::options().write(true).open(procs)?;
+        let ends = pipes.iter().map(|(_, end)| end.as_raw_fd()).collect();
+        super::super::sys::start_in_group(&mut criu, procs.into(), ends);
+        let mut waiting = Waiting {
+            criu: criu.spawn()?,
+            gate,
+        };
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            match (&ready).read(&mut [0; 8]) {
+                Ok(1..) => return Ok(waiting),
+                Ok(0) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if waiting.criu.try_wait()?.is_some() {
+                return Err(images.why("restore"));
+            }
+            if Instant::now() > deadline {
+                waiting.criu.kill()?;
+                waiting.criu.wait()?;
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "making the copy took too long",
+                ));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn command(&self, what: &str, images: &Images) -> Command {
+        let mut criu = Command::new(&self.criu);
+        let log = OsString::from(format!("{what}.log"));
+        criu.arg(what)
+            .arg("--images-dir")
+            .arg(&images.0)
+            .arg("--log-file")
+            .arg(log);
+        criu.arg("-v2").arg("--manage-cgroups=ignore");
+        criu.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        criu
+    }
+}
+
+/// A copy at its gate.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    criu: Child,
+    gate: File,
+}
+
+impl Waiting {
+    /// Lets it run.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        self.gate.write_all(WORD)?;
+        let status = self.criu.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other("the copy did not start"))
+        }
+    }
+
+    /// Ends it before it has run.
+    pub(super) fn end(mut self, group: &Group) {
+        group.end();
+        self.criu.kill().ok();
+        self.criu.wait().ok();
+    }
+}
+
+impl Images {
+    /// Returns the images in pieces that fit a frame.
+    fn pieces(&self) -> io::Result<Vec<Image>> {
+        let mut pieces = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|kind| kind != "img") {
+                continue;
+            }
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let content = Bytes::from(fs::read(&path)?);
+            let piece = |bytes| Image {
+                name: name.clone(),
+                bytes,
+            };
+            if content.is_empty() {
+                pieces.push(piece(Bytes::new()));
+            }
+            let starts = (0..content.len()).step_by(IMAGE_BYTES_MAX);
+            pieces.extend(
+                starts.map(|at| piece(content.slice(at..content.len().min(at + IMAGE_BYTES_MAX)))),
+            );
+        }
+        Ok(pieces)
+    }
+
+    /// Opens an image to be written on. The name comes from another node.
+    pub(super) fn add(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if !name.ends_with(".img") || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no name of an image",
+            ));
+        }
+        let mut options = File::options();
+        let options = options.append(true).create(true).mode(0o600);
+        options.open(self.0.join(name))?.write_all(bytes)
+    }
+
+    /// Returns what the log says of a failure.
+    fn why(&self, what: &str) -> io::Error {
+        let log = fs::read(self.0.join(format!("{what}.log"))).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        // That of the descriptors' limit tells nothing: a node's root may lack the right to raise it.
+        let errors = log
+            .lines()
+            .filter(|line| line.contains("Error") && !line.contains("RLIMIT_NOFILE"));
+        let errors = errors.filter_map(|line| line.split_once("): ").map(|(_, why)| why));
+        let errors: Vec<&str> = errors.take(WHY_LINES).collect();
+        io::Error::other(if errors.is_empty() {
+            format!("criu {what} failed")
+        } else {
+            errors.join("; ")
+        })
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(dir = %self.0.display(), %error, "left images behind");
+        }
+    }
+}

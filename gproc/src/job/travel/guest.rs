@@ -1,0 +1,505 @@
+//! A host's end of a job that has come from its home: makes the copy, carries its input and output, and makes images of
+//! it when it is to go on.
+
+use super::super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::super::group::Group;
+use super::super::protocol::{
+    DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, PING_EVERY, SILENCE_MAX,
+    Stream,
+};
+use super::super::sys;
+use super::Travel;
+use super::engine::{Engine, Images, Waiting};
+use super::rules::{Copy, Word};
+use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::mpsc as blocking_mpsc;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+/// Home has gone, or has broken the protocol.
+struct HomeLost;
+
+/// Has a job of another node, or one that has come home, from its arrival to its end or its next move.
+pub(in crate::job) async fn host(
+    travel: Arc<Travel>,
+    arrival: Arrival,
+    reader: FrameReader<impl AsyncRead + Unpin>,
+    writer: FrameWriter,
+) {
+    let sender = writer.sender();
+    let mut home = FromHome {
+        reader,
+        heard: Instant::now(),
+    };
+    let made = match receive(&travel, &mut home, &sender).await {
+        Ok(Ok(images)) => make(&travel, &arrival, images).await,
+        Ok(Err(error)) => Err(error),
+        Err(HomeLost) => return,
+    };
+    match made {
+        Ok((mut guest, waiting)) => {
+            sender.send(&FromGuest::Restored).await;
+            guest.serve(Some(waiting), &mut home, &sender).await.ok();
+            guest.end().await;
+        }
+        Err(error) => {
+            let why = format!("node {}: {error}", travel.node);
+            sender.send(&FromGuest::NotRestored(why)).await;
+        }
+    }
+    drop(sender);
+    tokio::select! {
+        () = writer.finish() => {}
+        () = home.gone() => {}
+    }
+}
+
+/// The stream from home.
+struct FromHome<R> {
+    reader: FrameReader<R>,
+    heard: Instant,
+}
+
+impl<R: AsyncRead + Unpin> FromHome<R> {
+    /// Returns what comes next. Cancel-safe.
+    async fn next(&mut self) -> Result<ToGuest, HomeLost> {
+        let next = self.reader.next(FRAME_BYTES_MAX);
+        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
+        self.heard = Instant::now();
+        match frame {
+            Ok(Ok(Some(frame))) => Ok(frame),
+            _ => Err(HomeLost),
+        }
+    }
+
+    async fn gone(&mut self) {
+        while self.next().await.is_ok() {}
+    }
+}
+
+/// Receives the images of a job.
+async fn receive(
+    travel: &Travel,
+    home: &mut FromHome<impl AsyncRead + Unpin>,
+    sender: &FrameSender,
+) -> Result<io::Result<Images>, HomeLost> {
+    let mut images = travel.engine().and_then(Engine::images);
+    loop {
+        match home.next().await? {
+            ToGuest::Image(Image { name, bytes }) => {
+                // Memory, which does not make anybody wait.
+                if let Ok(into) = &images
+                    && let Err(error) = into.add(&name, &bytes)
+                {
+                    images = Err(error);
+                }
+            }
+            ToGuest::Made => return Ok(images),
+            ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
+            _ => return Err(HomeLost),
+        }
+    }
+}
+
+/// A job here.
+struct Guest {
+    travel: Arc<Travel>,
+    group: Arc<Group>,
+    pid: i32,
+    pidfd: AsyncFd<OwnedFd>,
+    copy: Copy,
+    input: Option<Input>,
+    outs: [Option<Out>; 2],
+    /// Its parent is the thread that waits at the other end.
+    parent: Option<blocking_mpsc::Sender<()>>,
+    over: bool,
+}
+
+struct Input {
+    pipe: pipe::Sender,
+    inode: u64,
+    waiting: VecDeque<Bytes>,
+    ended: bool,
+}
+
+struct Out {
+    stream: Stream,
+    pipe: pipe::Receiver,
+    inode: u64,
+    credit: usize,
+}
+
+type Made = io::Result<(Waiting, i32)>;
+
+/// Makes the copy; it waits at its gate.
+async fn make(
+    travel: &Arc<Travel>,
+    arrival: &Arrival,
+    images: Images,
+) -> io::Result<(Guest, Waiting)> {
+    let engine = travel.engine()?.clone();
+    let (mut input, mut outs) = (None, [None, None]);
+    let mut ends = Vec::new();
+    for wanted in &arrival.pipes {
+        let (theirs, number) = match wanted.stream {
+            None => {
+                let (ours, theirs) = pipe::pipe()?;
+                let theirs = theirs.into_blocking_fd()?;
+                let inode = inode(&theirs)?;
+                if input.is_some() {
+                    return Err(io::ErrorKind::InvalidInput.into());
+                }
+                input = Some(Input {
+                    pipe: ours,
+                    inode,
+                    waiting: VecDeque::new(),
+                    ended: !wanted.open,
+                });
+                (theirs, wanted.inode)
+            }
+            Some(stream) => {
+                let (theirs, ours) = pipe::pipe()?;
+                let theirs = theirs.into_blocking_fd()?;
+                let place = outs.iter_mut().find(|place| place.is_none());
+                let place = place.ok_or(io::ErrorKind::InvalidInput)?;
+                // Of one that nobody reads any more, only the job's end is made.
+                *place = wanted.open.then_some(Out {
+                    stream,
+                    inode: inode(&theirs)?,
+                    pipe: ours,
+                    credit: OUTPUT_WINDOW as usize,
+                });
+                (theirs, wanted.inode)
+            }
+        };
+        ends.push((number, theirs));
+    }
+    if input.as_ref().is_some_and(|input| input.ended) {
+        input = None;
+    }
+    let group = Arc::new(travel.groups.group()?);
+    let (tell, made) = oneshot::channel::<Made>();
+    let (parent, wait) = blocking_mpsc::channel::<()>();
+    let (its_group, pid) = (Arc::clone(&group), arrival.pid);
+    std::thread::Builder::new()
+        .name("glu-guest".into())
+        .spawn(move || {
+            let waiting = engine.restore(&its_group, &images, &ends);
+            // Only the job has its ends of pipes.
+            drop((ends, images));
+            tell.send(waiting.map(|waiting| (waiting, pid))).ok();
+            // Until the guest has ended, or nobody waits for it.
+            wait.recv().ok();
+        })?;
+    let (waiting, pid) = made.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    let pidfd = sys::watch(crate::sys::pidfd_open(pid)?)?;
+    let guest = Guest {
+        travel: Arc::clone(travel),
+        group,
+        pid,
+        pidfd,
+        copy: Copy::Ready,
+        input,
+        outs,
+        parent: Some(parent),
+        over: false,
+    };
+    Ok((guest, waiting))
+}
+
+fn inode(fd: &OwnedFd) -> io::Result<u64> {
+    Ok(std::fs::File::from(fd.try_clone()?).metadata()?.ino())
+}
+
+impl Guest {
+    async fn serve(
+        &mut self,
+        mut waiting: Option<Waiting>,
+        home: &mut FromHome<impl AsyncRead + Unpin>,
+        sender: &FrameSender,
+    ) -> Result<(), HomeLost> {
+        let served = self.serve_copy(&mut waiting, home, sender).await;
+        if let Some(waiting) = waiting {
+            let group = Arc::clone(&self.group);
+            blocking(move || waiting.end(&group)).await;
+        }
+        served
+    }
+
+    async fn serve_copy(
+        &mut self,
+        waiting: &mut Option<Waiting>,
+        home: &mut FromHome<impl AsyncRead + Unpin>,
+        sender: &FrameSender,
+    ) -> Result<(), HomeLost> {
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let runs = self.copy == Copy::Running;
+            let [out, err] = &mut self.outs;
+            tokio::select! {
+                frame = home.next() => match frame? {
+                    ToGuest::Run => {
+                        let Some(copy) = waiting.take() else { return Err(HomeLost) };
+                        self.copy = self.copy.after(Word::Run);
+                        if let Err(error) = blocking(move || copy.run()).await {
+                            tracing::warn!(pid = self.pid, %error, "a copy did not start");
+                            return Ok(());
+                        }
+                        sender.send(&FromGuest::Running).await;
+                    }
+                    ToGuest::Freeze if runs => self.freeze(sender).await,
+                    ToGuest::Thaw if self.copy == Copy::Frozen => {
+                        self.copy = self.copy.after(Word::Thaw);
+                        if let Err(error) = self.set_frozen(false).await {
+                            tracing::warn!(pid = self.pid, %error, "a frozen job does not go on");
+                            return Ok(());
+                        }
+                    }
+                    ToGuest::End => return Ok(()),
+                    ToGuest::Input(bytes) => {
+                        let Some(input) = &mut self.input else { continue };
+                        let waits: usize = input.waiting.iter().map(Bytes::len).sum();
+                        if bytes.len() > DATA_BYTES_MAX || waits + bytes.len() > 2 * INPUT_WINDOW as usize {
+                            return Err(HomeLost);
+                        }
+                        input.waiting.push_back(bytes);
+                    }
+                    ToGuest::InputEnd => {
+                        if let Some(input) = &mut self.input {
+                            input.ended = true;
+                        }
+                        self.end_input();
+                    }
+                    ToGuest::Credit(stream, bytes) => {
+                        for out in self.outs.iter_mut().flatten().filter(|out| out.stream == stream) {
+                            out.credit = (out.credit + bytes as usize).min(OUTPUT_WINDOW as usize);
+                        }
+                    }
+                    ToGuest::Closed(stream) => {
+                        for out in &mut self.outs {
+                            out.take_if(|out| out.stream == stream);
+                        }
+                    }
+                    ToGuest::Signal(number, group) => self.signal(number, group),
+                    ToGuest::Ping | ToGuest::Freeze | ToGuest::Thaw => {}
+                    ToGuest::Image(_) | ToGuest::Made => return Err(HomeLost),
+                },
+                written = write_some(&mut self.input), if runs => match written {
+                    Ok(len) => {
+                        sender.send(&FromGuest::InputCredit(len)).await;
+                        self.end_input();
+                    }
+                    Err(_) => {
+                        self.input = None;
+                        sender.send(&FromGuest::InputClosed).await;
+                    }
+                },
+                read = read_some(out), if runs => self.tell_output(0, read, sender).await,
+                read = read_some(err), if runs => self.tell_output(1, read, sender).await,
+                ended = ended(&self.pidfd), if self.copy != Copy::Ready => {
+                    let ended = ended.map_err(|_| HomeLost)?;
+                    self.tell_end(ended, sender).await;
+                    return Ok(());
+                }
+                _ = ping.tick() => sender.send_if_idle(&FromGuest::Ping),
+            }
+        }
+    }
+
+    /// Closes the input once all of it is written.
+    fn end_input(&mut self) {
+        self.input
+            .take_if(|input| input.ended && input.waiting.is_empty());
+    }
+
+    async fn tell_output(&mut self, place: usize, read: io::Result<Bytes>, sender: &FrameSender) {
+        let Some(out) = &mut self.outs[place] else {
+            return;
+        };
+        match read {
+            Ok(bytes) if !bytes.is_empty() => {
+                out.credit -= bytes.len();
+                sender.send(&FromGuest::Output(out.stream, bytes)).await;
+            }
+            _ => {
+                sender.send(&FromGuest::OutputEnd(out.stream)).await;
+                self.outs[place] = None;
+            }
+        }
+    }
+
+    /// Sends what is in the pipes, whatever credit there is: it is no more than fits a pipe.
+    async fn drain(&mut self, sender: &FrameSender) {
+        for out in self.outs.iter().flatten() {
+            while let Some(bytes) = read_now(out.pipe.as_fd()) {
+                sender.send(&FromGuest::Output(out.stream, bytes)).await;
+            }
+        }
+    }
+
+    async fn freeze(&mut self, sender: &FrameSender) {
+        let images = match self.dump().await {
+            Ok(images) => images,
+            Err(error) => {
+                let why = format!("node {}: {error}", self.travel.node);
+                sender.send(&FromGuest::NotDumped(why)).await;
+                return;
+            }
+        };
+        self.copy = self.copy.after(Word::Freeze);
+        self.drain(sender).await;
+        if let Some(input) = &mut self.input {
+            let mut unread = VecDeque::new();
+            if let Ok(reader) = sys::reader_of(input.pipe.as_fd()) {
+                while let Some(bytes) = read_now(reader.as_fd()) {
+                    unread.push_back(bytes);
+                }
+            }
+            unread.append(&mut input.waiting);
+            for bytes in &unread {
+                sender.send(&FromGuest::Unread(bytes.clone())).await;
+            }
+            // If it goes on here it is to read them still.
+            input.waiting = unread;
+        }
+        for image in images {
+            sender.send(&FromGuest::Image(image)).await;
+        }
+        let input = self.input.iter().map(|input| Pipe {
+            stream: None,
+            inode: input.inode,
+            open: true,
+        });
+        let outs = self.outs.iter().flatten().map(|out| Pipe {
+            stream: Some(out.stream),
+            inode: out.inode,
+            open: true,
+        });
+        sender
+            .send(&FromGuest::Dumped(input.chain(outs).collect()))
+            .await;
+    }
+
+    async fn dump(&self) -> io::Result<Vec<Image>> {
+        let engine = self.travel.engine()?.clone();
+        let (group, pid) = (Arc::clone(&self.group), self.pid);
+        blocking(move || engine.dump(&group, pid)).await
+    }
+
+    async fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+        let group = Arc::clone(&self.group);
+        blocking(move || group.freeze(frozen)).await
+    }
+
+    fn signal(&self, number: i32, group: bool) {
+        let sent = if group {
+            sys::signal_group(nix::unistd::Pid::from_raw(self.pid), number)
+        } else {
+            sys::signal(self.pidfd.get_ref().as_fd(), number)
+        };
+        if let Err(error) = sent {
+            tracing::debug!(pid = self.pid, number, %error, "a signal found no process");
+        }
+    }
+
+    /// Ends what is left of the job, and tells how its program ended.
+    async fn tell_end(&mut self, end: End, sender: &FrameSender) {
+        self.over = true;
+        let group = Arc::clone(&self.group);
+        blocking(move || group.end()).await;
+        self.drain(sender).await;
+        let told = match end {
+            End::Exited(status) => FromGuest::Exited(status),
+            End::Killed(signal) => FromGuest::Killed(signal),
+            End::Failed { .. } => return,
+        };
+        sender.send(&told).await;
+    }
+
+    /// Ends it, and takes it off the process table.
+    async fn end(mut self) {
+        self.copy = self.copy.after(Word::End);
+        let group = Arc::clone(&self.group);
+        blocking(move || group.end()).await;
+        // At home it keeps its pid until the job is over.
+        if !self.over && !self.travel.is_home_of(self.pid) {
+            let reaped =
+                tokio::time::timeout(super::super::agent::KILLED_WITHIN, ended(&self.pidfd));
+            if !matches!(reaped.await, Ok(Ok(_))) {
+                tracing::warn!(pid = self.pid, "a job that has left does not die");
+            }
+        }
+        drop(self.parent.take());
+        // Removing a cgroup may wait for the kernel.
+        blocking(move || drop(self.group)).await;
+    }
+}
+
+/// Writes some of what waits; waits for ever if nothing does. Cancel-safe.
+async fn write_some(input: &mut Option<Input>) -> io::Result<u32> {
+    let Some(Input { pipe, waiting, .. }) = input else {
+        return std::future::pending().await;
+    };
+    let Some(first) = waiting.front_mut() else {
+        return std::future::pending().await;
+    };
+    let len = pipe.write(first).await?;
+    bytes::Buf::advance(first, len);
+    if first.is_empty() {
+        waiting.pop_front();
+    }
+    Ok(u32::try_from(len).expect("pieces are small"))
+}
+
+/// Reads what there is and credit for; none: the end. Cancel-safe.
+async fn read_some(out: &mut Option<Out>) -> io::Result<Bytes> {
+    let Some(Out {
+        pipe,
+        credit: credit @ 1..,
+        ..
+    }) = out
+    else {
+        return std::future::pending().await;
+    };
+    let most = (*credit).min(DATA_BYTES_MAX);
+    let mut bytes = BytesMut::with_capacity(most);
+    pipe.take(most as u64).read_buf(&mut bytes).await?;
+    Ok(bytes.freeze())
+}
+
+/// Reads what a pipe has now; `None`: nothing.
+fn read_now(pipe: std::os::fd::BorrowedFd<'_>) -> Option<Bytes> {
+    let mut bytes = vec![0; DATA_BYTES_MAX];
+    let len = nix::unistd::read(pipe, &mut bytes)
+        .ok()
+        .filter(|len| *len > 0)?;
+    bytes.truncate(len);
+    Some(bytes.into())
+}
+
+/// Waits for the end of a child and takes it off the process table. Cancel-safe.
+async fn ended(pidfd: &AsyncFd<OwnedFd>) -> io::Result<End> {
+    loop {
+        let mut ready = pidfd.readable().await?;
+        match sys::try_wait(pidfd.get_ref().as_fd())? {
+            None => ready.clear_ready(),
+            Some(end) => return Ok(end),
+        }
+    }
+}
+
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("the work does not panic")
+}

@@ -1,0 +1,374 @@
+//! Jobs that move: the program and all its descendants go on on another node, with the same pid, files and pipes.
+//!
+//! A job's *home* here is the node that started it, whose range its pid is of. Home has a [`deputy`] for it, which
+//! decides ([`rules`]) who runs it: the original, or the copy of a *guest* of another node ([`guest`]), or of home itself
+//! when it has come back. All there is between home and a host goes by one stream ([`wire`]); when that ends the host
+//! ends its copy.
+
+mod deputy;
+mod engine;
+mod guest;
+mod pipes;
+mod rules;
+pub(super) mod wire;
+
+pub(super) use engine::Engine;
+pub(super) use guest::host;
+pub(super) use rules::NotMoved;
+
+use super::frame::{FrameReader, FrameWriter};
+use super::group::Groups;
+use super::protocol::{Asked, End, FRAME_BYTES_MAX, FromJob, ToJob, Told};
+use super::spawn::GroupSlot;
+use super::sys;
+use consistency::NodeId;
+use deputy::{Deputy, Original};
+use gfs::net::{ServiceId, Transport};
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+/// How long a node may take to say something.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// How long a move may take: as long as both hosts may work at it.
+const MOVED_WITHIN: Duration = Duration::from_secs(180);
+
+/// Orders that may wait for a deputy.
+const ORDERS_MAX: usize = 64;
+
+/// What moves jobs on this node.
+#[derive(Debug)]
+pub(super) struct Travel {
+    pub(super) node: NodeId,
+    pub(super) groups: Arc<Groups>,
+    engine: OnceLock<Engine>,
+    transport: OnceLock<Arc<dyn Transport>>,
+    /// Jobs of this node, by the pids of their programs.
+    jobs: Mutex<HashMap<i32, Known>>,
+}
+
+/// A job that may move.
+#[derive(Clone, Debug)]
+struct Known {
+    orders: mpsc::Sender<Order>,
+    seat: Arc<Seat>,
+    status: Arc<Mutex<Status>>,
+    group: GroupSlot,
+    /// What keeps it here for its whole life.
+    tied: Option<&'static str>,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug)]
+struct Status {
+    at: NodeId,
+    moves: u64,
+}
+
+/// For a deputy.
+#[derive(Debug)]
+enum Order {
+    Go {
+        to: NodeId,
+        answer: oneshot::Sender<Result<(), NotMoved>>,
+    },
+    Signal {
+        number: i32,
+        group: bool,
+    },
+}
+
+impl Travel {
+    pub(super) fn new(node: NodeId, groups: Arc<Groups>) -> Self {
+        Self {
+            node,
+            groups,
+            engine: OnceLock::new(),
+            transport: OnceLock::new(),
+            jobs: Mutex::default(),
+        }
+    }
+
+    /// Lets jobs move, from now on.
+    pub(super) fn enable(&self, engine: Engine, transport: Arc<dyn Transport>) {
+        self.engine.set(engine).ok();
+        self.transport.set(transport).ok();
+    }
+
+    fn engine(&self) -> io::Result<&Engine> {
+        self.engine
+            .get()
+            .ok_or_else(|| io::Error::other("processes do not move here"))
+    }
+
+    fn transport(&self) -> io::Result<&Arc<dyn Transport>> {
+        self.transport
+            .get()
+            .ok_or_else(|| io::Error::other("processes do not move here"))
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
+        self.jobs.lock().expect("no holder panics")
+    }
+
+    /// Returns whether a job of this pid has been started here, and is not over.
+    fn is_home_of(&self, pid: i32) -> bool {
+        self.jobs().contains_key(&pid)
+    }
+
+    /// Makes a job known whose program has just started.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        pid: i32,
+        pidfd: OwnedFd,
+        group: &GroupSlot,
+        tied: Option<&'static str>,
+    ) -> Ticket {
+        let (orders, queue) = mpsc::channel(ORDERS_MAX);
+        let (at, moves) = (self.node, 0);
+        let known = Known {
+            orders,
+            seat: Arc::default(),
+            status: Arc::new(Mutex::new(Status { at, moves })),
+            group: Arc::clone(group),
+            tied,
+        };
+        let original = Original {
+            pid,
+            pidfd,
+            group: Arc::clone(group),
+        };
+        let seat = Arc::clone(&known.seat);
+        let deputy = Deputy::new(
+            Arc::clone(self),
+            original,
+            Arc::clone(&seat),
+            Arc::clone(&known.status),
+        );
+        self.jobs().insert(pid, known.clone());
+        Ticket {
+            travel: Arc::clone(self),
+            pid,
+            orders: known.orders,
+            seat,
+            deputy: tokio::spawn(deputy.run(queue)),
+        }
+    }
+
+    /// Answers what another node, or this one, asks about a process.
+    pub(super) async fn ask(&self, pid: i32, asked: Asked) -> Told {
+        let known = self.jobs().get(&pid).cloned();
+        match asked {
+            Asked::Where => {
+                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                let status = status.unwrap_or(Status {
+                    at: self.node,
+                    moves: 0,
+                });
+                Told::Where {
+                    at: status.at,
+                    moves: status.moves,
+                }
+            }
+            Asked::Ties => {
+                let ties = self.ties(known.as_ref(), pid).await;
+                Told::Ties(ties.into_iter().map(ToOwned::to_owned).collect())
+            }
+            Asked::Go(to) => Told::Gone(self.go(known, pid, to).await),
+        }
+    }
+
+    /// Passes a signal on if the process is away: what is here of it does not take any.
+    pub(super) fn forward(&self, pid: i32, number: i32, group: bool) {
+        if let Some(known) = self.jobs().get(&pid)
+            && known.seat.is_away()
+        {
+            known.orders.try_send(Order::Signal { number, group }).ok();
+        }
+    }
+
+    async fn go(&self, known: Option<Known>, pid: i32, to: NodeId) -> Result<(), i32> {
+        let at_home = || self.node;
+        let at = known.as_ref().map_or_else(at_home, |known| {
+            known.status.lock().expect("no holder panics").at
+        });
+        if at == to {
+            return Ok(());
+        }
+        let ties = self.ties(known.as_ref(), pid).await;
+        let Some(known) = known.filter(|_| ties.is_empty()) else {
+            return Err(libc::EOPNOTSUPP);
+        };
+        let (answer, told) = oneshot::channel();
+        let order = Order::Go { to, answer };
+        if known.orders.send(order).await.is_err() {
+            return Err(libc::ESRCH);
+        }
+        match told.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(NotMoved::Busy)) => Err(libc::EBUSY),
+            Ok(Err(NotMoved::Failed(why))) => {
+                tracing::warn!(pid, %to, %why, "a process was not moved");
+                Err(libc::EAGAIN)
+            }
+            Ok(Err(NotMoved::Ended)) | Err(_) => Err(libc::ESRCH),
+        }
+    }
+
+    /// Returns every reason why a process cannot move.
+    async fn ties(&self, known: Option<&Known>, pid: i32) -> BTreeSet<&'static str> {
+        let Some(known) = known else {
+            return BTreeSet::from(["no_job"]);
+        };
+        let mut ties: BTreeSet<_> = known.tied.into_iter().collect();
+        let engine = self.engine.get().cloned();
+        let (group, away) = (Arc::clone(&known.group), known.seat.is_away());
+        let found = guest::blocking(move || {
+            let mut ties = BTreeSet::new();
+            if engine.is_none_or(|engine| engine.check().is_err()) {
+                ties.insert("no_criu");
+            }
+            match group.get() {
+                Some(group) if group.dir().is_none() => drop(ties.insert("no_cgroup")),
+                Some(group) if !away => ties.extend(pipes::ties(group, pid).unwrap_or_default()),
+                _ => {}
+            }
+            ties
+        });
+        ties.extend(found.await);
+        ties
+    }
+}
+
+/// Asks a node about a process of it.
+pub(crate) async fn ask(
+    transport: &dyn Transport,
+    node: NodeId,
+    pid: i32,
+    asked: Asked,
+) -> io::Result<Told> {
+    let stream = transport.open(node, ServiceId::Job).await;
+    let stream = stream.map_err(io::Error::other)?;
+    let writer = FrameWriter::new(stream.writer);
+    writer.sender().send(&ToJob::Ask { pid, asked }).await;
+    let mut reader = FrameReader::new(stream.reader);
+    let within = match asked {
+        Asked::Go(_) => MOVED_WITHIN,
+        Asked::Where | Asked::Ties => TOLD_WITHIN,
+    };
+    match tokio::time::timeout(within, reader.next(FRAME_BYTES_MAX)).await?? {
+        Some(FromJob::Told(told)) => Ok(told),
+        // Of an older revision.
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// A job's place among those that may move; dropped, its copies elsewhere end.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    travel: Arc<Travel>,
+    pid: i32,
+    orders: mpsc::Sender<Order>,
+    seat: Arc<Seat>,
+    deputy: JoinHandle<()>,
+}
+
+impl Ticket {
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Sends a signal by way of the deputy; `false`: the job is here.
+    pub(super) fn signal(&self, number: i32, group: bool) -> bool {
+        let order = Order::Signal { number, group };
+        self.seat.is_away_or_moves() && self.orders.try_send(order).is_ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.deputy.abort();
+        self.travel.jobs().remove(&self.pid);
+    }
+}
+
+/// Whose word counts about the end of a job: the kernel's, of the original, or the deputy's.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    state: Mutex<SeatState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+enum SeatState {
+    #[default]
+    Here,
+    /// As [`Self::Here`], but signals wait.
+    Moves,
+    Away,
+    Over(End),
+}
+
+impl Seat {
+    fn state(&self) -> MutexGuard<'_, SeatState> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Takes the original off the process table if it has ended and counts; returns how the job has ended.
+    pub(super) fn try_wait(&self, pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
+        let mut state = self.state();
+        match &*state {
+            SeatState::Here | SeatState::Moves => {
+                let end = sys::try_wait(pidfd)?;
+                if let Some(end) = &end {
+                    *state = SeatState::Over(end.clone());
+                }
+                Ok(end)
+            }
+            SeatState::Away => Ok(None),
+            SeatState::Over(end) => Ok(Some(end.clone())),
+        }
+    }
+
+    /// Waits until [`Self::try_wait`] may say something else than the original does.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Returns whether the original does not count any more.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(&*self.state(), SeatState::Away)
+    }
+
+    fn is_away_or_moves(&self) -> bool {
+        matches!(&*self.state(), SeatState::Away | SeatState::Moves)
+    }
+
+    /// The original counts no more; `false`: it has ended and was waited for.
+    fn leave(&self) -> bool {
+        let mut state = self.state();
+        if matches!(&*state, SeatState::Over(_)) {
+            return false;
+        }
+        *state = SeatState::Away;
+        true
+    }
+
+    fn moves(&self, moves: bool) {
+        let mut state = self.state();
+        match (&*state, moves) {
+            (SeatState::Here, true) => *state = SeatState::Moves,
+            (SeatState::Moves, false) => *state = SeatState::Here,
+            _ => {}
+        }
+    }
+
+    fn end(&self, end: End) {
+        *self.state() = SeatState::Over(end);
+        self.changed.notify_one();
+    }
+}

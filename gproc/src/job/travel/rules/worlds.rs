@@ -1,0 +1,359 @@
+//! All worlds of a job with two moves between three nodes, in which connections break and hosts die at any step, and
+//! what must hold in each of them. Exhaustive: every order of deliveries and faults is one path.
+
+use super::{Action, Copy, Event, Home, Word};
+use consistency::NodeId;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+
+const NODES: usize = 3;
+const MOVES_MAX: u8 = 2;
+const FAULTS_MAX: u8 = 2;
+
+/// A rule that is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    Nothing,
+    /// A copy waits for home's word (M1).
+    Wait,
+    /// Once the new copy may run the old one never does again (M1).
+    Decide,
+    /// A failed move lets the old copy go on (M2).
+    GoOn,
+    /// A host that has lost home ends its copy (M4).
+    EndWithHome,
+    /// A host that could not make images goes on (M2).
+    ThawItself,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Down {
+    Offer,
+    Word(Word),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Up {
+    Dumped,
+    NotDumped,
+    Restored,
+    NotRestored,
+    Running,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+struct Host {
+    copy: Option<Copy>,
+    /// How often the job had moved when this copy was made.
+    age: u64,
+    /// Each attempt has a connection of its own; the home's own never breaks.
+    linked: bool,
+    down: VecDeque<Down>,
+    up: VecDeque<Up>,
+    /// Home has not noticed yet that the connection is gone.
+    unseen: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    home: Home,
+    hosts: [Host; NODES],
+    source: usize,
+    target: Option<usize>,
+    asked: u8,
+    answered: u8,
+    faults: u8,
+    over: bool,
+    /// The age of the youngest copy that has run.
+    ran: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut hosts: [Host; NODES] = Default::default();
+        hosts[0].copy = Some(Copy::Running);
+        hosts[0].linked = true;
+        Self {
+            home: Home::new(NodeId(0)),
+            hosts,
+            source: 0,
+            target: None,
+            asked: 0,
+            answered: 0,
+            faults: 0,
+            over: false,
+            ran: 0,
+        }
+    }
+
+    /// Home takes an event and acts.
+    fn at_home(&mut self, event: Event, missing: Missing) {
+        let landing =
+            matches!(event, Event::TargetGone(_)) && self.home.moves() > self.ran_at_home();
+        let mut actions = self.home.on(event);
+        if missing == Missing::GoOn {
+            actions.retain(|action| *action != Action::Thaw);
+        }
+        if missing == Missing::Decide && landing && actions.contains(&Action::End) {
+            actions = vec![Action::Thaw];
+        }
+        for action in actions {
+            match action {
+                Action::Freeze => self.tell(self.source, Down::Word(Word::Freeze)),
+                Action::Thaw => self.tell(self.source, Down::Word(Word::Thaw)),
+                Action::Drop if missing == Missing::Decide => {}
+                Action::Drop => self.tell(self.source, Down::Word(Word::End)),
+                Action::Offer(to) => {
+                    let to = usize::from(to.0);
+                    self.target = Some(to);
+                    // The old copy on the same node is another connection's; it is gone before home can be a target.
+                    self.hosts[to] = Host {
+                        linked: true,
+                        age: self.home.moves() + 1,
+                        ..Host::default()
+                    };
+                    self.tell(to, Down::Offer);
+                }
+                Action::Run => {
+                    let target = self.target.expect("offered");
+                    self.tell(target, Down::Word(Word::Run));
+                }
+                Action::Abort => {
+                    let target = self.target.take().expect("offered");
+                    self.break_link(target, false);
+                }
+                Action::Answer(_) => {
+                    self.answered += 1;
+                    if self.home.is_settled() && usize::from(self.home.at().0) != self.source {
+                        self.source = self.target.take().expect("it has arrived");
+                    }
+                }
+                Action::End => self.over = true,
+            }
+        }
+    }
+
+    /// What the mutant needs: moves of which the copy is known to run.
+    fn ran_at_home(&self) -> u64 {
+        self.hosts[self.source].age
+    }
+
+    fn tell(&mut self, host: usize, message: Down) {
+        if self.hosts[host].linked {
+            self.hosts[host].down.push_back(message);
+        }
+    }
+
+    fn break_link(&mut self, host: usize, unseen: bool) {
+        let host = &mut self.hosts[host];
+        host.linked = false;
+        host.down.clear();
+        host.up.clear();
+        host.unseen = unseen;
+    }
+
+    fn set(&mut self, host: usize, copy: Copy) {
+        let runs = copy == Copy::Running && self.hosts[host].copy != Some(Copy::Running);
+        self.hosts[host].copy = Some(copy);
+        if runs {
+            let age = self.hosts[host].age;
+            assert!(
+                age >= self.ran,
+                "M1: a copy goes on that a younger one has replaced"
+            );
+            self.ran = age;
+        }
+        let running = self
+            .hosts
+            .iter()
+            .filter(|host| host.copy == Some(Copy::Running));
+        assert!(running.count() <= 1, "M1: two copies run");
+    }
+
+    /// Returns all worlds that may come next.
+    fn next(&self, missing: Missing) -> Vec<Self> {
+        let mut worlds = Vec::new();
+        let mut add = |change: &dyn Fn(&mut Self)| {
+            let mut world = self.clone();
+            change(&mut world);
+            worlds.push(world);
+        };
+        if self.asked < MOVES_MAX {
+            for to in 0..NODES {
+                // A target has no old copy left: home frees the number, and another host's has ended.
+                let free = self.hosts[to].copy.is_none_or(|copy| copy == Copy::Gone);
+                if free || to == usize::from(self.home.at().0) {
+                    let to = NodeId(u16::try_from(to).expect("a handful"));
+                    add(&|world| {
+                        world.asked += 1;
+                        world.at_home(Event::Asked(to), missing);
+                    });
+                }
+            }
+        }
+        for host in 0..NODES {
+            let is_source = Some(host) != self.target && host == self.source;
+            if let Some(message) = self.hosts[host].down.front().copied() {
+                for well in [true, false] {
+                    add(&|world| {
+                        world.hosts[host].down.pop_front();
+                        world.arrive(host, message, well, missing);
+                    });
+                }
+            }
+            if let Some(message) = self.hosts[host].up.front().copied() {
+                add(&|world| {
+                    world.hosts[host].up.pop_front();
+                    let event = match message {
+                        Up::Dumped => Event::Dumped,
+                        Up::NotDumped => Event::NotDumped(String::new()),
+                        Up::Restored => Event::Restored,
+                        Up::NotRestored => Event::TargetGone(String::new()),
+                        Up::Running => Event::Running,
+                    };
+                    world.at_home(event, missing);
+                });
+            }
+            if self.hosts[host].unseen {
+                add(&|world| {
+                    world.hosts[host].unseen = false;
+                    let event = if is_source {
+                        Event::SourceGone
+                    } else {
+                        Event::TargetGone(String::new())
+                    };
+                    if is_source || Some(host) == world.target {
+                        world.at_home(event, missing);
+                    }
+                });
+            }
+            // A host that has lost home notices at some time, or dies.
+            let lost = !self.hosts[host].linked && missing != Missing::EndWithHome;
+            let alive = self.hosts[host].copy.is_some_and(|copy| copy != Copy::Gone);
+            if lost && alive {
+                add(&|world| world.set(host, Copy::Gone));
+            }
+            if self.faults < FAULTS_MAX && self.hosts[host].linked && host != 0 {
+                for dies in [true, false] {
+                    add(&|world| {
+                        world.faults += 1;
+                        world.break_link(host, true);
+                        if dies && world.hosts[host].copy.is_some() {
+                            world.set(host, Copy::Gone);
+                        }
+                    });
+                }
+            }
+        }
+        worlds
+    }
+
+    fn arrive(&mut self, host: usize, message: Down, well: bool, missing: Missing) {
+        let up = match (message, well) {
+            (Down::Offer, true) => {
+                let copy = if missing == Missing::Wait {
+                    Copy::Running
+                } else {
+                    Copy::Ready
+                };
+                self.set(host, copy);
+                Up::Restored
+            }
+            (Down::Offer, false) => Up::NotRestored,
+            (Down::Word(word), well) => {
+                let Some(copy) = self.hosts[host].copy else {
+                    return;
+                };
+                let next = copy.after(word);
+                match (word, well) {
+                    (Word::Freeze, false) if missing == Missing::ThawItself => {
+                        self.set(host, next);
+                        Up::NotDumped
+                    }
+                    (Word::Freeze, false) => Up::NotDumped,
+                    (Word::Freeze, true) => {
+                        self.set(host, next);
+                        Up::Dumped
+                    }
+                    (Word::Run, _) => {
+                        self.set(host, next);
+                        Up::Running
+                    }
+                    (Word::Thaw | Word::End, _) => return self.set(host, next),
+                }
+            }
+        };
+        self.hosts[host].up.push_back(up);
+    }
+
+    /// Where nothing is left to happen but what somebody asks, or breaks.
+    fn check_rest(&self, missing: Missing) {
+        let rests = self
+            .hosts
+            .iter()
+            .all(|host| host.down.is_empty() && host.up.is_empty() && !host.unseen);
+        let left = missing != Missing::EndWithHome
+            && self
+                .hosts
+                .iter()
+                .any(|host| !host.linked && host.copy.is_some_and(|copy| copy != Copy::Gone));
+        if !rests {
+            return;
+        }
+        let running = |host: &&Host| host.copy == Some(Copy::Running);
+        let running = self.hosts.iter().filter(running).count();
+        if self.over {
+            assert!(running == 0 || left, "M4: a copy outlives its job");
+        } else {
+            assert_eq!(self.answered, self.asked, "who asked waits for ever");
+            assert_eq!(running, 1, "M2: the job is lost on its way");
+        }
+        if self.faults == 0 {
+            assert!(!self.over, "M2: the job ends without a fault");
+        }
+    }
+}
+
+/// Visits all worlds; returns how many there are, or panics at one in which a rule is broken.
+fn visit(missing: Missing) -> usize {
+    let mut seen = HashSet::from([World::new()]);
+    let mut open = vec![World::new()];
+    while let Some(world) = open.pop() {
+        world.check_rest(missing);
+        for next in world.next(missing) {
+            if seen.insert(next.clone()) {
+                open.push(next);
+            }
+        }
+    }
+    seen.len()
+}
+
+#[test]
+fn exactly_one_copy_runs_in_all_worlds() {
+    let worlds = visit(Missing::Nothing);
+    assert!(worlds > 1_000, "only {worlds} worlds were visited");
+}
+
+#[test]
+fn a_missing_rule_is_noticed() {
+    for missing in [
+        Missing::Wait,
+        Missing::Decide,
+        Missing::GoOn,
+        Missing::EndWithHome,
+        Missing::ThawItself,
+    ] {
+        let broken = std::panic::catch_unwind(|| visit(missing));
+        assert!(broken.is_err(), "{missing:?} is not noticed");
+    }
+}
+
+#[test]
+fn words_that_are_not_due_change_nothing() {
+    let all = [Word::Run, Word::Freeze, Word::Thaw, Word::End];
+    let moved: BTreeSet<_> = all.map(|word| (word, Copy::Gone.after(word))).into();
+    assert!(moved.iter().all(|(_, copy)| *copy == Copy::Gone));
+    assert_eq!(Copy::Frozen.after(Word::Run), Copy::Frozen);
+    assert_eq!(Copy::Ready.after(Word::Thaw), Copy::Ready);
+    assert_eq!(Copy::Ready.after(Word::Freeze), Copy::Ready);
+}

@@ -1,0 +1,169 @@
+//! What home and a host that has a job of it say to each other. These messages are part of the protocol: append only.
+//!
+//! A stream of the job service that begins with [`ToJob::Receive`](super::super::protocol::ToJob::Receive) carries them
+//! from then on. A node of an older revision ends such a stream.
+
+use super::super::protocol::Stream;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Upper limit of the bytes of an image in one frame.
+pub(super) const IMAGE_BYTES_MAX: usize = 60 << 10;
+
+/// A job that is to run on another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Its program's pid, which it keeps.
+    pub pid: i32,
+    /// Its pipes.
+    pub pipes: Vec<Pipe>,
+}
+
+/// A pipe to the owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipe {
+    /// What it carries; `None`: input.
+    pub stream: Option<Stream>,
+    /// Which pipe it is in the images.
+    pub inode: u64,
+    /// Whether the other end is open.
+    pub open: bool,
+}
+
+/// From home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ToGuest {
+    /// A piece of an image; the pieces come in order.
+    Image(Image),
+    /// All images have been sent.
+    Made,
+    /// It may run.
+    Run,
+    /// Input, in pieces that fit a frame; no more than there is credit for.
+    Input(Bytes),
+    /// Its input has ended.
+    InputEnd,
+    /// So much output was written out.
+    Credit(Stream, u32),
+    /// Nobody reads this output any more.
+    Closed(Stream),
+    /// A signal; to its group, or the process alone.
+    Signal(i32, bool),
+    /// It is to be frozen, and its images sent.
+    Freeze,
+    /// It is to go on.
+    Thaw,
+    /// It is to end.
+    End,
+    /// The sender lives.
+    Ping,
+}
+
+/// From the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum FromGuest {
+    /// It is made, and waits.
+    Restored,
+    /// It cannot be made.
+    NotRestored(String),
+    /// It runs.
+    Running,
+    /// Output.
+    Output(Stream, Bytes),
+    /// It has closed this output.
+    OutputEnd(Stream),
+    /// So much input has been passed on.
+    InputCredit(u32),
+    /// Nobody reads its input any more.
+    InputClosed,
+    /// A piece of an image.
+    Image(Image),
+    /// Input that it has not read; the pieces come in order.
+    Unread(Bytes),
+    /// All images have been sent; its pipes have these numbers.
+    Dumped(Vec<Pipe>),
+    /// It cannot be moved, and goes on.
+    NotDumped(String),
+    /// It has exited with this status.
+    Exited(i32),
+    /// A signal has ended it.
+    Killed(i32),
+    /// The sender lives.
+    Ping,
+}
+
+/// A piece of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Image {
+    /// Name of its file, without slashes.
+    pub(super) name: String,
+    /// The bytes.
+    pub(super) bytes: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consistency::wire::{decode, encode};
+    use serde::de::DeserializeOwned;
+    use std::fmt::Debug;
+
+    #[track_caller]
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T, golden: &[u8]) {
+        assert_eq!(
+            &encode(message)[..],
+            golden,
+            "{message:?} changed on the wire"
+        );
+        let back = decode::<T>(golden).expect("well formed");
+        assert_eq!(&back, message);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let image = || Image {
+            name: "a".into(),
+            bytes: Bytes::from_static(b"b"),
+        };
+        let pipe = || Pipe {
+            stream: Some(Stream::Out),
+            inode: 5,
+            open: true,
+        };
+        let byte = Bytes::from_static(b"x");
+        let arrival = Arrival {
+            pid: 9,
+            pipes: vec![pipe()],
+        };
+        check(&arrival, &[18, 1, 1, 0, 5, 1]);
+        check(&ToGuest::Image(image()), &[0, 1, b'a', 1, b'b']);
+        check(&ToGuest::Made, &[1]);
+        check(&ToGuest::Run, &[2]);
+        check(&ToGuest::Input(byte.clone()), &[3, 1, b'x']);
+        check(&ToGuest::InputEnd, &[4]);
+        check(&ToGuest::Credit(Stream::Err, 7), &[5, 1, 7]);
+        check(&ToGuest::Closed(Stream::Out), &[6, 0]);
+        check(&ToGuest::Signal(15, true), &[7, 30, 1]);
+        check(&ToGuest::Freeze, &[8]);
+        check(&ToGuest::Thaw, &[9]);
+        check(&ToGuest::End, &[10]);
+        check(&ToGuest::Ping, &[11]);
+        check(&FromGuest::Restored, &[0]);
+        check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
+        check(&FromGuest::Running, &[2]);
+        check(
+            &FromGuest::Output(Stream::Out, byte.clone()),
+            &[3, 0, 1, b'x'],
+        );
+        check(&FromGuest::OutputEnd(Stream::Err), &[4, 1]);
+        check(&FromGuest::InputCredit(3), &[5, 3]);
+        check(&FromGuest::InputClosed, &[6]);
+        check(&FromGuest::Image(image()), &[7, 1, b'a', 1, b'b']);
+        check(&FromGuest::Unread(byte), &[8, 1, b'x']);
+        check(&FromGuest::Dumped(vec![pipe()]), &[9, 1, 1, 0, 5, 1]);
+        check(&FromGuest::NotDumped("w".into()), &[10, 1, b'w']);
+        check(&FromGuest::Exited(1), &[11, 2]);
+        check(&FromGuest::Killed(9), &[12, 18]);
+        check(&FromGuest::Ping, &[13]);
+    }
+}
