@@ -147,7 +147,97 @@ for line in sys.stdin:
         assert job.ask('again') == [job.pid, '0', '1', '2', '3']
     assert job.end() == 0
 
-for row in (script, pipeline, threads):
+def things():
+    job = Job(1, 'python3', '-u', '-c', """
+import mmap, os, select, signal, socket, sys, time
+deleted = open('/cluster/deleted', 'w+')
+deleted.write('gone'); deleted.flush(); os.unlink('/cluster/deleted')
+memory = os.memfd_create('memory'); os.write(memory, b'memory')
+poll = select.epoll(); here, there = socket.socketpair(); poll.register(here, select.EPOLLIN)
+file = open('/cluster/mapped', 'w+'); file.truncate(8192)
+mapped = mmap.mmap(file.fileno(), 8192)
+ticks = 0
+def tick(*_):
+    global ticks
+    ticks += 1
+signal.signal(signal.SIGALRM, tick); signal.setitimer(signal.ITIMER_REAL, .05, .05)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1}); os.kill(os.getpid(), signal.SIGUSR1)
+for n, _ in enumerate(sys.stdin):
+    deleted.seek(0); mapped[n] = n; there.send(b'x'); ready = poll.poll(1); here.recv(1)
+    before = ticks
+    while ticks == before:
+        signal.pause()
+    print(os.getpid(), deleted.read(), os.pread(memory, 6, 0).decode(), len(ready),
+          mapped[:n + 1].hex(), signal.SIGUSR1 in signal.sigpending())
+signal.setitimer(signal.ITIMER_REAL, 0)
+""")
+    job.pid, *_ = job.ask('first')
+    for n, _ in enumerate(tour(job)):
+        said = job.ask('again')
+        assert said == [job.pid, 'gone', 'memory', '1', bytes(range(n + 2)).hex(), 'True'], said
+    assert job.end() == 0
+
+def signals():
+    job = Job(1, 'python3', '-u', '-c', """
+import os, signal
+signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))
+print(os.getpid())
+while True:
+    signal.pause()
+""")
+    job.pid, = job.owner.stdout.readline().split()
+    for _ in tour(job):
+        open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')
+        assert job.owner.stdout.readline() == 'usr1\n'
+    job.go(2)
+    job.owner.send_signal(15)
+    status = job.owner.wait()
+    assert status == -15 or status == 143, status
+
+def output():
+    # More than all pipes on the way hold is written and waits.
+    job = Job(1, 'sh', '-c', 'echo $$; seq 200000; read x; echo $x; exec seq 10')
+    job.pid = job.owner.stdout.readline().strip()
+    for _ in tour(job):
+        pass
+    lines = iter(job.owner.stdout.readline, '')
+    assert all(int(next(lines)) == n + 1 for n in range(200000))
+    job.owner.stdin.write('end\n'); job.owner.stdin.flush()
+    assert next(lines) == 'end\n'
+    assert [int(line) for line in lines] == list(range(1, 11))
+    assert job.end() == 0
+
+def connection():
+    job = Job(1, 'python3', '-u', '-c', """
+import os, socket, sys
+listener = socket.create_server(('127.0.0.1', 0))
+one = socket.create_connection(listener.getsockname()); other, _ = listener.accept()
+for _ in sys.stdin:
+    print(os.getpid())
+""")
+    job.pid, = job.ask('first')
+    assert job.file('cantmove') == ['tcp'], job.file('cantmove')
+    assert job.refuses(2) == 'ENOTSUP', job.refuses(2)
+    assert job.ask('again') == [job.pid]
+    assert job.end() == 0
+
+def nonsense():
+    job = Job(1, 'sh', '-c', 'echo $$; read x')
+    job.pid, = job.owner.stdout.readline().split()
+    assert job.refuses(9) == 'ENXIO'
+    assert job.refuses('x') == 'EINVAL'
+    job.go(1)
+    open(f'/cluster/proc/{job.pid}/lock', 'w').write('1')
+    assert job.file('cantmove') == ['user_lock']
+    assert job.refuses(2) == 'EBUSY'
+    assert job.file('nmigs') == ['0']
+    job.end()
+    shell = Job.__new__(Job)
+    for shell.pid in (os.getpid(), subprocess.check_output(['pgrep', '-o', 'glud'], text=True).strip()):
+        assert shell.file('cantmove') == ['no_job']
+        assert shell.refuses(2) == 'ENOTSUP'
+
+for row in (script, pipeline, threads, things, signals, output, connection, nonsense):
     try:
         row()
     except Exception:
@@ -155,4 +245,55 @@ for row in (script, pipeline, threads):
         raise
 "#,
     );
+}
+
+#[test]
+fn exactly_one_copy_is_left_when_a_node_dies() {
+    let cluster = cluster(3);
+    fs::write(cluster.path(1).join("counter.py"), COUNTER).expect("written");
+    let started = r#"
+job = Job(1, 'python3', '/cluster/counter.py', '/cluster/counted')
+job.pid, *_ = job.ask('first')
+"#;
+    // The target of a move dies, perhaps in the middle of it: the job goes on at home or is lost with the target.
+    let moving = cluster.state().join("moving");
+    let script = r#"
+import threading
+open('MOVING', 'w').close()
+why = job.refuses(2)
+time.sleep(12)
+try:
+    answer = job.ask('second')
+except BrokenPipeError:
+    answer = None
+if answer and answer[0] == job.pid:
+    assert why == 'EAGAIN', why
+    assert job.file('where') == ['1'] and answer[1:] == ['2', 'second'], answer
+    assert job.end() == 42
+else:
+    assert job.owner.wait() == 125
+left = subprocess.run(['pgrep', '-fc', '^python3 /cluster/counter.py'], stdout=subprocess.PIPE)
+assert left.stdout == b'0
+', left.stdout
+"#;
+    let script = script.replace("MOVING", &moving.display().to_string());
+    let path = cluster.state().join("driver.py");
+    for millis in [0, 60, 120, 180] {
+        fs::write(
+            &path,
+            format!(
+                "{DRIVER}
+{started}
+{script}"
+            ),
+        )
+        .expect("written");
+        let running = cluster.spawn(1, &format!("python3 {}", path.display()));
+        tests::wait_until("the move", LONG, || moving.exists());
+        std::thread::sleep(Duration::from_millis(millis));
+        cluster.kill(2);
+        running.wait(LONG).ok();
+        cluster.start(2);
+        fs::remove_file(&moving).expect("it was there");
+    }
 }
