@@ -1,6 +1,6 @@
-//! The devices that other nodes can use: one row each.
+//! The devices that nodes before [`SESSIONS_SINCE`](crate::wire::SESSIONS_SINCE) can use, by calls that stand alone.
 
-use crate::wire::{Device, Opening, RECORDS_BYTES_MAX, Who};
+use crate::wire::{Device, Opening, RECORDS_BYTES_MAX};
 use bytes::Bytes;
 use gfs::error::Errno;
 use std::fs::{File, OpenOptions};
@@ -13,10 +13,9 @@ const KMSG_RECORD_BYTES_MAX: usize = 8 << 10;
 
 /// How a device is used for another node. `path` leads to the device itself; all methods may block.
 pub(crate) trait Carried: Sync {
-    /// Opens it; the permission bits have been checked.
-    fn open(&self, path: &Path, who: Who, read: bool, write: bool) -> Result<Opening, Errno> {
+    /// Opens it; the caller's rights have been checked.
+    fn open(&self, path: &Path, read: bool, write: bool) -> Result<Opening, Errno> {
         let opened = OpenOptions::new().read(read).write(write).open(path);
-        let _ = who;
         opened.map(|_| Opening::Live).map_err(|error| errno(&error))
     }
 
@@ -32,8 +31,7 @@ pub(crate) trait Carried: Sync {
     }
 
     /// Writes and returns how many bytes were taken.
-    fn write(&self, path: &Path, who: Who, data: &[u8]) -> Result<usize, Errno> {
-        let _ = who;
+    fn write(&self, path: &Path, data: &[u8]) -> Result<usize, Errno> {
         let file = OpenOptions::new().write(true).open(path);
         let written = file.and_then(|mut file| file.write(data));
         written.map_err(|error| errno(&error))
@@ -49,14 +47,10 @@ struct Kmsg;
 impl Carried for Plain {}
 
 impl Carried for Kmsg {
-    fn open(&self, path: &Path, who: Who, read: bool, write: bool) -> Result<Opening, Errno> {
-        if write {
-            may_write_log(who)?;
-        }
+    fn open(&self, path: &Path, read: bool, write: bool) -> Result<Opening, Errno> {
         if !read {
-            return Ok(Opening::Live);
+            return Plain.open(path, read, write);
         }
-        may_read_log(who)?;
         records(path)
             .map(Opening::Records)
             .map_err(|error| errno(&error))
@@ -65,11 +59,6 @@ impl Carried for Kmsg {
     fn read(&self, _: &Path, _: usize) -> Result<Bytes, Errno> {
         // Its content came with the open.
         Err(Errno::EINVAL)
-    }
-
-    fn write(&self, path: &Path, who: Who, data: &[u8]) -> Result<usize, Errno> {
-        may_write_log(who)?;
-        Plain.write(path, who, data)
     }
 }
 
@@ -95,25 +84,6 @@ const CARRIED: &[(Device, &str, &dyn Carried)] = &[
 pub(crate) fn carried(device: Device) -> Option<&'static dyn Carried> {
     let row = CARRIED.iter().find(|(carried, ..)| *carried == device);
     row.map(|(.., carried)| *carried)
-}
-
-/// Returns the names of all devices that are carried.
-pub(crate) fn names() -> String {
-    let names = CARRIED.iter().map(|(_, name, _)| *name);
-    names.collect::<Vec<_>>().join(", ")
-}
-
-/// The agent has all rights, its callers have not: what the kernel would ask of them is asked here.
-fn may_read_log(who: Who) -> Result<(), Errno> {
-    let restricted = std::fs::read("/proc/sys/kernel/dmesg_restrict");
-    let open_to_all = restricted.is_ok_and(|text| text.starts_with(b"0"));
-    (open_to_all || who.uid == 0)
-        .then_some(())
-        .ok_or(Errno::EPERM)
-}
-
-fn may_write_log(who: Who) -> Result<(), Errno> {
-    (who.uid == 0).then_some(()).ok_or(Errno::EPERM)
 }
 
 fn records(path: &Path) -> io::Result<Vec<Bytes>> {
@@ -152,9 +122,6 @@ fn errno(error: &io::Error) -> Errno {
 mod tests {
     use super::*;
 
-    const ROOT: Who = Who { uid: 0, gid: 0 };
-    const USER: Who = Who { uid: 9, gid: 9 };
-
     #[test]
     fn rows() {
         assert!(carried(character(1, 3)).is_some());
@@ -168,36 +135,24 @@ mod tests {
         ] {
             assert!(carried(other).is_none(), "{other}");
         }
-        assert_eq!(names(), "null, zero, full, random, urandom, kmsg");
     }
 
     #[track_caller]
-    fn check_write(name: &str, who: Who, expected: Result<usize, Errno>) {
+    fn check_write(name: &str, expected: Result<usize, Errno>) {
         let (device, ..) = CARRIED
             .iter()
             .find(|(_, row, _)| *row == name)
             .expect("a row");
         let device = carried(*device).expect("carried");
         let path = Path::new("/dev").join(name);
-        assert_eq!(device.write(&path, who, b"glu"), expected, "{name}");
+        assert_eq!(device.write(&path, b"glu"), expected, "{name}");
     }
 
     #[test]
     fn writes() {
-        check_write("null", USER, Ok(3));
-        check_write("zero", USER, Ok(3));
-        check_write("full", ROOT, Err(Errno(libc::ENOSPC)));
-        check_write("urandom", USER, Ok(3));
-        check_write("kmsg", USER, Err(Errno::EPERM));
-    }
-
-    #[test]
-    fn the_log_is_for_those_who_may_read_it() {
-        let open = |who, write: bool| Kmsg.open(Path::new("/dev/kmsg"), who, !write, write);
-        assert_eq!(open(USER, true), Err(Errno::EPERM));
-        let restricted = std::fs::read("/proc/sys/kernel/dmesg_restrict").expect("a kernel's file");
-        if restricted.starts_with(b"1") {
-            assert_eq!(open(USER, false), Err(Errno::EPERM));
-        }
+        check_write("null", Ok(3));
+        check_write("zero", Ok(3));
+        check_write("full", Err(Errno(libc::ENOSPC)));
+        check_write("urandom", Ok(3));
     }
 }

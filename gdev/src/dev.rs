@@ -1,9 +1,8 @@
 //! A node's own `/dev`. Names are followed beneath it only and never through a symbolic link, whoever changes the
 //! directory meanwhile; devices are looked at before they are opened, since opening some of them does things.
 
-use crate::carried::{Carried, carried};
 use crate::path::DevPath;
-use crate::wire::{Device, Node, PAGE_ENTRIES_MAX, Who};
+use crate::wire::{Device, Node, PAGE_ENTRIES_MAX, Seen};
 use bytes::Bytes;
 use consistency::Timestamp;
 use consistency::wire::meta::{FileKind, Name};
@@ -26,11 +25,12 @@ pub(crate) struct Dev {
     path: PathBuf,
 }
 
-/// A device that was found and may be used.
+/// What was found at a path.
 pub(crate) struct Found {
-    pub(crate) carried: &'static dyn Carried,
-    /// Keeps the device, but does not open it.
-    node: OwnedFd,
+    /// What it is, but for the target of a link.
+    pub(crate) node: Node,
+    /// Keeps it, but does not open it.
+    held: OwnedFd,
 }
 
 impl Dev {
@@ -73,25 +73,21 @@ impl Dev {
         Ok((entries.collect(), more))
     }
 
-    /// Finds a device and checks that it is the one the caller means, that it is carried, and that `who` may use it.
-    pub(crate) fn device(
-        &self,
-        path: &DevPath,
-        device: Device,
-        who: Who,
-        read: bool,
-        write: bool,
-    ) -> Result<Found, Errno> {
-        let node = self.find(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        let stat = node_of(&fstat(&node).map_err(errno)?, || None);
-        if stat.device != Some(device) {
-            return Err(Errno::ESTALE);
+    /// Finds a device and checks that it is the one the caller means. It is not opened yet.
+    pub(crate) fn device(&self, path: &DevPath, device: Device) -> Result<Found, Errno> {
+        let found = self.look(path)?;
+        if found.node.device == Some(device) {
+            Ok(found)
+        } else {
+            Err(Errno::ESTALE)
         }
-        let carried = carried(device).ok_or(Errno::ENOTSUP)?;
-        if !permitted(&stat, who, read, write) {
-            return Err(Errno::EACCES);
-        }
-        Ok(Found { carried, node })
+    }
+
+    /// Finds whatever there is.
+    pub(crate) fn look(&self, path: &DevPath) -> Result<Found, Errno> {
+        let held = self.find(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let node = node_of(&fstat(&held).map_err(errno)?, || None);
+        Ok(Found { node, held })
     }
 
     fn find(&self, path: &DevPath, flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -110,9 +106,9 @@ impl Dev {
 }
 
 impl Found {
-    /// Returns a path that leads to the very device that was checked.
+    /// Returns a path that leads to the very device that was found.
     pub(crate) fn path(&self) -> PathBuf {
-        Path::new("/proc/self/fd").join(self.node.as_raw_fd().to_string())
+        Path::new("/proc/self/fd").join(self.held.as_raw_fd().to_string())
     }
 }
 
@@ -176,17 +172,22 @@ fn kind_of(stat: &FileStat) -> FileKind {
     }
 }
 
-/// Returns whether the permission bits let `who` in.
-fn permitted(node: &Node, who: Who, read: bool, write: bool) -> bool {
-    let wanted = u32::from(read) << 2 | u32::from(write) << 1;
-    let granted = if who.uid == node.uid {
-        node.mode >> 6
-    } else if who.gid == node.gid {
-        node.mode >> 3
-    } else {
-        node.mode
-    };
-    who.uid == 0 || wanted & !granted == 0
+/// Adds what a node does not say by itself.
+pub(crate) fn seen(node: Node) -> Seen {
+    let size = node.device.and_then(size_of).unwrap_or(0);
+    Seen { node, size }
+}
+
+/// Returns the size of a disk, without opening it.
+fn size_of(device: Device) -> Option<u64> {
+    if !device.block {
+        return None;
+    }
+    let Device { major, minor, .. } = device;
+    let path = format!("/sys/dev/block/{major}:{minor}/size");
+    let sectors: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    // Of 512 bytes, whatever the disk's own are.
+    sectors.checked_mul(512)
 }
 
 fn errno(error: nix::Error) -> Errno {
@@ -208,40 +209,6 @@ mod tests {
 
     fn path(text: &str) -> DevPath {
         DevPath::try_from(Bytes::copy_from_slice(text.as_bytes())).expect("a path")
-    }
-
-    #[track_caller]
-    fn check(mode: u32, who: (u32, u32), expected: &str) {
-        let node = Node {
-            kind: FileKind::Char,
-            mode,
-            nlink: 1,
-            uid: 10,
-            gid: 20,
-            device: None,
-            target: None,
-            times: [Timestamp::default(); 3],
-        };
-        let who = Who {
-            uid: who.0,
-            gid: who.1,
-        };
-        let may = |read, write| permitted(&node, who, read, write);
-        let letter = |may, letter| if may { letter } else { '-' };
-        let seen =
-            String::from_iter([letter(may(true, false), 'r'), letter(may(false, true), 'w')]);
-        assert_eq!(seen, expected);
-        assert_eq!(may(true, true), expected == "rw");
-    }
-
-    #[test]
-    fn permission_bits() {
-        check(0o640, (10, 1), "rw");
-        check(0o640, (1, 20), "r-");
-        check(0o640, (1, 1), "--");
-        check(0o642, (1, 1), "-w");
-        check(0o066, (10, 20), "--");
-        check(0o000, (0, 0), "rw");
     }
 
     #[test]
@@ -312,26 +279,46 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_checked_before_they_are_opened() {
+    fn devices_are_told_apart() {
         let dev = Dev::new("/dev".into());
         let null = Device {
             block: false,
             major: 1,
             minor: 3,
         };
-        let user = Who { uid: 9, gid: 9 };
-        let check = |name, device, expected: Result<(), Errno>| {
-            let found = dev.device(&path(name), device, user, true, true);
+        let check = |name, expected: Result<(), Errno>| {
+            let found = dev.device(&path(name), null);
             assert_eq!(found.map(|_| ()), expected, "{name}");
         };
-        check("null", null, Ok(()));
-        check("zero", null, Err(Errno::ESTALE));
-        check("none", null, Err(Errno::ENOENT));
-        let tty = Device {
-            block: false,
-            major: 5,
-            minor: 0,
-        };
-        check("tty", tty, Err(Errno::ENOTSUP));
+        check("null", Ok(()));
+        check("zero", Err(Errno::ESTALE));
+        check("none", Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn disks_have_their_size() {
+        let disk = std::fs::read_dir("/sys/class/block").expect("sysfs");
+        let disk = disk.filter_map(Result::ok).find_map(|entry| {
+            let read = |name| std::fs::read_to_string(entry.path().join(name)).ok();
+            let sectors: u64 = read("size")?.trim().parse().ok()?;
+            let numbers = read("dev")?;
+            let (major, minor) = numbers.trim().split_once(':')?;
+            let device = Device {
+                block: true,
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            };
+            (sectors > 0).then_some((device, sectors << 9))
+        });
+        let (device, bytes) = disk.expect("this machine has a disk");
+        let mut node = dev_null();
+        node.device = Some(device);
+        assert_eq!(seen(node).size, bytes);
+        assert_eq!(seen(dev_null()).size, 0);
+    }
+
+    fn dev_null() -> Node {
+        let found = Dev::new("/dev".into()).look(&path("null"));
+        found.expect("there").node
     }
 }

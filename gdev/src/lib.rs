@@ -12,27 +12,41 @@
 //! What is in `shm`, `mqueue` and `hugepages` is memory, not devices, and not shown.
 //!
 //! # What can be done
-//! The devices of the table in `carried` can be opened, read and written. All others refuse to be opened with
-//! `EOPNOTSUPP`, and the extended attribute `user.glu.why` says why.
+//! A device is opened by a *session*, a stream between the two nodes that lives as long as the open file
+//! ([`wire::session`]). Reads and writes go to the owner as they come, at most 1 MiB at a time; there is no cache on
+//! the reader's node. So do poll(2), seeking, fsync, fallocate and the ioctls of the table in `controls`. What cannot be
+//! done is refused, and the extended attribute `user.glu.why` of a device that cannot be opened says why.
 //!
-//! - Reads and writes go to the owner as they come, at most 1 MiB at a time; there is no cache.
-//! - `kmsg` gives the log as it is when it is opened and then ends. A read returns one record, or as much of it as
-//!   fits. Waiting for more is not carried.
+//! - Waits end with the device, with a signal, or with the session; bytes that were read for who has gone are kept for
+//!   the next reader.
+//! - `kmsg` gives one record for each read, and at its end waits for the next one. Going back to position 0 begins anew.
+//! - Disks have their size, and are written by one node at a time (`claims`).
 //!
 //! # Rights
-//! The kernel of the reader checks the mode that is shown. The owner of the device checks it again, at each call, with
-//! the caller's user and primary group; supplementary groups are not told by FUSE and do not count there. Nodes believe
-//! each other who the caller is: root on one node is root to all devices that are carried.
+//! The kernel of the reader checks the mode that is shown. The owner checks, when it is opened, what its configuration
+//! grants of the device's class ([`Rules`]), the mode with the caller's user and all groups, and what its kernel would
+//! ask root for (`rights`). Nodes believe each other who the caller is: root on one node is root to all devices
+//! of the classes that are open.
 #![warn(missing_docs)]
 
 mod agent;
 mod carried;
+mod claims;
+mod class;
+mod controls;
 mod dev;
+mod disks;
+mod open;
 pub mod path;
+mod readiness;
+mod rights;
+mod session;
+mod sys;
 pub mod tree;
 pub mod wire;
 
-pub use agent::{DevAgent, REQUESTS_MAX};
+pub use agent::{Audit, DevAgent, REQUESTS_MAX, SESSIONS_MAX};
+pub use class::{Class, Grant, Rules};
 pub use tree::DevTree;
 
 use gfs::net::{Router, ServiceId};

@@ -1,5 +1,7 @@
 //! Messages of the device service. Variants are part of the protocol: append, never reorder.
 
+pub mod session;
+
 use crate::path::DevPath;
 use bytes::Bytes;
 use consistency::Timestamp;
@@ -7,10 +9,14 @@ use consistency::wire::meta::{FileKind, Name};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The version of the protocol since which nodes know sizes, reasons, and sessions with open devices.
+pub const SESSIONS_SINCE: u32 = 10;
 /// Upper limit of what one call reads or writes.
 pub const IO_BYTES_MAX: u32 = 1 << 20;
 /// Upper limit of the entries in one page of a listing.
 pub const PAGE_ENTRIES_MAX: usize = 1024;
+/// Upper limit of the supplementary groups of a user, the kernel's own.
+pub const GROUPS_MAX: usize = 65_536;
 /// Upper limit of the content that is read when a device is opened.
 pub const RECORDS_BYTES_MAX: usize = 4 << 20;
 
@@ -60,13 +66,51 @@ pub struct Node {
     pub times: [Timestamp; 3],
 }
 
-/// Who asks. Only the primary group counts: FUSE does not tell the others.
+/// What there is, with the size of a disk in bytes; 0 for all else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// As in [`DevReply::Node`].
+    pub node: Node,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Who asks, for nodes before [`SESSIONS_SINCE`]: the primary group alone counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// Who asks, with all groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// The others, at most [`GROUPS_MAX`].
+    pub groups: Vec<u32>,
+}
+
+impl User {
+    /// Returns whether this is a member of a group.
+    #[must_use]
+    pub fn is_in(&self, group: u32) -> bool {
+        self.gid == group || self.groups.contains(&group)
+    }
+}
+
+impl From<Who> for User {
+    fn from(who: Who) -> Self {
+        Self {
+            uid: who.uid,
+            gid: who.gid,
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// A request to the owner of devices.
@@ -116,6 +160,22 @@ pub enum DevRequest {
         /// At most [`IO_BYTES_MAX`].
         data: Bytes,
     },
+    /// Asks what is there; answered by [`DevReply::Seen`].
+    Look(DevPath),
+    /// Lists a directory in the order of names; answered by [`DevReply::Survey`].
+    Survey {
+        /// Which directory.
+        dir: DevPath,
+        /// Last name seen.
+        after: Option<Name>,
+    },
+    /// Asks why a device cannot be opened; answered by [`DevReply::Why`].
+    Why {
+        /// Where it is.
+        path: DevPath,
+        /// For whom.
+        who: User,
+    },
 }
 
 /// How an opened device is read.
@@ -147,6 +207,17 @@ pub enum DevReply {
     Written(u32),
     /// Refused or failed, as an errno of Linux.
     Failed(i32),
+    /// Look.
+    Seen(Seen),
+    /// Survey.
+    Survey {
+        /// In ascending order of names.
+        entries: Vec<(Name, Seen)>,
+        /// More names follow.
+        more: bool,
+    },
+    /// Why: what keeps the asker from reading or writing; `None` if nothing does.
+    Why(Option<String>),
 }
 
 #[cfg(test)]
@@ -199,6 +270,22 @@ mod tests {
             data: Bytes::from_static(b"x"),
         };
         check(&write, b"\x04\x04null\0\x01\x03\x05\x06\x01x");
+        let path = DevPath::try_from(Bytes::from_static(b"sda")).expect("a path");
+        check(&DevRequest::Look(path.clone()), b"\x05\x03sda");
+        let survey = DevRequest::Survey {
+            dir: DevPath::default(),
+            after: None,
+        };
+        check(&survey, &[6, 0, 0]);
+        let why = DevRequest::Why {
+            path,
+            who: User {
+                uid: 5,
+                gid: 6,
+                groups: vec![7],
+            },
+        };
+        check(&why, b"\x07\x03sda\x05\x06\x01\x07");
     }
 
     #[test]

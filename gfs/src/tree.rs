@@ -108,6 +108,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// FOPEN_NONSEEKABLE.
     pub nonseekable: bool,
+    /// FOPEN_STREAM: nonseekable, and a read that waits keeps no write of the same open file waiting.
+    pub stream: bool,
     /// FOPEN_NOFLUSH: close sends no FLUSH. Only where there are no locks, for FLUSH gives back those of fcntl(2).
     pub noflush: bool,
 }

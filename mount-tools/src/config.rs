@@ -35,6 +35,13 @@
 //! [store]                           # file data in a bucket instead of on disks; the same on all nodes
 //! s3 = { bucket = "glu", endpoint = "https://s3.example.org", credentials = "/etc/glu/s3.toml", cache_mib = 10240 }
 //!
+//! [devices]                         # what others may do with this node's: "closed", "read" or "write"
+//! memory = "write"                  # null, zero, full, random, urandom
+//! kmsg = "write"
+//! rtc = "read"
+//! block = "read"
+//! terminal = "closed"               # so are input, hidraw, watchdog, kmem and other
+//!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"
 //! cert = "/etc/glu/node.pem"
@@ -128,6 +135,9 @@ pub struct GludConfig {
     /// Where file data is kept.
     #[serde(default)]
     pub store: StoreConfig,
+    /// What other nodes may do with this node's devices.
+    #[serde(default)]
+    pub devices: gdev::Rules,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -553,6 +563,9 @@ addr = "127.0.0.1:7422"
         assert_eq!(config.tls, TlsPaths::default());
         assert_eq!(config.request_timeout(), Duration::from_secs(30));
         assert!(config.mount.nodev && config.mount.nosuid && !config.mount.noexec);
+        let open = parse(&format!("{text}[devices]\nblock = \"write\"\n")).expect("good");
+        assert_eq!(open.devices.of(gdev::Class::Block), gdev::Grant::Write);
+        assert_eq!(config.devices, gdev::Rules::default());
         let hard = parse(&format!("{text}[mount]\nhard = true\n")).expect("good");
         assert!(hard.request_timeout() > Duration::from_secs(3_600));
         assert_eq!(hard.mount.options(), config.mount.options());
@@ -569,6 +582,18 @@ addr = "127.0.0.1:7422"
         check("replicas = 2", "replicas = \"two\"", 6, &["string \"two\""]);
         check("replicas = 2", "replicas = -1", 6, &["-1"]);
         check("replicas = 2", "replicas = ", 6, &[]);
+        check(
+            "[tls]",
+            "[devices]\ndisks = \"read\"\n[tls]",
+            12,
+            &["unknown field `disks`", "block"],
+        );
+        check(
+            "[tls]",
+            "[devices]\nblock = \"open\"\n[tls]",
+            12,
+            &["unknown variant `open`", "`closed`"],
+        );
         check("node = 1", "node = 70000", 1, &["70000"]);
         check(
             "\"127.0.0.1:7420\"",

@@ -8,7 +8,7 @@
 //! the kernel has forgotten it.
 
 use crate::path::DevPath;
-use crate::wire::{Device, Node};
+use crate::wire::{Device, Seen};
 use bytes::Bytes;
 use consistency::wire::meta::FileKind;
 use consistency::{InodeNo, NodeId};
@@ -36,7 +36,7 @@ pub(super) struct Inode {
     pub(super) number: InodeNo,
     pub(super) owner: NodeId,
     pub(super) path: DevPath,
-    pub(super) node: Node,
+    pub(super) seen: Seen,
     /// When the owner was asked about it.
     pub(super) asked: Instant,
 }
@@ -78,8 +78,9 @@ pub(super) fn hash(value: impl Hash) -> u64 {
 }
 
 impl Inodes {
-    /// Counts a lookup and returns the inode, with `node` as its attributes.
-    pub(super) fn look_up(&self, owner: NodeId, path: DevPath, node: Node) -> Arc<Inode> {
+    /// Counts a lookup and returns the inode, with `seen` as its attributes.
+    pub(super) fn look_up(&self, owner: NodeId, path: DevPath, seen: Seen) -> Arc<Inode> {
+        let node = &seen.node;
         let key = Key {
             owner,
             path: path.clone(),
@@ -97,7 +98,7 @@ impl Inodes {
             number,
             owner,
             path,
-            node,
+            seen,
             asked: Instant::now(),
         });
         let lookups = table
@@ -127,9 +128,9 @@ impl Inodes {
             let key = Key {
                 owner: inode.owner,
                 path: inode.path.clone(),
-                kind: inode.node.kind,
-                device: inode.node.device,
-                target: inode.node.target.clone(),
+                kind: inode.seen.node.kind,
+                device: inode.seen.node.device,
+                target: inode.seen.node.target.clone(),
             };
             table.by_key.remove(&key);
             table.by_number.remove(&number);

@@ -1,28 +1,32 @@
 //! `/cluster/node<N>/dev`.
 //!
 //! Nothing is cached but the attributes of a lookup, for the GETATTR that comes with it ([`ATTR_AGE_MAX`]). A node
-//! that does not answer is `EHOSTDOWN`.
+//! that does not answer is `EHOSTDOWN`. An open device is a session with its node ([`remote`]).
 //!
 //! Lock order: none; every table has a lock of its own and no two are held together.
 
 mod inodes;
+mod remote;
 
 use crate::agent::DevAgent;
-use crate::carried;
 use crate::path::DevPath;
-use crate::wire::{DevReply, DevRequest, Device, IO_BYTES_MAX, Node, Opening, Who};
+use crate::wire::session::{Access, Answer, Ask, FromOwner, How, ToOwner};
+use crate::wire::{
+    DevReply, DevRequest, GROUPS_MAX, IO_BYTES_MAX, Node, SESSIONS_SINCE, Seen, User,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::wire::{decode, encode};
 use consistency::{InodeNo, NodeId, Timestamp, Version};
 use gfs::error::Errno;
-use gfs::net::{ServiceId, Transport};
+use gfs::net::{ServiceId, Transport, frames};
 use gfs::tree::{
     AttrReply, CACHE, Caller, EntryReply, Hold, ListEntry, ListReply, NO_CACHE, OpenFlags, Opened,
-    ReadReply, SetAttrRequest, Tree,
+    ReadReply, SetAttrRequest, Tree, Wake,
 };
 use inodes::{Inode, Inodes};
+use remote::Remote;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,8 +34,8 @@ use std::time::Duration;
 
 /// How long a node has to answer what is only a look at its directory.
 pub const LOOK_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a node has to open, read or write a device.
-pub const IO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a node has to open a device.
+pub const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long attributes that came with a lookup are served.
 pub const ATTR_AGE_MAX: Duration = Duration::from_secs(1);
 /// Upper limit of devices open at a time.
@@ -62,20 +66,8 @@ pub struct DevTree {
     transport: Arc<dyn Transport>,
     agent: Arc<DevAgent>,
     inodes: Inodes,
-    open: Mutex<HashMap<u64, Arc<Open>>>,
+    open: Mutex<HashMap<u64, Arc<Remote>>>,
     next_fh: AtomicU64,
-}
-
-/// A device that somebody has open.
-#[derive(Debug)]
-struct Open {
-    owner: NodeId,
-    path: DevPath,
-    device: Device,
-    /// Who opened it, whoever uses it now.
-    who: Who,
-    /// What is left to read, if it came with the open, last record first.
-    records: Option<Mutex<Vec<Bytes>>>,
 }
 
 impl DevTree {
@@ -105,7 +97,8 @@ impl DevTree {
     ) -> Result<DevReply, Errno> {
         let down = Errno(libc::EHOSTDOWN);
         let reply = if owner == self.agent.node() {
-            let answer = tokio::time::timeout(deadline, self.agent.answer(request)).await;
+            let answer = self.agent.answer(owner, request);
+            let answer = tokio::time::timeout(deadline, answer).await;
             answer.map_err(|_| Errno(libc::ETIMEDOUT))?
         } else {
             let body = encode(&request).into();
@@ -126,25 +119,42 @@ impl DevTree {
         }
     }
 
-    async fn stat(&self, owner: NodeId, path: DevPath) -> Result<Node, Errno> {
-        let request = DevRequest::Stat(path.clone());
+    /// Tells whether a node knows sizes, reasons and sessions.
+    fn has_sessions(&self, owner: NodeId) -> bool {
+        self.transport.version_of(owner) >= Some(SESSIONS_SINCE)
+    }
+
+    async fn look(&self, owner: NodeId, path: DevPath) -> Result<Seen, Errno> {
+        let request = if self.has_sessions(owner) {
+            DevRequest::Look(path.clone())
+        } else {
+            DevRequest::Stat(path.clone())
+        };
         match self.ask(owner, request, LOOK_DEADLINE).await? {
-            DevReply::Node(node) => Ok(on_its_node(&path, node)),
-            _ => Err(malformed(owner, "another answer than to Stat")),
+            DevReply::Seen(seen) => Ok(on_its_node(&path, seen)),
+            DevReply::Node(node) => Ok(on_its_node(&path, Seen { node, size: 0 })),
+            _ => Err(malformed(owner, "another answer than to Look")),
         }
     }
 
-    async fn names(&self, owner: NodeId, dir: &DevPath) -> Result<Vec<(Name, Node)>, Errno> {
-        let mut all: Vec<(Name, Node)> = Vec::new();
+    async fn names(&self, owner: NodeId, dir: &DevPath) -> Result<Vec<(Name, Seen)>, Errno> {
+        let mut all: Vec<(Name, Seen)> = Vec::new();
+        let sizes = self.has_sessions(owner);
         for _ in 0..PAGES_MAX {
             let after = all.last().map(|(name, _)| name.clone());
-            let request = DevRequest::List {
-                dir: dir.clone(),
-                after: after.clone(),
+            let (dir, last) = (dir.clone(), after.clone());
+            let request = if sizes {
+                DevRequest::Survey { dir, after: last }
+            } else {
+                DevRequest::List { dir, after: last }
             };
-            let reply = self.ask(owner, request, LOOK_DEADLINE).await?;
-            let DevReply::Listing { entries, more } = reply else {
-                return Err(malformed(owner, "another answer than to List"));
+            let (entries, more) = match self.ask(owner, request, LOOK_DEADLINE).await? {
+                DevReply::Survey { entries, more } => (entries, more),
+                DevReply::Listing { entries, more } => {
+                    let sized = |(name, node)| (name, Seen { node, size: 0 });
+                    (entries.into_iter().map(sized).collect(), more)
+                }
+                _ => return Err(malformed(owner, "another answer than to Survey")),
             };
             let first = entries.first().map(|(name, _)| name);
             if first.is_some_and(|first| after.as_ref() >= Some(first)) {
@@ -160,6 +170,25 @@ impl DevTree {
         Ok(all)
     }
 
+    /// Tells why a device cannot be opened by the caller; `None` if it can, or is none.
+    async fn why(&self, caller: Caller, ino: InodeNo) -> Result<Option<String>, Errno> {
+        let Some(inode) = self.inodes.inode(ino) else {
+            return Ok(None);
+        };
+        if !self.has_sessions(inode.owner) {
+            let none = matches!(inode.seen.node.kind, FileKind::Dir | FileKind::Symlink);
+            return Ok((!none).then(|| "its node runs an older glud, or is down".into()));
+        }
+        let request = DevRequest::Why {
+            path: inode.path.clone(),
+            who: user(caller),
+        };
+        match self.ask(inode.owner, request, LOOK_DEADLINE).await? {
+            DevReply::Why(why) => Ok(why),
+            _ => Err(malformed(inode.owner, "another answer than to Why")),
+        }
+    }
+
     /// Returns whose it is and where.
     fn place(&self, ino: InodeNo) -> Result<(NodeId, DevPath), Errno> {
         if let Some(owner) = inodes::owner_of_root(ino) {
@@ -171,20 +200,21 @@ impl DevTree {
 
     async fn attr(&self, inode: &Inode) -> Result<Attr, Errno> {
         if inode.asked.elapsed() < ATTR_AGE_MAX {
-            return Ok(attr(inode.number, &inode.node));
+            return Ok(attr(inode.number, &inode.seen));
         }
-        let now = self.stat(inode.owner, inode.path.clone()).await?;
-        if (now.kind, now.device) == (inode.node.kind, inode.node.device) {
+        let now = self.look(inode.owner, inode.path.clone()).await?;
+        let (then, node) = (&inode.seen.node, &now.node);
+        if (node.kind, node.device) == (then.kind, then.device) {
             Ok(attr(inode.number, &now))
         } else {
             Err(Errno::ESTALE)
         }
     }
 
-    fn entry(&self, owner: NodeId, path: DevPath, node: Node) -> EntryReply {
-        let inode = self.inodes.look_up(owner, path, node);
+    fn entry(&self, owner: NodeId, path: DevPath, seen: Seen) -> EntryReply {
+        let inode = self.inodes.look_up(owner, path, seen);
         EntryReply {
-            attr: Some(attr(inode.number, &inode.node)),
+            attr: Some(attr(inode.number, &inode.seen)),
             ttl: NO_CACHE,
             attr_ttl: NO_CACHE,
             hold: Hold::none(),
@@ -196,55 +226,70 @@ impl DevTree {
         caller: Caller,
         ino: InodeNo,
         flags: OpenFlags,
-    ) -> Result<Open, Errno> {
+    ) -> Result<Remote, Errno> {
         if inodes::owner_of_root(ino).is_some() {
             return Err(Errno(libc::EISDIR));
         }
         let inode = self.inodes.inode(ino).ok_or(Errno::ESTALE)?;
-        let device = match inode.node.kind {
+        let device = match inode.seen.node.kind {
             FileKind::Dir => return Err(Errno(libc::EISDIR)),
             FileKind::Symlink => return Err(Errno(libc::ELOOP)),
             FileKind::Char
             | FileKind::Block
             | FileKind::File
             | FileKind::Fifo
-            | FileKind::Socket => inode.node.device.ok_or(Errno::ENOTSUP)?,
-        };
-        if carried::carried(device).is_none() {
-            return Err(Errno::ENOTSUP);
-        }
-        let who = Who {
-            uid: caller.uid,
-            gid: caller.gid,
+            | FileKind::Socket => inode.seen.node.device.ok_or(Errno::ENOTSUP)?,
         };
         let access = flags.0 & libc::O_ACCMODE;
-        let request = DevRequest::Open {
+        let first = ToOwner::Open {
             path: inode.path.clone(),
             device,
-            who,
-            read: access != libc::O_WRONLY,
-            write: access != libc::O_RDONLY,
-        };
-        let reply = self.ask(inode.owner, request, IO_DEADLINE).await?;
-        let DevReply::Opened(opening) = reply else {
-            return Err(malformed(inode.owner, "another answer than to Open"));
-        };
-        Ok(Open {
-            owner: inode.owner,
-            path: inode.path.clone(),
-            device,
-            who,
-            records: match opening {
-                Opening::Live => None,
-                Opening::Records(mut records) => {
-                    records.reverse();
-                    Some(Mutex::new(records))
-                }
+            who: user(caller),
+            how: How {
+                read: access != libc::O_WRONLY,
+                write: access != libc::O_RDONLY,
+                exclusive: flags.0 & libc::O_EXCL != 0,
+                durable: flags.0 & libc::O_DSYNC != 0,
             },
-        })
+        };
+        let session = self.begin(inode.owner, first);
+        tokio::time::timeout(OPEN_DEADLINE, session)
+            .await
+            .map_err(|_| Errno(libc::ETIMEDOUT))?
     }
 
-    fn opened(&self, fh: u64) -> Result<Arc<Open>, Errno> {
+    /// Begins a session.
+    async fn begin(&self, owner: NodeId, first: ToOwner) -> Result<Remote, Errno> {
+        let down = |error: &dyn std::fmt::Display| {
+            tracing::debug!(%owner, %error, "cannot open a device");
+            Errno(libc::EHOSTDOWN)
+        };
+        let stream = self.transport.open(owner, ServiceId::Device).await;
+        let mut stream = stream.map_err(|error| down(&error))?;
+        // An older node is known only now that there is a connection; it would end the stream.
+        if !self.has_sessions(owner) {
+            return Err(Errno::ENOTSUP);
+        }
+        let sent = frames::send(&mut stream.writer, &first).await;
+        sent.map_err(|error| down(&error))?;
+        let told = frames::receive(&mut stream.reader).await;
+        match told.map_err(|error| down(&error))? {
+            FromOwner::Opened(access) => Ok(Remote::new(owner, access, stream)),
+            FromOwner::Refused(errno @ 1..=4095) => Err(Errno(errno)),
+            _ => Err(malformed(owner, "another answer than to Open")),
+        }
+    }
+
+    /// Has something done to an open device.
+    async fn done(&self, fh: u64, what: Ask) -> Result<(), Errno> {
+        let open = self.opened(fh)?;
+        match open.other(what).await? {
+            Answer::Done => Ok(()),
+            _ => Err(open.malformed()),
+        }
+    }
+
+    fn opened(&self, fh: u64) -> Result<Arc<Remote>, Errno> {
         let open = self.open.lock().expect("no holder panics");
         open.get(&fh).cloned().ok_or(Errno(libc::EBADF))
     }
@@ -255,8 +300,8 @@ impl Tree for DevTree {
     async fn lookup(&self, _: Caller, parent: InodeNo, name: &Name) -> Result<EntryReply, Errno> {
         let (owner, dir) = self.place(parent)?;
         let path = dir.join(name)?;
-        match self.stat(owner, path.clone()).await {
-            Ok(node) => Ok(self.entry(owner, path, node)),
+        match self.look(owner, path.clone()).await {
+            Ok(seen) => Ok(self.entry(owner, path, seen)),
             Err(Errno::ENOENT) => Ok(EntryReply {
                 attr: None,
                 ttl: NO_CACHE,
@@ -274,7 +319,16 @@ impl Tree for DevTree {
     async fn getattr(&self, _: Caller, ino: InodeNo, _: Option<u64>) -> Result<AttrReply, Errno> {
         let (attr, ttl) = match inodes::owner_of_root(ino) {
             // Not the owner's: it is there whether the owner is up or down, and on the way to every device.
-            Some(_) => (attr(ino, &ROOT), CACHE),
+            Some(_) => (
+                attr(
+                    ino,
+                    &Seen {
+                        node: ROOT,
+                        size: 0,
+                    },
+                ),
+                CACHE,
+            ),
             None => {
                 let inode = self.inodes.inode(ino).ok_or(Errno::ESTALE)?;
                 (self.attr(&inode).await?, NO_CACHE)
@@ -302,11 +356,12 @@ impl Tree for DevTree {
 
     async fn readlink(&self, _: Caller, ino: InodeNo) -> Result<Bytes, Errno> {
         let inode = self.inodes.inode(ino).ok_or(Errno::EINVAL)?;
-        inode.node.target.clone().ok_or(Errno::EINVAL)
+        inode.seen.node.target.clone().ok_or(Errno::EINVAL)
     }
 
     async fn open(&self, caller: Caller, ino: InodeNo, flags: OpenFlags) -> Result<Opened, Errno> {
         let device = self.open_device(caller, ino, flags).await?;
+        let stream = device.access() == Access::Stream;
         let fh = self.next_fh.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock().expect("no holder panics");
         if open.len() >= OPEN_FILES_MAX {
@@ -316,6 +371,7 @@ impl Tree for DevTree {
         Ok(Opened {
             fh,
             direct_io: true,
+            stream,
             noflush: true,
             ..Opened::default()
         })
@@ -326,27 +382,13 @@ impl Tree for DevTree {
         _: Caller,
         _: InodeNo,
         fh: u64,
-        _: u64,
+        offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
     ) -> Result<ReadReply, Errno> {
         let open = self.opened(fh)?;
-        let data = match &open.records {
-            Some(records) => next_record(records, size as usize),
-            None => {
-                let size = size.min(IO_BYTES_MAX);
-                let request = DevRequest::Read {
-                    path: open.path.clone(),
-                    device: open.device,
-                    who: open.who,
-                    size,
-                };
-                match self.ask(open.owner, request, IO_DEADLINE).await? {
-                    DevReply::Data(data) if data.len() <= size as usize => data,
-                    _ => return Err(malformed(open.owner, "another answer than to Read")),
-                }
-            }
-        };
+        let wait = flags.0 & libc::O_NONBLOCK == 0;
+        let data = open.read(offset, size.min(IO_BYTES_MAX), wait).await?;
         Ok(ReadReply {
             data,
             hold: Hold::none(),
@@ -358,25 +400,73 @@ impl Tree for DevTree {
         _: Caller,
         _: InodeNo,
         fh: u64,
-        _: u64,
+        offset: u64,
         mut data: Bytes,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: bool,
         _: bool,
     ) -> Result<u32, Errno> {
         let open = self.opened(fh)?;
         data.truncate(IO_BYTES_MAX as usize);
-        let len = data.len();
-        let request = DevRequest::Write {
-            path: open.path.clone(),
-            device: open.device,
-            who: open.who,
-            data,
-        };
-        match self.ask(open.owner, request, IO_DEADLINE).await? {
-            DevReply::Written(taken) if taken as usize <= len => Ok(taken),
-            _ => Err(malformed(open.owner, "another answer than to Write")),
+        let len = data.len() as u64;
+        let wait = flags.0 & libc::O_NONBLOCK == 0;
+        match open.other(Ask::Write { offset, data, wait }).await? {
+            Answer::Count(taken) if taken <= len => {
+                Ok(u32::try_from(taken).expect("no more than was given"))
+            }
+            _ => Err(open.malformed()),
         }
+    }
+
+    async fn fsync(&self, _: Caller, _: InodeNo, fh: u64, _: bool) -> Result<(), Errno> {
+        self.done(fh, Ask::Sync).await
+    }
+
+    async fn fallocate(
+        &self,
+        _: Caller,
+        _: InodeNo,
+        fh: u64,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> Result<(), Errno> {
+        self.done(fh, Ask::Allocate { mode, offset, len }).await
+    }
+
+    async fn lseek(
+        &self,
+        _: Caller,
+        _: InodeNo,
+        fh: u64,
+        offset: u64,
+        whence: i32,
+    ) -> Result<u64, Errno> {
+        let open = self.opened(fh)?;
+        match open.other(Ask::Seek { offset, whence }).await? {
+            Answer::Count(position) => Ok(position),
+            _ => Err(open.malformed()),
+        }
+    }
+
+    async fn ioctl(
+        &self,
+        _: Caller,
+        _: InodeNo,
+        fh: u64,
+        command: u32,
+        input: Bytes,
+        out_size: u32,
+    ) -> Result<Bytes, Errno> {
+        let open = self.opened(fh)?;
+        match open.other(Ask::Control { command, input }).await? {
+            Answer::Data(output) if output.len() <= out_size as usize => Ok(output),
+            _ => Err(open.malformed()),
+        }
+    }
+
+    async fn poll(&self, _: InodeNo, fh: u64, wake: Option<Wake>) -> Result<u32, Errno> {
+        self.opened(fh)?.poll(wake).await
     }
 
     async fn release(&self, _: InodeNo, fh: u64) {
@@ -397,12 +487,12 @@ impl Tree for DevTree {
         names.retain(|(name, _)| cookie(name) > after);
         names.sort_by_key(|(name, _)| cookie(name));
         names.truncate(limit.max(1));
-        let enter = |(name, node): (Name, Node)| {
+        let enter = |(name, seen): (Name, Seen)| {
             let path = dir.join(&name)?;
-            let kind = shown_kind(node.kind);
+            let kind = shown_kind(seen.node.kind);
             let number = inodes::number_for_listing(owner, &path);
-            let node = on_its_node(&path, node);
-            let entry = plus.then(|| self.entry(owner, path, node));
+            let seen = on_its_node(&path, seen);
+            let entry = plus.then(|| self.entry(owner, path, seen));
             let made = entry.as_ref().and_then(|entry| entry.attr.as_ref());
             Ok(ListEntry {
                 cookie: cookie(&name),
@@ -423,47 +513,52 @@ impl Tree for DevTree {
         })
     }
 
-    async fn getxattr(&self, _: Caller, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
-        let found = xattrs(self.inodes.inode(ino).as_deref())
-            .into_iter()
-            .find(|(own, _)| *own == name.as_bytes());
-        let (_, value) = found.ok_or(Errno(libc::ENODATA))?;
-        Ok(value.into())
+    async fn getxattr(&self, caller: Caller, ino: InodeNo, name: &Name) -> Result<Bytes, Errno> {
+        let value = match name.as_bytes() {
+            XATTR_DEVICE => self.inodes.inode(ino).and_then(|inode| device_of(&inode)),
+            XATTR_WHY => self.why(caller, ino).await?,
+            _ => None,
+        };
+        value.map(Bytes::from).ok_or(Errno(libc::ENODATA))
     }
 
-    async fn listxattr(&self, _: Caller, ino: InodeNo) -> Result<Vec<Name>, Errno> {
-        let own = xattrs(self.inodes.inode(ino).as_deref());
-        let names = own.into_iter().map(|(name, _)| Ok(Name::new(name)?));
-        names.collect()
+    async fn listxattr(&self, caller: Caller, ino: InodeNo) -> Result<Vec<Name>, Errno> {
+        let device = self.inodes.inode(ino).and_then(|inode| device_of(&inode));
+        let why = self.why(caller, ino).await?;
+        let names = [device.map(|_| XATTR_DEVICE), why.map(|_| XATTR_WHY)];
+        let names = names.into_iter().flatten();
+        names.map(|name| Ok(Name::new(name)?)).collect()
     }
 }
 
-/// Returns the extended attributes of an inode.
-fn xattrs(inode: Option<&Inode>) -> Vec<(&'static [u8], String)> {
-    let Some(Node { kind, device, .. }) = inode.map(|inode| &inode.node) else {
-        return Vec::new();
-    };
-    let why = match (kind, device) {
-        (FileKind::Dir | FileKind::Symlink | FileKind::Socket, _) => return Vec::new(),
-        (FileKind::Fifo, _) => Some("a named pipe joins processes of its own node".into()),
-        (FileKind::File, _) => Some("this is a file, not a device".into()),
-        (FileKind::Char | FileKind::Block, Some(device)) if carried::carried(*device).is_some() => {
-            None
-        }
-        (FileKind::Char | FileKind::Block, _) => Some(format!(
-            "not carried to other nodes yet; these are: {}",
-            carried::names()
-        )),
-    };
-    let device = match kind {
+/// Returns what an inode truly is, if it is shown as a file.
+fn device_of(inode: &Inode) -> Option<String> {
+    match inode.seen.node.kind {
         FileKind::Fifo => Some("p".into()),
-        _ => device.map(|device| device.to_string()),
+        _ => inode.seen.node.device.map(|device| device.to_string()),
+    }
+}
+
+/// Returns who asks, with the groups that FUSE does not tell: its thread waits for us and so is there. Of one in another
+/// pid namespace they are not known, and do not count.
+fn user(caller: Caller) -> User {
+    let status = match caller.pid {
+        0 => String::new(),
+        pid => std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(),
     };
-    let device = device.map(|device| (XATTR_DEVICE, device));
-    device
-        .into_iter()
-        .chain(why.map(|why| (XATTR_WHY, why)))
-        .collect()
+    User {
+        uid: caller.uid,
+        gid: caller.gid,
+        groups: groups_of(&status),
+    }
+}
+
+/// Returns the supplementary groups from a thread's `status`.
+fn groups_of(status: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let groups = line.unwrap_or_default().split_ascii_whitespace();
+    let groups = groups.filter_map(|group| group.parse().ok());
+    groups.take(GROUPS_MAX).collect()
 }
 
 /// Returns the type that is shown: what the kernel would not bring to us is a regular file.
@@ -474,7 +569,8 @@ const fn shown_kind(kind: FileKind) -> FileKind {
     }
 }
 
-fn attr(ino: InodeNo, node: &Node) -> Attr {
+fn attr(ino: InodeNo, seen: &Seen) -> Attr {
+    let node = &seen.node;
     let [atime, mtime, ctime] = node.times;
     Attr {
         ino,
@@ -484,7 +580,10 @@ fn attr(ino: InodeNo, node: &Node) -> Attr {
         uid: node.uid,
         gid: node.gid,
         rdev: 0,
-        size: node.target.as_ref().map_or(0, |target| target.len() as u64),
+        size: match &node.target {
+            Some(target) => target.len() as u64,
+            None => seen.size,
+        },
         blocks: 0,
         atime,
         mtime,
@@ -496,7 +595,8 @@ fn attr(ino: InodeNo, node: &Node) -> Attr {
 
 /// Returns what is at `path` with the target of a link so that it stays on its node: absolute targets below `/dev`
 /// become relative.
-fn on_its_node(path: &DevPath, mut node: Node) -> Node {
+fn on_its_node(path: &DevPath, mut seen: Seen) -> Seen {
+    let node = &mut seen.node;
     if let Some(below) = node
         .target
         .as_ref()
@@ -505,20 +605,7 @@ fn on_its_node(path: &DevPath, mut node: Node) -> Node {
         let up = b"../".repeat(path.depth().saturating_sub(1));
         node.target = Some([&up, below].concat().into());
     }
-    node
-}
-
-/// Takes as much of the next record as fits.
-fn next_record(records: &Mutex<Vec<Bytes>>, size: usize) -> Bytes {
-    let mut records = records.lock().expect("no holder panics");
-    let Some(record) = records.last_mut() else {
-        return Bytes::new();
-    };
-    let taken = record.split_to(size.min(record.len()));
-    if record.is_empty() {
-        records.pop();
-    }
-    taken
+    seen
 }
 
 /// Returns a name's position in a listing, 3 and more. Of names with the same one (one pair in 2^63) a listing may

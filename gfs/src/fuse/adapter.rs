@@ -407,6 +407,7 @@ fn open_flags(opened: Opened) -> FopenFlags {
         (opened.direct_io, FopenFlags::FOPEN_DIRECT_IO),
         (opened.keep_cache, FopenFlags::FOPEN_KEEP_CACHE),
         (opened.nonseekable, FopenFlags::FOPEN_NONSEEKABLE),
+        (opened.stream, FopenFlags::FOPEN_STREAM),
         (opened.noflush, FopenFlags::FOPEN_NOFLUSH),
     ];
     table

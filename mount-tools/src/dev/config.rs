@@ -69,6 +69,7 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
         },
         migration: migration(),
         store: StoreConfig::default(),
+        devices: gdev::Rules::default(),
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
             cert: dir.tls().join(NODE_CERT_FILE),

@@ -197,7 +197,13 @@ impl Node {
             .with_draining(Box::new(move || drains.draining()));
         let processes = Arc::new(processes);
         tokio::spawn(Arc::clone(&members).watch(processes.events()));
-        let dev_agent = Arc::new(DevAgent::new(config.node, DEV));
+        let events = processes.events();
+        let audit = Box::new(move |what: &str| {
+            tracing::info!("{what}");
+            events.tell(what);
+        });
+        let dev_agent = DevAgent::new(config.node, DEV, config.devices.clone()).with_audit(audit);
+        let dev_agent = Arc::new(dev_agent);
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
         // This program, also after an update has put another in its place.

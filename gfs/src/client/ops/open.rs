@@ -50,6 +50,7 @@ pub(super) async fn open_pinned(core: &Arc<Core>, node: &Pin, flags: OpenFlags) 
         direct_io: state.writers > 0 || state.writing.sharing.is_shared(core.clock.now()),
         keep_cache: true,
         nonseekable: false,
+        stream: false,
         noflush: false,
     }
 }

@@ -1,0 +1,151 @@
+//! Who may write a disk: one node at a time (D2), and who has asked to be alone (D3).
+//!
+//! | state of a disk | event | next, action |
+//! | --- | --- | --- |
+//! | nobody writes | open to write by node A | A writes |
+//! | A writes | open to write by A | A writes, counted |
+//! | A writes | open to write by B | refused, EBUSY |
+//! | A writes | last close of A | nobody writes |
+//! | nobody has claimed it | open with O_EXCL | claimed |
+//! | claimed | open with O_EXCL, whoever asks | refused, EBUSY |
+//! | claimed | close of the claimer | nobody has claimed it |
+//!
+//! Opens that neither write nor claim are not known here. What the owner's own kernel does with a disk (mounted, swap,
+//! part of an array) it knows itself: the first of the opens known here claims the disk there as well.
+
+use crate::wire::Device;
+use consistency::NodeId;
+use std::collections::BTreeMap;
+
+/// What the opens of a disk are.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Disk {
+    writer: Option<(NodeId, usize)>,
+    claimed: bool,
+}
+
+/// The disks that are written or claimed.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(BTreeMap<Device, Disk>);
+
+/// An open that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) device: Device,
+    pub(crate) node: NodeId,
+    pub(crate) write: bool,
+    pub(crate) exclusive: bool,
+}
+
+/// Why a disk is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// This node writes it.
+    WrittenBy(NodeId),
+    /// Somebody has asked to be alone.
+    Claimed,
+}
+
+impl Claims {
+    /// Enters an open.
+    pub(crate) fn open(&mut self, claim: Claim) -> Result<(), Busy> {
+        if let Some(busy) = self.busy(&claim) {
+            return Err(busy);
+        }
+        let disk = self.0.entry(claim.device).or_default();
+        if claim.write {
+            let (_, opens) = disk.writer.get_or_insert((claim.node, 0));
+            *opens += 1;
+        }
+        disk.claimed |= claim.exclusive;
+        Ok(())
+    }
+
+    /// Returns what is in the way of an open.
+    pub(crate) fn busy(&self, claim: &Claim) -> Option<Busy> {
+        let disk = self.0.get(&claim.device)?;
+        match disk.writer {
+            Some((node, _)) if claim.write && node != claim.node => Some(Busy::WrittenBy(node)),
+            _ => (claim.exclusive && disk.claimed).then_some(Busy::Claimed),
+        }
+    }
+
+    /// Takes an open out that was entered; returns whether it was the last one of its disk.
+    pub(crate) fn close(&mut self, claim: Claim) -> bool {
+        let disk = self.0.get_mut(&claim.device).expect("it was entered");
+        if claim.write {
+            let (_, opens) = disk.writer.as_mut().expect("it was entered");
+            *opens -= 1;
+            if *opens == 0 {
+                disk.writer = None;
+            }
+        }
+        if claim.exclusive {
+            disk.claimed = false;
+        }
+        let last = *disk == Disk::default();
+        if last {
+            self.0.remove(&claim.device);
+        }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(node: u16, write: bool, exclusive: bool) -> Claim {
+        Claim {
+            device: Device {
+                block: true,
+                major: 7,
+                minor: 0,
+            },
+            node: NodeId(node),
+            write,
+            exclusive,
+        }
+    }
+
+    #[test]
+    fn one_node_writes() {
+        let mut claims = Claims::default();
+        let (two, three) = (claim(2, true, false), claim(3, true, false));
+        assert_eq!(claims.open(two), Ok(()));
+        assert_eq!(claims.open(two), Ok(()));
+        assert_eq!(claims.open(three), Err(Busy::WrittenBy(NodeId(2))));
+        assert!(!claims.close(two));
+        assert_eq!(claims.open(three), Err(Busy::WrittenBy(NodeId(2))));
+        let other = Claim {
+            device: Device {
+                minor: 1,
+                ..three.device
+            },
+            ..three
+        };
+        assert_eq!(claims.open(other), Ok(()), "another disk");
+        assert!(claims.close(two));
+        assert_eq!(claims.open(three), Ok(()));
+        assert!(claims.close(three) && claims.close(other));
+        assert!(claims.0.is_empty());
+    }
+
+    #[test]
+    fn one_open_is_alone() {
+        let mut claims = Claims::default();
+        let (alone, writes) = (claim(2, false, true), claim(2, true, false));
+        assert_eq!(claims.open(alone), Ok(()));
+        assert_eq!(claims.open(alone), Err(Busy::Claimed));
+        assert_eq!(claims.open(claim(3, false, true)), Err(Busy::Claimed));
+        assert_eq!(claims.open(writes), Ok(()), "as Linux has it");
+        assert!(!claims.close(alone));
+        assert_eq!(claims.open(claim(3, false, true)), Ok(()));
+        assert_eq!(
+            claims.open(claim(3, true, true)),
+            Err(Busy::WrittenBy(NodeId(2)))
+        );
+        assert!(!claims.close(writes));
+        assert!(claims.close(claim(3, false, true)));
+    }
+}
