@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 mod daemon;
 pub mod dev;
+mod devices;
 pub mod identity;
 pub mod kill;
 pub mod mount;

@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tests::{Cluster, wait_until, with_deadline};
 
@@ -68,6 +68,16 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         drop(Command::new("losetup").args(["-d", &self.device]).status());
+    }
+}
+
+/// What `glu attach` has made, if the test fails.
+struct Attached(String);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut end = Command::new("losetup");
+        drop(end.args(["-d", &self.0]).stderr(Stdio::null()).status());
     }
 }
 
@@ -354,7 +364,8 @@ fn disks() {
     run(
         2,
         &format!(
-            "mkdir -p /tmp/glu-busy-$$; mount {device} /tmp/glu-busy-$$
+            "mkdir -p /tmp/glu-busy-$$
+        until mount {device} /tmp/glu-busy-$$ 2>/dev/null; do :; done
         dd if=/dev/zero of=/cluster/node2{device} count=1 conv=notrunc 2>&1 | grep -q busy; told=$?
         umount /tmp/glu-busy-$$; rmdir /tmp/glu-busy-$$; exit $told",
             device = disk.device
@@ -401,4 +412,88 @@ fn disks() {
     cluster.start(2);
     let opens = || OpenOptions::new().write(true).open(&path).is_ok();
     wait_until("the disk is back", LONG, opens);
+}
+
+#[test]
+fn consoles_and_stand_ins() {
+    let cluster = Cluster::up(2);
+    open_classes(&cluster, 2, &["terminal", "block"]);
+    let (pty, slave) = terminal();
+    let line = format!(
+        "node2:{}",
+        slave.strip_prefix("/dev").expect("below").display()
+    );
+    let speed = |expected| {
+        let modes = termios::tcgetattr(&pty.slave).expect("termios");
+        termios::cfgetospeed(&modes) == expected
+    };
+    let mut master = File::from(pty.master.try_clone().expect("a copy"));
+    let shown = master.try_clone().expect("a copy");
+    let expect = |text: &'static [u8]| {
+        let mut master = shown.try_clone().expect("a copy");
+        let mut got = vec![0; text.len()];
+        let read = with_deadline("what was typed", LONG, move || {
+            master.read_exact(&mut got).map(|()| got)
+        });
+        assert_eq!(read.expect("read"), text);
+    };
+    // A terminal at the line, with the speed that was asked for.
+    let script = format!("glu console {line} --baud 9600; echo ended $?");
+    let mut terminal = cluster.node(1).terminal(&["sh", "-c", &script]);
+    terminal.expect("ends this");
+    wait_until("9600 baud", LONG, || speed(termios::BaudRate::B9600));
+    terminal.send("root\r");
+    expect(b"root\r");
+    master.write_all(b"Password: ").expect("written");
+    terminal.expect("Password: ");
+    terminal.send("~.");
+    terminal.expect("ended 0");
+    // A pseudo-terminal that stands for it: what is set there is set at the line.
+    let serves = format!("exec glu console --pty {line}");
+    let serves = cluster.spawn(1, &serves);
+    wait_until("its name", LONG, || serves.stdout().contains("/dev/pts/"));
+    let near = serves.stdout().trim().to_owned();
+    cluster.sh(1, &format!("stty -F {near} 115200")).ok();
+    wait_until("115200 baud", LONG, || speed(termios::BaudRate::B115200));
+    cluster.sh(1, &format!("printf 'AT\\r' > {near}")).ok();
+    expect(b"AT\r");
+    drop(serves);
+
+    // A block device of this node that stands for a disk of the other one.
+    let disk = Disk::new(&cluster, "disk", 16 << 20);
+    let name = format!("node2{}", disk.device);
+    let attached = cluster.sh(1, &format!("glu attach {name}")).ok();
+    let attached = Attached(attached.trim().to_owned());
+    let near = attached.0.as_str();
+    let listed = cluster.sh(1, "glu attach --list").ok();
+    assert_eq!(listed, format!("{near} {} write", disk.remote()));
+    let script = format!("mkfs.ext4 -q {near} && fsck.ext4 -fn {near} && glu detach {near}");
+    cluster.sh(1, &script).ok();
+    assert_eq!(cluster.sh(1, "glu attach --list").ok(), "");
+    // Its name may be another's by now.
+    std::mem::forget(attached);
+    cluster
+        .sh(2, &format!("fsck.ext4 -fn {}", disk.backing.display()))
+        .ok();
+    let refused = cluster
+        .sh(1, &format!("glu detach {}", disk.device))
+        .to_string();
+    assert!(
+        refused.contains("stands for no device of another node"),
+        "{refused}"
+    );
+    let refused = cluster.sh(1, "glu attach node2/dev/null").to_string();
+    assert!(
+        refused.contains("CUSE") && refused.contains("glu console"),
+        "{refused}"
+    );
+    let refused = cluster.sh(1, "glu attach node2/dev/none").to_string();
+    assert!(refused.contains("there is no such device"), "{refused}");
+    let refused = cluster.sh(1, "glu console node2:null").to_string();
+    assert!(refused.contains("is no terminal"), "{refused}");
+    let refused = cluster.sh(1, "glu console node2:tty").to_string();
+    assert!(
+        refused.contains("the terminal of the process that opens it"),
+        "{refused}"
+    );
 }

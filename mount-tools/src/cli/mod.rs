@@ -11,6 +11,7 @@ mod fsck;
 mod voters;
 
 use crate::dev::{UsageError, init};
+use crate::devices;
 use crate::top;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -46,6 +47,12 @@ enum Command {
     Undrain(cluster::Undrain),
     /// Show or change the nodes that keep the metadata.
     Voters(voters::Voters),
+    /// Use a terminal or serial line of another node.
+    Console(devices::Console),
+    /// Make a block device of this node that stands for a disk of another one, and print its name.
+    Attach(devices::Attach),
+    /// End such a block device.
+    Detach(devices::Detach),
     /// What requests of this node wait for.
     Debug(debug::Debug),
     /// Copy the metadata of the cluster, as they are at one moment, into a file.
@@ -84,6 +91,9 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),
+        Command::Console(console) => console.run(),
+        Command::Attach(attach) => attach.run(),
+        Command::Detach(detach) => detach.run(),
         Command::Debug(debug) => debug.run(),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),

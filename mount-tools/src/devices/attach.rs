@@ -1,0 +1,205 @@
+//! `glu attach` and `glu detach`: a block device of this node that stands for a disk of another one.
+//!
+//! The stand-in is a loop device over the disk's file in the tree, which every stock kernel has. It is as good as its
+//! file: when the daemon or the disk's node ends, it answers EIO from then on, and is to be detached and attached anew.
+//! A terminal cannot be attached: only CUSE could make one; `glu console --pty` is what there is.
+
+use super::{DeviceName, refused, sys};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+use std::time::{Duration, Instant};
+
+/// How long a stand-in is waited for that others may have open, and how often it is looked at.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// The disk: node3/dev/sdb. Without it, or with --list, what is attached is shown.
+    #[arg(required_unless_present = "list", conflicts_with = "list")]
+    device: Option<DeviceName>,
+    /// Show what is attached.
+    #[arg(long)]
+    list: bool,
+    /// To read only.
+    #[arg(long)]
+    read_only: bool,
+    /// Where the tree is mounted.
+    #[arg(long, value_name = "DIR", default_value = "/cluster")]
+    mount: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// What `glu attach` has printed: /dev/loop4.
+    stand_in: PathBuf,
+    /// Where the tree is mounted.
+    #[arg(long, value_name = "DIR", default_value = "/cluster")]
+    mount: PathBuf,
+}
+
+/// What losetup(8) tells of a loop device.
+#[derive(Debug, Deserialize)]
+struct Loop {
+    name: PathBuf,
+    #[serde(rename = "back-file")]
+    back_file: Option<PathBuf>,
+    ro: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Loops {
+    loopdevices: Vec<Loop>,
+}
+
+impl Attach {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        match &self.device {
+            Some(device) => self.attach(device)?,
+            None => list(&self.mount)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn attach(&self, device: &DeviceName) -> Result<()> {
+        let path = device.below(&self.mount);
+        match sys::attribute(&path, c"user.glu.device") {
+            Some(kind) if kind.starts_with('b') => {}
+            Some(_) => bail!("{}", no_stand_in(device, &path)),
+            None => bail!("{}: there is no such device", path.display()),
+        }
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(!self.read_only).open(&path);
+        opened.map_err(|error| refused(&path, error))?;
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show"]);
+        if self.read_only {
+            losetup.arg("--read-only");
+        }
+        let made = run(losetup.arg("--").arg(&path))?;
+        print!("{}", String::from_utf8_lossy(&made.stdout));
+        Ok(())
+    }
+}
+
+impl Detach {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let name = self.stand_in.display();
+        if !self.is_there()? {
+            bail!("{name} stands for no device of another node: glu attach --list shows what does");
+        }
+        run(Command::new("losetup").arg("--detach").arg(&self.stand_in))?;
+        // The kernel keeps it for those who have it open, and tells nobody when they close it.
+        let end = Instant::now() + END_PATIENCE;
+        while self.is_there()? {
+            if Instant::now() > end {
+                bail!("{name} is in use: it goes when its last user closes or unmounts it");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        let attached = attached(&self.mount)?;
+        Ok(attached.iter().any(|one| one.name == self.stand_in))
+    }
+}
+
+fn list(mount: &Path) -> Result<()> {
+    for Loop {
+        name,
+        back_file,
+        ro,
+    } in attached(mount)?
+    {
+        let file = back_file.unwrap_or_default();
+        let way = if ro { "read" } else { "write" };
+        println!("{} {} {way}", name.display(), file.display());
+    }
+    Ok(())
+}
+
+/// Returns the loop devices over devices of nodes.
+fn attached(mount: &Path) -> Result<Vec<Loop>> {
+    let output =
+        run(Command::new("losetup").args(["--list", "--json", "--output", "NAME,BACK-FILE,RO"]))?;
+    if output.stdout.is_empty() {
+        return Ok(Vec::new());
+    }
+    let loops: Loops = serde_json::from_slice(&output.stdout).context("what losetup tells")?;
+    let over = |stand_in: &Loop| {
+        stand_in
+            .back_file
+            .as_deref()
+            .is_some_and(|file| is_device(mount, file))
+    };
+    Ok(loops.loopdevices.into_iter().filter(over).collect())
+}
+
+fn is_device(mount: &Path, file: &Path) -> bool {
+    let below = file.strip_prefix(mount).into_iter().flatten();
+    let mut names = below.map(|name| name.to_string_lossy());
+    names.next().is_some_and(|node| node.starts_with("node"))
+        && names.next().as_deref() == Some("dev")
+}
+
+/// Says why a device that is no disk has no stand-in, and what there is.
+fn no_stand_in(device: &DeviceName, path: &Path) -> String {
+    let cuse = Path::new("/dev/cuse").exists();
+    let missing = if cuse {
+        "that is not done yet"
+    } else {
+        "and this kernel has no CUSE (modprobe cuse)"
+    };
+    format!(
+        "{device} is no disk: a character device would need CUSE, {missing}; \
+         read and write {} itself, or for a terminal use glu console --pty {device}",
+        path.display()
+    )
+}
+
+fn run(command: &mut Command) -> Result<Output> {
+    let output = match command.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("losetup is missing: install mount (util-linux)")
+        }
+        output => output.context("losetup")?,
+    };
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_devices() {
+        let check = |file: &str, expected| {
+            assert_eq!(is_device(Path::new("/cluster"), Path::new(file)), expected);
+        };
+        check("/cluster/node3/dev/sdb", true);
+        check("/cluster/node3/proc/1/mem", false);
+        check("/cluster/images/disk", false);
+        check("/srv/node3/dev/sdb", false);
+    }
+
+    #[test]
+    fn what_has_no_stand_in_says_so() {
+        let device: DeviceName = "node3:ttyS0".parse().expect("a device");
+        let told = no_stand_in(&device, Path::new("/cluster/node3/dev/ttyS0"));
+        assert!(
+            told.contains("CUSE") && told.contains("glu console --pty node3:ttyS0"),
+            "{told}"
+        );
+        assert!(!told.contains('\n'));
+    }
+}
