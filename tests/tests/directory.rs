@@ -31,6 +31,34 @@ fn a_larger_directory_is_filled_here_and_emptied_there() {
     filled_and_emptied(files.unwrap_or(100_000));
 }
 
+/// What is read ahead of who reads small files one after the other is no older than what is read (S1).
+#[test]
+fn small_files_are_read_ahead_and_never_old() {
+    const FILES: u32 = 300;
+    const CHANGED_AHEAD: u32 = 10;
+    let cluster = Cluster::up(2);
+    let (here, there) = (cluster.path(1).join("d"), cluster.path(2).join("d"));
+    fs::create_dir(&here).expect("mkdir");
+    let write = |round: u32, i: u32| {
+        let text = format!("{round:04} {}", "x".repeat(1_000));
+        fs::write(here.join(i.to_string()), text).expect("write");
+    };
+    let read = |i: u32| -> u32 {
+        let text = fs::read_to_string(there.join(i.to_string())).expect("read");
+        assert_eq!(text.len(), 1_005, "{i}");
+        text[..4].parse().expect("a number")
+    };
+    (0..FILES).for_each(|i| write(0, i));
+    for round in 1..4 {
+        for i in 0..FILES {
+            let last = if i < CHANGED_AHEAD { round - 1 } else { round };
+            assert_eq!(read(i), last, "{i}");
+            // It may have been read ahead.
+            write(round, (i + CHANGED_AHEAD) % FILES);
+        }
+    }
+}
+
 #[test]
 fn a_directory_is_filled_and_emptied_by_one_node() {
     filled_and_emptied_alone(2_000);
