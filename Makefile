@@ -29,8 +29,9 @@ within = timeout --verbose --kill-after=30
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-setup: ## Install the Debian packages that are missing
+setup: ## Install the Debian packages that are missing, and get CRIU into target/
 	@$(within) $(SETUP_TIMEOUT) scripts/setup.sh
+	@$(within) $(SETUP_TIMEOUT) scripts/criu.sh >/dev/null
 
 build: ## Build everything for development
 	$(within) $(BUILD_TIMEOUT) cargo build --workspace

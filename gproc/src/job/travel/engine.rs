@@ -132,7 +132,7 @@ impl Engine {
     pub(super) fn restore(
         &self,
         group: &Group,
-        images: &Images,
+        images: Images,
         pipes: &[(u64, OwnedFd)],
     ) -> io::Result<Waiting> {
         let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
@@ -144,9 +144,9 @@ impl Engine {
         }
         let script = images.0.join("at-gate");
         let text = format!(
-            "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0\necho > {}\nread -r word < {}\n[ \"$word\" = run ]\n",
-            ready.display(),
-            gate.display()
+            "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0\nexec 3< {}\necho > {}\nread -r word <&3\n[ \"$word\" = run ]\n",
+            gate.display(),
+            ready.display()
         );
         File::options()
             .write(true)
@@ -161,7 +161,7 @@ impl Engine {
             .open(ready)?;
         let gate = File::options().read(true).write(true).open(gate)?;
 
-        let mut criu = self.command("restore", images);
+        let mut criu = self.command("restore", &images);
         criu.args(["--restore-detached", "--restore-sibling", "--file-locks"]);
         criu.arg("--action-script").arg(&script);
         for (inode, end) in pipes {
@@ -178,6 +178,7 @@ impl Engine {
         let mut waiting = Waiting {
             criu: criu.spawn()?,
             gate,
+            images,
         };
         let deadline = Instant::now() + WITHIN;
         loop {
@@ -188,7 +189,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
             if waiting.criu.try_wait()?.is_some() {
-                return Err(images.why("restore"));
+                return Err(waiting.images.why("restore"));
             }
             if Instant::now() > deadline {
                 waiting.criu.kill()?;
@@ -223,6 +224,8 @@ impl Engine {
 pub(super) struct Waiting {
     criu: Child,
     gate: File,
+    /// With what tells why it failed.
+    images: Images,
 }
 
 impl Waiting {
@@ -233,7 +236,7 @@ impl Waiting {
         if status.success() {
             Ok(())
         } else {
-            Err(io::Error::other("the copy did not start"))
+            Err(self.images.why("restore"))
         }
     }
 

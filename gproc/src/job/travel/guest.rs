@@ -193,9 +193,9 @@ async fn make(
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
-            let waiting = engine.restore(&its_group, &images, &ends);
+            let waiting = engine.restore(&its_group, images, &ends);
             // Only the job has its ends of pipes.
-            drop((ends, images));
+            drop(ends);
             tell.send(waiting.map(|waiting| (waiting, pid))).ok();
             // Until the guest has ended, or nobody waits for it.
             wait.recv().ok();
