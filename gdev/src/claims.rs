@@ -1,4 +1,4 @@
-//! Who may write a disk: one node at a time (D2), and who has asked to be alone (D3).
+//! Who may write a disk: one node at a time (DV2), and who has asked to be alone (DV3).
 //!
 //! | state of a disk | event | next, action |
 //! | --- | --- | --- |

@@ -87,7 +87,7 @@ const CARRIED: &[Row] = &[
     (Class::Watchdog, OUT,  b'W', 9,    10,   INT,            Needs::Nothing, "WDIOC_GETPRETIMEOUT, -TIMELEFT"),
 ];
 
-/// An ioctl that may be done; the only way to get one is [`allow`] (D4).
+/// An ioctl that may be done; the only way to get one is [`allow`] (DV4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) command: u32,

@@ -1,4 +1,4 @@
-//! Who may open what (D1): what the owner grants of a class, the device's mode and owner, and what the kernel would ask
+//! Who may open what (DV1): what the owner grants of a class, the device's mode and owner, and what the kernel would ask
 //! of the caller in place of the agent, which has all rights.
 
 use crate::claims::Busy;

@@ -1,7 +1,7 @@
 //! The owner's side of a session: one open device of another node, see [`crate::wire::session`].
 //!
 //! Every question has a task of its own; its answer goes to one writer. The end of the stream, which is also that of the
-//! other node, ends all waits, and the device is closed when what was begun is done (D5).
+//! other node, ends all waits, and the device is closed when what was begun is done (DV5).
 
 use crate::open::Open;
 use crate::wire::session::{ASKED_MAX, Ask, FromOwner, ToOwner};

@@ -1,6 +1,6 @@
 //! The user's side of a session: a device that is open on another node, see [`crate::wire::session`].
 //!
-//! When the stream ends, what waits gets EIO and what comes later ENODEV (D5): the device may be there again, but an
+//! When the stream ends, what waits gets EIO and what comes later ENODEV (DV5): the device may be there again, but an
 //! open file never becomes another one.
 
 use crate::wire::session::{ASKED_MAX, Access, Answer, Ask, FromOwner, ToOwner};

@@ -1,11 +1,11 @@
 //! Who runs a job that moves, decided without a clock or a socket: what its home does at each event ([`Home`]), and what
 //! a host may do with its copy ([`Copy`]). The tables are in docs/protocol.md.
 //!
-//! - M1 **At most one copy runs.** A copy runs only by home's word, home gives it to one copy at a time, and once it has
+//! - MV1 **At most one copy runs.** A copy runs only by home's word, home gives it to one copy at a time, and once it has
 //!   let the new copy run the old one never runs again, whatever becomes of the new one.
-//! - M2 **Never lost on the way.** Until home has let the new copy run, every failure of the move lets the old one go on.
-//! - M3 **One move at a time.** What is asked meanwhile is refused.
-//! - M4 **Nothing outlives its home.** A host that has lost home ends its copy (as J2 has it).
+//! - MV2 **Never lost on the way.** Until home has let the new copy run, every failure of the move lets the old one go on.
+//! - MV3 **One move at a time.** What is asked meanwhile is refused.
+//! - MV4 **Nothing outlives its home.** A host that has lost home ends its copy (as J2 has it).
 
 use consistency::NodeId;
 
@@ -126,7 +126,7 @@ impl Home {
                 self.state = State::Freezing { to };
                 vec![Freeze]
             }
-            // M3
+            // MV3
             (_, Event::Asked(_)) => vec![Answer(Err(NotMoved::Busy))],
 
             (State::Freezing { to }, Event::Dumped) => {
@@ -146,7 +146,7 @@ impl Home {
                 vec![Answer(Err(NotMoved::Ended)), End]
             }
 
-            // M1: from here on the source's copy must not run again, so this is where it is decided.
+            // MV1: from here on the source's copy must not run again, so this is where it is decided.
             (State::Sending { to, alone }, Event::Restored) => {
                 (self.at, self.state) = (to, State::Landing { to });
                 self.moves += 1;
@@ -157,7 +157,7 @@ impl Home {
                 self.state = State::Sending { to, alone: true };
                 Vec::new()
             }
-            // M2
+            // MV2
             (State::Sending { alone: false, .. }, Event::TargetGone(why)) => {
                 self.state = State::Settled;
                 vec![Abort, Thaw, Answer(Err(NotMoved::Failed(why)))]
@@ -171,7 +171,7 @@ impl Home {
                 self.state = State::Settled;
                 vec![Answer(Ok(()))]
             }
-            // M1: it may have run, so the old copy is of no use.
+            // MV1: it may have run, so the old copy is of no use.
             (State::Landing { .. }, Event::TargetGone(why)) => {
                 self.state = State::Over;
                 vec![Answer(Err(NotMoved::Failed(why))), End]
@@ -205,7 +205,7 @@ pub(super) enum Word {
     Freeze,
     /// Home has it go on; so does a host that could not make images.
     Thaw,
-    /// Home wants it ended, or is lost (M4).
+    /// Home wants it ended, or is lost (MV4).
     End,
 }
 

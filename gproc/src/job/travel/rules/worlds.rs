@@ -13,15 +13,15 @@ const FAULTS_MAX: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Nothing,
-    /// A copy waits for home's word (M1).
+    /// A copy waits for home's word (MV1).
     Wait,
-    /// Once the new copy may run the old one never does again (M1).
+    /// Once the new copy may run the old one never does again (MV1).
     Decide,
-    /// A failed move lets the old copy go on (M2).
+    /// A failed move lets the old copy go on (MV2).
     GoOn,
-    /// A host that has lost home ends its copy (M4).
+    /// A host that has lost home ends its copy (MV4).
     EndWithHome,
-    /// A host that could not make images goes on (M2).
+    /// A host that could not make images goes on (MV2).
     ThawItself,
 }
 
@@ -158,7 +158,7 @@ impl World {
             let age = self.hosts[host].age;
             assert!(
                 age >= self.ran,
-                "M1: a copy goes on that a younger one has replaced"
+                "MV1: a copy goes on that a younger one has replaced"
             );
             self.ran = age;
         }
@@ -166,7 +166,7 @@ impl World {
             .hosts
             .iter()
             .filter(|host| host.copy == Some(Copy::Running));
-        assert!(running.count() <= 1, "M1: two copies run");
+        assert!(running.count() <= 1, "MV1: two copies run");
     }
 
     /// Returns all worlds that may come next.
@@ -302,13 +302,13 @@ impl World {
         let running = |host: &&Host| host.copy == Some(Copy::Running);
         let running = self.hosts.iter().filter(running).count();
         if self.over {
-            assert!(running == 0 || left, "M4: a copy outlives its job");
+            assert!(running == 0 || left, "MV4: a copy outlives its job");
         } else {
             assert_eq!(self.answered, self.asked, "who asked waits for ever");
-            assert_eq!(running, 1, "M2: the job is lost on its way");
+            assert_eq!(running, 1, "MV2: the job is lost on its way");
         }
         if self.faults == 0 {
-            assert!(!self.over, "M2: the job ends without a fault");
+            assert!(!self.over, "MV2: the job ends without a fault");
         }
     }
 }
