@@ -6,11 +6,11 @@ SHELL := /bin/bash
 
 # Seconds: what hangs is ended and named, never waited for. Those of `make test` add up to less than
 # a CI run may take, so that each step ends by its own limit, which cleans up.
-SETUP_TIMEOUT := 500
-LINT_TIMEOUT := 1200
-DEPENDENCIES_TIMEOUT := 900
-BUILD_TIMEOUT := 1000
-TEST_TIMEOUT := 1500
+SETUP_TIMEOUT := 300
+LINT_TIMEOUT := 900
+DEPENDENCIES_TIMEOUT := 500
+BUILD_TIMEOUT := 900
+TEST_TIMEOUT := 2200
 LONG_TIMEOUT := 10000
 
 # The last revision of the protocol version before the present one.
@@ -20,7 +20,7 @@ UPGRADE_FROM := 2626ac2
 PREFIX := /usr/local
 DESTDIR :=
 BIN_DIR = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
-PROGRAMS := glu glud glurun glumake glumake-sh glubatch glupart glukill glups glush glustat
+PROGRAMS := glu glud glurun glumake glumake-sh glubatch glupart glukill glups glush glustat migrate loadlevel
 
 within = timeout --verbose --kill-after=30
 

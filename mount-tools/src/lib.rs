@@ -10,6 +10,7 @@ mod devices;
 pub mod identity;
 pub mod kill;
 pub mod mount;
+pub mod moves;
 pub mod node;
 mod nodes;
 pub mod ps;

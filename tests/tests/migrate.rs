@@ -237,7 +237,30 @@ def nonsense():
         assert shell.file('cantmove') == ['no_job']
         assert shell.refuses(2) == 'ENOTSUP'
 
-for row in (script, pipeline, threads, things, signals, output, connection, nonsense):
+def commands():
+    job = Job(1, 'sh', '-c', 'echo $$; read x')
+    job.pid, = job.owner.stdout.readline().split()
+    def run(*words):
+        ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return ran.returncode, ran.stdout.strip(), ran.stderr.strip()
+    assert run('migrate', job.pid, '2') == (0, '', '')
+    assert job.file('where') == ['2']
+    assert run('migrate', job.pid, 'home') == (0, '', '')
+    assert job.file('where') == ['1']
+    assert run('loadlevel', '-p', job.pid) == (0, 'on', '')
+    assert run('loadlevel', '-p', job.pid, 'off') == (0, '', '')
+    assert run('loadlevel', '-p', job.pid) == (0, 'off', '')
+    for to, why in (('2', 'locked'), ('9', 'no such node')):
+        code, _, said = run('migrate', job.pid, to)
+        assert code == 1 and why in said, said
+    assert run('loadlevel', '-p', job.pid, 'on') == (0, '', '')
+    assert run('migrate', job.pid, 'balance') == (0, '', '')
+    code, _, said = run('migrate', str(os.getpid()), '2')
+    assert code == 1 and 'not the program of a glurun job' in said, said
+    job.end()
+    assert run('migrate', job.pid, '2')[0] == 1
+
+for row in (script, pipeline, threads, things, signals, output, connection, nonsense, commands):
     try:
         row()
     except Exception:

@@ -97,6 +97,7 @@ pub(super) async fn run(server: Arc<MetaServer>) {
             away = Away::default();
             continue;
         }
+        server.log.finish_change().await;
         let now = Instant::now();
         away.note(now, &server.log.silent_voters(SILENT));
         let view = View {

@@ -6,6 +6,7 @@ use super::world::{MS, NODES, Plan, World};
 use crate::data::simulated::ChunkFault;
 use crate::server::log::DiskFault;
 use consistency::NodeId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl World {
@@ -39,7 +40,7 @@ impl World {
         if self.dice.below(3_u8) == 0 {
             node = self.leader().unwrap_or(node);
         }
-        match self.dice.below(22_u8) {
+        match self.dice.below(24_u8) {
             0 => self.kill(node),
             1 => {
                 // Power loss.
@@ -121,6 +122,7 @@ impl World {
                     state.tell(node, || format!("has chunk {chunk} damaged"));
                 }
             }
+            20 | 21 => self.change_voters(),
             _ => {
                 let most = self.dice.below(4_u32);
                 self.shared.state().weather = Weather {
@@ -129,6 +131,22 @@ impl World {
                     late_ms: self.dice.below(1 + most * 500),
                 };
             }
+        }
+    }
+
+    /// The leader is told to make all nodes but one voters; something else may go wrong meanwhile.
+    fn change_voters(&mut self) {
+        let out = self.any_node();
+        let Some(leader) = self.leader() else { return };
+        let voters: BTreeSet<NodeId> = self.ids().into_iter().filter(|id| *id != out).collect();
+        let state = self.shared.state();
+        state.tell(leader, || format!("is to make all but node {out} voters"));
+        let log = state.hosts[&leader].log.clone();
+        drop(state);
+        let runtime = self.nodes[&leader].runtime.as_ref();
+        if let (Some(log), Some(runtime)) = (log, runtime) {
+            // It may fail as everything may.
+            drop(runtime.spawn(async move { log.set_voters(&voters).await }));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whole worlds: one seed is one cluster, with all that may happen to it.
 //!
-//! Three voters and a fourth node, each with the real client, the real metadata service and the real replicated log
+//! Three voters and a fourth node that may take the place of any, each with the real client, the real metadata service and the real replicated log
 //! (openraft's core included), on a network, on disks and with clocks that the seed makes. Nodes die at any named place
 //! ([`points`]) and at any time, are cut off, stop and go on; messages are lost or late; disks lose what was not synced
 //! and fail. Then all of that ends: every node must answer again, and all voters must agree.

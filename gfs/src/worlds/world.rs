@@ -53,7 +53,7 @@ pub(super) enum Plan {
 
 /// A node as it runs.
 pub(super) struct Running {
-    runtime: Option<Runtime>,
+    pub(super) runtime: Option<Runtime>,
     /// Its clock reads `offset + now * rate / 1000`, its time of day is `skew` later.
     offset: u64,
     rate: u64,
@@ -412,11 +412,19 @@ fn voters(state: &State) -> String {
     state.hosts.iter().filter_map(say).collect()
 }
 
-/// Returns whether all voters have the same state.
+/// Returns whether there is a leader, and all of its voters have the same state.
 fn agree(state: &State) -> bool {
-    let logs = state.hosts.values().filter_map(|host| host.log.as_ref());
-    let states: Vec<Vec<u8>> = logs.map(|log| log.read(|meta| meta.snapshot())).collect();
-    states.len() == usize::from(VOTERS) && states.windows(2).all(|pair| pair[0] == pair[1])
+    let mut logs = state.hosts.values().filter_map(|host| host.log.as_ref());
+    let Some(leader) = logs.find(|log| log.leadership().borrow().leading) else {
+        return false;
+    };
+    let voters = leader.voters();
+    let logs = voters.iter().map(|voter| state.hosts[voter].log.as_ref());
+    let states: Option<Vec<Vec<u8>>> = logs
+        .map(|log| log.map(|log| log.read(|meta| meta.snapshot())))
+        .collect();
+    voters.len() == usize::from(VOTERS)
+        && states.is_some_and(|states| states.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
 /// Looks for an order of all that was seen; returns whether that was given up.

@@ -1,8 +1,8 @@
 //! The files that processes and nodes are controlled by. One write is one order; it returns when the order has been
 //! carried out, with the errno that the system call would have given on the process's node.
 
-use super::ProcTree;
 use super::deep::At;
+use super::{ProcTree, best};
 use crate::job::{Asked, Told};
 use crate::pids::ClusterPid;
 use crate::signal;
@@ -169,8 +169,10 @@ impl ProcTree {
             who,
         };
         self.cluster.act(home, ask).await?.map_err(Errno)?;
-        // No node is better than another yet.
-        let to = to.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let to = match to {
+            Some(to) => to,
+            None => self.best_for(identity).await?,
+        };
         if to != home && self.is_locked(identity).await? {
             return Err(Errno(libc::EBUSY));
         }
@@ -183,6 +185,24 @@ impl ProcTree {
             None if to == home => Ok(()),
             _ => Err(Errno(libc::EOPNOTSUPP)),
         }
+    }
+
+    /// Returns the node that a process runs best on.
+    async fn best_for(&self, identity: Identity) -> Result<NodeId, Errno> {
+        let told = self
+            .cluster
+            .ask_of_moves(identity.pid, Asked::Where)
+            .await?;
+        let Some(Told::Where { at, .. }) = told else {
+            return Err(Errno(libc::EOPNOTSUPP));
+        };
+        let drains = (self.draining.0)();
+        let loads = self.cluster.loads().await.into_iter();
+        let loads = loads.filter(|(node, _)| !drains.contains(node));
+        let loads: Vec<_> = loads
+            .filter_map(|(node, load)| Some((node, load?)))
+            .collect();
+        Ok(best::best(&loads, at))
     }
 
     /// Returns whether a process is to stay where it is.

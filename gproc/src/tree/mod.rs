@@ -10,6 +10,7 @@
 //!
 //! Lock order: none; every table has a lock of its own and no two are held together.
 
+mod best;
 mod content;
 mod control;
 mod deep;

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the progress is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long there may be no leader to ask, in the middle of it.
+const LEADERLESS_MAX: Duration = Duration::from_secs(20);
 const OPTION: &str = "--socket PATH";
 
 #[derive(Debug, Args)]
@@ -146,8 +148,18 @@ impl Drain {
             return Ok(ExitCode::SUCCESS);
         }
         let mut shown = None;
+        let mut heard = Instant::now();
         loop {
-            let cluster = Cluster::ask(&self.socket)?;
+            let cluster = match Cluster::ask(&self.socket) {
+                Ok(cluster) => cluster,
+                // It may be the leader who hands his part on.
+                Err(_) if heard.elapsed() < LEADERLESS_MAX => {
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            heard = Instant::now();
             let Some(node) = cluster.nodes.iter().find(|node| node.node == self.node) else {
                 bail!("node {} is no longer there", self.node);
             };

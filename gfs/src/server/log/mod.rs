@@ -152,6 +152,8 @@ struct Inner<M: StateMachine> {
     leadership: watch::Receiver<Leadership>,
     words: Words,
     lease: Duration,
+    /// Held by a change of the voters that this node makes.
+    changing: tokio::sync::Mutex<()>,
     /// The proposer, the watcher and the store, until the first shutdown takes them.
     running: Mutex<Option<Running>>,
 }
@@ -310,6 +312,7 @@ impl<M: StateMachine> Replicated<M> {
             leadership,
             words,
             lease,
+            changing: tokio::sync::Mutex::default(),
             running: Mutex::new(Some(running)),
         };
         Ok(Self {
@@ -443,7 +446,12 @@ impl<M: StateMachine> Replicated<M> {
     /// # Errors
     /// As [`Replicated::propose`]; after [`ProposeError::Unknown`] see [`Replicated::voters`].
     pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let _alone = self.inner.changing.lock().await;
         let raft = &self.inner.raft;
+        if self.is_leaving() {
+            let why = "this leader is about to be none: try again".to_owned();
+            return Err(ProposeError::Unavailable(why));
+        }
         let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
         let change = async {
             for new in voters.difference(&before) {
@@ -467,6 +475,32 @@ impl<M: StateMachine> Replicated<M> {
         outcome
     }
 
+    /// Completes a change of the voters whose leader was lost in the middle of it: until then both sets have to agree to
+    /// everything, and learners are sent the log that will be no voters. For who leads.
+    pub async fn finish_change(&self) {
+        let Ok(_alone) = self.inner.changing.try_lock() else {
+            return;
+        };
+        if self.is_leaving() {
+            return;
+        }
+        let sets = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow();
+            let members = metrics.membership_config.membership();
+            members.get_joint_config().clone()
+        };
+        if let [_, .., goal] = &sets[..] {
+            tracing::info!(voters = ?goal, "completing a change of the voters");
+            let changed = self.inner.raft.change_membership(goal.clone(), false);
+            match tokio::time::timeout(CONFIRM_DEADLINE, changed).await {
+                Ok(Ok(_)) => {}
+                failed => return tracing::debug!(?failed, "not yet"),
+            }
+        }
+        self.forget_learners().await;
+    }
+
     /// Ends the sending of the log to nodes that have not become voters.
     async fn forget_learners(&self) {
         let learners: BTreeSet<u16> = {
@@ -475,7 +509,7 @@ impl<M: StateMachine> Replicated<M> {
             let members = metrics.membership_config.membership();
             members.learner_ids().collect()
         };
-        if learners.is_empty() {
+        if learners.is_empty() || self.is_leaving() {
             return;
         }
         let forgotten = ChangeMembers::RemoveNodes(learners);
@@ -553,6 +587,15 @@ impl<M: StateMachine> Replicated<M> {
         {
             tracing::warn!("the log's store is still in use {CLOSE_DEADLINE:?} after its shutdown");
         }
+    }
+
+    /// Returns whether this node is no voter any more. A leader that has taken itself out leads until that is committed;
+    /// openraft's core does not stand another change meanwhile.
+    fn is_leaving(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let mut voters = metrics.membership_config.voter_ids();
+        !voters.any(|voter| voter == metrics.id)
     }
 
     fn is_alone(&self) -> bool {
