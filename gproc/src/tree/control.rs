@@ -187,8 +187,12 @@ impl ProcTree {
         }
     }
 
-    /// Returns the node that a process runs best on.
+    /// Returns the node that a process runs best on, if it can move.
     async fn best_for(&self, identity: Identity) -> Result<NodeId, Errno> {
+        match self.cluster.ask_of_moves(identity.pid, Asked::Ties).await? {
+            Some(Told::Ties(ties)) if ties.is_empty() => {}
+            _ => return Err(Errno(libc::EOPNOTSUPP)),
+        }
         let told = self
             .cluster
             .ask_of_moves(identity.pid, Asked::Where)
