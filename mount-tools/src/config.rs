@@ -129,14 +129,15 @@ pub struct GludConfig {
     /// How chunks are looked after.
     #[serde(default)]
     pub repair: RepairConfig,
-    /// How processes move.
-    #[serde(default)]
+    /// How processes move. As [`Self::devices`] written only where it says something: what `glu dev` writes an older
+    /// glud of a cluster that is being upgraded must understand.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub migration: MigrationConfig,
     /// Where file data is kept.
     #[serde(default)]
     pub store: StoreConfig,
     /// What other nodes may do with this node's devices.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub devices: gdev::Rules,
     /// Where this node's identity is.
     #[serde(default)]
@@ -144,6 +145,10 @@ pub struct GludConfig {
     /// The other nodes.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
+}
+
+fn is_default<T: Default + PartialEq>(section: &T) -> bool {
+    *section == T::default()
 }
 
 /// Files of a node's identity.

@@ -22,14 +22,11 @@ const STRANGER: &str = "setpriv --reuid 4321 --regid 4321";
 /// Opens classes of devices on a node, which is down for a moment.
 fn open_classes(cluster: &Cluster, node: u32, classes: &[&str]) {
     let path = cluster.state().join(format!("node{node}/glud.toml"));
-    let mut config = fs::read_to_string(&path).expect("its configuration");
-    for class in classes {
-        let is = |grant: &str| format!("\n{class} = \"{grant}\"\n");
-        let closed = ["closed", "read"]
-            .into_iter()
-            .find(|grant| config.contains(&is(grant)));
-        config = config.replace(&is(closed.expect("one of them")), &is("write"));
-    }
+    let config = fs::read_to_string(&path).expect("its configuration");
+    assert!(!config.contains("[devices]"), "all is as by default");
+    let open = classes.iter().map(|class| format!("{class} = \"write\"\n"));
+    let section = format!("[devices]\n{}\n[tls]", String::from_iter(open));
+    let config = config.replacen("[tls]", &section, 1);
     fs::write(&path, config).expect("written");
     cluster.kill(node);
     cluster.start(node);

@@ -163,16 +163,10 @@ impl MetaServer {
                 after,
             } => {
                 let set = watches::Set::of(set, inodes, after, None);
-                match self.barriers.check(from, session) {
-                    Ok(()) => match self.watch(from, session, set, after).await {
-                        Some(news) => MetaReply::Events {
-                            known: true,
-                            events: news.events,
-                        },
-                        None => MetaReply::Events {
-                            known: false,
-                            events: Vec::new(),
-                        },
+                match self.watch(from, session, set, after).await {
+                    Ok(news) => MetaReply::Events {
+                        known: news.is_some(),
+                        events: news.unwrap_or_default().events,
                     },
                     Err(ended) => self.ended(ended),
                 }
@@ -185,9 +179,8 @@ impl MetaServer {
                 since,
             } => {
                 let set = watches::Set::of(set, inodes, after, since);
-                match self.barriers.check(from, session) {
-                    Ok(()) => {
-                        let news = self.watch(from, session, set, after).await;
+                match self.watch(from, session, set, after).await {
+                    Ok(news) => {
                         let known = news.is_some();
                         let News { events, upto, lost } = news.unwrap_or_default();
                         MetaReply::EventsUpTo {
@@ -512,7 +505,8 @@ impl MetaServer {
         session: SessionId,
         set: Option<watches::Set>,
         after: u64,
-    ) -> Option<News> {
+    ) -> Result<Option<News>, Ended> {
+        self.barriers.check(from, session)?;
         if let Some(set) = set {
             if !set.inodes.is_empty() {
                 self.begin_record().await;
@@ -524,9 +518,11 @@ impl MetaServer {
         let until = tokio::time::Instant::now() + WATCH_WITHIN;
         loop {
             let news = self.watches.news();
-            let found = self.watches.after(session, after)?;
+            let Some(found) = self.watches.after(session, after) else {
+                return Ok(None);
+            };
             if !found.is_empty() || tokio::time::timeout_at(until, news).await.is_err() {
-                return Some(found);
+                return Ok(Some(found));
             }
         }
     }

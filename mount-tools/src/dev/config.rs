@@ -105,7 +105,11 @@ mod tests {
         let dir = StateDir::create(root.path()).expect("made");
         write_all(&dir, nodes, voters).expect("written");
         for number in 1..=nodes {
-            let config = GludConfig::load(&dir.node(number).config()).expect("glud takes it");
+            let path = dir.node(number).config();
+            let config = GludConfig::load(&path).expect("glud takes it");
+            // An older one does not know of it.
+            let text = fs::read_to_string(path).expect("written");
+            assert!(!text.contains("[devices]"), "{text}");
             assert_eq!(config.nodes().len(), usize::from(nodes));
             assert_eq!(config.voters.len(), usize::from(voters));
             let TlsPaths { ca, cert, key } = &config.tls;

@@ -169,10 +169,8 @@ impl About {
     }
 
     async fn list_voters(&self) -> Answer {
-        match self.members.ask_leader(&MetaRequest::Voters).await {
-            Ok(MetaReply::Voters(voters)) => shown_voters(&voters),
-            // An older leader does not tell.
-            Ok(_) => shown_voters(&self.voters()),
+        match self.members.ask_voters().await {
+            Ok(voters) => shown_voters(&voters),
             Err(_) => no_leader(),
         }
     }
@@ -205,11 +203,9 @@ impl About {
         let (Ok(MetaReply::Nodes(nodes)), Ok(MetaReply::Repair(repair))) = (nodes, repair) else {
             return no_leader();
         };
-        let voters = match self.members.ask_leader(&MetaRequest::Voters).await {
-            Ok(MetaReply::Voters(voters)) => voters,
-            // An older leader does not tell.
-            Ok(_) | Err(_) => self.voters(),
-        };
+        // An older leader does not tell.
+        let voters = self.members.ask_voters().await;
+        let voters = voters.unwrap_or_else(|_| self.voters());
         let shown = |status: NodeStatus| ClusterNode {
             node: status.node.0,
             name: self.names.get(&status.node).cloned().unwrap_or_default(),

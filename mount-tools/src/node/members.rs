@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus};
+use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, VOTERS_SINCE};
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, NodeId};
 use gfs::data::keeper::AskLeader;
@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How often the nodes are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// At each so many of these looks the voters are asked for, too; who wants to know exactly asks for them himself.
+const VOTERS_EVERY: u32 = 10;
 /// How long one node may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -79,6 +81,7 @@ impl Members {
     /// What changes is told to `events`.
     pub(super) async fn watch(self: Arc<Self>, events: Arc<Events>) {
         let mut seen = Seen::default();
+        let mut looks = 0;
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
             // Without a leader what was known stays the best guess.
@@ -89,8 +92,10 @@ impl Members {
                 }
                 *self.nodes.write().expect("no holder panics") = nodes;
             }
-            // An older leader does not tell.
-            if let Ok(MetaReply::Voters(voters)) = self.ask_leader(&MetaRequest::Voters).await {
+            looks = (looks + 1) % VOTERS_EVERY;
+            if looks == 0
+                && let Ok(voters) = self.ask_voters().await
+            {
                 *self.voters.write().expect("no holder panics") = voters;
             }
         }
@@ -110,6 +115,25 @@ impl Members {
 
     /// Asks the leader, or who leads by now.
     pub(super) async fn ask_leader(&self, request: &MetaRequest) -> Result<MetaReply, NetError> {
+        self.ask_leader_since(0, request).await
+    }
+
+    /// Asks the leader who keeps the metadata. One of an older version is not asked: it would take the question for a
+    /// damaged message, and close the connection (V1).
+    pub(super) async fn ask_voters(&self) -> Result<Vec<NodeId>, NetError> {
+        let asked = self.ask_leader_since(VOTERS_SINCE, &MetaRequest::Voters);
+        match asked.await? {
+            MetaReply::Voters(voters) => Ok(voters),
+            other => Err(self.off_the_point(&other, "voters")),
+        }
+    }
+
+    /// As [`Self::ask_leader`], of nodes that are known to speak this version.
+    async fn ask_leader_since(
+        &self,
+        since: u32,
+        request: &MetaRequest,
+    ) -> Result<MetaReply, NetError> {
         let body = Bytes::from(encode(request));
 
         let last = NodeId(self.leader.load(Ordering::Relaxed));
@@ -117,6 +141,13 @@ impl Members {
         let others = others.filter(|node| *node != last);
         let mut failure = None;
         for voter in std::iter::once(last).chain(others) {
+            if self.transport.version_of(voter).unwrap_or_default() < since {
+                failure = Some(NetError::Unreachable {
+                    to: voter,
+                    why: format!("it is not known to speak version {since}"),
+                });
+                continue;
+            }
             let reply = self
                 .transport
                 .call(voter, ServiceId::Meta, body.clone(), DEADLINE)
@@ -143,6 +174,13 @@ impl Members {
 }
 
 impl Members {
+    fn off_the_point(&self, reply: &MetaReply, about: &str) -> NetError {
+        NetError::Malformed {
+            to: NodeId(self.leader.load(Ordering::Relaxed)),
+            why: format!("{reply:?} does not tell of {about}"),
+        }
+    }
+
     /// Asks the leader for a long answer; returns what it says first, and the stream that the rest follows on.
     pub(super) async fn ask_at_length(
         &self,
@@ -165,10 +203,7 @@ impl job::Nodes for Members {
     async fn nodes(&self) -> Result<Vec<NodeStatus>, NetError> {
         match self.ask_leader(&MetaRequest::Nodes).await? {
             MetaReply::Nodes(nodes) => Ok(nodes),
-            other => Err(NetError::Malformed {
-                to: NodeId(self.leader.load(Ordering::Relaxed)),
-                why: format!("{other:?} does not tell of nodes"),
-            }),
+            other => Err(self.off_the_point(&other, "nodes")),
         }
     }
 }
@@ -201,6 +236,73 @@ impl AskLeader for Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consistency::wire::WIRE_VERSION;
+    use std::sync::Mutex;
+
+    /// Three nodes, of which the second leads and is of an older version.
+    #[derive(Debug)]
+    struct Nodes {
+        old: u32,
+        asked: Mutex<Vec<NodeId>>,
+    }
+
+    #[async_trait]
+    impl Transport for Nodes {
+        fn local(&self) -> NodeId {
+            NodeId(1)
+        }
+
+        fn nodes(&self) -> Vec<NodeId> {
+            [1, 2, 3].map(NodeId).to_vec()
+        }
+
+        fn version_of(&self, node: NodeId) -> Option<u32> {
+            [Some(WIRE_VERSION), Some(self.old), None][usize::from(node.0 - 1)]
+        }
+
+        async fn call(
+            &self,
+            to: NodeId,
+            _: ServiceId,
+            _: Bytes,
+            _: Duration,
+        ) -> Result<Bytes, NetError> {
+            self.asked.lock().expect("free").push(to);
+            let reply = match to {
+                NodeId(2) => MetaReply::Voters(vec![NodeId(2)]),
+                _ => MetaReply::NotLeader(None),
+            };
+            Ok(encode(&reply).into())
+        }
+
+        async fn open(&self, _: NodeId, _: ServiceId) -> Result<ByteStream, NetError> {
+            unreachable!("nothing is asked at length")
+        }
+    }
+
+    /// V1: what it does not know an older node takes for damage.
+    #[tokio::test]
+    async fn older_nodes_are_not_asked_who_votes() {
+        let check = async |old, expected: &[u16]| {
+            let nodes = Arc::new(Nodes {
+                old,
+                asked: Mutex::default(),
+            });
+            let members = Members::new(Arc::clone(&nodes) as _, &[NodeId(2)]);
+            let told = members.ask_voters().await.ok();
+            let asked: Vec<u16> = nodes
+                .asked
+                .lock()
+                .expect("free")
+                .iter()
+                .map(|of| of.0)
+                .collect();
+            assert_eq!(asked, expected);
+            told
+        };
+        assert_eq!(check(VOTERS_SINCE, &[2]).await, Some(vec![NodeId(2)]));
+        assert_eq!(check(VOTERS_SINCE - 1, &[1]).await, None);
+    }
 
     #[test]
     fn events_are_what_changes() {

@@ -18,6 +18,8 @@
 //!   disk holds after a failed fsync.
 //! - R5 Every reign has its own epoch, also when the same node leads again after a restart.
 //!
+//! Who votes is in [`membership`].
+//!
 //! In the directory: `LOCK` (flock), `MARK`, `log/` (fjall), `snapshot-<index>`. What is above that knows it as a [`disk::Disk`].
 //!
 //! Lock order: the applied state, then the pending batches. The store's locks are leaves.
@@ -37,6 +39,7 @@ mod inspect;
 mod leadership;
 mod machine;
 mod mark;
+mod membership;
 mod network;
 mod proposer;
 mod raft;
@@ -71,7 +74,7 @@ use machine::{Applied, Machine, Probes};
 use mark::MarkFile;
 use network::{Network, RaftService, SNAPSHOT_CHUNK_BYTES};
 use openraft::error::{CheckIsLeaderError, Fatal, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, EmptyNode, SnapshotPolicy, StorageError};
+use openraft::{Config, EmptyNode, SnapshotPolicy, StorageError};
 use proposer::{Pending, Proposal, Proposer};
 use raft::{Life, Raft};
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,8 +101,6 @@ const _: () = assert!(COMMAND_BYTES_MAX <= QUEUE_BYTES_MAX);
 pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the confirmation of leadership may take: some heartbeats.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a change of the voters may take: a new one gets the whole state first.
-const MEMBERSHIP_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a snapshot's last chunk may take: it is synced and decoded before the answer.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for the store's last user.
@@ -423,114 +424,12 @@ impl<M: StateMachine> Replicated<M> {
         self.inner.leadership.clone()
     }
 
-    /// Returns the voters in ascending order, as this node knows them.
-    #[must_use]
-    pub fn voters(&self) -> Vec<NodeId> {
-        let metrics = self.inner.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let voters = metrics.membership_config.voter_ids();
-        voters.map(NodeId).collect()
-    }
-
     /// Returns why this log has stopped for good, if it has (R4): the node neither leads nor votes until it is restarted.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
         metrics.running_state.as_ref().err().map(fault)
-    }
-
-    /// Changes the set of voters, at the leader: new ones are brought up to date first, then the set changes in one
-    /// step, and commands go on all the time. Returns when the change is committed.
-    ///
-    /// # Errors
-    /// As [`Replicated::propose`]; after [`ProposeError::Unknown`] see [`Replicated::voters`].
-    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), ProposeError> {
-        let _alone = self.inner.changing.lock().await;
-        let raft = &self.inner.raft;
-        if self.is_leaving() {
-            let why = "this leader is about to be none: try again".to_owned();
-            return Err(ProposeError::Unavailable(why));
-        }
-        let before: BTreeSet<NodeId> = self.voters().into_iter().collect();
-        let change = async {
-            for new in voters.difference(&before) {
-                let added = raft.add_learner(new.0, EmptyNode {}, true);
-                added.await.map_err(membership_failed)?;
-            }
-            let ids: BTreeSet<u16> = voters.iter().map(|voter| voter.0).collect();
-            let changed = raft.change_membership(ids, false);
-            changed.await.map(drop).map_err(membership_failed)
-        };
-        let outcome = tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await;
-        let outcome = outcome.unwrap_or_else(|_| {
-            let why = format!(
-                "the set of voters did not change within {MEMBERSHIP_DEADLINE:?}: is each new voter up?"
-            );
-            Err(ProposeError::Unknown(why))
-        });
-        if outcome.is_err() {
-            self.forget_learners().await;
-        }
-        outcome
-    }
-
-    /// Completes a change of the voters whose leader was lost in the middle of it: until then both sets have to agree to
-    /// everything, and learners are sent the log that will be no voters. For who leads.
-    pub async fn finish_change(&self) {
-        let Ok(_alone) = self.inner.changing.try_lock() else {
-            return;
-        };
-        if self.is_leaving() {
-            return;
-        }
-        let sets = {
-            let metrics = self.inner.raft.server_metrics();
-            let metrics = metrics.borrow();
-            let members = metrics.membership_config.membership();
-            members.get_joint_config().clone()
-        };
-        if let [_, .., goal] = &sets[..] {
-            tracing::info!(voters = ?goal, "completing a change of the voters");
-            let changed = self.inner.raft.change_membership(goal.clone(), false);
-            match tokio::time::timeout(CONFIRM_DEADLINE, changed).await {
-                Ok(Ok(_)) => {}
-                failed => return tracing::debug!(?failed, "not yet"),
-            }
-        }
-        self.forget_learners().await;
-    }
-
-    /// Ends the sending of the log to nodes that have not become voters.
-    async fn forget_learners(&self) {
-        let learners: BTreeSet<u16> = {
-            let metrics = self.inner.raft.server_metrics();
-            let metrics = metrics.borrow();
-            let members = metrics.membership_config.membership();
-            members.learner_ids().collect()
-        };
-        if learners.is_empty() || self.is_leaving() {
-            return;
-        }
-        let forgotten = ChangeMembers::RemoveNodes(learners);
-        let forgotten = self.inner.raft.change_membership(forgotten, false);
-        match tokio::time::timeout(CONFIRM_DEADLINE, forgotten).await {
-            Ok(Ok(_)) => {}
-            failed => tracing::debug!(
-                ?failed,
-                "who leads then forgets those that did not become voters"
-            ),
-        }
-    }
-
-    /// Returns the other voters that have not said within `time` that they follow this node, which leads: they are away,
-    /// or their logs have stopped.
-    #[must_use]
-    pub fn silent_voters(&self, time: Duration) -> BTreeSet<NodeId> {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
-        let silent = self.inner.words.silent(&metrics, time);
-        silent.into_iter().map(NodeId).collect()
     }
 
     /// Returns whether no other voter can lead at this moment: [`Replicated::leadership`] is told only when somebody
@@ -589,15 +488,6 @@ impl<M: StateMachine> Replicated<M> {
         }
     }
 
-    /// Returns whether this node is no voter any more. A leader that has taken itself out leads until that is committed;
-    /// openraft's core does not stand another change meanwhile.
-    fn is_leaving(&self) -> bool {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow();
-        let mut voters = metrics.membership_config.voter_ids();
-        !voters.any(|voter| voter == metrics.id)
-    }
-
     fn is_alone(&self) -> bool {
         let metrics = self.inner.raft.server_metrics();
         let voters = metrics.borrow().membership_config.voter_ids().count();
@@ -617,15 +507,6 @@ fn fault(fatal: &Fatal<u16>) -> String {
     match fatal {
         Fatal::StorageError(StorageError::IO { source }) => source.to_string(),
         fatal => fatal.to_string(),
-    }
-}
-
-fn membership_failed(
-    error: RaftError<u16, openraft::error::ClientWriteError<u16, EmptyNode>>,
-) -> ProposeError {
-    match error {
-        RaftError::APIError(error) => error.into(),
-        RaftError::Fatal(fatal) => ProposeError::Unavailable(fatal.to_string()),
     }
 }
 

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -531,18 +531,10 @@ async fn next_of(link: &mut Option<Link>) -> Heard {
     }
 }
 
-/// Writes some of what waits; waits for ever if nothing does. Cancel-safe.
+/// As [`pipes::write_some`], if the pipe is there.
 async fn write_some(out: &mut Option<Outlet>) -> io::Result<u32> {
-    let Some(Outlet { pipe, waiting, .. }) = out else {
-        return std::future::pending().await;
-    };
-    let Some(first) = waiting.front_mut() else {
-        return std::future::pending().await;
-    };
-    let len = pipe.write(first).await?;
-    bytes::Buf::advance(first, len);
-    if first.is_empty() {
-        waiting.pop_front();
+    match out {
+        Some(out) => pipes::write_some(&mut out.pipe, &mut out.waiting).await,
+        None => std::future::pending().await,
     }
-    Ok(u32::try_from(len).expect("frames are small"))
 }

@@ -8,10 +8,10 @@ use super::super::protocol::{
     Stream,
 };
 use super::super::sys;
-use super::Travel;
 use super::engine::{Engine, Images, Waiting};
 use super::rules::{Copy, Word};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
+use super::{Travel, pipes};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::mpsc as blocking_mpsc;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -445,20 +445,12 @@ impl Guest {
     }
 }
 
-/// Writes some of what waits; waits for ever if nothing does. Cancel-safe.
+/// As [`pipes::write_some`], if the pipe is there.
 async fn write_some(input: &mut Option<Input>) -> io::Result<u32> {
-    let Some(Input { pipe, waiting, .. }) = input else {
-        return std::future::pending().await;
-    };
-    let Some(first) = waiting.front_mut() else {
-        return std::future::pending().await;
-    };
-    let len = pipe.write(first).await?;
-    bytes::Buf::advance(first, len);
-    if first.is_empty() {
-        waiting.pop_front();
+    match input {
+        Some(input) => pipes::write_some(&mut input.pipe, &mut input.waiting).await,
+        None => std::future::pending().await,
     }
-    Ok(u32::try_from(len).expect("pieces are small"))
 }
 
 /// Reads what there is and credit for; none: the end. Cancel-safe.

@@ -1,11 +1,14 @@
-//! What ties a job to its node: found before anything is done to it.
+//! The pipes of a job to others, and what ties it to its node: found before anything is done to it.
 
 use super::super::group::Group;
-use std::collections::{BTreeMap, BTreeSet};
+use bytes::{Buf, Bytes};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
 
 /// The pipes of a job whose other ends others have.
 #[derive(Debug, Default)]
@@ -14,6 +17,22 @@ pub(super) struct Pipes {
     pub(super) input: Option<(u64, File)>,
     /// `None`: nobody reads it any more.
     pub(super) outs: Vec<(u64, Option<File>)>,
+}
+
+/// Writes some of what waits to a pipe, and returns how much; waits for ever if nothing does. Cancel-safe.
+pub(super) async fn write_some(
+    pipe: &mut pipe::Sender,
+    waiting: &mut VecDeque<Bytes>,
+) -> io::Result<u32> {
+    let Some(first) = waiting.front_mut() else {
+        return std::future::pending().await;
+    };
+    let len = pipe.write(first).await?;
+    first.advance(len);
+    if first.is_empty() {
+        waiting.pop_front();
+    }
+    Ok(u32::try_from(len).expect("pieces fit a frame"))
 }
 
 /// How a job holds a pipe.
