@@ -109,8 +109,6 @@ pub fn check(state_dir: &Path) -> Result<Report, FsckError> {
     } else {
         None
     };
-    // A node that was never a voter has one as well; nothing stands in it.
-    let log = log.filter(|log| !log.voters.is_empty());
     let listings = log.map(|log| Listings::of(log, &mut report));
     if let Some(store) = store {
         check_chunks(&store, listings.as_ref(), &mut report);
@@ -139,6 +137,10 @@ fn check_log(dir: &Path, report: &mut Report) -> Result<Option<AtRest<MetaState>
     }
     for fault in log.state.faults() {
         report.note("metadata", Some(fault.rule), fault.what);
+    }
+    // A node that was never a voter has one as well; nothing stands in it.
+    if log.voters.is_empty() {
+        return Ok(None);
     }
     report.node = Some(log.node);
     report.index = log.index;
