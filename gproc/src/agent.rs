@@ -34,8 +34,9 @@ pub const WAITS_MAX: usize = 256;
 /// Tells what the daemon counts, as the text format of Prometheus has it.
 pub type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 
-/// Passes a signal on to a process that has left: pid, signal, whether to its group.
-pub type Forward = Box<dyn Fn(i32, i32, bool) + Send + Sync>;
+/// Takes signals for processes that move: pid, signal (0: would it?), whether to its group. `None`: it does not move, so
+/// the kernel is the one to send it.
+pub type Forward = Box<dyn Fn(i32, i32, bool) -> Option<Result<(), Errno>> + Send + Sync>;
 
 /// Answers [`ProcRequest`]s out of the node's procfs.
 pub struct ProcAgent {
@@ -86,11 +87,27 @@ impl ProcAgent {
         self.forward.set(forward).ok();
     }
 
-    fn forward(&self, done: ProcReply, pid: ClusterPid, number: i32, group: bool) -> ProcReply {
-        if let (ProcReply::Done(Ok(())), Some(forward), 1..) = (&done, self.forward.get(), number) {
-            forward(pid.kernel(), number, group);
+    /// Sends a signal once: by the kernel, or by way of what moves the process. The rights are those to what is here
+    /// of it in either case.
+    async fn signal(
+        &self,
+        pid: ClusterPid,
+        number: i32,
+        group: bool,
+        send: impl Fn(&Procfs, i32) -> Result<(), Errno> + Copy + Send + 'static,
+    ) -> ProcReply {
+        let forward = self.forward.get().filter(|_| number > 0);
+        let forward = forward.filter(|forward| forward(pid.kernel(), 0, group).is_some());
+        if let Some(forward) = forward {
+            let allowed = self.act(move |procfs| send(procfs, 0)).await;
+            if !matches!(allowed, ProcReply::Done(Ok(()))) {
+                return allowed;
+            }
+            if let Some(sent) = forward(pid.kernel(), number, group) {
+                return ProcReply::Done(sent.map_err(|errno| errno as i32));
+            }
         }
-        done
+        self.act(move |procfs| send(procfs, number)).await
     }
 
     /// As on a mount with hidepid.
@@ -178,8 +195,8 @@ impl ProcAgent {
                 number,
                 who,
             } => {
-                let done = self.act(move |procfs| procfs.signal(pid, birth, number, who));
-                self.forward(done.await, pid, number, false)
+                let send = move |procfs: &Procfs, number| procfs.signal(pid, birth, number, who);
+                self.signal(pid, number, false, send).await
             }
             ProcRequest::SignalGroup {
                 group,
@@ -187,8 +204,9 @@ impl ProcAgent {
                 number,
                 who,
             } => {
-                let act = move |procfs: &Procfs| procfs.signal_group(group, birth, number, who);
-                self.forward(self.act(act).await, group, number, true)
+                let send =
+                    move |procfs: &Procfs, number| procfs.signal_group(group, birth, number, who);
+                self.signal(group, number, true, send).await
             }
             ProcRequest::Metrics => ProcReply::Machine((self.metrics)().into()),
             ProcRequest::Load => {

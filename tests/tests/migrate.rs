@@ -180,15 +180,18 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 def signals():
     job = Job(1, 'python3', '-u', '-c', """
 import os, signal
+# A signal between a look for it and pause(2) would be slept through.
+woken, wake = os.pipe(); os.set_blocking(wake, False); signal.set_wakeup_fd(wake)
 signal.signal(signal.SIGUSR1, lambda *_: print('usr1'))
 print(os.getpid())
 while True:
-    signal.pause()
+    os.read(woken, 1)
 """)
     job.pid, = job.owner.stdout.readline().split()
     for _ in tour(job):
         open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')
-        assert job.owner.stdout.readline() == 'usr1\n'
+        said = job.owner.stdout.readline()
+        assert said == 'usr1\n', (said, job.owner.poll(), job.file('where'))
     job.go(2)
     job.owner.send_signal(15)
     status = job.owner.wait()
@@ -293,12 +296,12 @@ if answer and answer[0] == job.pid:
     assert job.file('where') == ['1'], job.file('where')
     assert job.end() == 42
 else:
-    # What glurun says, or nothing.
-    assert why is None, why
+    # Lost after the move, or while it was told that it is done.
+    assert why in (None, 'ESRCH'), why
     assert job.owner.wait() == 125
 left = subprocess.run(['pgrep', '-fc', '^python3 /cluster/counter.py'], stdout=subprocess.PIPE)
 assert left.stdout.split() == [b'0'], left.stdout
-print('went on' if why else 'was lost with it')
+print('went on' if why == 'EAGAIN' else 'was lost with it')
 "#;
     let script = script.replace("MOVING", &moving.display().to_string());
     let script = script.replace("DEAD", &dead.display().to_string());

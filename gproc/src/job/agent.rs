@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
 use gfs::net::{ByteStream, Service, Transport};
+use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -96,9 +97,9 @@ impl Agent {
         self.travel.enable(Engine::new(criu, instance), transport);
     }
 
-    /// Passes a signal for a process of this node on to where it is.
-    pub fn forward(&self, pid: i32, number: i32, group: bool) {
-        self.travel.forward(pid, number, group);
+    /// Takes a signal for a process of this node that moves or has moved; `None`: it has not. 0 is not sent.
+    pub fn forward(&self, pid: i32, number: i32, group: bool) -> Option<Result<(), Errno>> {
+        self.travel.forward(pid, number, group)
     }
 
     /// Returns what to register for `ServiceId::Job`.

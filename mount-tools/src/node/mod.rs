@@ -219,7 +219,7 @@ impl Node {
         );
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {
-            forward.forward(pid, number, group);
+            forward.forward(pid, number, group)
         }));
         let pids = PidKeeper::start(config.node, Path::new(PROC))?;
 

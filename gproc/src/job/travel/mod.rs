@@ -24,6 +24,7 @@ use super::sys;
 use consistency::NodeId;
 use deputy::{Deputy, Original};
 use gfs::net::{ServiceId, Transport};
+use nix::errno::Errno;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -182,13 +183,19 @@ impl Travel {
         }
     }
 
-    /// Passes a signal on if the process is away: what is here of it does not take any.
-    pub(super) fn forward(&self, pid: i32, number: i32, group: bool) {
-        if let Some(known) = self.jobs().get(&pid)
-            && known.seat.is_away()
-        {
-            known.orders.try_send(Order::Signal { number, group }).ok();
+    /// Takes a signal for a process that moves or has moved, also for one that is back: what has its pid here is dead,
+    /// or about to be, or the deputy's to signal (MV5). `None`: the kernel is to send it. 0 is not sent.
+    pub(super) fn forward(&self, pid: i32, number: i32, group: bool) -> Option<Result<(), Errno>> {
+        let jobs = self.jobs();
+        let known = jobs.get(&pid)?;
+        if !known.seat.is_away_or_moves() {
+            return None;
         }
+        if number == 0 {
+            return Some(Ok(()));
+        }
+        let sent = known.orders.try_send(Order::Signal { number, group });
+        Some(sent.map_err(|_| Errno::EAGAIN))
     }
 
     async fn go(&self, known: Option<Known>, pid: i32, to: NodeId) -> Result<(), i32> {
