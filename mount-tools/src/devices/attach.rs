@@ -90,13 +90,14 @@ impl Attach {
 impl Detach {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let name = self.stand_in.display();
-        if !self.is_there()? {
+        let Some(file) = self.file()? else {
             bail!("{name} stands for no device of another node: glu attach --list shows what does");
-        }
+        };
         run(Command::new("losetup").arg("--detach").arg(&self.stand_in))?;
         // The kernel keeps it for those who have it open, and tells nobody when they close it.
         let end = Instant::now() + END_PATIENCE;
-        while self.is_there()? {
+        // Its number may be another's at once.
+        while self.file()?.as_ref() == Some(&file) {
             if Instant::now() > end {
                 bail!("{name} is in use: it goes when its last user closes or unmounts it");
             }
@@ -105,9 +106,11 @@ impl Detach {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn is_there(&self) -> Result<bool> {
-        let attached = attached(&self.mount)?;
-        Ok(attached.iter().any(|one| one.name == self.stand_in))
+    /// Returns the file of the disk that it stands for.
+    fn file(&self) -> Result<Option<PathBuf>> {
+        let attached = attached(&self.mount)?.into_iter();
+        let this = attached.filter(|one| one.name == self.stand_in);
+        Ok(this.filter_map(|one| one.back_file).next())
     }
 }
 
