@@ -25,7 +25,10 @@ use dashmap::DashMap;
 use std::fmt;
 use std::sync::Arc;
 
+mod rights;
 mod routes;
+
+pub use rights::{NodeRights, Rights};
 
 /// Cookies of the reserved names in a listing of the root start here.
 pub const RESERVED_COOKIE: u64 = 1 << 62;
@@ -75,6 +78,7 @@ pub struct Root {
     reserved: Vec<Reserved>,
     per_node: Vec<PerNode>,
     nodes: Nodes,
+    rights: NodeRights,
     /// Branches that the kernel may know, with the directory each lies in.
     branches: DashMap<InodeNo, InodeNo>,
 }
@@ -100,9 +104,10 @@ impl Root {
     #[must_use]
     pub fn new(files: Arc<dyn Tree>) -> Self {
         let mut trees = [const { None }; TREES];
-        trees[0] = Some(files);
+        trees[0] = Some(Arc::clone(&files));
         Self {
             trees,
+            rights: NodeRights::new(files),
             reserved: Vec::new(),
             per_node: Vec::new(),
             nodes: Box::new(Vec::new),
@@ -231,15 +236,20 @@ impl Root {
         })
     }
 
-    fn joint_attr(&self, node: NodeId) -> Attr {
+    async fn joint_attr(&self, node: NodeId) -> Result<Attr, Errno> {
+        let rights = self.rights.shown(node).await?;
+        Ok(self.joint_attr_with(node, rights))
+    }
+
+    fn joint_attr_with(&self, node: NodeId, rights: Rights) -> Attr {
         let branches = u32::try_from(self.per_node.len()).unwrap_or(u32::MAX);
         Attr {
             ino: joint_ino(node),
             kind: FileKind::Dir,
-            mode: 0o555,
+            mode: rights.mode,
             nlink: 2 + branches,
-            uid: 0,
-            gid: 0,
+            uid: rights.uid,
+            gid: rights.gid,
             rdev: 0,
             size: 0,
             blocks: 0,

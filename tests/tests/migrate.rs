@@ -20,8 +20,8 @@ const DRIVER: &str = r#"
 import errno, os, subprocess, sys, time
 
 class Job:
-    def __init__(self, node, *command):
-        words = ['glurun', '-w', str(node), *command]
+    def __init__(self, node, *command, user=()):
+        words = [*user, 'glurun', '-w', str(node), *command]
         pipe = subprocess.PIPE
         self.owner = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, cwd='/', text=True)
 
@@ -240,6 +240,16 @@ def nonsense():
         assert shell.file('cantmove') == ['no_job']
         assert shell.refuses(2) == 'ENOTSUP'
 
+def closed():
+    stranger = ('setpriv', '--reuid', '4321', '--regid', '4321', '--clear-groups')
+    job = Job(1, 'sh', '-c', 'echo $$; read x', user=stranger)
+    job.pid, = job.owner.stdout.readline().split()
+    os.chmod('/cluster/node2', 0o550)
+    assert job.refuses(2) == 'ECONNREFUSED'
+    assert job.file('where') == ['1']
+    os.chmod('/cluster/node2', 0o555)
+    job.end()
+
 def commands():
     job = Job(1, 'sh', '-c', 'echo $$; read x')
     job.pid, = job.owner.stdout.readline().split()
@@ -263,7 +273,7 @@ def commands():
     job.end()
     assert run('migrate', job.pid, '2')[0] == 1
 
-for row in (script, pipeline, threads, things, signals, output, connection, nonsense, commands):
+for row in (script, pipeline, threads, things, signals, output, connection, nonsense, closed, commands):
     try:
         row()
     except Exception:

@@ -64,7 +64,8 @@ async fn tell(disk: &Disk, leader: &dyn AskLeader) {
         bad.truncate(COPIES_PER_MESSAGE);
         let reply = leader.ask(MetaRequest::BadCopies(bad.clone())).await;
         if let Some(MetaReply::Done) = reply {
-            tracing::warn!(chunks = bad.len(), first = %bad[0], "told the leader of damaged or missing chunks");
+            // Most are of files that have changed meanwhile; the leader warns of those that count.
+            tracing::info!(chunks = bad.len(), first = %bad[0], "told the leader of damaged or missing chunks");
             disk.told(&bad);
         }
         sleep(PAUSE).await;

@@ -30,7 +30,7 @@ impl Tree for Root {
             Place::Branch(branch) => self.branch_entry(caller, branch).await,
             // Nodes come and go without a callback.
             Place::Joint(node) => Ok(EntryReply {
-                attr: Some(self.joint_attr(node)),
+                attr: Some(self.joint_attr(node).await?),
                 ttl: NO_CACHE,
                 attr_ttl: NO_CACHE,
                 hold: Hold::none(),
@@ -57,7 +57,7 @@ impl Tree for Root {
     ) -> Result<AttrReply, Errno> {
         match joint(ino) {
             Some(node) => Ok(AttrReply {
-                attr: self.joint_attr(node),
+                attr: self.joint_attr(node).await?,
                 ttl: NO_CACHE,
                 hold: Hold::none(),
             }),
@@ -99,7 +99,15 @@ impl Tree for Root {
         ino: InodeNo,
         set: SetAttrRequest,
     ) -> Result<AttrReply, Errno> {
-        self.owner(ino)?.setattr(caller, ino, set).await
+        let Some(node) = joint(ino) else {
+            return self.tree(ino)?.setattr(caller, ino, set).await;
+        };
+        let rights = self.rights.set(caller, node, set).await?;
+        Ok(AttrReply {
+            attr: self.joint_attr_with(node, rights),
+            ttl: NO_CACHE,
+            hold: Hold::none(),
+        })
     }
 
     async fn readlink(&self, caller: Caller, ino: InodeNo) -> Result<Bytes, Errno> {

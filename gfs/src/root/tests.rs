@@ -2,7 +2,6 @@ use super::*;
 use crate::tree::{FileAt, Hold, NO_CACHE, NewMode, OpenFlags, Opened, ReadReply};
 use async_trait::async_trait;
 use consistency::wire::meta::{NewNode, RenameMode};
-use futures::executor::block_on;
 use std::sync::Mutex;
 
 const CALLER: Caller = Caller {
@@ -181,6 +180,25 @@ fn root() -> (Root, Arc<Mutex<Vec<String>>>) {
     (root, log)
 }
 
+/// Waits for a future on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().build().expect("a runtime");
+    runtime.block_on(future)
+}
+
+/// What the files are asked for the rights of a node.
+fn rights(node: &str) -> [String; 6] {
+    [
+        "files lookup \".glu\"".into(),
+        "files forget 101 1".into(),
+        "files lookup \"nodes\"".into(),
+        "files forget 201 1".into(),
+        format!("files lookup {node:?}"),
+        "files forget 301 1".into(),
+    ]
+}
+
 /// Runs an operation and returns what the trees were asked.
 fn asked<T>(run: impl AsyncFnOnce(&Root) -> T) -> (T, Vec<String>) {
     let (root, log) = root();
@@ -195,17 +213,17 @@ fn found(entry: Result<EntryReply, Errno>) -> Result<u64, Errno> {
 
 #[test]
 fn names_lead_to_their_trees() {
-    let check = |parent: u64, wanted: &str, expected: Result<u64, Errno>, tree: &[&str]| {
+    let check = |parent: u64, wanted: &str, expected: Result<u64, Errno>, tree: &[String]| {
         let (result, log) =
             asked(async |root| found(root.lookup(CALLER, InodeNo(parent), &name(wanted)).await));
         assert_eq!(result, expected, "{wanted}");
         assert_eq!(log, tree, "{wanted}");
     };
     let dev2 = dev_root(NodeId(2)).0;
-    check(1, "a", Ok(101), &["files lookup \"a\""]);
+    check(1, "a", Ok(101), &["files lookup \"a\"".into()]);
     check(1, "proc", Ok(PROC_BASE), &[]);
-    check(1, "node2", Ok(JOINT_BASE + 2), &[]);
-    check(1, "node10", Ok(JOINT_BASE + 10), &[]);
+    check(1, "node2", Ok(JOINT_BASE + 2), &rights("node2"));
+    check(1, "node10", Ok(JOINT_BASE + 10), &rights("node10"));
     check(JOINT_BASE + 2, "dev", Ok(dev2), &[]);
     check(JOINT_BASE + 2, "other", Err(Errno::ENOENT), &[]);
     // Reserved, but nobody is there.
@@ -213,17 +231,17 @@ fn names_lead_to_their_trees() {
     // Not reserved.
     for free in ["node", "node0", "node02", "node10000", "nodeX", "node+2"] {
         let ask = format!("files lookup {free:?}");
-        check(1, free, Ok(101), &[&ask]);
+        check(1, free, Ok(101), &[ask]);
     }
     // Reserved in the root alone.
-    check(50, "proc", Ok(150), &["files lookup \"proc\""]);
+    check(50, "proc", Ok(150), &["files lookup \"proc\"".into()]);
     check(
         PROC_BASE,
         "proc",
         Ok(PROC_BASE + 100),
-        &["proc lookup \"proc\""],
+        &["proc lookup \"proc\"".into()],
     );
-    check(dev2, "x", Ok(dev2 + 100), &["dev lookup \"x\""]);
+    check(dev2, "x", Ok(dev2 + 100), &["dev lookup \"x\"".into()]);
     // Numbers that no tree has.
     check(7 << 60, "x", Err(Errno::ESTALE), &[]);
 }

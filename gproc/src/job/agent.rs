@@ -1,6 +1,7 @@
 //! The host's end of jobs: starts a program, carries its input and output, and sees to it that nothing of it is
 //! left when its owner or the program itself has ended (rule J2).
 
+use super::admission::{Admission, Admissions};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
 use super::protocol::{
@@ -47,6 +48,7 @@ pub struct Agent {
     guests: AtomicU32,
     null: File,
     travel: Arc<Travel>,
+    admissions: Arc<Admissions>,
 }
 
 /// Between whom the frames go.
@@ -82,9 +84,12 @@ impl Agent {
         leader: Option<&Path>,
     ) -> io::Result<Arc<Self>> {
         let groups = Arc::new(Groups::new(instance));
+        let admissions = Arc::<Admissions>::default();
+        let travel = Travel::new(node, Arc::clone(&groups), Arc::clone(&admissions));
         Ok(Arc::new(Self {
             node,
-            travel: Arc::new(Travel::new(node, Arc::clone(&groups))),
+            travel: Arc::new(travel),
+            admissions,
             spawner: Spawner::new(node, groups, leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
@@ -95,6 +100,15 @@ impl Agent {
     /// Lets jobs move, by the CRIU at this path and over this transport. `instance` as for [`Self::new`].
     pub fn let_jobs_move(&self, criu: &Path, instance: &str, transport: Arc<dyn Transport>) {
         self.travel.enable(Engine::new(criu, instance), transport);
+    }
+
+    /// Runs from now on only the processes of those that a node is for (J5).
+    pub fn ask_for_rights(&self, admission: Arc<dyn Admission>) {
+        self.admissions.ask(admission);
+    }
+
+    pub(super) fn admissions(&self) -> &Admissions {
+        &self.admissions
     }
 
     /// Takes a signal for a process of this node that moves or has moved; `None`: it has not. 0 is not sent.
@@ -160,6 +174,10 @@ impl Agent {
             let why = format!("node {} runs {JOBS_MAX} jobs already", self.node);
             return Ok(End::lost(why));
         };
+        let user = start.credentials.clone();
+        if let Err(refused) = self.admissions.admit(self.node, &user).await {
+            return Ok(End::lost(refused.to_string()));
+        }
         let _guest = (owner.hop == Hop::Remote).then(|| Guest::new(&self.guests));
         let streams = Streams::new(&start, &extras, descriptors, &self.null);
         let wire = extras.contains(&Extra::Wire).then(Wire::new).transpose();
@@ -189,7 +207,7 @@ impl Agent {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        process.may_move(&self.travel, group, wire.is_some());
+        process.may_move(&self.travel, group, wire.is_some(), user);
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),

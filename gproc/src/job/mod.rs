@@ -11,6 +11,7 @@
 //!
 //! - [`protocol`]: the frames of both hops; the second hop carries the first one's frames unchanged.
 //! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
+//! - [`admission`]: whom a node is for.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //! - [`travel`]: jobs that move to other nodes while they run.
@@ -24,9 +25,11 @@
 //!   other end: nothing queues without bound, and signals and the end of the job always get through.
 //! - J4 **The cluster's tree may hang.** Whatever may touch a file (change of directory, exec) happens in a child
 //!   or on a spawn thread, never on a thread of the runtime, which may be the one that serves the file.
+//! - J5 **A node runs what it is for.** Whom that is the node itself says ([`admission`]), whatever home believes.
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
+pub mod admission;
 pub mod agent;
 mod frame;
 mod group;

@@ -5,8 +5,8 @@ use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::peer::Peer;
 use super::place::{PlaceError, Placer};
 use super::protocol::{
-    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
-    checked_len, malformed,
+    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, SILENCE_MAX, Start, checked_len,
+    malformed,
 };
 use super::relay::{Job, relay};
 use super::sys;
@@ -165,7 +165,7 @@ impl JobServer {
         mut reader: FrameReader<impl tokio::io::AsyncRead + Unpin>,
         writer: FrameWriter,
     ) {
-        let placed = match self.place(&start.request).await {
+        let placed = match self.place(&start).await {
             Ok(placed) => placed,
             Err(why) => return refuse(writer, End::lost(why)).await,
         };
@@ -201,22 +201,50 @@ impl JobServer {
         }
     }
 
-    async fn place(&self, request: &Request) -> Result<Placed<'_>, String> {
+    async fn place(&self, start: &Start) -> Result<Placed<'_>, String> {
         let unknown = |error| format!("the load of the nodes is not known: {error}");
         let nodes = self.view.nodes().await.map_err(unknown)?;
-        if let Ok(placed) = self.place_on(&nodes, request) {
+        let asked = self.admitted(&nodes, start).await?;
+        if let Ok(placed) = self.place_on(&nodes, &asked) {
             return Ok(placed);
         }
         // A node that has come up since is not refused.
         let nodes = self.view.fresh().await.map_err(unknown)?;
-        self.place_on(&nodes, request)
+        let asked = self.admitted(&nodes, start).await?;
+        self.place_on(&nodes, &asked)
             .map_err(|error| error.to_string())
     }
 
-    fn place_on(&self, nodes: &[NodeStatus], request: &Request) -> Result<Placed<'_>, PlaceError> {
+    /// Returns which of the nodes in question are open to the job's user (J5); none: any.
+    async fn admitted(&self, nodes: &[NodeStatus], start: &Start) -> Result<Vec<NodeId>, String> {
+        let asked = &start.request.nodes;
+        let mut in_question = asked.clone();
+        if asked.is_empty() {
+            in_question.extend(nodes.iter().filter(|of| of.up).map(|of| of.node));
+        }
+        let (mut open, mut closed) = (Vec::new(), None);
+        for node in in_question {
+            match self
+                .agent
+                .admissions()
+                .admit(node, &start.credentials)
+                .await
+            {
+                Ok(()) => open.push(node),
+                Err(refused) => closed = Some(refused),
+            }
+        }
+        match closed {
+            None => Ok(asked.clone()),
+            Some(refused) if open.is_empty() => Err(refused.to_string()),
+            Some(_) => Ok(open),
+        }
+    }
+
+    fn place_on(&self, nodes: &[NodeStatus], asked: &[NodeId]) -> Result<Placed<'_>, PlaceError> {
         let now = Instant(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
         let mut placer = self.placer.lock().expect("no holder panics");
-        let (node, ticket) = placer.place(now, nodes, &request.nodes)?;
+        let (node, ticket) = placer.place(now, nodes, asked)?;
         Ok(Placed {
             node,
             ticket,

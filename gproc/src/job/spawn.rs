@@ -398,7 +398,13 @@ impl Process {
     }
 
     /// Lets it move from now on, with all its group.
-    pub(super) fn may_move(&mut self, travel: &Arc<Travel>, group: &GroupSlot, wire: bool) {
+    pub(super) fn may_move(
+        &mut self,
+        travel: &Arc<Travel>,
+        group: &GroupSlot,
+        wire: bool,
+        user: Credentials,
+    ) {
         let tied = match self {
             Self {
                 session: Some(_), ..
@@ -408,7 +414,7 @@ impl Process {
         };
         if let Ok(pidfd) = self.pidfd.try_clone() {
             let pid = self.pid().cast_signed();
-            self.ticket = Some(travel.register(pid, pidfd, group, tied));
+            self.ticket = Some(travel.register(pid, pidfd, group, tied, user));
         }
     }
 

@@ -20,4 +20,5 @@ mod submit;
 mod tool;
 
 pub use part::main as part_main;
+pub(crate) use part::{Uses, uses};
 pub use tool::main as batch_main;

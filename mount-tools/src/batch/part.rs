@@ -3,14 +3,19 @@
 use super::job::{now, show_time};
 use super::queue::{Request, Rules};
 use super::rules::{Partition, Reservation};
+use super::spool::Spool;
 use super::submit::{When, read_when};
-use super::tool::{is_broken_pipe, lines, read_user, spool, through, user_name};
+use super::tool::{is_broken_pipe, lines, read_user, spool, through};
 use crate::cli::refuse;
 use crate::nodes::{self, NodeSet};
 use crate::run::command::read_time;
+use crate::table::user_name;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use consistency::NodeId;
+use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -155,6 +160,32 @@ impl Command {
         };
         through(&spool.ask(&request, None)?)
     }
+}
+
+/// What a node is used for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Uses {
+    /// Partitions that have it.
+    pub(crate) partitions: Vec<String>,
+    /// Reservations that it is in now.
+    pub(crate) reserved: Vec<String>,
+}
+
+/// Returns who tells what a node is used for.
+///
+/// # Errors
+/// If the rules cannot be read.
+pub(crate) fn uses(mount: &Path) -> Result<impl Fn(NodeId) -> Uses> {
+    let (rules, now) = (Spool::of(mount).rules()?, now());
+    Ok(move |node| {
+        let partitions = rules.partitions.iter().filter(|(_, of)| of.has(node));
+        let reservations = rules.reservations.iter();
+        let reserved = reservations.filter(|(_, of)| of.holds(node, now));
+        Uses {
+            partitions: partitions.map(|(name, _)| name.clone()).collect(),
+            reserved: reserved.map(|(name, _)| name.clone()).collect(),
+        }
+    })
 }
 
 fn show(rules: &Rules) -> String {

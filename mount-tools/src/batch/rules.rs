@@ -55,6 +55,11 @@ impl Partition {
 }
 
 impl Reservation {
+    /// Returns whether a node is reserved at a time.
+    pub(super) fn holds(&self, node: NodeId, now: Seconds) -> bool {
+        self.nodes.contains(node) && (self.from..self.until).contains(&now)
+    }
+
     /// Returns whether it keeps a user's job off a node at some time from `from` to `until`.
     pub(super) fn excludes(&self, uid: u32, node: NodeId, from: Seconds, until: Seconds) -> bool {
         self.nodes.contains(node)

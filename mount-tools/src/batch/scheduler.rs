@@ -4,22 +4,26 @@
 //! Other threads wait for their ends, for requests, and write into the lock's file: a scheduler that cannot any more,
 //! because its node is cut off, is gone before another one starts its jobs again (B1).
 
-use super::job::{Job, JobId, Outcome, now};
+use super::job::{Job, JobId, Outcome, User, now};
 use super::queue::{Action, Answer, FENCE, Machine, Queue, Rules};
 use super::spool::Spool;
 use crate::nodes::NodeSet;
 use crate::run::owner;
 use anyhow::{Context, Result, bail};
+use consistency::NodeId;
+use consistency::wire::node::NodeLoad;
+use gfs::root::Rights;
 use gproc::job::protocol::Failure;
 use gproc::job::{SOCKET_ENV, SOCKET_PATH};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, Uid};
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use nix::unistd::{Gid, Pid, Uid, getgrouplist};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -83,7 +87,7 @@ pub fn main(parent: u32, mount: &Path) -> Result<()> {
         .prepare()
         .with_context(|| format!("the queue under {}", mount.display()))?;
     let lock = spool.lock().context("the lock of the queue")?;
-    let scheduler = Scheduler::take_over(spool, &lock)?;
+    let scheduler = Scheduler::take_over(mount, spool, &lock)?;
     scheduler.run()
 }
 
@@ -94,6 +98,7 @@ enum Event {
 }
 
 struct Scheduler {
+    mount: PathBuf,
     spool: Spool,
     queue: Queue,
     /// Rules and highest number as they are kept.
@@ -112,7 +117,7 @@ struct Scheduler {
 type Running = Arc<Mutex<BTreeMap<JobId, Pid>>>;
 
 impl Scheduler {
-    fn take_over(spool: Spool, lock: &File) -> Result<Self> {
+    fn take_over(mount: &Path, spool: Spool, lock: &File) -> Result<Self> {
         let running = Running::default();
         keep_beating(lock.try_clone()?, Arc::clone(&running));
         let mut queue = spool.load()?;
@@ -123,6 +128,7 @@ impl Scheduler {
         let own = std::env::current_exe().context("find the path of glud")?;
         tracing::info!("schedules the batch jobs of the cluster");
         Ok(Self {
+            mount: mount.to_owned(),
             spool,
             queue,
             kept,
@@ -206,15 +212,38 @@ impl Scheduler {
                 return Vec::new();
             }
         };
-        let machine = |(node, up, load): (_, _, consistency::wire::node::NodeLoad)| Machine {
+        let users = self.queue.waiting_users().into_iter();
+        let users: Vec<_> = users.map(|user| (user, groups_of(user))).collect();
+        let machine = |(node, up, load): (_, _, NodeLoad)| Machine {
             node,
             // One that has just come has not told what it has.
             up: up && load.cpus > 0,
             cpus: load.cpus,
             runnable: f64::from(load.runnable),
             mem_free_mib: load.mem_available_kib >> 10,
+            closed_to: self.closed_to(node, &users),
         };
         nodes.into_iter().map(machine).collect()
+    }
+
+    /// Returns which users with jobs that wait may not run them on a node. What is not known here its daemon knows.
+    fn closed_to(&self, node: NodeId, users: &[(User, Vec<u32>)]) -> BTreeSet<u32> {
+        // Nobody waits: nothing is to be found out.
+        let dir = (!users.is_empty()).then(|| self.mount.join(format!("node{node}")));
+        let Some(Ok(metadata)) = dir.map(|dir| dir.metadata()) else {
+            return BTreeSet::new();
+        };
+        let rights = Rights {
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            mode: metadata.mode(),
+        };
+        let closed = |(user, groups): &&(User, Vec<u32>)| !rights.admit(user.uid, user.gid, groups);
+        users
+            .iter()
+            .filter(closed)
+            .map(|(user, _)| user.uid)
+            .collect()
     }
 
     fn act(&mut self, actions: Vec<Action>) {
@@ -251,7 +280,7 @@ impl Scheduler {
         }
     }
 
-    fn start(&self, job: &Job, on: &[consistency::NodeId]) -> io::Result<()> {
+    fn start(&self, job: &Job, on: &[NodeId]) -> io::Result<()> {
         let mut command = self.command(job, on);
         let mask = umask(Mode::from_bits_truncate(job.spec.umask));
         let child = command.spawn();
@@ -276,7 +305,7 @@ impl Scheduler {
 
     /// Returns the command that runs a job as its user. Nothing that the user chooses is in the environment of
     /// setpriv(1), which runs as root.
-    fn command(&self, job: &Job, on: &[consistency::NodeId]) -> Command {
+    fn command(&self, job: &Job, on: &[NodeId]) -> Command {
         let spec = &job.spec;
         let user = job.user;
         let mut command = Command::new("setpriv");
@@ -345,6 +374,20 @@ fn wait_unreaped(pid: Pid) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(pid), flags) == Err(nix::errno::Errno::EINTR) {}
+}
+
+/// Returns the groups that a job of a user has (see [`Scheduler::start`]).
+fn groups_of(user: User) -> Vec<u32> {
+    let account = nix::unistd::User::from_uid(Uid::from_raw(user.uid));
+    let name = account
+        .ok()
+        .flatten()
+        .map(|account| CString::new(account.name));
+    let Some(Ok(name)) = name else {
+        return Vec::new();
+    };
+    let groups = getgrouplist(&name, Gid::from_raw(user.gid));
+    groups.into_iter().flatten().map(Gid::as_raw).collect()
 }
 
 fn judge(status: io::Result<ExitStatus>, why: String) -> (Outcome, String) {

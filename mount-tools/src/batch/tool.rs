@@ -6,11 +6,11 @@ use super::spool::Spool;
 use super::submit::Submit;
 use crate::cli::refuse;
 use crate::nodes::NodeSet;
-use crate::table;
+use crate::table::{self, user_name};
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
-use nix::unistd::{Uid, User};
+use nix::unistd::User;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -173,14 +173,6 @@ pub(super) fn through(answer: &Answer) -> Result<()> {
         Answer::Refused(why) => bail!("{why}"),
         Answer::Done | Answer::Submitted(_) => Ok(()),
     }
-}
-
-/// Returns the name of a user, or the number.
-pub(super) fn user_name(uid: u32) -> String {
-    let user = User::from_uid(Uid::from_raw(uid));
-    user.ok()
-        .flatten()
-        .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Returns whether nobody reads what is printed.

@@ -8,6 +8,7 @@ mod cluster;
 mod debug;
 mod dev;
 mod fsck;
+mod nodes;
 mod voters;
 
 use crate::dev::{UsageError, init};
@@ -41,6 +42,9 @@ enum Command {
     Status(cluster::Status),
     /// Watch nodes, processes, leases and traffic of the cluster.
     Top(top::Top),
+    /// Show whom the nodes are for: who may run processes there, in which partitions they are, who has reserved them. The
+    /// rights are those of /cluster/node<N>, where chmod and chown change them.
+    Nodes(nodes::Nodes),
     /// Move all file data off a node, and show how far that is.
     Drain(cluster::Drain),
     /// Let a node have file data again.
@@ -88,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Dev(dev) => dev.run(),
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
+        Command::Nodes(nodes) => nodes.run().map(|()| ExitCode::SUCCESS),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),

@@ -132,6 +132,10 @@ fn go(pid: ClusterPid, to: Destination) -> Result<(), String> {
                 "it could not be moved now and goes on where it was: the log of its home says why"
                     .to_owned()
             }
+            Errno::ECONNREFUSED => {
+                "that node is closed to its user: ls -ld /cluster/node<N> shows whom it is for"
+                    .to_owned()
+            }
             Errno::EHOSTDOWN => {
                 "its home does not answer: look where it runs with glups -p PID".to_owned()
             }

@@ -14,6 +14,7 @@ mod control;
 pub(crate) mod incarnation;
 mod members;
 mod metrics;
+mod rights;
 pub mod watcher;
 
 use crate::batch::scheduler;
@@ -34,7 +35,7 @@ use gfs::data::service::ChunkService;
 use gfs::data::store::DirStore;
 use gfs::data::{Places, keeper};
 use gfs::net::{Router, ServiceId, Transport};
-use gfs::root::Root;
+use gfs::root::{NodeRights, Root};
 use gfs::server::log::{LogConfig, Replicated};
 use gfs::server::service::MetaServer;
 use gfs::{client, fuse, server};
@@ -217,6 +218,8 @@ impl Node {
             &instance(&config),
             transport_of_jobs,
         );
+        let rights = NodeRights::new(Arc::clone(&client) as _);
+        job_agent.ask_for_rights(Arc::new(rights::OfTree(rights)));
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {
             forward.forward(pid, number, group)

@@ -12,7 +12,7 @@ use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
-use nix::unistd::{SysconfVar, Uid, User, sysconf};
+use nix::unistd::{Gid, Group, SysconfVar, Uid, User, sysconf};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -203,6 +203,12 @@ pub(crate) fn effective_user(status: &[u8]) -> Option<u32> {
 pub(crate) fn user_name(uid: u32) -> String {
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// Returns the name of a group, or the number if there is none.
+pub(crate) fn group_name(gid: u32) -> String {
+    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+    group.map_or_else(|| gid.to_string(), |group| group.name)
 }
 
 /// Returns `cmdline` as it is shown; kernel threads and zombies have none.

@@ -16,9 +16,10 @@ pub(super) use engine::Engine;
 pub(super) use guest::host;
 pub(super) use rules::NotMoved;
 
+use super::admission::{Admissions, Refused};
 use super::frame::{FrameReader, FrameWriter};
 use super::group::Groups;
-use super::protocol::{Asked, End, FRAME_BYTES_MAX, FromJob, ToJob, Told};
+use super::protocol::{Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, ToJob, Told};
 use super::spawn::GroupSlot;
 use super::sys;
 use consistency::NodeId;
@@ -50,6 +51,7 @@ pub(super) struct Travel {
     transport: OnceLock<Arc<dyn Transport>>,
     /// Jobs of this node, by the pids of their programs.
     jobs: Mutex<HashMap<i32, Known>>,
+    admissions: Arc<Admissions>,
 }
 
 /// A job that may move.
@@ -61,6 +63,7 @@ struct Known {
     group: GroupSlot,
     /// What keeps it here for its whole life.
     tied: Option<&'static str>,
+    user: Credentials,
 }
 
 /// Where a job is.
@@ -84,13 +87,14 @@ enum Order {
 }
 
 impl Travel {
-    pub(super) fn new(node: NodeId, groups: Arc<Groups>) -> Self {
+    pub(super) fn new(node: NodeId, groups: Arc<Groups>, admissions: Arc<Admissions>) -> Self {
         Self {
             node,
             groups,
             engine: OnceLock::new(),
             transport: OnceLock::new(),
             jobs: Mutex::default(),
+            admissions,
         }
     }
 
@@ -128,6 +132,7 @@ impl Travel {
         pidfd: OwnedFd,
         group: &GroupSlot,
         tied: Option<&'static str>,
+        user: Credentials,
     ) -> Ticket {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (at, moves) = (self.node, 0);
@@ -137,6 +142,7 @@ impl Travel {
             status: Arc::new(Mutex::new(Status { at, moves })),
             group: Arc::clone(group),
             tied,
+            user,
         };
         let original = Original {
             pid,
@@ -210,6 +216,12 @@ impl Travel {
         let Some(known) = known.filter(|_| ties.is_empty()) else {
             return Err(libc::EOPNOTSUPP);
         };
+        // The target is not told whose it is, so home asks in its place (J5).
+        match self.admissions.admit(to, &known.user).await {
+            Ok(()) => {}
+            Err(Refused::Closed { .. }) => return Err(libc::ECONNREFUSED),
+            Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
+        }
         let (answer, told) = oneshot::channel();
         let order = Order::Go { to, answer };
         if known.orders.send(order).await.is_err() {

@@ -4,10 +4,10 @@
 //! needs more than are free lets others pass, but no longer than [`PATIENCE`]: then what gets free is for it.
 
 use super::{Action, Queue};
-use crate::batch::job::{Dependency, Ending, Job, JobId, Kind, Outcome, Seconds, State};
+use crate::batch::job::{Dependency, Ending, Job, JobId, Kind, Outcome, Seconds, State, User};
 use crate::nodes::NodeSet;
 use consistency::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a job lets others pass.
 const PATIENCE: Seconds = 600;
@@ -17,7 +17,7 @@ const BUSY_FOR: Seconds = 5;
 const BUSY_SHARE: f64 = 0.5;
 
 /// A node as it is now.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::batch) struct Machine {
     pub(in crate::batch) node: NodeId,
     pub(in crate::batch) up: bool,
@@ -25,6 +25,8 @@ pub(in crate::batch) struct Machine {
     /// Processes that run or want to.
     pub(in crate::batch) runnable: f64,
     pub(in crate::batch) mem_free_mib: u64,
+    /// Users who have jobs that wait, and may not run them there.
+    pub(in crate::batch) closed_to: BTreeSet<u32>,
 }
 
 /// What is left of a node.
@@ -80,6 +82,13 @@ enum Wait {
 }
 
 impl Queue {
+    /// Returns the users of the jobs that wait.
+    pub(in crate::batch) fn waiting_users(&self) -> BTreeSet<User> {
+        let waiting = self.jobs.values();
+        let waiting = waiting.filter(|job| matches!(job.state, State::Waiting { .. }));
+        waiting.map(|job| job.user).collect()
+    }
+
     /// Decides what is to be done now.
     pub(in crate::batch) fn step(&mut self, now: Seconds, machines: &[Machine]) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -230,7 +239,9 @@ impl Queue {
             let turn = self.may_start(now, job, &usage);
             let waits_for_room = turn.is_ok();
             let found = turn.and_then(|()| {
-                let nodes = self.find_room(now, job, &rooms);
+                let closed = |of: &&Machine| of.closed_to.contains(&job.user.uid);
+                let closed = machines.iter().filter(closed).map(|of| of.node).collect();
+                let nodes = self.find_room(now, job, &rooms, &closed);
                 nodes.ok_or_else(|| why_not(job, machines))
             });
             let job = self.jobs.get_mut(&id).expect("it was found");
@@ -314,6 +325,7 @@ impl Queue {
         now: Seconds,
         job: &Job,
         rooms: &BTreeMap<NodeId, Room>,
+        closed: &BTreeSet<NodeId>,
     ) -> Option<Vec<NodeId>> {
         let spec = &job.spec;
         let until = now + spec.time.unwrap_or(0);
@@ -329,6 +341,7 @@ impl Queue {
             .iter()
             .filter(|(node, room)| {
                 is_meant(job, **node)
+                    && !closed.contains(node)
                     && partition.is_none_or(|partition| partition.has(**node))
                     && !reserved(**node)
                     && (room.idle || !spec.when_idle)
@@ -357,7 +370,10 @@ fn is_meant(job: &Job, node: NodeId) -> bool {
 /// Tells why there is no room for a job.
 fn why_not(job: &Job, machines: &[Machine]) -> String {
     let need = u64::from(job.spec.count) * u64::from(job.spec.cpus);
-    let meant = machines.iter().filter(|of| of.up && is_meant(job, of.node));
+    let closed = |of: &Machine| of.closed_to.contains(&job.user.uid);
+    let meant = machines
+        .iter()
+        .filter(|of| of.up && is_meant(job, of.node) && !closed(of));
     let have: u64 = meant.map(|of| u64::from(of.cpus)).sum();
     if have < need {
         return format!("needs {need} processors, the nodes that it may use have {have}");

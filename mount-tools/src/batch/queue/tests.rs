@@ -46,6 +46,7 @@ fn machine(node: u16) -> Machine {
         cpus: 2,
         runnable: 0.0,
         mem_free_mib: 1_000,
+        closed_to: BTreeSet::new(),
     }
 }
 

@@ -1,0 +1,208 @@
+//! Whose the nodes are: owner, group and mode of `/cluster/node<N>`.
+//!
+//! They are those of the directory `/.glu/nodes/node<N>` of the files tree, so they are replicated, leased and backed up
+//! as all files are; without it they are [`Rights::DEFAULT`]. As in BProc, who may execute the directory may run
+//! processes on the node (rule J5, upheld by `gproc::job`).
+
+use crate::error::Errno;
+use crate::tree::{Caller, NewMode, SetAttrRequest, Tree};
+use consistency::wire::meta::{Attr, Name, NewNode};
+use consistency::{InodeNo, NodeId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Where they are kept.
+const PATH: [&str; 2] = [".glu", "nodes"];
+/// How long they are asked for by who would rather have those of before than none.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The daemon itself.
+const SELF: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
+
+/// Who may do what with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits; those to execute say who may run processes there.
+    pub mode: u32,
+}
+
+impl std::fmt::Debug for NodeRights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeRights")
+            .field("seen", &*self.seen())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Rights {
+    /// Of a node whose rights nobody has set: everybody may run processes there.
+    pub const DEFAULT: Self = Self {
+        uid: 0,
+        gid: 0,
+        mode: 0o555,
+    };
+
+    const fn of(attr: &Attr) -> Self {
+        Self {
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode,
+        }
+    }
+
+    /// Returns whether a user may run processes there.
+    #[must_use]
+    pub fn admit(&self, uid: u32, gid: u32, groups: &[u32]) -> bool {
+        let bit = if uid == 0 {
+            return true;
+        } else if uid == self.uid {
+            0o100
+        } else if gid == self.gid || groups.contains(&self.gid) {
+            0o010
+        } else {
+            0o001
+        };
+        self.mode & bit != 0
+    }
+}
+
+/// The rights of all nodes.
+pub struct NodeRights {
+    files: Arc<dyn Tree>,
+    /// As they were last seen. A leaf.
+    seen: Mutex<BTreeMap<NodeId, Rights>>,
+}
+
+impl NodeRights {
+    /// Looks for them in the files tree.
+    #[must_use]
+    pub fn new(files: Arc<dyn Tree>) -> Self {
+        Self {
+            files,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Returns those of a node.
+    ///
+    /// # Errors
+    /// If the tree cannot be asked.
+    pub async fn of(&self, node: NodeId) -> Result<Rights, Errno> {
+        let mut dir = InodeNo::ROOT;
+        let mut found = None;
+        for name in path(node)? {
+            let entry = self.files.lookup(SELF, dir, &name).await;
+            let attr = match entry.map(|entry| entry.attr) {
+                Ok(Some(attr)) => attr,
+                Ok(None) | Err(Errno::ENOENT) => {
+                    found = None;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            // Nobody but this loop knows it by this lookup.
+            self.files.forget(attr.ino, 1);
+            dir = attr.ino;
+            found = Some(Rights::of(&attr));
+        }
+        let rights = found.unwrap_or(Rights::DEFAULT);
+        self.seen().insert(node, rights);
+        Ok(rights)
+    }
+
+    /// As [`Self::of`], but rather what was so before than nothing: paths through `node<N>` are to work also while no
+    /// leader can be asked.
+    ///
+    /// # Errors
+    /// If the tree cannot be asked, and never could.
+    pub(super) async fn shown(&self, node: NodeId) -> Result<Rights, Errno> {
+        let before = self.seen().get(&node).copied();
+        let asked = tokio::time::timeout(PATIENCE, self.of(node)).await;
+        asked
+            .unwrap_or(Err(Errno::EIO))
+            .or_else(|error| before.ok_or(error))
+    }
+
+    /// Changes those of a node; the kernel has checked that the caller may.
+    ///
+    /// # Errors
+    /// EPERM for what is no right, and those of the files tree.
+    pub(super) async fn set(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        set: SetAttrRequest,
+    ) -> Result<Rights, Errno> {
+        if set.size.is_some() || set.atime.is_some() || set.mtime.is_some() {
+            return Err(Errno::EPERM);
+        }
+        let mut dir = InodeNo::ROOT;
+        let names = path(node)?;
+        for (name, depth) in names.iter().zip(1..) {
+            let kept = if depth == names.len() {
+                Rights::DEFAULT.mode
+            } else {
+                0o755
+            };
+            let mode = NewMode::exactly(kept);
+            let made = self.files.make(SELF, dir, name, NewNode::Dir, mode).await;
+            let entry = match made {
+                Err(Errno(libc::EEXIST)) => self.files.lookup(SELF, dir, name).await?,
+                made => made?,
+            };
+            let attr = entry.attr.ok_or(Errno::ENOENT)?;
+            self.files.forget(attr.ino, 1);
+            dir = attr.ino;
+        }
+        let changed = self.files.setattr(caller, dir, set).await?;
+        let rights = Rights::of(&changed.attr);
+        self.seen().insert(node, rights);
+        Ok(rights)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Rights>> {
+        self.seen.lock().expect("no holder panics")
+    }
+}
+
+fn path(node: NodeId) -> Result<Vec<Name>, Errno> {
+    let names = PATH.map(str::to_owned).into_iter();
+    let names = names.chain([format!("node{node}")]);
+    names
+        .map(|name| Name::new(name).map_err(|_| Errno::EINVAL))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may() {
+        let check = |mode, uid, gid, groups: &[u32], expected| {
+            let rights = Rights {
+                uid: 7,
+                gid: 8,
+                mode,
+            };
+            let admitted = rights.admit(uid, gid, groups);
+            assert_eq!(admitted, expected, "{mode:o} {uid} {gid} {groups:?}");
+        };
+        check(0o000, 0, 0, &[], true);
+        check(0o100, 7, 9, &[], true);
+        check(0o011, 7, 8, &[], false);
+        check(0o010, 9, 8, &[], true);
+        check(0o010, 9, 9, &[1, 8], true);
+        check(0o101, 9, 9, &[1, 8], false);
+        check(0o001, 9, 9, &[1], true);
+        check(0o666, 9, 9, &[], false);
+    }
+}
