@@ -25,6 +25,7 @@ use dashmap::DashMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub mod inside;
 mod rights;
 mod routes;
 

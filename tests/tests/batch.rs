@@ -193,9 +193,19 @@ fn reserved_nodes_are_for_their_users() {
     assert_eq!(run(&format!("glubatch wait {own}")).code(), Some(0));
     assert!(left().contains("waiting"), "{}", left());
 
+    // Nor does what is no batch job start there for others.
+    let here = |who: &str| run(&format!("{who} glurun -w 2 cat /cluster/proc/self/where"));
+    let stranger = "setpriv --reuid 4321 --clear-groups";
+    let refused = here(stranger);
+    let why = "node 2 is reserved for others than user 4321 (`demo`): `glupart list`";
+    assert_eq!(refused.code(), Some(125), "{refused}");
+    assert!(refused.stderr.contains(why), "{refused}");
+    assert_eq!(here(USER).ok(), "2");
+
     let other = run("setpriv --reuid 4321 --clear-groups glupart unreserve demo");
     assert!(other.stderr.contains("not yours"), "{other}");
     run(&format!("{USER} glupart unreserve demo")).ok();
+    assert_eq!(here(stranger).ok(), "2");
     wait_until("the job to begin again", DEADLINE, || {
         left().contains("running")
     });

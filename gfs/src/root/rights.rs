@@ -4,9 +4,10 @@
 //! as all files are; without it they are [`Rights::DEFAULT`]. As in BProc, who may execute the directory may run
 //! processes on the node (rule J5, upheld by `gproc::job`).
 
+use super::inside::{self, SELF, find};
 use crate::error::Errno;
 use crate::tree::{Caller, NewMode, SetAttrRequest, Tree};
-use consistency::wire::meta::{Attr, Name, NewNode};
+use consistency::wire::meta::{Attr, NewNode};
 use consistency::{InodeNo, NodeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,13 +17,6 @@ use std::time::Duration;
 const PATH: [&str; 2] = [".glu", "nodes"];
 /// How long they are asked for by who would rather have those of before than none.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The daemon itself.
-const SELF: Caller = Caller {
-    uid: 0,
-    gid: 0,
-    pid: 0,
-};
-
 /// Who may do what with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights {
@@ -96,24 +90,9 @@ impl NodeRights {
     /// # Errors
     /// If the tree cannot be asked.
     pub async fn of(&self, node: NodeId) -> Result<Rights, Errno> {
-        let mut dir = InodeNo::ROOT;
-        let mut found = None;
-        for name in path(node)? {
-            let entry = self.files.lookup(SELF, dir, &name).await;
-            let attr = match entry.map(|entry| entry.attr) {
-                Ok(Some(attr)) => attr,
-                Ok(None) | Err(Errno::ENOENT) => {
-                    found = None;
-                    break;
-                }
-                Err(error) => return Err(error),
-            };
-            // Nobody but this loop knows it by this lookup.
-            self.files.forget(attr.ino, 1);
-            dir = attr.ino;
-            found = Some(Rights::of(&attr));
-        }
-        let rights = found.unwrap_or(Rights::DEFAULT);
+        let [own, nodes, node_name] = &path(node);
+        let found = find(&*self.files, &[own, nodes, node_name]).await?;
+        let rights = found.map_or(Rights::DEFAULT, |found| Rights::of(&found.attr));
         self.seen().insert(node, rights);
         Ok(rights)
     }
@@ -144,24 +123,31 @@ impl NodeRights {
         if set.size.is_some() || set.atime.is_some() || set.mtime.is_some() {
             return Err(Errno::EPERM);
         }
-        let mut dir = InodeNo::ROOT;
-        let names = path(node)?;
-        for (name, depth) in names.iter().zip(1..) {
-            let kept = if depth == names.len() {
+        let names = path(node);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for depth in 1..=names.len() {
+            let (name, dirs) = names[..depth].split_last().expect("it has a name");
+            let mode = if depth == names.len() {
                 Rights::DEFAULT.mode
             } else {
                 0o755
             };
-            let mode = NewMode::exactly(kept);
-            let made = self.files.make(SELF, dir, name, NewNode::Dir, mode).await;
-            let entry = match made {
-                Err(Errno(libc::EEXIST)) => self.files.lookup(SELF, dir, name).await?,
-                made => made?,
-            };
-            let attr = entry.attr.ok_or(Errno::ENOENT)?;
-            self.files.forget(attr.ino, 1);
-            dir = attr.ino;
+            let dir = find(&*self.files, dirs).await?;
+            let dir = dir.as_ref().map_or(InodeNo::ROOT, |dir| dir.attr.ino);
+            let (name, mode) = (inside::name(name)?, NewMode::exactly(mode));
+            let made = self.files.make(SELF, dir, &name, NewNode::Dir, mode);
+            match made.await {
+                Ok(made) => {
+                    if let Some(made) = made.attr {
+                        self.files.forget(made.ino, 1);
+                    }
+                }
+                Err(Errno(libc::EEXIST)) => {}
+                Err(error) => return Err(error),
+            }
         }
+        let dir = find(&*self.files, &names).await?.ok_or(Errno::ENOENT)?;
+        let dir = dir.attr.ino;
         let changed = self.files.setattr(caller, dir, set).await?;
         let rights = Rights::of(&changed.attr);
         self.seen().insert(node, rights);
@@ -173,12 +159,12 @@ impl NodeRights {
     }
 }
 
-fn path(node: NodeId) -> Result<Vec<Name>, Errno> {
-    let names = PATH.map(str::to_owned).into_iter();
-    let names = names.chain([format!("node{node}")]);
-    names
-        .map(|name| Name::new(name).map_err(|_| Errno::EINVAL))
-        .collect()
+fn path(node: NodeId) -> [String; 3] {
+    [
+        PATH[0].to_owned(),
+        PATH[1].to_owned(),
+        format!("node{node}"),
+    ]
 }
 
 #[cfg(test)]

@@ -191,10 +191,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn rights(node: &str) -> [String; 6] {
     [
         "files lookup \".glu\"".into(),
-        "files forget 101 1".into(),
         "files lookup \"nodes\"".into(),
-        "files forget 201 1".into(),
+        "files forget 101 1".into(),
         format!("files lookup {node:?}"),
+        "files forget 201 1".into(),
         "files forget 301 1".into(),
     ]
 }

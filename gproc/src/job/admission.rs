@@ -10,14 +10,25 @@ use std::time::Duration;
 /// How long that may take to find out; the owner hears nothing meanwhile.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
+/// Whether a user may run processes on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// Yes.
+    Yes,
+    /// Its rights say no.
+    Closed,
+    /// The reservation of this name does.
+    Reserved(String),
+}
+
 /// Knows whom the nodes are for.
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {
-    /// Returns whether a user may run processes on a node.
+    /// Returns whether a user may run processes on a node now.
     ///
     /// # Errors
     /// Why that is not known.
-    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<bool, String>;
+    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<Admitted, String>;
 }
 
 /// Why a user may not run a process on a node.
@@ -28,7 +39,16 @@ pub(super) enum Refused {
         "node {node} is closed to user {uid}: `ls -ld /cluster/node{node}` shows whom it is for"
     )]
     Closed { node: NodeId, uid: u32 },
-    /// The rights are not known.
+    /// Somebody else has reserved it.
+    #[error(
+        "node {node} is reserved for others than user {uid} (`{name}`): `glupart list` shows until when"
+    )]
+    Reserved {
+        node: NodeId,
+        uid: u32,
+        name: String,
+    },
+    /// That is not known.
     #[error("whether node {node} is open to user {uid} is not known: {why}")]
     Unknown { node: NodeId, uid: u32, why: String },
 }
@@ -50,8 +70,9 @@ impl Admissions {
         };
         let known = tokio::time::timeout(KNOWN_WITHIN, admission.admits(node, user)).await;
         match known {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(Refused::Closed { node, uid }),
+            Ok(Ok(Admitted::Yes)) => Ok(()),
+            Ok(Ok(Admitted::Closed)) => Err(Refused::Closed { node, uid }),
+            Ok(Ok(Admitted::Reserved(name))) => Err(Refused::Reserved { node, uid, name }),
             Ok(Err(why)) => Err(Refused::Unknown { node, uid, why }),
             Err(_) => {
                 let why = format!("no answer within {KNOWN_WITHIN:?}");

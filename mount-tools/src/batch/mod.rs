@@ -21,4 +21,6 @@ mod tool;
 
 pub use part::main as part_main;
 pub(crate) use part::{Uses, uses};
+pub(crate) use rules::Reservations;
+pub(crate) use spool::RULES;
 pub use tool::main as batch_main;

@@ -25,8 +25,8 @@ const NAME: &str = "glupart";
 /// Partitions and reservations: which nodes are for which batch jobs, and when.
 ///
 /// A partition is a name for nodes, with rules for the jobs that are submitted to it. A reservation keeps all batch jobs
-/// but those of its users off nodes for some time: the others are put back into the queue when it begins. What glurun and
-/// glumake run is not bound by either.
+/// but those of its users off nodes for some time: the others are put back into the queue when it begins. Nor do glurun and
+/// glumake start anything for others than its users and root there; what runs already goes on.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, disable_help_subcommand = true)]
 struct Glupart {

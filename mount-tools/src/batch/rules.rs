@@ -1,9 +1,10 @@
 //! Partitions and reservations: who may use which nodes, when.
 
-use super::job::Seconds;
+use super::job::{Seconds, now};
 use crate::nodes::NodeSet;
 use consistency::NodeId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Longest name of either, in bytes.
 const NAME_BYTES_MAX: usize = 64;
@@ -66,6 +67,22 @@ impl Reservation {
             && !self.users.contains(&uid)
             && self.from <= until
             && from < self.until
+    }
+}
+
+/// Keeps users off nodes; what of the rules the daemon goes by.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Reservations {
+    reservations: BTreeMap<String, Reservation>,
+}
+
+impl Reservations {
+    /// Returns the name of one that keeps a user off a node now.
+    pub(crate) fn exclude(&self, uid: u32, node: NodeId) -> Option<&str> {
+        let now = now();
+        let mut all = self.reservations.iter();
+        let this = all.find(|(_, of)| of.excludes(uid, node, now, now));
+        this.map(|(name, _)| name.as_str())
     }
 }
 

@@ -28,6 +28,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fc
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Where it is in the tree.
+const OWN: &str = ".glu";
+const BATCH: &str = "batch";
+const RULES_NAME: &str = "rules.json";
+/// The path of the rules from the root of the tree.
+pub(crate) const RULES: [&str; 3] = [OWN, BATCH, RULES_NAME];
+
 /// Longest request.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// How long an answer may take.
@@ -54,7 +61,7 @@ pub(super) struct Asked {
 impl Spool {
     /// Returns the one of a tree.
     pub(super) fn of(mount: &Path) -> Self {
-        Self(mount.join(".glu/batch"))
+        Self(mount.join(OWN).join(BATCH))
     }
 
     /// Makes what is missing of it.
@@ -124,7 +131,7 @@ impl Spool {
     /// Reads the queue.
     pub(super) fn load(&self) -> Result<Queue> {
         let last: Option<u64> = self.read_one("last")?;
-        let rules: Option<Rules> = self.read_one("rules.json")?;
+        let rules: Option<Rules> = self.read_one(RULES_NAME)?;
         Ok(Queue::new(
             self.jobs()?,
             rules.unwrap_or_default(),
@@ -139,7 +146,7 @@ impl Spool {
             self.write("last", &queue.last())?;
         }
         if queue.rules() != rules {
-            self.write("rules.json", queue.rules())?;
+            self.write(RULES_NAME, queue.rules())?;
         }
         let changed = queue.take_changed();
         for id in &changed {
@@ -338,7 +345,7 @@ impl Spool {
 
     /// Returns partitions and reservations.
     pub(super) fn rules(&self) -> Result<Rules> {
-        Ok(self.read_one("rules.json")?.unwrap_or_default())
+        Ok(self.read_one(RULES_NAME)?.unwrap_or_default())
     }
 
     fn read_one<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {

@@ -133,8 +133,7 @@ fn go(pid: ClusterPid, to: Destination) -> Result<(), String> {
                     .to_owned()
             }
             Errno::ECONNREFUSED => {
-                "that node is closed to its user: ls -ld /cluster/node<N> shows whom it is for"
-                    .to_owned()
+                "that node is closed to its user, or reserved for others: see glu nodes".to_owned()
             }
             Errno::EHOSTDOWN => {
                 "its home does not answer: look where it runs with glups -p PID".to_owned()

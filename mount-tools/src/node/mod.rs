@@ -35,7 +35,7 @@ use gfs::data::service::ChunkService;
 use gfs::data::store::DirStore;
 use gfs::data::{Places, keeper};
 use gfs::net::{Router, ServiceId, Transport};
-use gfs::root::{NodeRights, Root};
+use gfs::root::Root;
 use gfs::server::log::{LogConfig, Replicated};
 use gfs::server::service::MetaServer;
 use gfs::{client, fuse, server};
@@ -218,8 +218,8 @@ impl Node {
             &instance(&config),
             transport_of_jobs,
         );
-        let rights = NodeRights::new(Arc::clone(&client) as _);
-        job_agent.ask_for_rights(Arc::new(rights::OfTree(rights)));
+        let rights = rights::OfTree::new(Arc::clone(&client) as _);
+        job_agent.ask_for_rights(Arc::new(rights));
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {
             forward.forward(pid, number, group)

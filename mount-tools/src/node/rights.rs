@@ -1,18 +1,73 @@
-//! Whom the nodes are for, as the tree has it.
+//! Whom the nodes are for, as the tree has it: their rights, and the reservations.
 
+use crate::batch::{RULES, Reservations};
 use async_trait::async_trait;
-use consistency::NodeId;
-use gfs::root::NodeRights;
-use gproc::job::admission::Admission;
+use consistency::{InodeNo, NodeId, Version};
+use gfs::error::Errno;
+use gfs::root::{NodeRights, inside};
+use gfs::tree::Tree;
+use gproc::job::admission::{Admission, Admitted};
 use gproc::job::protocol::Credentials;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 
-#[derive(Debug)]
-pub(super) struct OfTree(pub(super) NodeRights);
+/// Longest file of rules that is read.
+const RULES_BYTES_MAX: usize = 16 << 20;
+
+pub(super) struct OfTree {
+    rights: NodeRights,
+    files: Arc<dyn Tree>,
+    /// The reservations, as they were in this state of this file. A leaf.
+    read: Mutex<Option<(InodeNo, Version, Arc<Reservations>)>>,
+}
+
+impl OfTree {
+    pub(super) fn new(files: Arc<dyn Tree>) -> Self {
+        Self {
+            rights: NodeRights::new(Arc::clone(&files)),
+            files,
+            read: Mutex::default(),
+        }
+    }
+
+    async fn reservations(&self) -> Result<Arc<Reservations>, String> {
+        let failed = |error: Errno| format!("{}: {error}", RULES.join("/"));
+        let Some(file) = inside::find(&*self.files, &RULES).await.map_err(failed)? else {
+            return Ok(Arc::default());
+        };
+        let (ino, version) = (file.attr.ino, file.attr.version);
+        let read = self.read.lock().expect("no holder panics").clone();
+        if let Some((of, at, reservations)) = read
+            && (of, at) == (ino, version)
+        {
+            return Ok(reservations);
+        }
+        let bytes = file.read(RULES_BYTES_MAX).await.map_err(failed)?;
+        let reservations = serde_json::from_slice(&bytes);
+        let reservations = reservations.map_err(|error| format!("{}: {error}", RULES.join("/")))?;
+        let reservations = Arc::new(reservations);
+        let read = (ino, version, Arc::clone(&reservations));
+        *self.read.lock().expect("no holder panics") = Some(read);
+        Ok(reservations)
+    }
+}
 
 #[async_trait]
 impl Admission for OfTree {
-    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<bool, String> {
-        let rights = self.0.of(node).await.map_err(|error| error.to_string())?;
-        Ok(rights.admit(user.uid, user.gid, &user.groups))
+    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<Admitted, String> {
+        let rights = self.rights.of(node).await;
+        let rights = rights.map_err(|error| error.to_string())?;
+        if !rights.admit(user.uid, user.gid, &user.groups) {
+            return Ok(Admitted::Closed);
+        }
+        let reservations = self.reservations().await?;
+        let reserved = reservations.exclude(user.uid, node);
+        Ok(reserved.map_or(Admitted::Yes, |name| Admitted::Reserved(name.to_owned())))
+    }
+}
+
+impl fmt::Debug for OfTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OfTree").finish_non_exhaustive()
     }
 }

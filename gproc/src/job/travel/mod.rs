@@ -219,7 +219,9 @@ impl Travel {
         // The target is not told whose it is, so home asks in its place (J5).
         match self.admissions.admit(to, &known.user).await {
             Ok(()) => {}
-            Err(Refused::Closed { .. }) => return Err(libc::ECONNREFUSED),
+            Err(Refused::Closed { .. } | Refused::Reserved { .. }) => {
+                return Err(libc::ECONNREFUSED);
+            }
             Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
         }
         let (answer, told) = oneshot::channel();
