@@ -247,7 +247,21 @@ fn top_and_htop_show_all_nodes() {
     shell.expect(PROMPT);
 
     shell.send("htop --no-color --sort-key PID --filter 'sleep 4242'\n");
-    in_order(&shell.expect("F10"), [&here, &other]);
+    let screen = shell.expect("F10");
+    in_order(&screen, [&here, &other]);
+    // A meter for each of them: without what moves the cursor and colours, its number and the left end of its bar.
+    let mut plain = screen.split("\x1b[").map(|part| {
+        part.trim_start_matches(|it: char| it.is_ascii_digit() || it == ';' || it == '?')
+            .get(1..)
+            .unwrap_or_default()
+    });
+    let plain = plain.by_ref().collect::<String>().replace('\x0f', "");
+    for processor in 0..2 * processors {
+        assert!(
+            plain.contains(&format!("{processor}[")),
+            "{processor}: {screen}"
+        );
+    }
     shell.send("q");
     shell.expect(PROMPT);
     shell.send("echo status $?\n");

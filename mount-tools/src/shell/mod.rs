@@ -3,6 +3,7 @@
 //! This process becomes the shell; what it prepares first is inherited by all that the shell starts.
 //!
 //! - [`view`]: a private mount namespace with `/cluster/proc` over `/proc`.
+//! - [`processors`]: the processors of all nodes in its `/sys/devices/system/cpu`.
 //! - [`filter`]: system calls that name a process of another node are held by the kernel; all others are not touched.
 //! - [`supervisor`]: a process of its own answers for them. It ends when the last process of the shell has ended.
 //!
@@ -10,6 +11,7 @@
 
 mod calls;
 mod filter;
+mod processors;
 mod supervisor;
 mod sys;
 mod view;
@@ -18,8 +20,10 @@ pub(crate) use view::VIEW_NAME;
 
 use crate::table;
 use anyhow::{Context, Result, anyhow};
+use consistency::NodeId;
 use gproc::pids::{ClusterPid, range};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
+use processors::Processors;
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -83,18 +87,21 @@ fn is_within() -> Result<bool> {
 }
 
 fn enter(root: &Path) -> Result<()> {
-    let own = own_range(root)?;
+    let node = own_node(root)?;
+    let own =
+        range(node).ok_or_else(|| anyhow!("node {node} has no process numbers of its own"))?;
+    let processors = Processors::count(root, node).context("cannot count processors")?;
     // Before anything changes for this process: the supervisor is to see this machine as it is.
     let supervisor =
         supervisor::start(root).context("cannot start what answers for other nodes")?;
-    view::enter(root)?;
+    view::enter(root, &processors)?;
     let listener = sys::install(&filter::program(&own));
     let listener = listener.context("cannot have system calls held (seccomp)")?;
     supervisor.take_over(listener)
 }
 
-/// Returns the process numbers that the kernel itself answers for.
-fn own_range(root: &Path) -> Result<std::ops::Range<i32>> {
+/// Returns the node that this process is on.
+fn own_node(root: &Path) -> Result<NodeId> {
     let link = root.join("self");
     let own = std::fs::read_link(&link);
     let own = own.with_context(|| {
@@ -105,10 +112,9 @@ fn own_range(root: &Path) -> Result<std::ops::Range<i32>> {
         )
     })?;
     let pid = ClusterPid::parse(own.as_os_str().as_bytes());
-    let node = pid
+    Ok(pid
         .with_context(|| format!("{}: no number", link.display()))?
-        .home();
-    range(node).ok_or_else(|| anyhow!("node {node} has no process numbers of its own"))
+        .home())
 }
 
 /// Returns which shell is to run.

@@ -6,6 +6,7 @@
 //! Who is not root needs a user namespace to mount anything. It maps the user alone, so setuid programs do not work
 //! in it and other users' files show as `nobody`'s.
 
+use super::processors::Processors;
 use super::sys;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -29,7 +30,7 @@ const LINKS: [(&str, &str); 4] = [
 ];
 
 /// Moves this process into such a namespace.
-pub(super) fn enter(root: &Path) -> Result<()> {
+pub(super) fn enter(root: &Path, processors: &Processors) -> Result<()> {
     let (user, group) = (geteuid(), getegid());
     if user.is_root() {
         unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
@@ -54,6 +55,7 @@ pub(super) fn enter(root: &Path) -> Result<()> {
             "cannot mount on {view}: the node's daemon makes it if its control_socket is beside it"
         )
     })?;
+    processors.show(&view)?;
     bind(root, Path::new("/proc"))
 }
 
@@ -75,7 +77,7 @@ fn mount_links(view: &Path) -> Result<()> {
     Ok(())
 }
 
-fn bind(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn bind(from: &Path, to: &Path) -> Result<()> {
     // With all that is mounted below: without it, that would show what the mounts hide, and so is refused.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(from), to, None::<&str>, flags, None::<&str>)
