@@ -197,9 +197,13 @@ poll.register(fd, select.POLLIN)
 assert poll.poll(100) == []
 signal.pidfd_send_signal(fd, 0)
 assert not os.get_inheritable(fd)
-try: os.waitid(os.P_PIDFD, fd, os.WEXITED)
-except OSError as error: assert error.errno == 9, error
-else: assert False
+# It is nobody's child here, as the kernel says of a stranger's.
+def waited(fd, options):
+    try: os.waitid(os.P_PIDFD, fd, options)
+    except OSError as error: return error.errno
+assert waited(fd, os.WEXITED) == waited(fd, os.WEXITED | os.WNOHANG) == 10
+assert waited(os.pidfd_open(os.getppid()), os.WEXITED) == 10
+assert waited(fd, os.WNOHANG) == 22 and waited(0, os.WEXITED) == 9
 # A directory of a process is one, too.
 where = os.open('/proc/%d' % pid, os.O_RDONLY)
 signal.pidfd_send_signal(where, 15)

@@ -24,6 +24,8 @@ pub(super) enum Call {
         info: bool,
         flags: u32,
     },
+    /// waitid(2) of a descriptor.
+    WaitBy { fd: i32, options: i32 },
     /// What other nodes' kernels do not offer here.
     Unsupported { pid: i32 },
 }
@@ -47,7 +49,14 @@ pub(super) enum Answer {
 pub(super) struct Meant {
     pid: ClusterPid,
     inode: u64,
+    /// It is what pidfd_open(2) gives. To the kernel, too, a directory is not good for everything.
+    is_pidfd: bool,
 }
+
+/// What waitid(2) may be asked for, and how.
+const WAIT_FOR: i32 = libc::WEXITED | libc::WSTOPPED | libc::WCONTINUED;
+const WAIT_HOW: i32 =
+    libc::WNOHANG | libc::WNOWAIT | libc::__WNOTHREAD | libc::__WCLONE | libc::__WALL;
 
 impl Call {
     /// Reads a call's number and arguments.
@@ -69,6 +78,10 @@ impl Call {
                 number: arg(1),
                 info: args[2] != 0,
                 flags: arg(3).cast_unsigned(),
+            }),
+            libc::SYS_waitid if arg(0).cast_unsigned() == libc::P_PIDFD => Some(Self::WaitBy {
+                fd: arg(1),
+                options: arg(3),
             }),
             libc::SYS_ptrace => Some(Self::Unsupported { pid: arg(1) }),
             // Of a user: no process is named.
@@ -93,7 +106,7 @@ impl Call {
 
     /// Returns what the descriptor of a thread's call stands for; `None` if it has none, or it is none of the tree.
     pub(super) fn meant(self, thread: u32, root: &Path) -> Option<Meant> {
-        let Self::SignalBy { fd, .. } = self else {
+        let (Self::SignalBy { fd, .. } | Self::WaitBy { fd, .. }) = self else {
             return None;
         };
         Meant::read(Path::new(&format!("/proc/{thread}/fd/{fd}")), root)
@@ -122,6 +135,11 @@ impl Call {
                 Some(_) if info => Answer::Failed(Errno::EOPNOTSUPP),
                 Some(meant) => meant.signal(number, root).into(),
             },
+            Self::WaitBy { options, .. } => match meant {
+                Some(Meant { is_pidfd: true, .. }) => Answer::Failed(wait(options)),
+                // It has no process there, and says so.
+                _ => Answer::Kernel,
+            },
             Self::Unsupported { pid } => match lookup(pid, root) {
                 Ok(_) => Answer::Failed(Errno::EOPNOTSUPP),
                 Err(answer) => answer,
@@ -145,13 +163,21 @@ impl Meant {
         }
         // How it ends is the same in every mount namespace; which process that is the inode tells.
         let path = fs::read_link(link).ok()?;
-        let dir = match path.file_name()?.as_bytes() {
-            b"wait" => path.parent()?,
-            _ => path.as_path(),
+        let name = path.file_name()?.as_bytes();
+        // So the kernel calls what has ended.
+        let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+        let is_pidfd = name == b"wait";
+        let dir = match is_pidfd {
+            true => path.parent()?.file_name()?.as_bytes(),
+            false => name,
         };
-        let pid = ClusterPid::parse(dir.file_name()?.as_bytes())?;
+        let pid = ClusterPid::parse(dir)?;
         let inode = file.ino();
-        Some(Self { pid, inode })
+        Some(Self {
+            pid,
+            inode,
+            is_pidfd,
+        })
     }
 
     fn signal(self, number: i32, root: &Path) -> Result<(), Errno> {
@@ -170,6 +196,15 @@ fn lookup(pid: i32, root: &Path) -> Result<Process, Answer> {
         Errno::ESRCH => Answer::Kernel,
         error => Answer::Failed(error),
     })
+}
+
+/// Says how waitid(2) fails for a process that is nobody's child here.
+fn wait(options: i32) -> Errno {
+    if options & WAIT_FOR == 0 || options & !(WAIT_FOR | WAIT_HOW) != 0 {
+        Errno::EINVAL
+    } else {
+        Errno::ECHILD
+    }
 }
 
 fn kill(pid: i32, number: i32, root: &Path) -> Answer {
@@ -266,6 +301,11 @@ mod tests {
             let meant = call.meant(here, root.path());
             said(&call.carry_out(meant, root.path()))
         };
+        let wait = |file: &fs::File, options| {
+            let fd = file.as_raw_fd();
+            let call = Call::WaitBy { fd, options };
+            said(&call.carry_out(call.meant(here, root.path()), root.path()))
+        };
         let opened = |path: &Path| fs::File::open(path).expect("there");
         for path in [dir.clone(), dir.join("wait")] {
             let file = opened(&path);
@@ -274,24 +314,46 @@ mod tests {
             assert_eq!(through(&file, false, 1), "Failed(EINVAL)");
         }
         assert_eq!(fs::read_to_string(dir.join("note")).expect("there"), "15");
+        // No process of another node is a child here.
+        let watch = opened(&dir.join("wait"));
+        for (options, expected) in [
+            (libc::WEXITED, "Failed(ECHILD)"),
+            (libc::WSTOPPED | libc::WNOHANG, "Failed(ECHILD)"),
+            (libc::WNOHANG, "Failed(EINVAL)"),
+            (libc::WEXITED | 1 << 20, "Failed(EINVAL)"),
+        ] {
+            assert_eq!(wait(&watch, options), expected, "{options:#x}");
+        }
+        assert_eq!(wait(&opened(&dir), libc::WEXITED), "Kernel");
         // Another file of the tree is no process, nor is one elsewhere.
         assert_eq!(through(&opened(&dir.join("note")), false, 0), "Kernel");
         assert_eq!(
             through(&opened(Path::new("/proc/self")), false, 0),
             "Kernel"
         );
-        // A later process of the same number is another one.
+        // A later process of the same number is another one, whatever was opened of the earlier one.
         let old = opened(&dir);
         fs::rename(&dir, root.path().join("70001")).expect("moved");
         fs::rename(root.path().join("70001"), root.path().join("kept")).expect("moved");
         let meant = Meant {
             pid: ClusterPid::parse(b"70000").expect("a pid"),
             inode: old.metadata().expect("there").ino(),
+            is_pidfd: false,
         };
         assert_eq!(meant.signal(9, root.path()), Err(Errno::ESRCH));
         fs::create_dir(&dir).expect("made");
         fs::write(dir.join("wait"), "").expect("written");
         assert_eq!(meant.signal(9, root.path()), Err(Errno::ESRCH));
+        for path in [dir.clone(), dir.join("wait")] {
+            let file = opened(&path);
+            match path.is_dir() {
+                true => fs::remove_dir_all(&path).expect("removed"),
+                false => fs::remove_file(&path).expect("removed"),
+            }
+            assert_eq!(through(&file, false, 0), "Failed(ESRCH)", "{path:?}");
+            fs::create_dir_all(&dir).expect("made");
+            fs::write(dir.join("wait"), "").expect("written");
+        }
     }
 
     #[test]
@@ -324,6 +386,10 @@ mod tests {
             flags: 7,
         };
         assert_eq!(of(libc::SYS_pidfd_send_signal, [3, 9]), Some(through));
+        let wait = Call::WaitBy { fd: 3, options: 7 };
+        let by_descriptor = u64::from(libc::P_PIDFD);
+        assert_eq!(of(libc::SYS_waitid, [by_descriptor, 3]), Some(wait));
+        assert_eq!(of(libc::SYS_waitid, [u64::from(libc::P_PID), 3]), None);
         assert_eq!(of(libc::SYS_getpid, [0, 0]), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The filter looks at the number of the process, which is in a register: nothing can change it afterwards. Numbers
 //! below the first node's range are those of this machine's kernel, as are 0, -1 and what is no process number at all.
-//! pidfd_send_signal(2) has a descriptor instead, and is always held.
+//! pidfd_send_signal(2) has a descriptor instead, and is always held; so is waitid(2) of a descriptor.
 //! Calls of another architecture (32-bit programs) are not held; their processes of other nodes do not exist.
 
 use gproc::pids::RANGE_PIDS;
@@ -65,6 +65,9 @@ const HELD: [Held; 12] = [
 /// A call that names a process by a descriptor, which says nothing of whose it is.
 const BY_DESCRIPTOR: libc::c_long = libc::SYS_pidfd_send_signal;
 
+/// A call that does so if its first argument is `P_PIDFD`.
+const MAYBE_BY_DESCRIPTOR: libc::c_long = libc::SYS_waitid;
+
 /// Returns the program of a node that owns these numbers.
 pub(super) fn program(own: &Range<i32>) -> Vec<sock_filter> {
     let allow = ret(SECCOMP_RET_ALLOW);
@@ -81,10 +84,17 @@ pub(super) fn program(own: &Range<i32>) -> Vec<sock_filter> {
         program.push(jump(BPF_JEQ, number, 0, skip));
         program.extend(block);
     }
-    let number = u32::try_from(BY_DESCRIPTOR).expect("a number of a system call");
-    program.push(jump(BPF_JEQ, number, 0, 1));
-    program.push(ret(SECCOMP_RET_USER_NOTIF));
-    program.push(allow);
+    let number = |call| u32::try_from(call).expect("a number of a system call");
+    let hold = ret(SECCOMP_RET_USER_NOTIF);
+    program.extend([
+        jump(BPF_JEQ, number(BY_DESCRIPTOR), 0, 1),
+        hold,
+        jump(BPF_JEQ, number(MAYBE_BY_DESCRIPTOR), 0, 3),
+        load(ARGS),
+        jump(BPF_JEQ, libc::P_PIDFD, 0, 1),
+        hold,
+        allow,
+    ]);
     program
 }
 
@@ -219,6 +229,20 @@ mod tests {
         let program = program(&OWN);
         assert!(holds(&program, ARCH, BY_DESCRIPTOR, [3, 9]));
         assert!(!holds(&program, ARCH, BY_DESCRIPTOR + 1, [3, 9]));
+        let waits = |kind: libc::idtype_t| {
+            holds(
+                &program,
+                ARCH,
+                MAYBE_BY_DESCRIPTOR,
+                [u64::from(kind), 70_000],
+            )
+        };
+        assert!(waits(libc::P_PIDFD));
+        assert!(
+            ![libc::P_ALL, libc::P_PID, libc::P_PGID]
+                .into_iter()
+                .any(waits)
+        );
     }
 
     #[test]
