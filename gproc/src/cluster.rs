@@ -4,7 +4,7 @@ use crate::agent::{ProcAgent, READ_PATIENCE};
 use crate::boots::Boots;
 use crate::job::{self, Asked, Told};
 use crate::pids::{ClusterPid, NODE_MAX};
-use crate::text;
+use crate::silent::Heard;
 use crate::view::More;
 use crate::wait::WAIT_MAX;
 use crate::wire::{Birth, Identity, MachineFile, ProcFile, ProcReply, ProcRequest, Record, Who};
@@ -27,8 +27,6 @@ pub const LONG_DEADLINE: Duration = Duration::from_secs(2);
 pub const PAGE_DEADLINE: Duration = Duration::from_secs(20);
 /// How often it is asked meanwhile whether it still lives, and how long it has to answer that.
 const STILL_THERE: Duration = Duration::from_secs(1);
-/// How long the processes of a node that does not answer are shown as they were.
-pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// How long a node that did not answer is not asked again for what is shown of all nodes.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
 // A node says that it cannot read a process before it is taken for dead.
@@ -58,15 +56,6 @@ pub(crate) struct Cluster {
     started: Instant,
 }
 
-/// What a node said last.
-#[derive(Debug, Default)]
-struct Heard {
-    /// Its processes, and when it was asked for them.
-    processes: Option<(Instant, Arc<Vec<Record>>)>,
-    /// When it did not answer.
-    silent: Option<Instant>,
-}
-
 /// A file of each process of a node.
 pub(crate) type Column = HashMap<ClusterPid, (Birth, Result<Bytes, i32>)>;
 
@@ -76,17 +65,6 @@ pub(crate) struct View {
     pub(crate) processes: BTreeMap<ClusterPid, Record>,
     /// What has been asked for besides.
     pub(crate) more: More,
-}
-
-impl Record {
-    fn of_silent_node(&self) -> Self {
-        let (stat, status) = text::of_silent_node(&self.stat, &self.status);
-        Self {
-            stat: stat.into(),
-            status: status.into(),
-            ..self.clone()
-        }
-    }
 }
 
 impl Cluster {
@@ -111,7 +89,7 @@ impl Cluster {
 
     /// Returns the processes of all nodes, none of them as it was before the call. A node that does not answer costs
     /// [`PATIENCE`]; its processes are those it had last, marked as waiting for it, until it has been silent for
-    /// [`SILENCE_MAX`].
+    /// [`SILENCE_MAX`]. Then, and if nothing was heard of it before, there is a stand-in for all of them.
     pub(crate) async fn view(&self) -> View {
         let nodes = self.nodes().into_iter().filter(|node| *node <= NODE_MAX);
         let answers = nodes.map(|node| async move { (node, self.processes(node).await) });
@@ -146,26 +124,12 @@ impl Cluster {
             }
         }
         let mut heard = self.heard();
-        let heard = heard.entry(node).or_default();
-        heard
-            .processes
-            .take_if(|(at, _)| at.elapsed() >= SILENCE_MAX);
-        let known = heard
-            .processes
-            .iter()
-            .flat_map(|(_, records)| records.iter());
-        known.map(Record::of_silent_node).collect()
+        heard.entry(node).or_default().as_it_was(node)
     }
 
     /// Returns a process as its node had it last, if that did not answer since and may do so again.
     pub(crate) fn of_silent_node(&self, pid: ClusterPid) -> Option<Record> {
-        let heard = self.heard();
-        let heard = heard.get(&pid.home())?;
-        heard.silent?;
-        let (at, records) = heard.processes.as_ref()?;
-        let place = records.binary_search_by_key(&pid, |record| record.identity.pid);
-        let record = &records[place.ok()?];
-        (at.elapsed() < SILENCE_MAX).then(|| record.of_silent_node())
+        self.heard().get(&pid.home())?.process_as_it_was(pid)
     }
 
     /// Returns whether a node did not answer a moment ago: it is not asked again at once for what is shown of all.

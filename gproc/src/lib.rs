@@ -22,6 +22,7 @@ pub mod pids;
 mod procfs;
 mod reading;
 pub mod signal;
+mod silent;
 mod sys;
 mod text;
 mod totals;
@@ -31,9 +32,10 @@ mod wait;
 pub mod wire;
 
 pub use agent::{Forward, Metrics, ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
-pub use cluster::{LONG_DEADLINE, PAGE_DEADLINE, PAGES_MAX, PATIENCE, SILENCE_MAX};
+pub use cluster::{LONG_DEADLINE, PAGE_DEADLINE, PAGES_MAX, PATIENCE};
 pub use events::Events;
 pub use load::measure;
+pub use silent::SILENCE_MAX;
 pub use tree::{ProcTree, TellDraining};
 pub use wait::WAIT_MAX;
 

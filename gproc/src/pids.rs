@@ -52,6 +52,19 @@ impl ClusterPid {
         }
     }
 
+    /// Returns the number that stands for the processes of `node` while nothing is known of them: that of the last pid
+    /// that a kernel can give, which is in the guard of node 63 and behind the range of all others.
+    #[must_use]
+    pub fn stand_in(node: NodeId) -> Option<Self> {
+        Self::of(node, KERNEL_PID_MAX - 1)
+    }
+
+    /// Returns whether this is the number of a stand-in; a process may have it, too.
+    #[must_use]
+    pub fn may_be_stand_in(self) -> bool {
+        Self::stand_in(self.home()) == Some(self)
+    }
+
     /// Reads a name of the process tree: decimal digits without leading zeros.
     #[must_use]
     pub fn parse(name: &[u8]) -> Option<Self> {

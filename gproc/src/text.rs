@@ -183,6 +183,18 @@ pub(crate) fn of_silent_node(stat: &[u8], status: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (waiting, lines.collect::<Vec<_>>().concat())
 }
 
+/// Returns `stat` and `status` of what stands for the processes of a node that does not answer: no memory, no time, no
+/// parent.
+pub(crate) fn stand_in(pid: u32, name: &str) -> (Vec<u8>, Vec<u8>) {
+    let zeros = ["0"; STAT_EXIT - 5].join(" ");
+    let stat = format!("{pid} ({name}) D 0 0 0 0 -1 {zeros}\n");
+    let status = format!(
+        "Name:\t{name}\nState:\tD (its node does not answer)\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t0\n\
+         TracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t0\nGroups:\t\nThreads:\t1\n"
+    );
+    (stat.into(), status.into())
+}
+
 /// Returns `status` with `map` applied to its pids; 0 stays.
 pub(crate) fn rewrite_status(status: &[u8], map: impl Fn(i32) -> i32) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(status.len() + 32);

@@ -152,6 +152,9 @@ impl ProcTree {
 
     /// Returns what a file shows of a process that may move.
     async fn about_moves(&self, identity: Identity, what: OfMoves) -> Result<Bytes, Errno> {
+        if identity.is_stand_in() {
+            return Err(Errno(libc::EHOSTDOWN));
+        }
         let asked = match what {
             OfMoves::Where | OfMoves::Count => Asked::Where,
             OfMoves::Ties => Asked::Ties,
@@ -187,7 +190,7 @@ impl ProcTree {
 
     /// Fails with ESRCH if a process has ended.
     pub(super) async fn alive(&self, caller: Caller, at: &At) -> Result<(), Errno> {
-        let now = self.identify(caller.pid, at.identity.pid).await;
+        let now = self.identify(caller.pid, at.identity.pid).await?;
         let alive = now.is_some_and(|now| now.birth == at.identity.birth);
         alive.then_some(()).ok_or(Errno::ESRCH)
     }

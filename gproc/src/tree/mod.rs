@@ -5,8 +5,8 @@
 //! for each time, and a process that has ended or started is seen so by the next look. The names inside a process's
 //! directory never change, so the kernel keeps those.
 //!
-//! The content of a file is that of the moment it was opened. What has ended is `ESRCH`, a node that does not answer
-//! is `EHOSTDOWN`; its processes are absent.
+//! The content of a file is that of the moment it was opened. What has ended is `ESRCH`, what is of a node that does not
+//! answer is `EHOSTDOWN`, but for what is known of it ([`crate::silent`]).
 //!
 //! Lock order: none; every table has a lock of its own and no two are held together.
 
@@ -147,24 +147,27 @@ impl ProcTree {
     }
 
     /// Returns who has a pid, for a reader.
-    async fn identify(&self, reader: u32, pid: ClusterPid) -> Option<Identity> {
+    ///
+    /// # Errors
+    /// EHOSTDOWN if its node does not answer and it is not known: it may live.
+    async fn identify(&self, reader: u32, pid: ClusterPid) -> Result<Option<Identity>, Errno> {
         if let Some(record) = self.readers.record(reader, pid) {
-            return Some(record.identity);
+            return Ok(Some(record.identity));
         }
         // Not in the snapshot: it may be younger.
         if !self.cluster.nodes().contains(&pid.home()) {
-            return None;
+            return Ok(None);
         }
-        let silent = self.cluster.may_be_silent(pid.home());
-        if let Some(record) = self.cluster.of_silent_node(pid).filter(|_| silent) {
-            return Some(record.identity);
+        let as_it_was = |error: Errno| {
+            let record = self.cluster.of_silent_node(pid);
+            record.map(|record| Some(record.identity)).ok_or(error)
+        };
+        if self.cluster.may_be_silent(pid.home()) {
+            return as_it_was(Errno(libc::EHOSTDOWN));
         }
-        let identity = self.cluster.identify(pid).await;
-        // A process of a node that is down is absent; one of a node that has just fallen silent is as it was.
-        identity.unwrap_or_else(|error| {
+        self.cluster.identify(pid).await.or_else(|error| {
             tracing::debug!(%pid, %error, "its node does not answer");
-            let known = self.cluster.of_silent_node(pid);
-            known.map(|record| record.identity)
+            as_it_was(error.into())
         })
     }
 

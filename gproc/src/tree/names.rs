@@ -103,7 +103,7 @@ impl ProcTree {
                     b"cluster" if node.is_none() => Some(What::Fixed(Ino::Cluster)),
                     b"self" => self.own_link(caller, node, false).await,
                     b"thread-self" => self.own_link(caller, node, true).await,
-                    _ => self.find_process(caller, node, name).await,
+                    _ => self.find_process(caller, node, name).await?,
                 })
             }
             Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => {
@@ -123,16 +123,17 @@ impl ProcTree {
         caller: Caller,
         node: Option<NodeId>,
         name: &[u8],
-    ) -> Option<What> {
+    ) -> Result<Option<What>, Errno> {
         let pid = match node {
-            None => ClusterPid::parse(name)?,
-            Some(node) => parse_own(node, name)?,
+            None => ClusterPid::parse(name),
+            Some(node) => parse_own(node, name),
+        };
+        let Some(pid) = pid else {
+            return Ok(None);
         };
         let identity = self.identify(caller.pid, pid).await?;
-        if !identity.is_shown_to(who(caller)) {
-            return None;
-        }
-        Some(What::Of(process(identity, node.is_some())))
+        let shown = identity.filter(|identity| identity.is_shown_to(who(caller)));
+        Ok(shown.map(|identity| What::Of(process(identity, node.is_some()))))
     }
 
     async fn find_at(&self, caller: Caller, at: &At, name: &str) -> Result<Option<What>, Errno> {

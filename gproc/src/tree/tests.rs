@@ -605,7 +605,7 @@ async fn long_command_lines_come_in_pages_or_alone() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
+async fn a_node_that_is_down_is_told_so_and_stands_for_its_processes() {
     let fake = Fake::new(3);
     fake.start(2, 131_080, 1, 10);
     fake.start(3, 196_700, 1, 10);
@@ -618,9 +618,28 @@ async fn a_node_that_is_down_is_told_so_and_its_processes_are_absent() {
         .await
         .expect("listed");
     assert!(begun.elapsed() < PATIENCE_AND_MORE, "{:?}", begun.elapsed());
-    assert_eq!(processes(names), ["131080"]);
-    assert_eq!(tree.find(READER, "196700").await, Err(Errno::ENOENT));
+    assert_eq!(processes(names), ["131080", "16777215"]);
     let down = Errno(libc::EHOSTDOWN);
+    // It may live.
+    assert_eq!(tree.find(READER, "196700").await, Err(down));
+    for reader in [caller(9), READER] {
+        let stand_in = async |file| tree.cat(reader, &format!("16777215/{file}")).await;
+        let stat = stand_in("stat").await.expect("read");
+        assert!(
+            stat.starts_with("16777215 (node3-silent) D 0 0 0 0 -1 0 "),
+            "{stat}"
+        );
+        assert_eq!(stat.split_whitespace().count(), 52, "{stat}");
+        let status = stand_in("status").await.expect("read");
+        assert!(
+            status.contains("\nState:\tD (its node does not answer)\n"),
+            "{status}"
+        );
+        assert_eq!(stand_in("cmdline").await.expect("read"), "");
+        for file in ["statm", "where", "environ"] {
+            assert_eq!(stand_in(file).await, Err(down), "{file}");
+        }
+    }
     assert_eq!(tree.content_of(READER, lost).await, Err(down));
     let cat = async |path| tree.cat(READER, path).await;
     assert_eq!(
@@ -757,8 +776,10 @@ async fn a_node_speaks_for_its_own_processes_only() {
     ] {
         lie(reply);
         let names = tree.ls(READER, ProcTree::ROOT, 100).await.expect("listed");
-        assert_eq!(processes(names), ["65600"]);
-        assert_eq!(tree.find(READER, "131080").await, Err(Errno::ENOENT));
+        // What it says is no answer.
+        assert_eq!(processes(names), ["65600", "12582911"]);
+        let down = Err(Errno(libc::EHOSTDOWN));
+        assert_eq!(tree.find(READER, "131080").await, down);
         assert!(
             tree.cat(READER, "65600/stat")
                 .await

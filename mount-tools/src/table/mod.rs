@@ -117,7 +117,8 @@ impl Process {
     }
 }
 
-/// Looks all processes up; those that end meanwhile are left out.
+/// Looks all processes up; those that end meanwhile are left out, and what stands for those of a node that does not
+/// answer ([`warn_of_silent`] tells of it).
 pub(crate) fn all(root: &Path) -> Result<Vec<Process>, NoTable> {
     let no_table = |error| NoTable {
         root: root.to_owned(),
@@ -129,7 +130,13 @@ pub(crate) fn all(root: &Path) -> Result<Vec<Process>, NoTable> {
         pids.extend(ClusterPid::parse(name.as_encoded_bytes()));
     }
     pids.sort_unstable();
-    let open = |pid| Process::open(root, pid).ok();
+    let is_stand_in = |process: &Process| {
+        process.pid.may_be_stand_in() && process.node() == Err(Errno::EHOSTDOWN)
+    };
+    let open = |pid| {
+        let process = Process::open(root, pid).ok();
+        process.filter(|process| !is_stand_in(process))
+    };
     Ok(pids.into_iter().filter_map(open).collect())
 }
 
