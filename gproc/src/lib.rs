@@ -36,7 +36,7 @@ pub use cluster::{LONG_DEADLINE, PAGE_DEADLINE, PAGES_MAX, PATIENCE};
 pub use events::Events;
 pub use load::measure;
 pub use silent::SILENCE_MAX;
-pub use tree::{ProcTree, TellDraining};
+pub use tree::{ProcTree, Switch, Switches, TellDraining};
 pub use wait::WAIT_MAX;
 
 use gfs::net::{Router, ServiceId};

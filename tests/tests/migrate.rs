@@ -250,6 +250,40 @@ def closed():
     os.chmod('/cluster/node2', 0o555)
     job.end()
 
+def switches():
+    job = Job(1, 'sh', '-c', 'echo $$; while read x; do echo $x; done')
+    job.pid, = job.owner.stdout.readline().split()
+    path = lambda node, name: f'/cluster/proc/cluster/node{node}/{name}'
+    def switch(node, name, on):
+        with open(path(node, name), 'w') as file:
+            file.write(str(on))
+    switch(2, 'block', 1)
+    assert open(path(2, 'block')).read() == '1\n'
+    assert job.refuses(2) == 'ECONNREFUSED'
+    ran = subprocess.run(['glurun', '-w', '2', 'true'], stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 125 and 'takes no processes of other nodes' in ran.stderr, ran
+    where = ['glurun', '-n', '6', 'cat', '/cluster/proc/self/where']
+    assert '2' not in subprocess.check_output(where, text=True).split()
+    switch(2, 'block', 0)
+    for away, node, name in ((2, 2, 'expel'), (3, 1, 'bring')):
+        job.go(away)
+        assert job.file('where') == [str(away)]
+        # Of these it is none.
+        switch(5 - away, 'expel', 1)
+        switch(away, 'bring', 1)
+        assert job.file('where') == [str(away)]
+        switch(node, name, 1)
+        assert job.file('where') == ['1'], name
+    job.go(3)
+    switch(1, 'stay', 1)
+    assert job.file('cantmove') == ['stay'] and job.refuses(2) == 'ENOTSUP'
+    job.go(0)
+    assert job.refuses(2) == 'ENOTSUP'
+    switch(1, 'stay', 0)
+    job.go(2)
+    assert job.ask('still there') == ['still', 'there']
+    job.end()
+
 def commands():
     job = Job(1, 'sh', '-c', 'echo $$; read x')
     job.pid, = job.owner.stdout.readline().split()
@@ -273,7 +307,7 @@ def commands():
     job.end()
     assert run('migrate', job.pid, '2')[0] == 1
 
-for row in (script, pipeline, threads, things, signals, output, connection, nonsense, closed, commands):
+for row in (script, pipeline, threads, things, signals, output, connection, nonsense, closed, switches, commands):
     try:
         row()
     except Exception:

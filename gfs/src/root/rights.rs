@@ -1,13 +1,14 @@
 //! Whose the nodes are: owner, group and mode of `/cluster/node<N>`.
 //!
 //! They are those of the directory `/.glu/nodes/node<N>` of the files tree, so they are replicated, leased and backed up
-//! as all files are; without it they are [`Rights::DEFAULT`]. As in BProc, who may execute the directory may run
+//! as all files are; without it they are [`Rights::DEFAULT`]. Attributes of it say what root has switched. As in BProc, who may execute the directory may run
 //! processes on the node (rule J5, upheld by `gproc::job`).
 
-use super::inside::{self, SELF, find};
+use super::inside::{self, Found, SELF, find};
 use crate::error::Errno;
 use crate::tree::{Caller, NewMode, SetAttrRequest, Tree};
-use consistency::wire::meta::{Attr, NewNode};
+use bytes::Bytes;
+use consistency::wire::meta::{Attr, Name, NewNode, XattrMode};
 use consistency::{InodeNo, NodeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// Where they are kept.
 const PATH: [&str; 2] = [".glu", "nodes"];
+/// Values of what is switched.
+const ON: &[u8] = b"1";
+const OFF: &[u8] = b"0";
 /// How long they are asked for by who would rather have those of before than none.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Who may do what with a node.
@@ -123,6 +127,45 @@ impl NodeRights {
         if set.size.is_some() || set.atime.is_some() || set.mtime.is_some() {
             return Err(Errno::EPERM);
         }
+        let dir = self.make(node).await?.attr.ino;
+        let changed = self.files.setattr(caller, dir, set).await?;
+        let rights = Rights::of(&changed.attr);
+        self.seen().insert(node, rights);
+        Ok(rights)
+    }
+
+    /// Returns whether something about a node is switched on.
+    ///
+    /// # Errors
+    /// If the tree cannot be asked.
+    pub async fn is_on(&self, node: NodeId, switch: &str) -> Result<bool, Errno> {
+        let [own, nodes, node_name] = &path(node);
+        let Some(dir) = find(&*self.files, &[own, nodes, node_name]).await? else {
+            return Ok(false);
+        };
+        let name = attribute(switch)?;
+        match self.files.getxattr(SELF, dir.attr.ino, &name).await {
+            Ok(value) => Ok(&value[..] == ON),
+            Err(Errno(libc::ENODATA)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Switches something about a node.
+    ///
+    /// # Errors
+    /// Of the files tree.
+    pub async fn switch(&self, node: NodeId, switch: &str, on: bool) -> Result<(), Errno> {
+        let (dir, name) = (self.make(node).await?.attr.ino, attribute(switch)?);
+        let value = Bytes::from_static(if on { ON } else { OFF });
+        let set = self
+            .files
+            .setxattr(SELF, dir, &name, value, XattrMode::Any, false);
+        set.await
+    }
+
+    /// Makes the directory of a node, unless it is there.
+    async fn make(&self, node: NodeId) -> Result<Found<'_>, Errno> {
         let names = path(node);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         for depth in 1..=names.len() {
@@ -146,17 +189,17 @@ impl NodeRights {
                 Err(error) => return Err(error),
             }
         }
-        let dir = find(&*self.files, &names).await?.ok_or(Errno::ENOENT)?;
-        let dir = dir.attr.ino;
-        let changed = self.files.setattr(caller, dir, set).await?;
-        let rights = Rights::of(&changed.attr);
-        self.seen().insert(node, rights);
-        Ok(rights)
+        find(&*self.files, &names).await?.ok_or(Errno::ENOENT)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Rights>> {
         self.seen.lock().expect("no holder panics")
     }
+}
+
+/// Only root sees it.
+fn attribute(switch: &str) -> Result<Name, Errno> {
+    inside::name(&format!("trusted.glu.{switch}"))
 }
 
 fn path(node: NodeId) -> [String; 3] {

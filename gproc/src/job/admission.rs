@@ -19,16 +19,30 @@ pub enum Admitted {
     Closed,
     /// The reservation of this name does.
     Reserved(String),
+    /// It takes no processes of other nodes at all.
+    Blocked,
 }
 
 /// Knows whom the nodes are for.
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {
-    /// Returns whether a user may run processes on a node now.
+    /// Returns whether a user may run processes on a node now; `guest`: they come from another one. Only that it takes
+    /// no guests binds root.
     ///
     /// # Errors
     /// Why that is not known.
-    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<Admitted, String>;
+    async fn admits(
+        &self,
+        node: NodeId,
+        user: &Credentials,
+        guest: bool,
+    ) -> Result<Admitted, String>;
+
+    /// Returns whether processes that have been started on a node stay there.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    async fn stay(&self, node: NodeId) -> Result<bool, String>;
 }
 
 /// Why a user may not run a process on a node.
@@ -48,6 +62,11 @@ pub(super) enum Refused {
         uid: u32,
         name: String,
     },
+    /// It takes no guests.
+    #[error(
+        "node {node} takes no processes of other nodes: /cluster/proc/cluster/node{node}/block is 1"
+    )]
+    Blocked { node: NodeId },
     /// That is not known.
     #[error("whether node {node} is open to user {uid} is not known: {why}")]
     Unknown { node: NodeId, uid: u32, why: String },
@@ -63,15 +82,21 @@ impl Admissions {
     }
 
     /// J5
-    pub(super) async fn admit(&self, node: NodeId, user: &Credentials) -> Result<(), Refused> {
+    pub(super) async fn admit(
+        &self,
+        node: NodeId,
+        user: &Credentials,
+        guest: bool,
+    ) -> Result<(), Refused> {
         let uid = user.uid;
-        let Some(admission) = self.0.get().filter(|_| uid != 0) else {
+        let Some(admission) = self.0.get().filter(|_| guest || uid != 0) else {
             return Ok(());
         };
-        let known = tokio::time::timeout(KNOWN_WITHIN, admission.admits(node, user)).await;
+        let known = tokio::time::timeout(KNOWN_WITHIN, admission.admits(node, user, guest)).await;
         match known {
             Ok(Ok(Admitted::Yes)) => Ok(()),
             Ok(Ok(Admitted::Closed)) => Err(Refused::Closed { node, uid }),
+            Ok(Ok(Admitted::Blocked)) => Err(Refused::Blocked { node }),
             Ok(Ok(Admitted::Reserved(name))) => Err(Refused::Reserved { node, uid, name }),
             Ok(Err(why)) => Err(Refused::Unknown { node, uid, why }),
             Err(_) => {
@@ -79,6 +104,17 @@ impl Admissions {
                 Err(Refused::Unknown { node, uid, why })
             }
         }
+    }
+}
+
+impl Admissions {
+    /// Returns whether processes of a node stay there; what is not known is no.
+    pub(super) async fn stay(&self, node: NodeId) -> bool {
+        let Some(admission) = self.0.get() else {
+            return false;
+        };
+        let known = tokio::time::timeout(KNOWN_WITHIN, admission.stay(node)).await;
+        matches!(known, Ok(Ok(true)))
     }
 }
 

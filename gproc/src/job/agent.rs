@@ -175,10 +175,11 @@ impl Agent {
             return Ok(End::lost(why));
         };
         let user = start.credentials.clone();
-        if let Err(refused) = self.admissions.admit(self.node, &user).await {
+        let guest = owner.hop == Hop::Remote;
+        if let Err(refused) = self.admissions.admit(self.node, &user, guest).await {
             return Ok(End::lost(refused.to_string()));
         }
-        let _guest = (owner.hop == Hop::Remote).then(|| Guest::new(&self.guests));
+        let _guest = guest.then(|| Guest::new(&self.guests));
         let streams = Streams::new(&start, &extras, descriptors, &self.null);
         let wire = extras.contains(&Extra::Wire).then(Wire::new).transpose();
         let (streams, wire) = match streams.and_then(|streams| Ok((streams, wire?))) {

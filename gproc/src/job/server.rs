@@ -224,12 +224,9 @@ impl JobServer {
         }
         let (mut open, mut closed) = (Vec::new(), None);
         for node in in_question {
-            match self
-                .agent
-                .admissions()
-                .admit(node, &start.credentials)
-                .await
-            {
+            let guest = node != self.transport.local();
+            let admissions = self.agent.admissions();
+            match admissions.admit(node, &start.credentials, guest).await {
                 Ok(()) => open.push(node),
                 Err(refused) => closed = Some(refused),
             }

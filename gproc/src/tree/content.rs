@@ -78,7 +78,10 @@ impl ProcTree {
                         let drains = (self.draining.0)().contains(&node);
                         Ok(format!("{}\n", table::state(answers, drains)).into())
                     }
-                    OfNode::Switch => Ok(Bytes::from_static(b"0\n")),
+                    OfNode::Switch(order) => {
+                        let on = self.switched(node, order).await?;
+                        Ok(Bytes::from_static(if on { b"1\n" } else { b"0\n" }))
+                    }
                     OfNode::Metrics => Ok(self.cluster.metrics(node).await?),
                 }
             }

@@ -19,9 +19,11 @@ mod known;
 mod names;
 mod polls;
 mod readers;
+mod switches;
 mod table;
 
 pub use readers::{SNAPSHOT_AGE_MAX, SNAPSHOTS_MAX};
+pub use switches::{Switch, Switches};
 
 use crate::agent::ProcAgent;
 use crate::cluster::{AskError, Cluster};
@@ -33,7 +35,7 @@ use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::{InodeNo, NodeId, Timestamp, Version};
 use content::{Open, is_read_at_open};
-use control::{Order, switch};
+use control::Order;
 use dashmap::DashMap;
 use deep::{At, Deep, Spot};
 use gfs::error::Errno;
@@ -88,6 +90,7 @@ pub struct ProcTree {
     cluster: Arc<Cluster>,
     events: Arc<Events>,
     draining: Draining,
+    switches: switches::Kept,
     known: Known,
     deep: Deep,
     readers: Arc<Readers>,
@@ -124,6 +127,7 @@ impl ProcTree {
             cluster: Arc::new(Cluster::new(transport, agent)),
             events: Arc::default(),
             draining: Draining::default(),
+            switches: switches::Kept::default(),
             known: Known::default(),
             deep: Deep::default(),
             readers: Arc::new(Readers::new(age_max)),
@@ -137,6 +141,13 @@ impl ProcTree {
     #[must_use]
     pub fn with_draining(mut self, draining: TellDraining) -> Self {
         self.draining = Draining(draining);
+        self
+    }
+
+    /// Keeps what root switches of nodes.
+    #[must_use]
+    pub fn with_switches(mut self, switches: Arc<dyn Switches>) -> Self {
+        self.switches = switches::Kept(Some(switches));
         self
     }
 
@@ -190,9 +201,11 @@ impl ProcTree {
     /// Returns what a write to an inode means.
     fn order_of(&self, ino: Ino) -> Option<Written> {
         let at = match ino {
-            Ino::NodeFile(_, row) => {
-                let file = NODE.get(usize::from(row))?;
-                return matches!(file.what, OfNode::Switch).then_some(Written::Switch);
+            Ino::NodeFile(node, row) => {
+                return match NODE.get(usize::from(row))?.what {
+                    OfNode::Switch(order) => Some(Written::Switch(node, order)),
+                    _ => None,
+                };
             }
             Ino::ClusterFile(row) => {
                 let file = CLUSTER.get(usize::from(row))?;
@@ -502,8 +515,7 @@ impl Tree for ProcTree {
         match self.order_of(ino).ok_or(Errno(libc::EBADF))? {
             Written::Order(order, at) => self.order(who(caller), order, &at, &data).await?,
             Written::Group => self.note_group(who(caller), &data).await?,
-            Written::Switch if switch(&data)? => return Err(Errno(libc::EOPNOTSUPP)),
-            Written::Switch => {}
+            Written::Switch(node, order) => self.switch(node, order, &data).await?,
         }
         Ok(u32::try_from(data.len()).expect("an order is short"))
     }
@@ -552,7 +564,7 @@ impl Tree for ProcTree {
 enum Written {
     Order(Order, At),
     Group,
-    Switch,
+    Switch(NodeId, switches::Order),
 }
 
 /// How long the kernel may keep attributes; see [`EntryReply::attr_ttl`].

@@ -3,6 +3,7 @@
 use self::OfProcess::{Dir, Known, Link, Moves, Read, ReadsTakes, Takes, Wait};
 use self::OfRoot::{Here, Told, Total};
 use super::control::Order;
+use super::switches::{self, Switch};
 use crate::load;
 use crate::pids::KERNEL_PID_MAX;
 use crate::text;
@@ -116,8 +117,8 @@ pub(super) struct NodeFile {
 pub(super) enum OfNode {
     Shows(fn(Option<&NodeLoad>) -> Result<String, Errno>),
     State,
-    /// Something that nodes cannot do yet: it is off.
-    Switch,
+    /// Takes 0 and 1.
+    Switch(switches::Order),
     /// What its daemon counts.
     Metrics,
 }
@@ -242,11 +243,11 @@ pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "mem",       mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.mem_available_kib.saturating_mul(1024))) },
     NodeFile { name: "tmem",      mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.mem_total_kib.saturating_mul(1024))) },
     NodeFile { name: "util",      mode: 0o444, what: OfNode::Shows(|load| tell(load, load::utilization)) },
-    NodeFile { name: "loadlevel", mode: 0o644, what: OfNode::Switch },
-    NodeFile { name: "block",     mode: 0o644, what: OfNode::Switch },
-    NodeFile { name: "stay",      mode: 0o644, what: OfNode::Switch },
-    NodeFile { name: "bring",     mode: 0o644, what: OfNode::Switch },
-    NodeFile { name: "expel",     mode: 0o644, what: OfNode::Switch },
+    NodeFile { name: "loadlevel", mode: 0o644, what: OfNode::Switch(switches::Order::Nothing) },
+    NodeFile { name: "block",     mode: 0o644, what: OfNode::Switch(switches::Order::Keep(Switch::Block)) },
+    NodeFile { name: "stay",      mode: 0o644, what: OfNode::Switch(switches::Order::Keep(Switch::Stay)) },
+    NodeFile { name: "bring",     mode: 0o644, what: OfNode::Switch(switches::Order::Bring) },
+    NodeFile { name: "expel",     mode: 0o644, what: OfNode::Switch(switches::Order::Expel) },
     NodeFile { name: "metrics",   mode: 0o444, what: OfNode::Metrics },
 ];
 

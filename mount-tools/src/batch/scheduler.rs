@@ -217,13 +217,19 @@ impl Scheduler {
         let machine = |(node, up, load): (_, _, NodeLoad)| Machine {
             node,
             // One that has just come has not told what it has.
-            up: up && load.cpus > 0,
+            up: up && load.cpus > 0 && !self.is_blocked(node),
             cpus: load.cpus,
             runnable: f64::from(load.runnable),
             mem_free_mib: load.mem_available_kib >> 10,
             closed_to: self.closed_to(node, &users),
         };
         nodes.into_iter().map(machine).collect()
+    }
+
+    /// Returns whether a node takes no processes of other nodes.
+    fn is_blocked(&self, node: NodeId) -> bool {
+        let file = format!("proc/cluster/node{node}/block");
+        std::fs::read(self.mount.join(file)).is_ok_and(|block| block == b"1\n")
     }
 
     /// Returns which users with jobs that wait may not run them on a node. What is not known here its daemon knows.

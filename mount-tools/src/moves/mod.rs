@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// What words in `cantmove` mean; docs/semantics.md has more.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 13] = [
     ("no_job", "it is not the program of a glurun job"),
     ("terminal", "it has a terminal"),
     ("wire", "it is part of a parallel program"),
@@ -29,6 +29,10 @@ const WORDS: [(&str, &str); 12] = [
     ),
     ("no_cgroup", "its home has no cgroups of version 2"),
     ("old_node", "the Glu of its home is older"),
+    (
+        "stay",
+        "processes of its home stay there (cluster/node<N>/stay)",
+    ),
     ("user_lock", "it is locked: loadlevel -p PID on"),
 ];
 

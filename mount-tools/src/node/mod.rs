@@ -193,9 +193,11 @@ impl Node {
         let proc_agent = Arc::new(proc_agent);
         gproc::register(&router, Arc::clone(&proc_agent));
         let drains = Arc::clone(&members);
+        let rights = Arc::new(rights::OfTree::new(Arc::clone(&client) as _));
         let processes_agent = Arc::clone(&proc_agent);
         let processes = ProcTree::new(Arc::clone(&network), proc_agent)
-            .with_draining(Box::new(move || drains.draining()));
+            .with_draining(Box::new(move || drains.draining()))
+            .with_switches(Arc::clone(&rights) as _);
         let processes = Arc::new(processes);
         tokio::spawn(Arc::clone(&members).watch(processes.events()));
         let events = processes.events();
@@ -218,8 +220,7 @@ impl Node {
             &instance(&config),
             transport_of_jobs,
         );
-        let rights = rights::OfTree::new(Arc::clone(&client) as _);
-        job_agent.ask_for_rights(Arc::new(rights));
+        job_agent.ask_for_rights(rights);
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {
             forward.forward(pid, number, group)

@@ -1,4 +1,4 @@
-//! Whom the nodes are for, as the tree has it: their rights, and the reservations.
+//! Whom the nodes are for, as the tree has it: their rights, the reservations, and what root has switched.
 
 use crate::batch::{RULES, Reservations};
 use async_trait::async_trait;
@@ -8,6 +8,7 @@ use gfs::root::{NodeRights, inside};
 use gfs::tree::Tree;
 use gproc::job::admission::{Admission, Admitted};
 use gproc::job::protocol::Credentials;
+use gproc::{Switch, Switches};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -54,15 +55,49 @@ impl OfTree {
 
 #[async_trait]
 impl Admission for OfTree {
-    async fn admits(&self, node: NodeId, user: &Credentials) -> Result<Admitted, String> {
-        let rights = self.rights.of(node).await;
-        let rights = rights.map_err(|error| error.to_string())?;
+    async fn admits(
+        &self,
+        node: NodeId,
+        user: &Credentials,
+        guest: bool,
+    ) -> Result<Admitted, String> {
+        let failed = |error: Errno| error.to_string();
+        if guest && self.is_on(node, Switch::Block).await.map_err(failed)? {
+            return Ok(Admitted::Blocked);
+        }
+        if user.uid == 0 {
+            return Ok(Admitted::Yes);
+        }
+        let rights = self.rights.of(node).await.map_err(failed)?;
         if !rights.admit(user.uid, user.gid, &user.groups) {
             return Ok(Admitted::Closed);
         }
         let reservations = self.reservations().await?;
         let reserved = reservations.exclude(user.uid, node);
         Ok(reserved.map_or(Admitted::Yes, |name| Admitted::Reserved(name.to_owned())))
+    }
+
+    async fn stay(&self, node: NodeId) -> Result<bool, String> {
+        let on = self.is_on(node, Switch::Stay).await;
+        on.map_err(|error| error.to_string())
+    }
+}
+
+#[async_trait]
+impl Switches for OfTree {
+    async fn is_on(&self, node: NodeId, switch: Switch) -> Result<bool, Errno> {
+        self.rights.is_on(node, name(switch)).await
+    }
+
+    async fn set(&self, node: NodeId, switch: Switch, on: bool) -> Result<(), Errno> {
+        self.rights.switch(node, name(switch), on).await
+    }
+}
+
+const fn name(switch: Switch) -> &'static str {
+    match switch {
+        Switch::Block => "block",
+        Switch::Stay => "stay",
     }
 }
 

@@ -39,6 +39,9 @@ const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long a move may take: as long as both hosts may work at it.
 const MOVED_WITHIN: Duration = Duration::from_secs(180);
 
+/// What `cantmove` says where processes stay at home.
+const STAY: &str = "stay";
+
 /// Orders that may wait for a deputy.
 const ORDERS_MAX: usize = 64;
 
@@ -51,7 +54,7 @@ pub(super) struct Travel {
     transport: OnceLock<Arc<dyn Transport>>,
     /// Jobs of this node, by the pids of their programs.
     jobs: Mutex<HashMap<i32, Known>>,
-    admissions: Arc<Admissions>,
+    pub(super) admissions: Arc<Admissions>,
 }
 
 /// A job that may move.
@@ -212,14 +215,18 @@ impl Travel {
         if at == to {
             return Ok(());
         }
-        let ties = self.ties(known.as_ref(), pid).await;
+        let mut ties = self.ties(known.as_ref(), pid).await;
+        if to == self.node {
+            ties.remove(STAY);
+        }
         let Some(known) = known.filter(|_| ties.is_empty()) else {
             return Err(libc::EOPNOTSUPP);
         };
         // The target is not told whose it is, so home asks in its place (J5).
-        match self.admissions.admit(to, &known.user).await {
+        let guest = to != self.node;
+        match self.admissions.admit(to, &known.user, guest).await {
             Ok(()) => {}
-            Err(Refused::Closed { .. } | Refused::Reserved { .. }) => {
+            Err(Refused::Closed { .. } | Refused::Reserved { .. } | Refused::Blocked { .. }) => {
                 return Err(libc::ECONNREFUSED);
             }
             Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
@@ -261,6 +268,9 @@ impl Travel {
             ties
         });
         ties.extend(found.await);
+        if self.admissions.stay(self.node).await {
+            ties.insert(STAY);
+        }
         ties
     }
 }

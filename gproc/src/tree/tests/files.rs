@@ -495,14 +495,23 @@ async fn files_of_nodes() {
             .parse::<u64>()
             .expect("a number");
     }
-    for name in ["loadlevel", "block", "stay", "bring", "expel"] {
+    for (name, on) in [
+        // Of this one nothing is done yet.
+        ("loadlevel", Err(libc::EOPNOTSUPP)),
+        // Nobody keeps these here.
+        ("block", Err(libc::EOPNOTSUPP)),
+        ("stay", Err(libc::EOPNOTSUPP)),
+        // Nobody is away.
+        ("bring", Ok(())),
+        ("expel", Ok(())),
+    ] {
         let file = tree
             .find(READER, &format!("cluster/node2/{name}"))
             .await
             .expect("there");
         for (text, answer) in [
             ("0\n", Ok(())),
-            ("1", Err(libc::EOPNOTSUPP)),
+            ("1", on),
             ("", Err(libc::EINVAL)),
             ("yes", Err(libc::EINVAL)),
         ] {
