@@ -34,6 +34,7 @@
 //!   may have seen the change already.
 //! * **L10 told first** - what the leader's own session is granted it uses only when a majority of the voters has noted
 //!   it: the session may be lost together with the leader.
+//! * **L11 ended** - what a session held counts for nothing from its end on, however long it takes to clear it away.
 //! * **F1 bypass** - a session that owes an ack gets its reads of that inode answered at once, from the present
 //!   state and not to be cached: its ack may be waiting for them.
 //!

@@ -43,6 +43,8 @@ pub(crate) enum Mutant {
     /// L10: a new leader goes by the first notes it gets.
     #[cfg(test)]
     FirstNotes,
+    /// L11: what an ended session held stays in the way of others.
+    EndedCount,
     /// F1: reads of a session that owes an ack wait like any other.
     NoBypass,
     /// F1: such reads may be cached.

@@ -18,6 +18,9 @@ use tokio::sync::{Notify, oneshot};
 /// How long the voters may take to note something: a leader that they do not follow is none.
 const TOLD_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How many grants of ended sessions are cleared away in one go: all others wait for that, some 0.5 ms.
+const SWEEP_LEN: usize = 512;
+
 #[cfg(test)]
 mod tests;
 
@@ -99,6 +102,7 @@ impl Barriers {
             config: lease::Config {
                 term,
                 break_timeout,
+                sweep_len: SWEEP_LEN,
             },
             started: std::time::Instant::now(),
         }
@@ -165,7 +169,8 @@ impl Barriers {
 
     /// Ends the reign: every operation that waits is told so.
     pub(super) fn end_reign(&self) {
-        *self.lock() = None;
+        // It may be large, and takes its time to go, for which nobody shall wait.
+        let _ended = self.lock().take();
         self.settled.notify_waiters();
         self.notes.notify_waiters();
     }

@@ -44,6 +44,7 @@ impl World {
         let config = Config {
             term: TERM,
             break_timeout: Duration(300_000),
+            sweep_len: 1,
         };
         let previous = (1..=dice.below(3)).map(SessionId);
         let mut world = Self {
@@ -188,6 +189,9 @@ impl World {
         while let Some(op) = self.ready.first().copied() {
             self.finish(op, &[]);
             self.drain();
+        }
+        for _step in 0..1_000 {
+            self.server.handle_timeout(self.now);
         }
         assert_eq!(self.server.poll_timeout(), None, "something still waits");
         for ino in (1..=4).map(InodeNo) {

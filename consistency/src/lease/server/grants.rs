@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Grants {
     by_inode: BTreeMap<(InodeNo, SessionId), Held>,
     by_session: BTreeSet<(SessionId, InodeNo)>,
+    /// Sessions that have ended, whose entries are still to be cleared away: no look finds them (L11).
+    ended: BTreeSet<SessionId>,
 }
 
 /// What a session holds of an inode.
@@ -47,11 +49,13 @@ impl Held {
 
 impl Grants {
     pub(super) fn get(&self, ino: InodeNo, session: SessionId) -> Option<&Held> {
-        self.by_inode.get(&(ino, session))
+        let live = !self.ended.contains(&session);
+        self.by_inode.get(&(ino, session)).filter(|_| live)
     }
 
     pub(super) fn get_mut(&mut self, ino: InodeNo, session: SessionId) -> Option<&mut Held> {
-        self.by_inode.get_mut(&(ino, session))
+        let live = !self.ended.contains(&session);
+        self.by_inode.get_mut(&(ino, session)).filter(|_| live)
     }
 
     /// Grants `mode` under the name `lease`; what was held is replaced.
@@ -75,6 +79,7 @@ impl Grants {
         self.by_inode
             .range((ino, SessionId(0))..=(ino, SessionId(u64::MAX)))
             .map(|(&(_, session), held)| (session, held))
+            .filter(|(session, _)| !self.ended.contains(session))
     }
 
     /// Returns the grants of the other sessions on an inode.
@@ -95,6 +100,9 @@ impl Grants {
         len: usize,
     ) -> Vec<(InodeNo, Mode)> {
         use std::ops::Bound::{Excluded, Included};
+        if self.ended.contains(&session) {
+            return Vec::new();
+        }
         let from = match after {
             Some(after) => Excluded((session, after)),
             None => Included((session, InodeNo(0))),
@@ -106,11 +114,33 @@ impl Grants {
             .collect()
     }
 
-    /// Returns the inodes on which a session holds anything.
-    pub(super) fn of_session(&self, session: SessionId) -> Vec<InodeNo> {
-        self.by_session
-            .range((session, InodeNo(0))..=(session, InodeNo(u64::MAX)))
-            .map(|&(_, ino)| ino)
-            .collect()
+    /// Lets what a session holds count for nothing, all at once. It never holds anything again.
+    pub(super) fn end(&mut self, session: SessionId) {
+        self.ended.insert(session);
+    }
+
+    /// Returns whether a session has ended and is not cleared away.
+    pub(super) fn has_ended(&self, session: SessionId) -> bool {
+        self.ended.contains(&session)
+    }
+
+    /// Clears away up to `len` entries of sessions that have ended, and returns them; fewer if these were the last.
+    pub(super) fn sweep(&mut self, len: usize) -> Vec<(InodeNo, SessionId, Held)> {
+        let mut swept = Vec::new();
+        while let Some(&session) = self.ended.first() {
+            let held = (session, InodeNo(0))..=(session, InodeNo(u64::MAX));
+            let left = len - swept.len();
+            let inodes: Vec<_> = self.by_session.range(held).take(left).copied().collect();
+            for &(session, ino) in &inodes {
+                self.by_session.remove(&(session, ino));
+                let held = self.by_inode.remove(&(ino, session));
+                swept.push((ino, session, held.expect("both tables have it")));
+            }
+            if inodes.len() == left {
+                break;
+            }
+            self.ended.remove(&session);
+        }
+        swept
     }
 }

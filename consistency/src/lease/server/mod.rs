@@ -13,6 +13,7 @@
 //! [`poll_action`](Server::poll_action) empties: the driver calls it after every handler until it is empty.
 
 mod contention;
+mod ended;
 mod granting;
 mod grants;
 mod inherit;
@@ -48,6 +49,8 @@ pub struct Config {
     pub term: Duration,
     /// How long a live session may owe an ack before it gets no more renewals.
     pub break_timeout: Duration,
+    /// How many grants of ended sessions are cleared away in one step (L11).
+    pub sweep_len: usize,
 }
 
 /// Orders the operations of all sessions and grants leases.
@@ -71,6 +74,8 @@ pub struct Server {
     grants: Grants,
     /// When unanswered breaks are overdue, in order.
     overdue: BTreeSet<(Instant, SessionId, InodeNo)>,
+    /// When the next step clears away what ended sessions held.
+    sweep_at: Option<Instant>,
     ops: BTreeMap<OpId, Op>,
     /// Unfinished operations that claim an inode, in order of arrival.
     queues: BTreeMap<InodeNo, Vec<OpId>>,
@@ -188,6 +193,7 @@ impl Server {
             telling: None,
             grants: Grants::default(),
             overdue: BTreeSet::new(),
+            sweep_at: None,
             ops: BTreeMap::new(),
             queues: BTreeMap::new(),
             changes: Crossings::default(),
@@ -212,6 +218,8 @@ impl Server {
         let known = self.sessions.contains_key(&session);
         self.tick(now);
         if !known {
+            let again = self.grants.has_ended(session);
+            assert!(!again, "session {session} begins after its end");
             let expires_at = self.now + self.config.term;
             self.expiries.insert((expires_at, session));
             let new = Session {
@@ -245,7 +253,7 @@ impl Server {
         Ok(Renewal { reclaim })
     }
 
-    /// Ends a session: the driver has recorded it. Its grants go, its operations that are not ready are dropped; those
+    /// Ends a session: the driver has recorded it. Its grants go (L11), its operations that are not ready are dropped; those
     /// that are hold their claims until they are finished (L8).
     pub fn end_session(&mut self, now: Instant, session: SessionId) {
         self.tick(now);
@@ -449,12 +457,15 @@ impl Server {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.expiries.first().map(|&(at, _)| at);
         let overdue = self.overdue.first().map(|&(at, ..)| at);
-        expiry.into_iter().chain(overdue).min()
+        expiry.into_iter().chain(overdue).chain(self.sweep_at).min()
     }
 
-    /// Ends sessions whose time is over.
+    /// Ends sessions whose time is over, and clears away a part of what ended ones held.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
+        if self.sweep_at.is_some_and(|at| at <= self.now) {
+            self.sweep();
+        }
         self.run();
     }
 }
@@ -490,29 +501,6 @@ impl Server {
         self.expiries.remove(&(live.expires_at, session));
         live.expires_at = self.now + self.config.term;
         self.expiries.insert((live.expires_at, session));
-    }
-
-    fn end(&mut self, session: SessionId) {
-        let Some(ended) = self.sessions.remove(&session) else {
-            return;
-        };
-        self.expiries.remove(&(ended.expires_at, session));
-        let drop_all = self.mutation.is(Mutant::EndDropsInFlight);
-        let waits = |op: &Op| drop_all || !matches!(op.state, State::Ready(_));
-        let dropped: Vec<OpId> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| op.session == session && waits(op))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in dropped {
-            drop(self.leave(id));
-            self.actions.push_back(Action::Dropped(id));
-        }
-        for ino in self.grants.of_session(session) {
-            self.revoke(ino, session);
-        }
-        self.reclaimed(session);
     }
 
     /// What a session holds is known, or nothing.

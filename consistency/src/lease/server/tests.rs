@@ -1,5 +1,7 @@
 //! The queue rules, each in the smallest case that shows it.
 
+mod ended;
+
 use super::contention::{BREAKS, REST};
 use super::*;
 use crate::wire::lease::Scope;
@@ -7,6 +9,7 @@ use crate::wire::meta::Name;
 
 const TERM: Duration = Duration::from_millis(1_000);
 const BREAK_TIMEOUT: Duration = Duration::from_millis(400);
+const SWEEP_LEN: usize = 2;
 const FILE: InodeNo = InodeNo(7);
 const DIR: InodeNo = InodeNo(8);
 
@@ -26,6 +29,7 @@ impl Case {
         let config = Config {
             term: TERM,
             break_timeout: BREAK_TIMEOUT,
+            sweep_len: SWEEP_LEN,
         };
         let now = Instant(0);
         let mut server = Server::new(config, reign, now, previous.map(SessionId));

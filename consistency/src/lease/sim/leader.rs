@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Longer than a healthy holder takes, shorter than the term.
 const BREAK_TIMEOUT: Duration = Duration(60_000);
 const RESEND: u64 = 10_000;
+/// So few that much happens before the last one.
+const SWEEP_LEN: usize = 1;
 
 /// What survives a change of leader.
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ impl World {
         let config = Config {
             term: TERM,
             break_timeout: BREAK_TIMEOUT,
+            sweep_len: SWEEP_LEN,
         };
         let now = self.clock(NodeId(0));
         let previous = self.state.sessions.keys().copied();

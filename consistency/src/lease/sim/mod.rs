@@ -375,6 +375,7 @@ mod sim_catches {
         l9_serve_own_change: ServeOwnChange,
         l10_use_untold: UseUntold,
         l10_first_notes: FirstNotes,
+        l11_ended_count: EndedCount,
         f1_no_bypass: NoBypass,
         f1_bypass_grants: BypassGrants,
     }
