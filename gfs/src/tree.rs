@@ -119,6 +119,8 @@ pub struct Opened {
 pub struct ReadReply {
     /// The bytes; fewer than asked for means end of file.
     pub data: Bytes,
+    /// The size of the file, if it has grown and the kernel may not know (K3).
+    pub grown: Option<u64>,
     /// See [`Hold`].
     pub hold: Hold,
 }

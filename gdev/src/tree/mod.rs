@@ -391,6 +391,7 @@ impl Tree for DevTree {
         let data = open.read(offset, size.min(IO_BYTES_MAX), wait).await?;
         Ok(ReadReply {
             data,
+            grown: None,
             hold: Hold::none(),
         })
     }

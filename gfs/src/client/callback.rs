@@ -323,7 +323,5 @@ impl Core {
 }
 
 fn drop_attr(node: &Pin) {
-    let mut state = node.state();
-    state.attr = None;
-    state.xattrs = None;
+    node.state().drop_attr();
 }

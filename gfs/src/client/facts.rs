@@ -155,7 +155,9 @@ impl Core {
     /// Answers GETATTR and SETATTR from the cache.
     pub(super) fn cached_attr(&self, node: &Arc<Node>) -> Option<AttrReply> {
         let mut state = node.state();
-        match self.usable_attr(&state, node.ino)? {
+        let usable = self.usable_attr(&state, node.ino)?;
+        state.size_shown();
+        match usable {
             Usable::Covered(attr) if self.kernel.caches() => Some(AttrReply {
                 attr,
                 ttl: CACHE,

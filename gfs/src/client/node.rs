@@ -11,13 +11,16 @@ use super::names::DirNames;
 use super::sharing::Sharing;
 use crate::error::Errno;
 use bytes::Bytes;
-use consistency::wire::meta::{Attr, Name};
+use consistency::wire::meta::{Attr, FileKind, Name};
 use consistency::{InodeNo, Instant};
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
+
+/// The kernel's smallest; of larger ones a file has no more.
+const PAGE: u64 = 4096;
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -110,6 +113,8 @@ pub(super) struct Changes {
     /// Content was flushed while somebody had it open for writing: watchers have to be told of the close.
     pub(super) close_untold: bool,
     pub(super) sharing: Sharing,
+    /// The size that the kernel goes by since the attributes were dropped, until it asks (K3).
+    pub(super) outdated_size: Option<u64>,
 }
 
 impl Deref for Writing {
@@ -125,6 +130,7 @@ impl Deref for Writing {
             newest: 0,
             close_untold: false,
             sharing: Sharing::NONE,
+            outdated_size: None,
         };
         self.0.as_deref().unwrap_or(&NONE)
     }
@@ -218,14 +224,42 @@ impl State {
 
     /// Drops what a lease on attributes and content covered, unflushed changes included.
     pub(super) fn drop_data(&mut self) {
-        self.attr = None;
-        self.xattrs = None;
+        self.drop_attr();
         self.content = None;
         if self.writing.room.is_some() {
             self.writing.room = None;
         }
         self.attr_dirty = false;
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Drops what a lease on attributes covered.
+    pub(super) fn drop_attr(&mut self) {
+        self.xattrs = None;
+        let Some(attr) = self.attr.take() else {
+            return;
+        };
+        // Of what is not open nothing is mapped; who opens it asks for its attributes first.
+        let used = self.opens > 0 || self.writing.0.is_some();
+        if attr.kind == FileKind::File && used && self.writing.outdated_size.is_none() {
+            self.writing.outdated_size = Some(attr.size);
+        }
+    }
+
+    /// The kernel is given the attributes.
+    pub(super) fn size_shown(&mut self) {
+        if self.writing.outdated_size.is_some() {
+            self.writing.outdated_size = None;
+        }
+    }
+
+    /// Returns the size if the kernel goes by one that has fewer pages, once (K3).
+    pub(super) fn outgrown(&mut self) -> Option<u64> {
+        let (outdated, size) = (self.writing.outdated_size?, self.size());
+        let grown = size.div_ceil(PAGE) > outdated.div_ceil(PAGE);
+        // What it reads behind a smaller size lets the kernel take that.
+        self.writing.outdated_size = (!grown).then_some(outdated.min(size));
+        grown.then_some(size)
     }
 
     /// Asks what became of changes that could not be flushed.

@@ -40,6 +40,7 @@ enum Step {
     Deliver {
         segments: Vec<Segment>,
         delivery: Delivery,
+        grown: Option<u64>,
     },
     /// Load the content in this mode first.
     Load(Mode),
@@ -64,8 +65,12 @@ impl Core {
         let (mut waiting, mut patient) = (None, true);
         while Deadline::now() < until {
             let step = self.next_step(&node, offset, size, flags, patient);
-            let (segments, delivery) = match step {
-                Step::Deliver { segments, delivery } => (segments, delivery),
+            let (segments, delivery, grown) = match step {
+                Step::Deliver {
+                    segments,
+                    delivery,
+                    grown,
+                } => (segments, delivery, grown),
                 Step::Wait => {
                     let over = node.wait(|state| state.breaking.is_none().then_some(()));
                     tokio::select! {
@@ -91,7 +96,7 @@ impl Core {
                 Step::Bypass => {
                     let uncovered = self.load_uncovered(&node).await?;
                     match self.deliver_uncovered(&node, offset, size, uncovered) {
-                        Some(found) => found,
+                        Some((segments, delivery)) => (segments, delivery, None),
                         None => continue,
                     }
                 }
@@ -104,6 +109,7 @@ impl Core {
             }
             return Ok(ReadReply {
                 data,
+                grown,
                 hold: Hold::new(delivery),
             });
         }
@@ -146,6 +152,7 @@ impl Core {
             return Step::Deliver {
                 segments,
                 delivery: unleased(node, &mut state),
+                grown: None,
             };
         }
         if breaking {
@@ -163,6 +170,7 @@ impl Core {
         let segments = plan(&state, offset, size);
         Step::Deliver {
             segments,
+            grown: state.outgrown(),
             // K1
             delivery: Delivery::leased(node, &mut state),
         }

@@ -15,7 +15,7 @@ use consistency::wire::meta::FileKind;
 use fuser::FopenFlags;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Cookie behind `.`; the listing goes on with `..`.
 const COOKIE_SELF: u64 = 1;
@@ -23,6 +23,9 @@ const COOKIE_SELF: u64 = 1;
 const COOKIE_PARENT: u64 = 2;
 /// Times that the kernel is made to ask once more (K2): it may be told to forget again and again.
 const ASKS_MAX: u32 = 8;
+
+/// A READ waits so long for the kernel to take a size (K3).
+const GROWTH_WITHIN: Duration = Duration::from_millis(50);
 
 /// Asks a tree what the kernel asks.
 pub(super) struct Adapter {
@@ -140,6 +143,9 @@ impl Adapter {
             } => {
                 let mut reply = tree.read(caller, ino, fh, offset, size, flags).await?;
                 reply.data.truncate(size as usize);
+                if let Some(grown) = reply.grown {
+                    self.show_growth(ino, grown).await;
+                }
                 Answer::data(reply.data, reply.hold)
             }
             Operation::Write {
@@ -325,6 +331,23 @@ impl Adapter {
         }
         tracing::warn!(%ino, "the kernel is told to forget faster than it can ask");
         self.tree.getattr(caller, ino, fh).await
+    }
+
+    /// Has the kernel take the size of a file that has grown elsewhere, before the page that told so is with it (K3).
+    async fn show_growth(&self, ino: InodeNo, size: u64) {
+        let shown = async {
+            for _ in 0..ASKS_MAX {
+                match self.asker.kernel_size(ino).await {
+                    Ok(known) if known < size => {}
+                    Ok(_) | Err(_) => return,
+                }
+                if let Err(error) = self.asker.ask(ino).await {
+                    tracing::debug!(%ino, %error, "the kernel could not be made to ask");
+                }
+            }
+        };
+        // The question may wait for a break, and the break for this page (R1).
+        let _late = tokio::time::timeout(GROWTH_WITHIN, shown).await;
     }
 
     /// Finds data or a hole. For a tree without holes the whole file is data, with a hole at its end.

@@ -481,6 +481,7 @@ impl Tree for MemTree {
             let to = data.len().min(from + size as usize);
             Ok(ReadReply {
                 data: Bytes::copy_from_slice(&data[from..to]),
+                grown: None,
                 hold: Hold::none(),
             })
         })

@@ -338,6 +338,7 @@ impl ProcTree {
         }
         Ok(ReadReply {
             data,
+            grown: None,
             hold: Hold::none(),
         })
     }
@@ -496,6 +497,7 @@ impl Tree for ProcTree {
         let to = from.saturating_add(size as usize).min(content.len());
         Ok(ReadReply {
             data: content.slice(from..to),
+            grown: None,
             hold: Hold::none(),
         })
     }

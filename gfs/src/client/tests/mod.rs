@@ -11,6 +11,7 @@ mod coherence;
 mod copy;
 mod crossing;
 mod files;
+mod growth;
 mod linear;
 mod locks;
 mod makes;
