@@ -1,14 +1,15 @@
 //! What must hold of the copies of chunks after every step, what becomes of them in the end, and which may be damaged.
 //!
-//! A world either damages chunks or has disks that cannot be read, and it damages each chunk once at most: else it
-//! might take the last good copy between the moment at which another one is found bad and the commit that says so.
+//! A world damages each chunk once at most, and none with a copy on a disk that could not be read at any time before:
+//! else it might take the last good copy between the moment at which another one is found bad and the commit that says
+//! so. A disk may become unreadable later, while the other copy is damaged and nobody knows.
 
 use super::chunks::COPIES;
 use super::shared::{Host, State};
 use crate::data::simulated::Damage;
 use crate::server::state::{Listed, MetaState};
 use consistency::{ChunkId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tests::Dice;
 
 /// What is known of the copies.
@@ -16,6 +17,8 @@ use tests::Dice;
 pub(super) struct Copies {
     /// Which copy was damaged.
     damaged: BTreeMap<ChunkId, NodeId>,
+    /// Whose disks could not be read at some time.
+    unread: BTreeSet<NodeId>,
     /// How far the voters were when it was looked at last, and what had happened on the disks.
     looked: (u64, u64),
 }
@@ -65,6 +68,11 @@ impl Copies {
         Ok(())
     }
 
+    /// The disk of a node cannot be read.
+    pub(super) fn unread(&mut self, node: NodeId) {
+        self.unread.insert(node);
+    }
+
     /// Damages a copy of a chunk, if there is one that may be; returns which.
     pub(super) fn damage(&mut self, state: &State, dice: &mut Dice) -> Option<(ChunkId, NodeId)> {
         let (index, host) = newest(state)?;
@@ -75,7 +83,7 @@ impl Copies {
         let may = |chunk: &Listed| {
             let whole = |node: &NodeId| {
                 let host = &state.hosts[node];
-                host.up && host.chunks.is_good(chunk.id)
+                host.up && host.chunks.is_good(chunk.id) && !self.unread.contains(node)
             };
             let two = chunk.replicas.len() == usize::from(COPIES);
             two && !self.damaged.contains_key(&chunk.id) && chunk.replicas.iter().all(whole)

@@ -115,10 +115,8 @@ impl World {
             15..18 => self.fault_of_chunks(node),
             18 | 19 => {
                 let state = self.shared.state();
-                let damage = self
-                    .damages
-                    .then(|| self.copies.damage(&state, &mut self.dice));
-                if let Some((chunk, node)) = damage.flatten() {
+                let damage = self.copies.damage(&state, &mut self.dice);
+                if let Some((chunk, node)) = damage {
                     state.tell(node, || format!("has chunk {chunk} damaged"));
                 }
             }
@@ -160,7 +158,7 @@ impl World {
             }
             1 => ChunkFault::Full,
             2 => ChunkFault::WritesFail,
-            3 if !self.damages => ChunkFault::ReadsFail,
+            3 => ChunkFault::ReadsFail,
             _ => ChunkFault::None,
         };
         let slow = match fault {
@@ -169,6 +167,9 @@ impl World {
         };
         let until = self.now() + self.dice.below(3_000 * MS);
         for node in on {
+            if fault == ChunkFault::ReadsFail {
+                self.copies.unread(node);
+            }
             let state = self.shared.state();
             state.tell(node, || {
                 format!("has a disk of chunks that fails: {fault:?}, {slow} ms")

@@ -36,6 +36,8 @@ pub(crate) enum Mutant {
     PutUnsynced,
     /// D1: a copy is listed that nobody has made.
     ListAtOnce,
+    /// D2: a bad copy is dropped although nobody has looked at another one.
+    DropUnverified,
     /// D3: what a live session may still enter counts as an orphan.
     IgnoreSessions,
     /// D6: the bytes of a chunk are not compared with their checksums.
@@ -46,7 +48,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 17] = [
+    pub(super) const ALL: [(Self, u64); 18] = [
         (Self::NoSync, 0),
         (Self::NoVote, 12),
         (Self::GoOn, 4),
@@ -61,6 +63,7 @@ impl Mutant {
         (Self::NoLapse, 8),
         (Self::PutUnsynced, 0),
         (Self::ListAtOnce, 0),
+        (Self::DropUnverified, 0),
         (Self::IgnoreSessions, 0),
         (Self::BelieveDisks, 16),
         (Self::NoOther, 8),

@@ -79,8 +79,6 @@ pub(super) struct End {
 pub(super) struct World {
     pub(super) shared: Arc<Shared>,
     pub(super) copies: Copies,
-    /// Chunks are damaged here; else there are disks that cannot be read.
-    pub(super) damages: bool,
     pub(super) nodes: BTreeMap<NodeId, Running>,
     pub(super) plans: BTreeMap<(u64, u64), Plan>,
     /// Draws what happens, apart from the shared dice: a mutant does not change it.
@@ -123,7 +121,6 @@ impl World {
         Self {
             shared,
             copies: Copies::default(),
-            damages: dice.below(2_u8) == 0,
             nodes,
             plans: BTreeMap::new(),
             dice,

@@ -8,7 +8,7 @@
 //! # Rules
 //! - D1: a copy is listed once its node says that it is durable, if the chunk is live and its source still listed.
 //! - D2: a copy is dropped only while another one is listed; one that is not known to be bad only if the others were
-//!   verified just before, or together with the listing of a new one.
+//!   verified just before, or together with the listing of a new one; one that is only if another one was.
 //! - D3: a node deletes a copy that the leader, asked after the node's sweep began, has listed there neither as live nor
 //!   as dead, nor given to a live session to be written, nor under way; and that was not put since the sweep began.
 //! - D4: what was decided under a reign is not done under another.
@@ -32,7 +32,7 @@ use consistency::wire::chunk::{ChunkFailure, ChunkReply, ChunkRequest};
 use consistency::wire::request::{MetaReply, NodeStatus, RepairStatus};
 use consistency::wire::{decode, encode};
 use consistency::{ChunkId, Epoch, NodeId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -221,19 +221,59 @@ async fn check(server: &MetaServer, reign: Epoch, node: NodeId, chunks: &[ChunkI
     if bad.is_empty() {
         return Outcome::Done;
     }
-    let steps = bad.iter().map(|chunk| Step::Drop {
+    let good = good_elsewhere(server, &bad, node).await;
+    let listed = |chunk: ChunkId| server.log.read(|state| state.listed(chunk)).is_some();
+    for chunk in bad.iter().filter(|chunk| !good.contains(chunk)) {
+        if listed(*chunk) {
+            tracing::error!(%chunk, %node, "a copy is damaged or missing, and no other one is known to be good");
+        }
+    }
+    if good.is_empty() {
+        return Outcome::Failed;
+    }
+    let steps = good.iter().map(|chunk| Step::Drop {
         chunk: *chunk,
         node,
     });
     let (outcome, made) = commit(server, reign, steps.collect()).await;
-    for (chunk, made) in bad.iter().zip(made) {
-        if made {
-            tracing::warn!(%chunk, %node, "dropped a damaged or missing copy");
-        } else if server.log.read(|state| state.listed(*chunk)).is_some() {
-            tracing::error!(%chunk, %node, "the only copy of a chunk is damaged or missing");
-        }
+    for (chunk, _) in good.iter().zip(made).filter(|(_, made)| *made) {
+        tracing::warn!(%chunk, %node, "dropped a damaged or missing copy");
+    }
+    if outcome == Outcome::Done && good.len() < bad.len() {
+        return Outcome::Failed;
     }
     outcome
+}
+
+/// D2: returns the chunks of which another node has just found its listed copy good. A disk that cannot be read now may
+/// have the last good copy, beside one that was damaged and not found yet.
+async fn good_elsewhere(
+    server: &MetaServer,
+    chunks: &[ChunkId],
+    bad_on: NodeId,
+) -> BTreeSet<ChunkId> {
+    if missing!(DropUnverified) {
+        return chunks.iter().copied().collect();
+    }
+    let mut others: BTreeMap<NodeId, Vec<ChunkId>> = BTreeMap::new();
+    server.log.read(|state| {
+        for listed in chunks.iter().filter_map(|chunk| state.listed(*chunk)) {
+            for node in listed.replicas.iter().filter(|node| **node != bad_on) {
+                others.entry(*node).or_default().push(listed.id);
+            }
+        }
+    });
+    let mut good = BTreeSet::new();
+    for (node, mut chunks) in others {
+        chunks.retain(|chunk| !good.contains(chunk));
+        if chunks.is_empty() {
+            continue;
+        }
+        if let Ok(bad) = verify(server, node, chunks.clone()).await {
+            good.extend(chunks.into_iter().filter(|chunk| !bad.contains(chunk)));
+        }
+    }
+    good
 }
 
 async fn verify(

@@ -36,6 +36,8 @@ enum Mutant {
     ListAtOnce,
     /// D2: a spare copy is dropped although nobody has looked at the others.
     TrimUnverified,
+    /// D2: a bad copy is dropped although nobody has looked at another one.
+    DropUnverified,
     /// D3: a node deletes what was put again since its sweep began.
     ForgetPuts,
     /// D3: what is being copied counts as an orphan.
@@ -46,7 +48,7 @@ enum Mutant {
     AnswerFromThePast,
     /// D4: what an earlier leader has decided is done.
     AnyReign,
-    /// D5: what a node once said of its copies is believed.
+    /// D5: what a node once said of its copies is believed, and that is enough.
     BelieveReports,
 }
 
@@ -68,6 +70,12 @@ enum Message {
         reign: Epoch,
         number: u64,
         good: Result<Vec<ChunkId>, ()>,
+    },
+    /// Copies were found bad: whether others are good.
+    Vouch {
+        reign: Epoch,
+        number: u64,
+        bad: Vec<ChunkId>,
     },
     /// A node's list, and when its sweep began.
     Inventory {
@@ -99,6 +107,8 @@ enum Message {
 #[derive(Debug, Default)]
 struct Store {
     up: bool,
+    /// Its copies are as they are, but cannot be read now.
+    unreadable: bool,
     /// Copies, and whether they are good.
     chunks: BTreeMap<ChunkId, bool>,
     sweep: Sweep,
@@ -232,6 +242,7 @@ impl World {
             }
             7 if self.one_in(3) => self.reign(),
             8 => self.power(),
+            9 if self.one_in(3) => self.hide(),
             9 => self.damage(),
             10 | 11 => self.begin_sweep(),
             12 => self.scrub(),
@@ -375,15 +386,17 @@ impl World {
         };
         // What is damaged between the look at it and the drop of another copy nobody can know of.
         let busy = self.book.busy();
-        let trimmed = |chunk: ChunkId| {
-            busy.contains(&chunk)
-                && self.jobs.values().any(
-                    |(_, job)| matches!(job, Job::Trim { chunk: trimmed, .. } if *trimmed == chunk),
-                )
+        let looked_at = |chunk: ChunkId| {
+            let looks = |job: &Job| match job {
+                Job::Trim { chunk: trimmed, .. } => *trimmed == chunk,
+                Job::Check { chunks, .. } => chunks.contains(&chunk),
+                Job::Copy { .. } => false,
+            };
+            busy.contains(&chunk) && self.jobs.values().any(|(_, job)| looks(job))
         };
         let hit = listed
             .iter()
-            .find(|chunk| good(chunk) && chunk.replicas.contains(&node) && !trimmed(chunk.id));
+            .find(|chunk| good(chunk) && chunk.replicas.contains(&node) && !looked_at(chunk.id));
         let Some(chunk) = hit.map(|chunk| chunk.id) else {
             return;
         };
@@ -397,8 +410,20 @@ impl World {
         self.faults.insert(chunk, node);
     }
 
+    /// A disk cannot be read for a while, or can again.
+    fn hide(&mut self) {
+        let node = self.node();
+        let store = self.stores.get_mut(&node).expect("known");
+        store.unreadable = !store.unreadable;
+    }
+
     fn is_good(&self, chunk: ChunkId, node: NodeId) -> bool {
         self.stores[&node].chunks.get(&chunk) == Some(&true)
+    }
+
+    /// Returns whether a node finds its copy good.
+    fn finds_good(&self, chunk: ChunkId, node: NodeId) -> bool {
+        self.is_good(chunk, node) && !self.stores[&node].unreadable
     }
 
     fn begin_sweep(&mut self) {
@@ -415,7 +440,8 @@ impl World {
     fn scrub(&mut self) {
         let node = self.node();
         let store = &self.stores[&node];
-        let bad = store.chunks.iter().filter(|(_, good)| !**good && store.up);
+        let bad = |good: bool| store.up && (store.unreadable || !good);
+        let bad = store.chunks.iter().filter(|(_, good)| bad(**good));
         let reports = bad.map(|(chunk, _)| Message::Report {
             node,
             chunk: *chunk,
@@ -496,6 +522,9 @@ impl World {
                     self.end(reign, number, Outcome::Unknown);
                 }
             }
+            Message::Vouch { reign, number, .. } if lost => {
+                self.end(reign, number, Outcome::Failed);
+            }
             Message::Ask { reign, number } if lost => {
                 self.network.push(Message::Answer {
                     reign,
@@ -518,6 +547,7 @@ impl World {
                 number,
                 good,
             } => self.answer(reign, number, good),
+            Message::Vouch { reign, number, bad } => self.vouch(reign, number, bad),
             Message::Inventory { node, sweep, ids } => self.inventory(node, sweep, &ids),
             Message::Orphans { node, sweep, ids } => {
                 let mutant = self.mutant == Some(Mutant::ForgetPuts);
@@ -569,7 +599,7 @@ impl World {
             Job::Copy {
                 chunk, source, to, ..
             } => {
-                if !up(self, source) || !up(self, to) || !self.is_good(chunk, source) {
+                if !up(self, source) || !up(self, to) || !self.finds_good(chunk, source) {
                     return Err(());
                 }
                 let store = self.stores.get_mut(&to).expect("known");
@@ -579,7 +609,7 @@ impl World {
             }
             Job::Trim { chunk, keep, .. } => {
                 let all = keep.iter().all(|node| up(self, *node));
-                let bad = keep.iter().any(|node| !self.is_good(chunk, *node));
+                let bad = keep.iter().any(|node| !self.finds_good(chunk, *node));
                 all.then(|| if bad { vec![chunk] } else { Vec::new() })
                     .ok_or(())
             }
@@ -588,7 +618,7 @@ impl World {
                     let listed = self.state.listed(*chunk);
                     listed.is_some_and(|listed| listed.replicas.contains(&node))
                 };
-                let bad = |chunk: &ChunkId| listed(chunk) && !self.is_good(*chunk, node);
+                let bad = |chunk: &ChunkId| listed(chunk) && !self.finds_good(*chunk, node);
                 let bad = chunks.into_iter().filter(bad).collect();
                 up(self, node).then_some(bad).ok_or(())
             }
@@ -607,10 +637,41 @@ impl World {
             Ok(bad) => match &job {
                 Job::Trim { .. } if !bad.is_empty() => self.end(reign, number, Outcome::Failed),
                 Job::Check { .. } if bad.is_empty() => self.end(reign, number, Outcome::Done),
+                Job::Check { .. } if !self.asks_nobody_else() => {
+                    self.network.push(Message::Vouch { reign, number, bad });
+                }
                 Job::Copy { .. } | Job::Trim { .. } | Job::Check { .. } => {
                     self.propose(reign, number, steps(&job, &bad));
                 }
             },
+        }
+    }
+
+    fn asks_nobody_else(&self) -> bool {
+        matches!(
+            self.mutant,
+            Some(Mutant::DropUnverified | Mutant::BelieveReports)
+        )
+    }
+
+    /// D2: proposes to drop the bad copies beside which another one is found good.
+    fn vouch(&mut self, reign: Epoch, number: u64, mut bad: Vec<ChunkId>) {
+        let job = self.jobs[&number].1.clone();
+        let Job::Check { node, .. } = &job else {
+            unreachable!("only checks are followed by such a question");
+        };
+        let good = |on: &&NodeId| *on != node && self.stores[*on].up;
+        bad.retain(|chunk| {
+            let listed = self.state.listed(*chunk);
+            listed.is_some_and(|listed| {
+                let mut others = listed.replicas.iter().filter(good);
+                others.any(|on| self.finds_good(*chunk, *on))
+            })
+        });
+        if bad.is_empty() {
+            self.end(reign, number, Outcome::Failed);
+        } else {
+            self.propose(reign, number, steps(&job, &bad));
         }
     }
 
@@ -696,6 +757,7 @@ impl World {
         self.calm = true;
         for store in self.stores.values_mut() {
             store.up = true;
+            store.unreadable = false;
         }
         for node in self.state.draining().clone() {
             self.apply(Body::Drain { node, drain: false });
@@ -812,6 +874,7 @@ fn every_rule_is_needed() {
     for mutant in [
         Mutant::ListAtOnce,
         Mutant::TrimUnverified,
+        Mutant::DropUnverified,
         Mutant::ForgetPuts,
         Mutant::IgnoreBusy,
         Mutant::IgnoreSessions,
