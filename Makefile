@@ -24,7 +24,7 @@ PROGRAMS := glu glud glurun glumake glumake-sh glubatch glupart glukill glups gl
 
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release install demo check test test-long upgrade-test bench conformance soak clean
+.PHONY: help setup build release install demo check test test-long worlds upgrade-test bench conformance soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -66,8 +66,12 @@ test: setup check ## Everything a change must pass
 
 test-long: setup ## The tests that take minutes, too
 	$(within) $(BUILD_TIMEOUT) cargo build --workspace --all-targets --quiet
-	CHAOS_SECONDS=600 CHAOS_KINDS=all ROUNDS=1000 HAMMER_OPS=10000 LINEAR_OPS=4000 FUZZ_CASES=10000000 WORLDS=10000 PROCESSES=5000 FORKS=10000 scripts/test.sh $(LONG_TIMEOUT) -- --include-ignored
+	CHAOS_SECONDS=600 CHAOS_KINDS=all ROUNDS=1000 HAMMER_OPS=10000 LINEAR_OPS=4000 FUZZ_CASES=10000000 PROCESSES=5000 FORKS=10000 scripts/test.sh $(LONG_TIMEOUT) -- --include-ignored
+	WORLDS=10000 $(MAKE) worlds
 	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)
+
+worlds: ## Simulated clusters, optimised, with assertions: WORLDS=10000, or SEED=n for one
+	CARGO_PROFILE_TEST_OPT_LEVEL=2 $(within) $(LONG_TIMEOUT) cargo test -p gfs --lib --target-dir $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/opt worlds_keep -- --nocapture
 
 upgrade-test: setup ## Upgrade a cluster in use from the revision UPGRADE_FROM, node by node
 	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)

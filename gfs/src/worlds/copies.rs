@@ -73,8 +73,12 @@ impl Copies {
         self.unread.insert(node);
     }
 
-    /// Damages a copy of a chunk, if there is one that may be; returns which.
-    pub(super) fn damage(&mut self, state: &State, dice: &mut Dice) -> Option<(ChunkId, NodeId)> {
+    /// Damages a copy of a chunk, if there is one that may be; returns which, and who has the other one.
+    pub(super) fn damage(
+        &mut self,
+        state: &State,
+        dice: &mut Dice,
+    ) -> Option<(ChunkId, NodeId, NodeId)> {
         let (index, host) = newest(state)?;
         if index < self.looked.0 {
             return None;
@@ -98,7 +102,8 @@ impl Copies {
         let how = [Damage::Flip, Damage::Cut, Damage::Take][dice.below(3_usize)];
         state.hosts[&node].chunks.damage(chunk.id, how);
         self.damaged.insert(chunk.id, node);
-        Some((chunk.id, node))
+        let other = chunk.replicas.into_iter().find(|other| *other != node)?;
+        Some((chunk.id, node, other))
     }
 }
 

@@ -113,13 +113,7 @@ impl World {
                 self.plan(now + after + 1, Plan::Kill(node));
             }
             15..18 => self.fault_of_chunks(node),
-            18 | 19 => {
-                let state = self.shared.state();
-                let damage = self.copies.damage(&state, &mut self.dice);
-                if let Some((chunk, node)) = damage {
-                    state.tell(node, || format!("has chunk {chunk} damaged"));
-                }
-            }
+            18 | 19 => self.damage(),
             20 | 21 => self.change_voters(),
             _ => {
                 let most = self.dice.below(4_u32);
@@ -148,6 +142,21 @@ impl World {
         }
     }
 
+    /// A copy is damaged, and sometimes the other one cannot be read for a while then.
+    fn damage(&mut self) {
+        let state = self.shared.state();
+        let damage = self.copies.damage(&state, &mut self.dice);
+        let Some((chunk, node, other)) = damage else {
+            return;
+        };
+        state.tell(node, || format!("has chunk {chunk} damaged"));
+        drop(state);
+        if self.dice.below(2_u8) == 0 {
+            let until = self.now() + self.dice.below(3_000 * MS);
+            self.fail_chunks(other, ChunkFault::ReadsFail, 0, until);
+        }
+    }
+
     /// Disks of chunks fail or are slow for a while.
     fn fault_of_chunks(&mut self, node: NodeId) {
         let mut on = vec![node];
@@ -167,20 +176,24 @@ impl World {
         };
         let until = self.now() + self.dice.below(3_000 * MS);
         for node in on {
-            if fault == ChunkFault::ReadsFail {
-                self.copies.unread(node);
-            }
-            let state = self.shared.state();
-            state.tell(node, || {
-                format!("has a disk of chunks that fails: {fault:?}, {slow} ms")
-            });
-            state.hosts[&node].chunks.fail(fault);
-            state.hosts[&node]
-                .chunks
-                .slow_down(Duration::from_millis(slow));
-            drop(state);
-            self.plan(until, Plan::MendChunks(node));
+            self.fail_chunks(node, fault, slow, until);
         }
+    }
+
+    /// A disk of chunks fails, or takes so many milliseconds for a request.
+    fn fail_chunks(&mut self, node: NodeId, fault: ChunkFault, slow: u64, until: u64) {
+        if fault == ChunkFault::ReadsFail {
+            self.copies.unread(node);
+        }
+        let state = self.shared.state();
+        state.tell(node, || {
+            format!("has a disk of chunks that fails: {fault:?}, {slow} ms")
+        });
+        let chunks = &state.hosts[&node].chunks;
+        chunks.fail(fault);
+        chunks.slow_down(Duration::from_millis(slow));
+        drop(state);
+        self.plan(until, Plan::MendChunks(node));
     }
 
     /// Ends all faults; what is down starts.

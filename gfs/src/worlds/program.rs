@@ -19,6 +19,8 @@ pub(super) const FILES: u32 = 2;
 const NAMES: u8 = 3;
 /// Pause before something is asked again that failed.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How often the tasks that are due with a program run before it.
+const DAEMON_FIRST: u32 = 8;
 /// Who makes the files.
 const FIRST: u16 = 1;
 
@@ -81,6 +83,11 @@ impl Program {
             _ => 15,
         };
         sleep(Duration::from_millis(self.dice.below(pause))).await;
+        // Of a machine that stood still for longer than a term the daemon runs before the program, which else finds names
+        // that its kernel still has (docs/semantics.md, S5).
+        for _ in 0..DAEMON_FIRST {
+            tokio::task::yield_now().await;
+        }
         let what = self.dice.below(8_u8);
         if what < 3 {
             let op = match self.dice.below(13_u8) {
