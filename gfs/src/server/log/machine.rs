@@ -4,6 +4,7 @@ use super::disk::{Disk, off_thread};
 use super::growth::Growth;
 use super::proposer::{Pending, answer};
 use super::raft::{Batch, Entry, Life, LogId, Membership, SnapshotMeta, Types};
+use super::saved::Saved;
 use super::snapshot;
 use crate::server::machine::{StateMachine, Unreadable};
 use consistency::wire;
@@ -32,6 +33,7 @@ pub(super) struct Machine<M: StateMachine> {
     life: Arc<Life>,
     probes: Arc<Probes<M>>,
     growth: Arc<Growth>,
+    saved: Arc<Saved>,
     disk: Arc<dyn Disk>,
 }
 
@@ -95,6 +97,7 @@ impl<M: StateMachine> Clone for Machine<M> {
             life: Arc::clone(&self.life),
             probes: Arc::clone(&self.probes),
             growth: Arc::clone(&self.growth),
+            saved: Arc::clone(&self.saved),
             disk: Arc::clone(&self.disk),
         }
     }
@@ -111,18 +114,24 @@ impl<M: StateMachine> Machine<M> {
     ) -> Result<Self, Unreadable> {
         let applied = snapshot.map_or_else(|| Ok(Applied::default()), restore)?;
         growth.snapshot_has(snapshot.map_or(0, <[u8]>::len));
+        let saved = Saved::upto(applied.last);
         Ok(Self {
             applied: Arc::new(RwLock::new(applied)),
             pending,
             life,
             probes: Arc::default(),
             growth: Arc::new(growth),
+            saved: Arc::new(saved),
             disk,
         })
     }
 
     pub(super) fn probes(&self) -> Arc<Probes<M>> {
         Arc::clone(&self.probes)
+    }
+
+    pub(super) fn saved(&self) -> Arc<Saved> {
+        Arc::clone(&self.saved)
     }
 
     pub(super) fn growth(&self) -> Arc<Growth> {
@@ -240,7 +249,7 @@ impl<M: StateMachine> Machine<M> {
         let bytes = snapshot::encode(&meta, &state);
         drop(state);
         self.growth.snapshot_has(bytes.len());
-        snapshot::save(&*self.disk, meta.last_log_id, &bytes)
+        self.save(meta.last_log_id, &bytes)
             .map_err(|error| snapshot_failed(&meta, &error))?;
         Ok(Snapshot {
             meta,
@@ -248,12 +257,18 @@ impl<M: StateMachine> Machine<M> {
         })
     }
 
+    fn save(&self, last: Option<LogId>, bytes: &[u8]) -> io::Result<()> {
+        let saved = snapshot::save(&*self.disk, last, bytes);
+        self.saved.note(last, &saved);
+        saved
+    }
+
     fn install(&self, bytes: &[u8]) -> Result<(), StorageError<u16>> {
         let unreadable =
             |error: Unreadable| StorageIOError::read_snapshot(None, AnyError::new(&error));
         let restored = restore(bytes).map_err(unreadable)?;
         fail_point!("log: before a snapshot is installed");
-        snapshot::save(&*self.disk, restored.last, bytes)
+        self.save(restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         let last = restored.last.map_or(0, |last| last.index);
         let mut applied = self.write();

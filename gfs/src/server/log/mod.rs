@@ -17,6 +17,8 @@
 //! - R4 After a failed write the node takes no more commands until it is restarted: nobody knows what a
 //!   disk holds after a failed fsync.
 //! - R5 Every reign has its own epoch, also when the same node leads again after a restart.
+//! - R6 The log is purged behind a snapshot that is durable, also behind one that the leader sent: else a crash leaves a
+//!   log that begins after all there is.
 //!
 //! Who votes is in [`membership`].
 //!
@@ -43,6 +45,7 @@ mod membership;
 mod network;
 mod proposer;
 mod raft;
+mod saved;
 mod seed;
 #[cfg(test)]
 mod simulated;
@@ -562,6 +565,7 @@ fn recover<M: StateMachine>(
         Arc::clone(&life),
     );
     let machine = machine.map_err(|error| OpenError::unreadable(disk.path(), error))?;
+    let store = store.purging_behind(machine.saved());
     Ok(Recovered {
         store,
         machine,

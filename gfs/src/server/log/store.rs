@@ -13,6 +13,7 @@ use super::disk::{Disk, Jobs, Table};
 use super::error::{OpenError, read_failed, write_failed};
 use super::mark::{Mark, MarkFile};
 use super::raft::{Batch, Entry, Life, LogId, Types};
+use super::saved::Saved;
 use super::writer::{Job, Writer, explain, writer_gone};
 use consistency::wire;
 use openraft::storage::{LogFlushed, RaftLogStorage};
@@ -42,6 +43,8 @@ pub(super) struct LogStore {
     jobs: Box<dyn Jobs>,
     vote: Option<Vote<u16>>,
     committed: Option<LogId>,
+    /// How far it may be purged, if there are snapshots.
+    saved: Option<Arc<Saved>>,
 }
 
 /// A reading end, one per follower.
@@ -173,7 +176,14 @@ impl LogStore {
             jobs,
             vote,
             committed,
+            saved: None,
         })
+    }
+
+    /// R6: from now on purges what a durable snapshot covers.
+    pub(super) fn purging_behind(mut self, saved: Arc<Saved>) -> Self {
+        self.saved = Some(saved);
+        self
     }
 
     pub(super) fn end(&self) -> LogEnd {
@@ -417,6 +427,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError<u16>> {
+        if let Some(saved) = &self.saved {
+            saved
+                .reaches(upto)
+                .await
+                .map_err(|error| write_failed(&error))?;
+        }
         self.shared.tail().purge(upto);
         // Not waited for: a purge that a crash undoes is done again.
         self.send(Job::Purge(upto))
