@@ -19,6 +19,7 @@ mod dice;
 mod disk;
 pub mod linear;
 mod s3;
+mod stopped;
 mod terminal;
 
 pub use binaries::{binary, criu, library, scratch_dir};
@@ -27,6 +28,7 @@ pub use command::{Output, Running};
 pub use dice::Dice;
 pub use disk::Disk;
 pub use s3::{S3_CREDENTIALS, S3Server};
+pub use stopped::Stopped;
 pub use terminal::Terminal;
 
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -14,7 +14,7 @@ use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempPath;
-use tests::{Cluster, DEADLINE, Dice, Disk, Options, binary, scratch_dir, wait_until};
+use tests::{Cluster, DEADLINE, Dice, Disk, Options, Stopped, binary, scratch_dir, wait_until};
 
 const NODES: u32 = 3;
 const ACCOUNTS: usize = 8;
@@ -467,29 +467,4 @@ fn daemon_with_a_clock() -> TempPath {
     fs::write(&path, script).expect("write the script");
     fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("make it a program");
     path
-}
-
-/// A daemon that stands still as long as this lives.
-struct Stopped(nix::unistd::Pid);
-
-impl Stopped {
-    fn new(cluster: &Cluster, number: u32) -> Self {
-        let status = cluster.status();
-        let init = status.nodes.iter().find(|node| node.number == number);
-        let init = init.and_then(|node| node.pid).expect("it runs");
-        let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"));
-        let children = children.expect("the init's children");
-        let daemon = children.split_whitespace().find(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "glud")
-        });
-        let daemon = nix::unistd::Pid::from_raw(daemon.expect("a daemon").parse().expect("a pid"));
-        nix::sys::signal::kill(daemon, nix::sys::signal::SIGSTOP).expect("stop the daemon");
-        Self(daemon)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        nix::sys::signal::kill(self.0, nix::sys::signal::SIGCONT).expect("let the daemon go on");
-    }
 }

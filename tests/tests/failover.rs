@@ -5,12 +5,12 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use tests::{Cluster, DEADLINE, wait_until, with_deadline};
+use tests::{Cluster, DEADLINE, Stopped, wait_until, with_deadline};
 
 /// One at a time: with four clusters on two CPUs an election takes seconds, and a new leader waits in vain for what the
 /// voters have noted (200 ms), so that everything waits for the lost session.
@@ -183,8 +183,8 @@ fn others_go_on_when_the_leader_dies() {
     }
 }
 
-/// L10: what the lost leader's node had cached changes when its session is over, nothing else waits for that; and a look
-/// sees what it had synced.
+/// L10, LK6: what the lost leader's node had cached changes when its session is over, and what it had locked is locked then;
+/// nothing else waits for that; and a look sees what it had synced.
 #[test]
 fn only_what_the_lost_node_held_waits_for_it() {
     let _alone = alone();
@@ -198,8 +198,22 @@ fn only_what_the_lost_node_held_waits_for_it() {
     let mut written = File::create_new(lost.join("written")).expect("create");
     written.write_all(b"synced").expect("write");
     written.sync_all().expect("sync");
+    for name in ["locked", "unlocked"] {
+        fs::write(here.join(name), "").expect("write");
+    }
+    let lock = |path: PathBuf| {
+        let file = File::open(path)?;
+        file.lock()?;
+        std::io::Result::Ok(file)
+    };
+    let _held = lock(lost.join("locked")).expect("flock");
     cluster.kill(leader);
     let began = Instant::now();
+    let lock_now = |name: &str| {
+        let path = here.join(name);
+        thread::spawn(move || lock(path).map(|file| (file, began.elapsed())))
+    };
+    let (locked, unlocked) = (lock_now("locked"), lock_now("unlocked"));
     let (change, look) = (here.join("read"), here.join("written"));
     let change = thread::spawn(move || {
         fs::write(change, "new").expect("write");
@@ -216,8 +230,14 @@ fn only_what_the_lost_node_held_waits_for_it() {
     println!(
         "create {free:?}, change of what was read {change:?}, look at what was written {look:?}"
     );
+    let [locked, unlocked] = [locked, unlocked].map(|thread| {
+        let (_file, took) = thread.join().expect("no panic").expect("flock");
+        took
+    });
+    println!("lock of what was locked there {locked:?}, of what was not {unlocked:?}");
     assert_eq!(content, b"synced");
     assert!(free < change && free < look, "nobody waited for the term");
+    assert!(unlocked < locked && unlocked < change, "nor for locks");
     assert_eq!(fs::read(here.join("read")).expect("read"), b"new");
 }
 
@@ -259,6 +279,46 @@ fn a_cut_leader_stops_and_comes_back() {
         "node {leader} was cut off; node {new} led, node {} does",
         cluster.leader(None)
     );
+}
+
+/// One voter is out, and the leader stands still: two of three, so that nobody can take its place. Who asks waits until it
+/// goes on, for less than the term and for more, and gets no error; what was synced is there.
+#[test]
+fn a_leader_that_stands_still_with_a_voter_out_is_waited_for() {
+    let _alone = alone();
+    let cluster = Cluster::up(3);
+    let leader = cluster.leader(None);
+    let mut others = (1..=3).filter(|node| *node != leader);
+    let (out, here) = (others.next().expect("one"), others.next().expect("another"));
+    cluster.kill(out);
+    let write = |name: &str| {
+        let path = cluster.path(here).join(name);
+        with_deadline("a synced file", PATIENCE, move || {
+            let mut file = File::create_new(path)?;
+            file.write_all(b"synced")?;
+            file.sync_all()
+        })
+    };
+    write("before").expect("two of three go on");
+    for seconds in [2, 8] {
+        let stopped = Stopped::new(&cluster, leader);
+        let began = Instant::now();
+        let done = thread::scope(|scope| {
+            let name = format!("after{seconds}");
+            let writing = scope.spawn(move || write(&name).map(|()| began.elapsed()));
+            thread::sleep(Duration::from_secs(seconds));
+            drop(stopped);
+            writing.join().expect("no panic")
+        });
+        let waited = done.expect("no error");
+        println!("the leader stood still for {seconds} s: a synced file took {waited:?}");
+        assert!(waited >= Duration::from_secs(seconds), "nobody else could");
+    }
+    cluster.start(out);
+    for (node, name) in [(out, "before"), (leader, "after2"), (out, "after8")] {
+        let read = fs::read(cluster.path(node).join(name)).expect("read");
+        assert_eq!(read, b"synced");
+    }
 }
 
 /// Two of three cut off: nothing is answered that could be old, nothing is written; healed, all is as it was.

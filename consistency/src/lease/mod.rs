@@ -51,8 +51,8 @@ mod sim;
 pub use client::{Client, Stamp};
 pub use notes::{Notes, longest};
 pub use server::{
-    Action, BeginError, Claim, Config, Need, OPS_PER_SESSION_MAX, ReclaimError, Renewal, Server,
-    SessionEnded,
+    Action, BeginError, Claim, Config, LockNotes, Need, OPS_PER_SESSION_MAX, ReclaimError, Renewal,
+    Server, SessionEnded,
 };
 
 use crate::{Epoch, LeaseId};

@@ -5,7 +5,7 @@
 
 use super::locks::{self, Entered, Locks};
 use super::notes::Inherited;
-use consistency::lease::{self, Action, BeginError, Claim, ReclaimError};
+use consistency::lease::{self, Action, BeginError, Claim, LockNotes, ReclaimError};
 use consistency::wire::lease::{Break, BreakAck, Grant, Mode};
 use consistency::wire::lock::{Held, LocalOwner};
 use consistency::wire::meta::{FlushFile, FsError};
@@ -146,13 +146,17 @@ impl Barriers {
         if let Some((session, _)) = sessions.iter().find(|(_, node)| *node == me) {
             leases.own_session(*session);
         }
+        let mut locks = Locks::new(previous);
+        if let Some((session, held)) = inherited {
+            locks.inherit(*session, LockNotes::of(held));
+        }
         *self.lock() = Some(Core {
             epoch,
             me,
             now,
             leases,
             notes: 0,
-            locks: Locks::new(previous),
+            locks,
             nodes: sessions.iter().copied().collect(),
             next_op: OpId(0),
             waiting: HashMap::new(),
@@ -250,6 +254,7 @@ impl Barriers {
                 .inspect(|_| {
                     if last {
                         core.locks.told(session);
+                        self.settled.notify_waiters();
                     }
                 })
         })
@@ -265,12 +270,29 @@ impl Barriers {
     ) -> Result<(), Ended> {
         self.with_core(|core| {
             core.check_reign(from, session, epoch)?;
+            for (ino, ..) in locks {
+                core.leases.note_locks(*ino, session);
+            }
             if core.locks.reclaim(session, locks) {
                 Ok(())
             } else {
                 tracing::error!(%session, "its locks are in the way of others: it must start anew");
                 Err(Ended::Session)
             }
+        })
+    }
+
+    /// L10: notes that a session may get locks on an inode; returns what has to be told before it may.
+    pub(super) fn note_locks(
+        &self,
+        from: NodeId,
+        session: SessionId,
+        ino: InodeNo,
+    ) -> Result<Option<(Epoch, u64)>, Ended> {
+        self.with_core(|core| {
+            core.check(from, session)?;
+            core.leases.note_locks(ino, session);
+            Ok(core.untold(session))
         })
     }
 
@@ -287,15 +309,19 @@ impl Barriers {
         })
     }
 
-    /// Waits until every session of the reign before has told what it holds, or the reign is over; false if that takes
-    /// longer.
-    pub(super) async fn grace_passed(&self, until: tokio::time::Instant) -> bool {
+    /// Waits until it is known what locks there are on an inode (LK6), or the reign is over; false if that takes longer.
+    pub(super) async fn may_lock(
+        &self,
+        session: SessionId,
+        ino: InodeNo,
+        until: tokio::time::Instant,
+    ) -> bool {
         let passed = async {
             loop {
                 let mut settled = std::pin::pin!(self.settled.notified());
                 settled.as_mut().enable();
-                let in_grace = |core: &Core| !core.grace_over;
-                if !self.lock().as_ref().is_some_and(in_grace) {
+                let waits = |core: &Core| !core.grace_over && !core.locks.may_enter(session, ino);
+                if !self.lock().as_ref().is_some_and(waits) {
                     return;
                 }
                 settled.await;
@@ -440,6 +466,7 @@ impl Barriers {
             core.ending.remove(&session);
             core.locks.end_session(session);
         });
+        self.settled.notify_waiters();
     }
 
     /// Returns the live sessions.

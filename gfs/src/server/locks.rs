@@ -4,10 +4,12 @@
 //! `Waiting`: then it is asked again and joins its place in the queue.
 //!
 //! * **LK6 reign** - a request is refused unless it means this reign, and waits until every session of the reign
-//!   before has told its locks or has ended. The other half is in `client::locks`.
+//!   before has told its locks or has ended; but not for that of the last leader's node where the voters have noted that
+//!   it can have none on that inode (L10). The other half is in `client::locks`.
 //! * **LK7 once** - of a request that was sent more than once only a younger copy than the one that was answered is
 //!   carried out.
 
+use consistency::lease::LockNotes;
 use consistency::lock::{Acquired, Refused, Server, WaitId};
 use consistency::wire::lock::{Held, LocalOwner, LockOp, LockOwner, LockReply};
 use consistency::wire::meta::FsError;
@@ -48,6 +50,8 @@ pub(super) struct Locks {
     repeated: BTreeMap<SessionId, BTreeMap<OpSeq, u32>>,
     /// Sessions of the reign before that may still tell what they hold.
     telling: BTreeSet<SessionId>,
+    /// What is known of one of them.
+    noted: Option<(SessionId, LockNotes)>,
 }
 
 /// A call that waits.
@@ -65,7 +69,21 @@ impl Locks {
         }
     }
 
-    /// Carries a request out, or lets it wait. The grace period must be over.
+    /// Takes what voters have noted of a session of the reign before.
+    pub(super) fn inherit(&mut self, session: SessionId, noted: LockNotes) {
+        self.noted = Some((session, noted));
+    }
+
+    /// LK6: returns whether a request of a session can be decided by now: nobody can still tell of locks on that inode, and
+    /// it has told its own.
+    pub(super) fn may_enter(&self, session: SessionId, ino: InodeNo) -> bool {
+        self.telling.iter().all(|telling| {
+            let noted = self.noted.as_ref().filter(|(noted, _)| noted == telling);
+            *telling != session && noted.is_some_and(|(_, noted)| !noted.may_be_locked(ino))
+        })
+    }
+
+    /// Carries a request out, or lets it wait. It must be that it may enter.
     pub(super) fn enter(&mut self, request: Request) -> Entered {
         let id = (request.session, request.seq);
         let answered = self.repeated.get(&request.session);
@@ -275,6 +293,33 @@ mod tests {
         assert!(second.try_recv().is_err());
         locks.cancel(SessionId(3), OpSeq(1));
         assert_eq!(second.try_recv(), Ok(Err(FsError::Interrupted)));
+    }
+
+    #[test]
+    fn lk6_who_may_be_lost_is_waited_for_where_voters_have_noted_locks() {
+        use consistency::wire::lease::Mode;
+        // As a leader tells voters: all is noted, and inode 7.
+        let held = [1 << 63, 1 << 63 | 7, 9].map(|ino| (InodeNo(ino), Mode::Shared));
+        let locks = |held: &[(InodeNo, Mode)]| {
+            let mut locks = Locks::new([SessionId(1), SessionId(2)].into_iter());
+            locks.inherit(SessionId(1), LockNotes::of(held));
+            locks
+        };
+        let may = |locks: &Locks, session, ino| locks.may_enter(SessionId(session), InodeNo(ino));
+        let mut noted = locks(&held);
+        assert!(!may(&noted, 3, 9), "session 2 has not told");
+        noted.told(SessionId(2));
+        assert!(may(&noted, 3, 9) && may(&noted, 2, 9));
+        assert!(!may(&noted, 3, 7), "session 1 may have locks there");
+        assert!(!may(&noted, 1, 9), "it has not told its own");
+        noted.end_session(SessionId(1));
+        assert!(may(&noted, 3, 7));
+        // Of a leader that notes no locks nothing is known.
+        let mut unknown = locks(&held[2..]);
+        unknown.told(SessionId(2));
+        assert!(!may(&unknown, 3, 8));
+        unknown.told(SessionId(1));
+        assert!(may(&unknown, 3, 8));
     }
 
     #[test]

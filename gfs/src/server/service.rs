@@ -34,7 +34,7 @@ use super::watches::{self, News, Watches};
 use crate::net::{ByteStream, NetError, Router, Service, ServiceId, Transport};
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::lock::LockReply;
+use consistency::wire::lock::{LockOp, LockReply};
 use consistency::wire::meta::{FsError, NAMES_SINCE, Op, OpReply, StatFs};
 use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, WATCH_SINCE};
 use consistency::wire::{decode, encode};
@@ -370,8 +370,18 @@ impl MetaServer {
     async fn lock(&self, from: NodeId, epoch: Epoch, request: locks::Request) -> MetaReply {
         const WAITING: MetaReply = MetaReply::Lock(Ok(LockReply::Waiting));
         let until = tokio::time::Instant::now() + locks::POLL;
-        if !self.barriers.grace_passed(until).await {
+        let (session, ino) = (request.session, request.ino);
+        if !self.barriers.may_lock(session, ino, until).await {
             return WAITING;
+        }
+        if let LockOp::Acquire { .. } = request.op {
+            let noted = match self.barriers.note_locks(from, session, ino) {
+                Ok(untold) => self.tell_first(untold).await,
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = noted {
+                return self.ended(ended);
+            }
         }
         match self.barriers.lock_request(from, epoch, request) {
             Err(ended) => self.ended(ended),

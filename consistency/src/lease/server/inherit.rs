@@ -11,7 +11,7 @@
 //! | noted m | the session has told everything, or ends | none |
 //! | told m | any of these | as for every session |
 
-use super::Server;
+use super::{LockNotes, Server};
 use crate::lease::mutant::Mutant;
 use crate::wire::lease::Mode;
 use crate::{InodeNo, SessionId};
@@ -31,11 +31,12 @@ impl Server {
         if !self.unknown.contains(&session) {
             return;
         }
-        for &(ino, mode) in held {
+        let held = || held.iter().filter(|(ino, _)| !LockNotes::has(*ino));
+        for &(ino, mode) in held() {
             let lease = self.fresh_lease();
             self.grants.insert(ino, session, lease, mode);
         }
-        let noted = held.iter().map(|&(ino, _)| ino).collect();
+        let noted = held().map(|&(ino, _)| ino).collect();
         self.inherited = Some(Inherited { session, noted });
         self.end_grace_of(session);
     }

@@ -36,6 +36,7 @@ use contention::Contention;
 use grants::Grants;
 use inherit::Inherited;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+pub use telling::LockNotes;
 use telling::Telling;
 
 /// Unfinished operations of one session: a node has at most some hundred requests of its kernel and its own

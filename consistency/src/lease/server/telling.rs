@@ -11,6 +11,9 @@
 //! | any | Closed | closed | - |
 //!
 //! A page shows what is held when it is made, later than its base: the notes behind the base are told again after it.
+//!
+//! What programs on the leader's node may have locked is told in the same way, under inode numbers that no inode has
+//! ([`LockNotes`]): before a lock is taken, and to the end of the session. It may be too much, and never is too little.
 
 use super::Server;
 use super::grants::Grants;
@@ -19,8 +22,12 @@ use crate::lease::notes::enough;
 use crate::wire::lease::Mode;
 use crate::wire::notes::{Note, Part, Tell, Told};
 use crate::{Epoch, InodeNo, NodeId, SessionId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// What is noted of locks on an inode stands under its number and this bit, which no inode's number has.
+const LOCKS: u64 = 1 << 63;
+/// So many inodes with locks are noted; with more the next leader waits for the session.
+const LOCKED_MAX: usize = 4096;
 /// Notes in one message.
 const NOTES_LEN: usize = 4096;
 /// Notes that are kept for voters that are late; who is later is told everything.
@@ -33,6 +40,8 @@ pub(super) struct Telling {
     /// How many of the others must have noted something.
     enough: usize,
     own: Option<Own>,
+    /// What else is told as held: see [`LockNotes`].
+    locked: BTreeSet<InodeNo>,
     /// The last notes; the last one has the number `number`.
     kept: VecDeque<Note>,
     number: u64,
@@ -65,6 +74,37 @@ enum Next {
     Closed,
 }
 
+/// On which inodes a session may have locks, as voters have noted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockNotes(BTreeSet<InodeNo>);
+
+impl LockNotes {
+    /// Says that what is not noted is not locked; a leader of an older version does not.
+    const ALL_ARE_NOTED: InodeNo = InodeNo(LOCKS);
+
+    const fn under(ino: InodeNo) -> InodeNo {
+        InodeNo(ino.0 | LOCKS)
+    }
+
+    /// Takes what is noted of locks from all that is noted as held.
+    #[must_use]
+    pub fn of(held: &[(InodeNo, Mode)]) -> Self {
+        let inodes = held.iter().map(|&(ino, _)| ino);
+        Self(inodes.filter(|ino| Self::has(*ino)).collect())
+    }
+
+    /// Returns whether a note is of locks.
+    pub(super) const fn has(ino: InodeNo) -> bool {
+        ino.0 & LOCKS != 0
+    }
+
+    /// Returns whether the session may have locks on an inode.
+    #[must_use]
+    pub fn may_be_locked(&self, ino: InodeNo) -> bool {
+        !self.0.contains(&Self::ALL_ARE_NOTED) || self.0.contains(&Self::under(ino))
+    }
+}
+
 /// What counts as held: less makes nobody wait.
 fn counts(mode: Option<Mode>) -> Option<Mode> {
     mode.filter(|mode| *mode >= Mode::Shared)
@@ -83,9 +123,20 @@ impl Server {
             others: others.map(new).collect(),
             enough: enough(voters, me),
             own: None,
+            locked: BTreeSet::new(),
             kept: VecDeque::new(),
             number: 0,
         });
+    }
+
+    /// Notes that a session may have locks on an inode, if the next leader needs to know: to be called before it gets
+    /// them. They are in the way of others as soon as they are noted, so that [`Self::untold`] says when it may.
+    pub fn note_locks(&mut self, ino: InodeNo, session: SessionId) {
+        if let Some(telling) = &mut self.telling
+            && telling.own.is_some_and(|own| own.session == session)
+        {
+            telling.note_locks(ino);
+        }
     }
 
     /// Names the session of the leader's own node; it holds nothing yet, or has still to tell what.
@@ -176,11 +227,35 @@ impl Telling {
         let same = self.own.is_some_and(|own| own.session == session);
         self.own = Some(Own { session, complete });
         self.push(Note::Session { session, complete });
+        if !same {
+            self.locked.clear();
+            self.lock(LockNotes::ALL_ARE_NOTED);
+        }
         for voter in self.others.values_mut().filter(|_| !same) {
             if matches!(voter.next, Next::Page { .. }) {
                 voter.next = Next::New;
             }
         }
+    }
+
+    fn note_locks(&mut self, ino: InodeNo) {
+        let is_full = self.locked.len() > LOCKED_MAX;
+        if self.locked.contains(&LockNotes::under(ino)) || self.locked.is_empty() {
+            return;
+        }
+        if !is_full {
+            return self.lock(LockNotes::under(ino));
+        }
+        // From here on the next leader must not rely on them.
+        for ino in std::mem::take(&mut self.locked) {
+            self.push(Note::Holds { ino, mode: None });
+        }
+    }
+
+    fn lock(&mut self, ino: InodeNo) {
+        self.locked.insert(ino);
+        let mode = Some(Mode::Shared);
+        self.push(Note::Holds { ino, mode });
     }
 
     fn push(&mut self, note: Note) {
@@ -226,10 +301,14 @@ impl Telling {
                 after,
                 until,
             } => {
-                let held: Vec<(InodeNo, Mode)> = self
+                let mut held: Vec<(InodeNo, Mode)> = self
                     .own
                     .map(|own| grants.behind(own.session, *after, NOTES_LEN))
                     .unwrap_or_default();
+                // They come last, for their numbers are the largest.
+                let locked = self.locked.iter().filter(|ino| Some(**ino) > *after);
+                let room = NOTES_LEN - held.len();
+                held.extend(locked.take(room).map(|ino| (*ino, Mode::Shared)));
                 *until = held.last().map(|&(ino, _)| ino);
                 let session = self.own.filter(|_| *page == 0).map(|own| Note::Session {
                     session: own.session,
@@ -292,5 +371,67 @@ impl Telling {
             }
             (Told::Page { .. }, _) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Config, Notes};
+    use crate::{Duration, Instant};
+
+    const ME: NodeId = NodeId(1);
+    const VOTER: NodeId = NodeId(2);
+    const OWN: SessionId = SessionId(5);
+
+    /// Has a voter take everything; returns what it has noted of locks.
+    fn noted(server: &mut Server, notes: &mut Notes) -> LockNotes {
+        while let Some(tell) = server.next_tell(VOTER) {
+            let told = notes.take(ME, tell);
+            server.handle_told(VOTER, told);
+        }
+        LockNotes::of(&notes.page(Epoch(7), None))
+    }
+
+    /// LK6
+    #[test]
+    fn l10_locks_are_noted_before_they_are_taken_and_all_or_none() {
+        let config = Config {
+            term: Duration::from_millis(4_000),
+            break_timeout: Duration::from_millis(4_000),
+        };
+        let now = Instant::from_millis(0);
+        let mut server = Server::new(config, Epoch(7), now, []);
+        server.tell_voters(ME, &[ME, VOTER, NodeId(3)]);
+        server.open_session(now, OWN);
+        server.own_session(OWN);
+        let mut notes = Notes::new(1);
+        let first = noted(&mut server, &mut notes);
+        assert!(!first.may_be_locked(InodeNo(9)));
+        server.note_locks(InodeNo(9), SessionId(6));
+        assert_eq!(server.untold(OWN), None, "others tell for themselves");
+        server.note_locks(InodeNo(9), OWN);
+        assert!(server.untold(OWN).is_some(), "no lock before that");
+        let one = noted(&mut server, &mut notes);
+        assert_eq!(server.untold(OWN), None);
+        assert!(one.may_be_locked(InodeNo(9)) && !one.may_be_locked(InodeNo(8)));
+        // A voter that was started again is told all of it, in pages.
+        for ino in 10..5_000 {
+            server.note_locks(InodeNo(ino), OWN);
+            if ino == 4_000 {
+                notes = Notes::new(2);
+                server.look_after(VOTER);
+                let many = noted(&mut server, &mut notes);
+                assert!(many.may_be_locked(InodeNo(ino)) && many.may_be_locked(InodeNo(9)));
+                assert!(!many.may_be_locked(InodeNo(ino + 1)));
+            }
+        }
+        // Of so many none is noted, and nothing is said of any.
+        let too_many = noted(&mut server, &mut notes);
+        assert_eq!(too_many, LockNotes::default());
+        assert!(too_many.may_be_locked(InodeNo(1)));
+        // The next session begins anew.
+        server.own_session(SessionId(8));
+        assert!(!noted(&mut server, &mut notes).may_be_locked(InodeNo(9)));
     }
 }
