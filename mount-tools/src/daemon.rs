@@ -52,6 +52,8 @@ pub(crate) struct ClusterNode {
     pub(crate) chunks: u64,
     pub(crate) chunk_bytes: u64,
     pub(crate) draining: bool,
+    #[serde(default)]
+    pub(crate) revoked: bool,
 }
 
 /// How the repair of chunks stands.

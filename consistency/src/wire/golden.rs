@@ -47,9 +47,9 @@ macro_rules! variants {
 
 variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock ReclaimLocks Watch Closed Locate BadCopies
     Inventory Drain Repair Voters
-    WatchSince);
+    WatchSince Revoked);
 variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair
-    Voters EventsUpTo);
+    Voters EventsUpTo Revoked);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
     Flush AllocateChunks Accessed Make Names);
 variants!(NameChange: Made Removed);
@@ -223,6 +223,7 @@ fn requests() -> Vec<MetaRequest> {
             after: 2,
             since: Some(PLACE),
         },
+        MetaRequest::Revoked,
     ]
 }
 
@@ -279,6 +280,7 @@ fn replies() -> Vec<MetaReply> {
             upto: PLACE,
             lost: true,
         },
+        MetaReply::Revoked(vec![(NODE, at(1))]),
     ]
 }
 

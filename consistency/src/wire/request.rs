@@ -75,6 +75,9 @@ pub const WATCH_SINCE: u32 = 10;
 /// The version of the protocol that has brought [`MetaRequest::Voters`], and logs on all nodes.
 pub const VOTERS_SINCE: u32 = 10;
 
+/// The version of the protocol that has brought [`MetaRequest::Revoked`], and revocations in the log.
+pub const REVOKED_SINCE: u32 = 10;
+
 /// A request to the metadata leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaRequest {
@@ -213,6 +216,8 @@ pub enum MetaRequest {
         /// The node has had all events up to here; `None` if it has not watched before.
         since: Option<Place>,
     },
+    /// Asks whose certificates are not good any more; answered by [`MetaReply::Revoked`].
+    Revoked,
 }
 
 /// Answer to a [`MetaRequest`].
@@ -296,6 +301,8 @@ pub enum MetaReply {
         /// Some of those since the place in the request are not known any more.
         lost: bool,
     },
+    /// Revoked: certificates of these nodes are good if they were issued later than this.
+    Revoked(Vec<(NodeId, Timestamp)>),
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(crate) mod ops;
 mod reaper;
 mod reign;
 mod repair;
+mod revoked;
 pub mod service;
 pub mod state;
 pub mod stream;

@@ -203,6 +203,7 @@ impl MetaServer {
             | MetaRequest::Drain { .. }
             | MetaRequest::Repair => self.about_copies(from, request).await,
             MetaRequest::Voters => MetaReply::Voters(self.voters()),
+            MetaRequest::Revoked => MetaReply::Revoked(self.revoked().into_iter().collect()),
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(from, session, seq);
                 MetaReply::Done
@@ -668,6 +669,13 @@ impl MetaServer {
                 let reply = match self.set_voters(&voters).await {
                     Ok(()) => StreamReply::Voters(self.voters()),
                     Err(error) => StreamReply::Failed(error.to_string()),
+                };
+                stream::send(&mut stream.writer, &reply).await?;
+            }
+            StreamRequest::Revoke(node) => {
+                let reply = match self.revoke(node).await {
+                    Ok(()) => StreamReply::Revoked,
+                    Err(why) => StreamReply::Failed(why),
                 };
                 stream::send(&mut stream.writer, &reply).await?;
             }

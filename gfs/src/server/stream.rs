@@ -31,6 +31,9 @@ pub enum StreamRequest {
     /// The leader: makes these nodes the voters, all others none. Answered by [`StreamReply::Voters`], or
     /// [`StreamReply::Failed`].
     SetVoters(Vec<NodeId>),
+    /// The leader: the certificates of a node that were issued up to now are not good any more. Answered by
+    /// [`StreamReply::Revoked`], or [`StreamReply::Failed`].
+    Revoke(NodeId),
 }
 
 /// The answers. Part of the protocol: append, never reorder.
@@ -63,6 +66,8 @@ pub enum StreamReply {
     CheckedStores(Checked, Vec<CheckedStore>),
     /// SetVoters: they are now.
     Voters(Vec<NodeId>),
+    /// Revoke: so it is.
+    Revoked,
 }
 
 /// Two states with the same sum are the same, but for one chance in four billion.
@@ -140,6 +145,8 @@ mod tests {
             &[4, 2, 1, 251, 44, 1],
         );
         check(&StreamReply::Voters(voters), &[9, 2, 1, 251, 44, 1]);
+        check(&StreamRequest::Revoke(NodeId(3)), &[5, 3]);
+        check(&StreamReply::Revoked, &[10]);
         let backup = StreamReply::Backup {
             index: 1,
             inodes: 2,

@@ -4,7 +4,8 @@
 //! here can make two leaders; what is decided is only whom to choose.
 //!
 //! Rules:
-//! - KV1 a voter is replaced when it has not followed for as long as a node may be away (`gone_after`), or is being emptied.
+//! - KV1 a voter is replaced when it has not followed for as long as a node may be away (`gone_after`), is being emptied, or
+//!   was revoked and does not follow.
 //! - KV2 one at a time, and only by a node that is there: the set never gets smaller.
 //! - KV3 the node that comes in is up, is not being emptied, and can read the log (V3); one that fails together with no
 //!   other voter before one that does.
@@ -99,10 +100,13 @@ pub(super) async fn run(server: Arc<MetaServer>) {
         }
         server.log.finish_change().await;
         let now = Instant::now();
-        away.note(now, &server.log.silent_voters(SILENT));
+        let silent = server.log.silent_voters(SILENT);
+        away.note(now, &silent);
+        let mut gone = away.for_long(now, server.config.gone_after);
+        gone.extend(server.shut_out().intersection(&silent));
         let view = View {
             voters: server.voters().into_iter().collect(),
-            gone: away.for_long(now, server.config.gone_after),
+            gone,
             nodes: server.statuses(),
             able: server.able(),
             failed: failed.clone(),

@@ -247,7 +247,11 @@ fn table(nodes: &[ClusterNode]) -> Table {
 }
 
 fn state(node: &ClusterNode) -> String {
-    let up = if node.up { "up" } else { "down" };
+    let up = match (node.up, node.revoked) {
+        (true, _) => "up",
+        (false, true) => "revoked",
+        (false, false) => "down",
+    };
     match (node.draining, node.chunks) {
         (false, _) => up.to_owned(),
         (true, 0) => format!("{up}, empty"),

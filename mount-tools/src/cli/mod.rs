@@ -8,6 +8,7 @@ mod cluster;
 mod debug;
 mod dev;
 mod fsck;
+mod node;
 mod nodes;
 mod voters;
 
@@ -51,6 +52,8 @@ enum Command {
     Undrain(cluster::Undrain),
     /// Show or change the nodes that keep the metadata.
     Voters(voters::Voters),
+    /// Make a node's certificate, or have no node accept it any more.
+    Node(node::Node),
     /// Use a terminal or serial line of another node.
     Console(devices::Console),
     /// Make a block device of this node that stands for a disk of another one, and print its name.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Voters(voters) => voters.run(),
+        Command::Node(node) => node.run(),
         Command::Console(console) => console.run(),
         Command::Attach(attach) => attach.run(),
         Command::Detach(detach) => detach.run(),

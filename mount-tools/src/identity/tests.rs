@@ -165,6 +165,21 @@ fn the_time_of_a_certificate_is_checked() {
 }
 
 #[test]
+fn when_a_certificate_was_issued_is_known() {
+    let ca = ca();
+    let now = SystemTime::now();
+    let cert = ca.sign(NodeId(1), now).expect("in range").cert();
+    let cert = cert.expect("a certificate");
+    let issued_by = |at| ca.root().has_issued_by(&cert, at);
+    let second = Duration::from_secs(1);
+    assert!(issued_by(now));
+    assert!(issued_by(now + 100 * NODE_VALID));
+    // It says so to the second.
+    assert!(!issued_by(now - second));
+    assert!(!issued_by(SystemTime::UNIX_EPOCH));
+}
+
+#[test]
 fn an_authority_with_a_foreign_key_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     ClusterCa::create(dir.path(), "one").expect("an empty directory");

@@ -9,6 +9,7 @@
 //! | `{"cmd":"abort","number":18}` | `{"aborted":true}` |
 //! | `{"cmd":"cluster"}` | `{"nodes":[{"node":1,"up":true,"chunks":7, ...}, ...],"repair":{"lacking":0, ...}}` |
 //! | `{"cmd":"drain","target":3,"drain":true}` | `{"drain":true}` |
+//! | `{"cmd":"revoke","target":3}` | `{"revoked":3}` |
 //! | `{"cmd":"check","data":false}` | `{"index":300,"faults":[...], ...}`, after `{"checking":7}` from time to time |
 //! | `{"cmd":"backup"}` | `{"cluster":"lab","index":300,"inodes":7,"bytes":900}`, then so many bytes and the end |
 //!
@@ -45,6 +46,8 @@ const REQUEST_BYTES_MAX: u64 = 4096;
 const BACKUP_BEGINS: Duration = Duration::from_secs(60);
 /// How long the leader may take to change the voters: a new one gets the whole state first. Less than who asks waits.
 const VOTERS_CHANGE: Duration = Duration::from_secs(80);
+/// How long the leader may take to revoke a node. Less than who asks waits.
+const REVOKE_TAKES: Duration = Duration::from_secs(10);
 /// How long the leader may say nothing during a check.
 const CHECK_SAYS: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,7 @@ enum Request {
     Abort { number: u64 },
     Cluster,
     Drain { target: u16, drain: bool },
+    Revoke { target: u16 },
     Backup,
     Check { data: bool },
 }
@@ -97,6 +101,9 @@ enum Answer {
     },
     Drain {
         drain: bool,
+    },
+    Revoked {
+        revoked: u16,
     },
     Check(ClusterCheck),
     Checking {
@@ -206,6 +213,8 @@ impl About {
         // An older leader does not tell.
         let voters = self.members.ask_voters().await;
         let voters = voters.unwrap_or_else(|_| self.voters());
+        let revoked = self.members.ask_revoked().await.unwrap_or_default();
+        let revoked: BTreeSet<NodeId> = revoked.into_iter().map(|(node, _)| node).collect();
         let shown = |status: NodeStatus| ClusterNode {
             node: status.node.0,
             name: self.names.get(&status.node).cloned().unwrap_or_default(),
@@ -217,6 +226,8 @@ impl About {
             chunks: status.chunks,
             chunk_bytes: status.chunk_bytes,
             draining: status.draining,
+            // One that is up again has got another certificate.
+            revoked: !status.up && revoked.contains(&status.node),
         };
         Answer::Cluster {
             nodes: nodes.into_iter().map(shown).collect(),
@@ -304,6 +315,23 @@ impl About {
                     };
                 }
             };
+        }
+    }
+
+    async fn revoke(&self, node: NodeId) -> Answer {
+        let refused = |error: String| Answer::Error { error };
+        if !self.names.contains_key(&node) {
+            return refused(no_node(node));
+        }
+        let asked = self.members.ask_at_length(StreamRequest::Revoke(node));
+        let asked = tokio::time::timeout(REVOKE_TAKES, asked).await;
+        match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok((StreamReply::Revoked, _)) => Answer::Revoked { revoked: node.0 },
+            Ok((StreamReply::Failed(error), _)) => refused(error),
+            Ok(_) => no_leader(),
+            Err(error) => refused(format!(
+                "the leader did not say that node {node} was revoked ({error}): look with glu status"
+            )),
         }
     }
 
@@ -417,7 +445,10 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
                 .or_else(|| client.leader())
                 .map(|NodeId(leader)| leader),
             voters: of_all.voters().iter().map(|voter| voter.0).collect(),
-            state: "serving",
+            state: match transport.shut_out() {
+                None => "serving",
+                Some(_) => "revoked",
+            },
             fault: meta.fault(),
             pids: pids.trouble(),
             version: transport.version_of(local).unwrap_or_default(),
@@ -446,6 +477,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
         },
         Request::Cluster
         | Request::Drain { .. }
+        | Request::Revoke { .. }
         | Request::Voters { .. }
         | Request::Backup
         | Request::Check { .. } => {
@@ -491,6 +523,7 @@ async fn converse(mut stream: UnixStream, answer: Arc<(Arc<About>, impl Fn(Reque
             Ok(Request::Check { data }) => about.check(data, &mut writer).await,
             Ok(Request::Cluster) => about.cluster().await,
             Ok(Request::Drain { target, drain }) => about.drain(NodeId(target), drain).await,
+            Ok(Request::Revoke { target }) => about.revoke(NodeId(target)).await,
             Ok(Request::Voters { set: None }) => about.list_voters().await,
             Ok(Request::Voters { set: Some(set) }) => about.set_voters(set).await,
             Ok(request) => at_once(request),

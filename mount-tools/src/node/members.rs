@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use consistency::wire::request::{MetaReply, MetaRequest, NodeReport, NodeStatus, VOTERS_SINCE};
+use consistency::wire::request::{
+    MetaReply, MetaRequest, NodeReport, NodeStatus, REVOKED_SINCE, VOTERS_SINCE,
+};
 use consistency::wire::{decode, encode};
-use consistency::{ChunkId, NodeId};
+use consistency::{ChunkId, NodeId, Timestamp};
 use gfs::data::keeper::AskLeader;
 use gfs::data::{Places, place};
 use gfs::net::{ByteStream, NetError, ServiceId, Transport};
@@ -125,6 +127,15 @@ impl Members {
         match asked.await? {
             MetaReply::Voters(voters) => Ok(voters),
             other => Err(self.off_the_point(&other, "voters")),
+        }
+    }
+
+    /// Asks the leader whose certificates were revoked; an older one knows nothing of that (V1).
+    pub(super) async fn ask_revoked(&self) -> Result<Vec<(NodeId, Timestamp)>, NetError> {
+        let asked = self.ask_leader_since(REVOKED_SINCE, &MetaRequest::Revoked);
+        match asked.await? {
+            MetaReply::Revoked(upto) => Ok(upto),
+            other => Err(self.off_the_point(&other, "revoked certificates")),
         }
     }
 

@@ -14,6 +14,7 @@ mod control;
 pub(crate) mod incarnation;
 mod members;
 mod metrics;
+mod revoked;
 mod rights;
 pub mod watcher;
 
@@ -111,6 +112,7 @@ impl Node {
         let router = Arc::new(Router::default());
         let peers = config.peers.iter().map(|peer| (peer.id, peer.addr));
         let versions = versions();
+        let upto = revoked::load(&config.state_dir)?;
         let transport = QuicTransport::start_with(
             versions,
             &identity,
@@ -119,6 +121,7 @@ impl Node {
             Arc::clone(&router),
             Handle::current(),
         )?;
+        transport.revoke(&upto);
         let transport = Arc::new(transport);
         let nodes: Arc<dyn Transport> = Arc::clone(&transport) as _;
         let bucket = open_bucket(&config, identity.root().uuid())?;
@@ -147,6 +150,12 @@ impl Node {
         tokio::spawn(keep_measuring(disk.clone(), rack, Arc::clone(&report)));
 
         let members = Arc::new(Members::new(Arc::clone(&network), &config.voters));
+        tokio::spawn(revoked::watch(
+            config.state_dir.clone(),
+            Arc::clone(&transport),
+            Arc::clone(&meta),
+            Arc::clone(&members),
+        ));
         let leader = Arc::clone(&members);
         tokio::spawn(keeper::run(disk.clone(), leader, config.repair.keeper()));
         let places: Arc<dyn Places> = Arc::clone(&members) as _;

@@ -55,6 +55,8 @@ pub(super) enum Close {
     Identity = 3,
     /// The peer has a newer connection.
     Replaced = 4,
+    /// The peer's certificate was revoked.
+    Revoked = 5,
 }
 
 impl From<Close> for VarInt {

@@ -81,6 +81,11 @@ impl Link {
         (link, driver)
     }
 
+    /// Returns the connection that it is.
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Returns what has gone over it.
     pub(super) fn traffic(&self) -> Traffic {
         Traffic::of(&self.connection)

@@ -13,14 +13,15 @@
 //!   and move over at their first wait. Why: docs/decisions/0005.
 //! - What a node says to itself never gets here, or into any buffer: it goes to the router.
 //!
-//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions`, `spoken`, `past` and a link's `calls` are leaves. None
-//! is held across an await.
+//! Lock order: `Shared::peers`, then a peer's state; `Shared::sessions`, `spoken`, `past`, `revoked` and a link's `calls` are
+//! leaves. None is held across an await.
 
 mod frame;
 mod hello;
 mod link;
 mod local;
 mod peer;
+mod revoked;
 mod serve;
 mod tls;
 mod traffic;
@@ -37,6 +38,7 @@ use hello::Close;
 use nix::sys::socket::{setsockopt, sockopt};
 use peer::Peer;
 use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
+use revoked::Revoked;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -107,6 +109,7 @@ struct Shared {
     spoken: Mutex<BTreeMap<NodeId, u32>>,
     /// What went over connections that have ended.
     past: Mutex<BTreeMap<NodeId, Traffic>>,
+    revoked: Revoked,
 }
 
 impl QuicTransport {
@@ -372,6 +375,7 @@ impl Shared {
             sessions: Mutex::default(),
             spoken: Mutex::default(),
             past: Mutex::default(),
+            revoked: Revoked::default(),
         });
         net.spawn(serve::accept(Arc::clone(&shared)));
         Ok(shared)

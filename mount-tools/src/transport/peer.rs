@@ -140,6 +140,16 @@ impl Peer {
         }
     }
 
+    /// Closes the connection if it was made with a certificate that is not good any more.
+    pub(super) fn refuse(&self, shared: &Shared) {
+        let State::Up(link) = self.state.borrow().clone() else {
+            return;
+        };
+        if let Some(why) = shared.refusal(self.id, link.connection()) {
+            link.close(Close::Revoked, &why);
+        }
+    }
+
     /// Starts to dial unless somebody else has.
     fn dial(self: &Arc<Self>, shared: &Arc<Shared>) {
         let now = Instant::now();
@@ -178,9 +188,16 @@ impl Peer {
                 if !wanted {
                     link.close(Close::Goodbye, "taken out of the cluster");
                 }
+                // It may have been revoked while it was greeted.
+                self.refuse(shared);
                 let born = Instant::now();
                 let why = driver.run().await;
                 info!(peer = %self.id, %why, "connection lost");
+                if let Some(ended) = link.connection().close_reason()
+                    && Close::Revoked.is(&ended)
+                {
+                    shared.revoked.note_own(words(&ended));
+                }
                 if born.elapsed() > PAUSE_MAX {
                     self.down(Duration::ZERO, &why, 0);
                 } else {
@@ -257,6 +274,10 @@ async fn greet(shared: &Shared, peer: &Peer) -> Result<(Arc<Link>, LinkDriver), 
                 version -= 1;
             }
             Err(Refused::Reset(_)) if resets < RESETS_MAX => resets += 1,
+            Err(Refused::Revoked(why)) => {
+                shared.revoked.note_own(why.clone());
+                return Err(why);
+            }
             Err(Refused::Version(why) | Refused::Reset(why) | Refused::Otherwise(why)) => {
                 return Err(why);
             }
@@ -271,6 +292,8 @@ enum Refused {
     Version(String),
     /// The peer knows nothing of the connection: it has restarted, or its word why it has closed was lost.
     Reset(String),
+    /// The peer says that this node's certificate was revoked.
+    Revoked(String),
     Otherwise(String),
 }
 
@@ -285,6 +308,8 @@ impl From<ConnectionError> for Refused {
         let why = words(&error);
         if Close::Version.is(&error) {
             Self::Version(why)
+        } else if Close::Revoked.is(&error) {
+            Self::Revoked(why)
         } else if error == ConnectionError::Reset {
             Self::Reset(why)
         } else {
@@ -306,6 +331,10 @@ async fn greet_in(
         .connect_with(config, peer.addr, &name)
         .map_err(|error| error.to_string())?;
     let connection = connecting.await?;
+    if let Some(why) = shared.refusal(peer.id, &connection) {
+        connection.close(Close::Revoked.into(), why.as_bytes());
+        return Err(why.into());
+    }
     let (mut writer, mut reader) = connection.open_bi().await?;
     let node = shared.local;
     // Sending fails only if the connection does, which the answer tells better.

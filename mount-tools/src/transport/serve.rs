@@ -13,13 +13,13 @@ use super::frame::{self, Frame, FrameError, FrameReader, Kind};
 use super::hello::{Close, Hello};
 use super::link::{STREAM_TAKEN, byte_stream, words};
 use super::peer::GREETING_MAX;
+use super::revoked::certificate;
 use super::tls;
 use consistency::NodeId;
 use consistency::wire::MESSAGE_BYTES_MAX;
 use futures::FutureExt as _;
 use gfs::net::{Service, ServiceId};
 use quinn::{Connection, Incoming, RecvStream, SendStream};
-use rustls_pki_types::CertificateDer;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -80,6 +80,10 @@ async fn welcome(shared: Arc<Shared>, incoming: Incoming, greeting: OwnedSemapho
         Ok((peer, connection, writer, reader)) => {
             shared.heard(peer);
             shared.admit(peer, &connection);
+            // It may have been revoked since it was greeted, before it was among those that are closed then.
+            if let Some(why) = shared.refusal(peer, &connection) {
+                connection.close(Close::Revoked.into(), why.as_bytes());
+            }
             serve(
                 Arc::clone(&shared),
                 peer,
@@ -116,16 +120,13 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Result<Greeted, String> {
     if let Some(why) = hello.version_conflict(shared.versions) {
         return Err(refuse(Close::Version, why));
     }
-    let certs = connection
-        .peer_identity()
-        .and_then(|certs| certs.downcast::<Vec<CertificateDer<'static>>>().ok())
-        .unwrap_or_default();
-    let proved = certs
-        .first()
-        .is_some_and(|cert| shared.root.is_node(cert, hello.node));
+    let proved = certificate(&connection).is_some_and(|it| shared.root.is_node(&it, hello.node));
     if !proved {
         let why = format!("its certificate is not that of node {}", hello.node);
         return Err(refuse(Close::Identity, why));
+    }
+    if let Some(why) = shared.refusal(hello.node, &connection) {
+        return Err(refuse(Close::Revoked, why));
     }
     if !shared.is_peer(hello.node) {
         let why = format!(
@@ -180,6 +181,9 @@ async fn serve(
     }
     let ended = Close::Goodbye.end(&session.connection, "").await;
     let why = words(&ended);
+    if Close::Revoked.is(&ended) {
+        session.shared.revoked.note_own(why.clone());
+    }
     debug!(%peer, why, "peer's connection ended");
 }
 

@@ -95,12 +95,14 @@ impl Book {
         self.reign
     }
 
-    /// Looks who is there; returns whether all chunks are to be looked at again. Fills in who is gone.
+    /// Looks who is there; returns whether all chunks are to be looked at again. Fills in who is gone: nobody waits for
+    /// those that are `shut_out`.
     pub(crate) fn note_nodes(
         &mut self,
         now: Instant,
         view: &mut View,
         gone_after: Duration,
+        shut_out: &BTreeSet<NodeId>,
     ) -> bool {
         for status in &view.nodes {
             if status.up {
@@ -109,10 +111,9 @@ impl Book {
                 self.away.entry(status.node).or_insert(now);
             }
         }
-        let gone = self
-            .away
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= gone_after);
+        let gone = self.away.iter().filter(|(node, since)| {
+            now.duration_since(**since) >= gone_after || shut_out.contains(node)
+        });
         self.gone = gone.map(|(node, _)| *node).collect();
         view.gone.clone_from(&self.gone);
         let seen = view.nodes.iter().map(|status| {
@@ -314,5 +315,35 @@ impl Job {
             Self::Trim { keep, .. } => keep.clone(),
             Self::Check { node, .. } => vec![*node],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consistency::wire::request::NodeReport;
+
+    #[test]
+    fn nobody_waits_for_a_node_that_was_shut_out() {
+        let gone = |up, shut_out: &[u16]| {
+            let status = |node| NodeStatus::new(NodeId(node), up, NodeReport::default());
+            let mut view = View {
+                nodes: [1, 2].map(status).to_vec(),
+                ..View::default()
+            };
+            let shut_out = shut_out.iter().copied().map(NodeId).collect();
+            let mut book = Book::default();
+            book.note_nodes(
+                Instant::now(),
+                &mut view,
+                Duration::from_secs(60),
+                &shut_out,
+            );
+            view.gone.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(gone(false, &[]), []);
+        assert_eq!(gone(false, &[2]), [NodeId(2)]);
+        // It has a session, and so a certificate that is good.
+        assert_eq!(gone(true, &[2]), []);
     }
 }

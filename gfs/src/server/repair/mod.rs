@@ -103,6 +103,7 @@ fn round(server: &MetaServer) -> (bool, Vec<Job>) {
     } else {
         Vec::new()
     };
+    let shut_out = server.shut_out();
     let mut book = server.repair.book();
     if book.reign() != reign {
         book.begin(reign);
@@ -116,7 +117,7 @@ fn round(server: &MetaServer) -> (bool, Vec<Job>) {
         copies: server.config.replicas,
         ..View::default()
     };
-    if book.note_nodes(now, &mut view, server.config.gone_after) {
+    if book.note_nodes(now, &mut view, server.config.gone_after, &shut_out) {
         tracing::debug!(gone = ?view.gone, "the nodes have changed: looking at all chunks");
     }
     let mut jobs = book.checks(now, &view);

@@ -473,7 +473,9 @@ impl World {
     fn plan(&mut self) {
         let mut view = self.view();
         let gone_after = Duration::from_secs(10);
-        self.book.note_nodes(self.now, &mut view, gone_after);
+        let nobody = BTreeSet::new();
+        self.book
+            .note_nodes(self.now, &mut view, gone_after, &nobody);
         let mut jobs = self.book.checks(self.now, &view);
         let chunks: Vec<Listed> = self.state.listed_from(self.book.cursor()).take(7).collect();
         let end = chunks.len() < 7;

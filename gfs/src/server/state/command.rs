@@ -76,6 +76,9 @@ pub enum Body {
         /// The files.
         files: Vec<InodeNo>,
     },
+    /// The certificates of a node that were issued up to now are not good any more. Since version 10. Answered by
+    /// [`Reply::Done`].
+    Revoke(NodeId),
 }
 
 /// Outcome of a [`Command`]. Facts come without grants: those are the driver's to fill in.
@@ -107,7 +110,7 @@ pub enum Reply {
     Dead(Vec<ChunkId>),
     /// Repair: which steps were made.
     Repaired(Vec<bool>),
-    /// EndSession, ForgetDead, ForgetDeadOn, Drain, RaiseVersion, Watched and Closed.
+    /// EndSession, ForgetDead, ForgetDeadOn, Drain, RaiseVersion, Watched, Closed and Revoke.
     Done,
 }
 
@@ -160,5 +163,6 @@ mod tests {
         check(Body::Watched(true), &[10, 1]);
         let files = vec![InodeNo(5)];
         check(Body::Closed { session, files }, &[11, 3, 1, 5]);
+        check(Body::Revoke(node), &[12, 2]);
     }
 }

@@ -77,6 +77,9 @@ pub struct MetaState {
     /// What all voters speak: the log has nothing that a younger version has added. Not in every format of snapshots.
     #[serde(skip, default = "first_version")]
     pub(crate) version: u32,
+    /// Certificates of a node are good if they were issued later than this (RV1). Not in every format of snapshots.
+    #[serde(skip)]
+    pub(crate) revoked: BTreeMap<NodeId, Timestamp>,
     /// What watchers may still have to be told; no part of the state.
     #[serde(skip)]
     pub(crate) recent: Recent,
@@ -114,6 +117,7 @@ impl Default for MetaState {
             chunks: ChunkTable::default(),
             reign: Epoch(0),
             version: first_version(),
+            revoked: BTreeMap::new(),
             sessions: Sessions::default(),
             quotas: Quotas::default(),
             recent: Recent::default(),
@@ -215,6 +219,10 @@ impl StateMachine for MetaState {
                     let told = told::closed(self, files);
                     self.keep_told(*session, told);
                 }
+                Reply::Done
+            }
+            Body::Revoke(node) => {
+                self.revoked.insert(*node, now);
                 Reply::Done
             }
         }
@@ -325,6 +333,12 @@ impl MetaState {
     #[must_use]
     pub const fn draining(&self) -> &BTreeSet<NodeId> {
         self.chunks.draining()
+    }
+
+    /// Returns the nodes with revoked certificates, and up to when they were issued.
+    #[must_use]
+    pub const fn revoked(&self) -> &BTreeMap<NodeId, Timestamp> {
+        &self.revoked
     }
 
     /// Returns the version of the protocol that all voters speak, as far as the log knows.

@@ -11,20 +11,35 @@
 //! | format | records | written while |
 //! | --- | --- | --- |
 //! | 3 | the state | the cluster is at version 6, whose programs read no other |
-//! | 4 | the state, then the version | later |
+//! | 4 | the state, then the version | it is at version 7 to 9 |
+//! | 5 | the state, the version, what was revoked | later |
 //!
 //! The order of listings is not stored but made anew, which saves every name a second time.
 
 use super::{MetaState, Payload};
 use crate::server::machine::Unreadable;
+use consistency::wire::request::REVOKED_SINCE;
 
 const MAGIC: &[u8; 8] = b"GLU-META";
-/// Changes with every change of a record's layout; that before it is still read, and written while the cluster is at the
-/// version before.
-const VERSION: u32 = 4;
+/// Changes with every change of a record's layout; those before it are still read, and written while the cluster is at a
+/// version whose programs read no other.
+const VERSION: u32 = 5;
 const VERSION_MIN: u32 = 3;
+/// The first that tells the version of the cluster.
+const WITH_VERSION: u32 = 4;
+/// The first that tells what was revoked.
+const WITH_REVOKED: u32 = 5;
 /// The version of the cluster that format 3 does not tell.
 pub(super) const VERSION_OF_FORMAT_3: u32 = 6;
+
+/// Returns the format that all programs of a cluster read.
+const fn format_of(version: u32) -> u32 {
+    match version {
+        0..=VERSION_OF_FORMAT_3 => VERSION_MIN,
+        ..REVOKED_SINCE => WITH_VERSION,
+        REVOKED_SINCE.. => WITH_REVOKED,
+    }
+}
 const HEADER_BYTES: usize = 24;
 
 pub(super) fn encode(state: &MetaState) -> Vec<u8> {
@@ -32,12 +47,13 @@ pub(super) fn encode(state: &MetaState) -> Vec<u8> {
     let config = bincode::config::standard();
     let vector = "a vector takes all records";
     bincode::serde::encode_into_std_write(state, &mut bytes, config).expect(vector);
-    let format = if state.version == VERSION_OF_FORMAT_3 {
-        VERSION_MIN
-    } else {
+    let format = format_of(state.version);
+    if format >= WITH_VERSION {
         bincode::serde::encode_into_std_write(state.version, &mut bytes, config).expect(vector);
-        VERSION
-    };
+    }
+    if format >= WITH_REVOKED {
+        bincode::serde::encode_into_std_write(&state.revoked, &mut bytes, config).expect(vector);
+    }
     let (header, body) = bytes.split_at_mut(HEADER_BYTES);
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&format.to_le_bytes());
@@ -90,10 +106,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, Unreadable> {
     let undecodable = |error| format!("metadata snapshot cannot be decoded: {error}");
     let (mut state, mut used): (MetaState, usize) =
         bincode::serde::decode_from_slice(body, config).map_err(undecodable)?;
-    if number(8) == VERSION {
+    if number(8) >= WITH_VERSION {
         let (version, length) =
             bincode::serde::decode_from_slice(&body[used..], config).map_err(undecodable)?;
         state.version = version;
+        used += length;
+    }
+    if number(8) >= WITH_REVOKED {
+        let (revoked, length) =
+            bincode::serde::decode_from_slice(&body[used..], config).map_err(undecodable)?;
+        state.revoked = revoked;
         used += length;
     }
     if used != body.len() {

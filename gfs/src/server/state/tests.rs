@@ -534,7 +534,7 @@ mod snapshots {
         check(b"", "truncated");
         check(&good[..good.len() - 1], "truncated");
         check(&with(0, b'X'), "no such file");
-        check(&with(8, 9), "has format 9, this program reads up to 4");
+        check(&with(8, 9), "has format 9, this program reads up to 5");
         check(
             &with(8, 2),
             "has format 2, which this program does not read",
@@ -567,5 +567,10 @@ mod snapshots {
         assert_eq!((newer[8], newer.len()), (4, older.len() + 1));
         let restored = MetaState::restore(&newer).expect("read");
         assert_eq!((restored.version(), &restored), (7, &world.state));
+        world.apply(Body::RaiseVersion(10));
+        world.apply(Body::Revoke(NodeId(3)));
+        let newest = world.state.snapshot();
+        assert_eq!(newest[8], 5);
+        assert_eq!(MetaState::restore(&newest).as_ref(), Ok(&world.state));
     }
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod hostile;
 mod latency;
+mod revoked;
 mod streams;
 mod versions;
 
