@@ -400,7 +400,7 @@ mod tests {
             term: Duration::from_millis(4_000),
             break_timeout: Duration::from_millis(4_000),
         };
-        let now = Instant::from_millis(0);
+        let now = Instant(0);
         let mut server = Server::new(config, Epoch(7), now, []);
         server.tell_voters(ME, &[ME, VOTER, NodeId(3)]);
         server.open_session(now, OWN);

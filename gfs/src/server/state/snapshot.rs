@@ -34,10 +34,12 @@ pub(super) const VERSION_OF_FORMAT_3: u32 = 6;
 
 /// Returns the format that all programs of a cluster read.
 const fn format_of(version: u32) -> u32 {
-    match version {
-        0..=VERSION_OF_FORMAT_3 => VERSION_MIN,
-        ..REVOKED_SINCE => WITH_VERSION,
-        REVOKED_SINCE.. => WITH_REVOKED,
+    if version <= VERSION_OF_FORMAT_3 {
+        VERSION_MIN
+    } else if version < REVOKED_SINCE {
+        WITH_VERSION
+    } else {
+        WITH_REVOKED
     }
 }
 const HEADER_BYTES: usize = 24;
