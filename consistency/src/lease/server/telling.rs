@@ -399,6 +399,7 @@ mod tests {
         let config = Config {
             term: Duration::from_millis(4_000),
             break_timeout: Duration::from_millis(4_000),
+            sweep_len: 512,
         };
         let now = Instant(0);
         let mut server = Server::new(config, Epoch(7), now, []);
