@@ -59,6 +59,8 @@ use table::{CLUSTER, DIR_MODE, NODE, OfCluster, OfNode, OfProcess, PROCESS, ROOT
 pub const OPEN_FILES_MAX: usize = 65_536;
 /// How long the kernel may take a process's owner for true: it changes by setuid(2) and execve(2).
 const OWNER_TTL: Duration = Duration::from_secs(1);
+/// The same for a file that its owner may do no more with than anybody: it is asked for nothing but to be shown.
+const SHOWN_OWNER_TTL: Duration = Duration::from_secs(10);
 /// How long the kernel may take a process for alive that is in a snapshot: its reader opens some files of it at once,
 /// each by way of its directory.
 const LISTED_TTL: Duration = Duration::from_millis(100);
@@ -570,9 +572,14 @@ enum Written {
 }
 
 /// How long the kernel may keep attributes; see [`EntryReply::attr_ttl`].
-const fn attr_ttl(ino: Ino) -> Duration {
+fn attr_ttl(ino: Ino) -> Duration {
     match ino {
-        Ino::Process(..) | Ino::ProcessFile(..) | Ino::Deep(_) => OWNER_TTL,
+        Ino::ProcessFile(_, _, row) => match PROCESS.get(usize::from(row)) {
+            // The kernel asks for them before it opens a file, to see who may.
+            Some(file) if file.mode >> 6 == file.mode & 0o7 => SHOWN_OWNER_TTL,
+            _ => OWNER_TTL,
+        },
+        Ino::Process(..) | Ino::Deep(_) => OWNER_TTL,
         _ => CACHE,
     }
 }

@@ -488,6 +488,19 @@ async fn a_process_keeps_its_inode_under_another_owner() {
     std::fs::write(&status, text).expect("written");
     assert_eq!(before.1, 1000);
     assert_eq!(owner().await, (before.0, 77));
+    // Who may read a file only as its owner is not kept waiting for long when he becomes that.
+    for (file, ttl) in [
+        ("", 1),
+        ("/environ", 1),
+        ("/io", 1),
+        ("/stat", 10),
+        ("/note", 10),
+    ] {
+        let ino = tree.find(READER, &format!("131080{file}")).await;
+        let attr = tree.getattr(READER, ino.expect("there"), None).await;
+        let kept = attr.expect("there").ttl;
+        assert_eq!(kept, Duration::from_secs(ttl), "{file}");
+    }
 }
 
 #[tokio::test]
