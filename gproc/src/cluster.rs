@@ -405,6 +405,8 @@ impl Cluster {
         deadline: Duration,
     ) -> Result<ProcReply, AskError> {
         if node == self.agent.node() {
+            // It is busy then, not dead, and a program that does not find itself gives up.
+            let deadline = deadline.max(LONG_DEADLINE);
             let answer = tokio::time::timeout(deadline, self.agent.answer(request)).await;
             return Ok(answer.map_err(|_| late(node, deadline))?);
         }

@@ -171,16 +171,16 @@ impl ProcTree {
         if !self.cluster.nodes().contains(&pid.home()) {
             return Ok(None);
         }
-        let as_it_was = |error: Errno| {
+        let as_it_was = || {
             let record = self.cluster.of_silent_node(pid);
-            record.map(|record| Some(record.identity)).ok_or(error)
+            record.map(|record| record.identity)
         };
-        if self.cluster.may_be_silent(pid.home()) {
-            return as_it_was(Errno(libc::EHOSTDOWN));
+        if let Some(known) = as_it_was().filter(|_| self.cluster.may_be_silent(pid.home())) {
+            return Ok(Some(known));
         }
         self.cluster.identify(pid).await.or_else(|error| {
             tracing::debug!(%pid, %error, "its node does not answer");
-            as_it_was(error.into())
+            as_it_was().map(Some).ok_or_else(|| error.into())
         })
     }
 
