@@ -188,6 +188,17 @@ fn others_go_on_when_the_leader_dies() {
 #[test]
 fn only_what_the_lost_node_held_waits_for_it() {
     let _alone = alone();
+    // On a busy machine a voter may be late with its notes; then all waits for the session, and rightly.
+    let tries = 3;
+    let known = (0..tries).any(|_| is_it_known_what_the_lost_node_held());
+    assert!(
+        known,
+        "in none of {tries} losses the voters had their notes"
+    );
+}
+
+/// Checks what waits; false if the next leader did not know what the lost one's node held.
+fn is_it_known_what_the_lost_node_held() -> bool {
     let cluster = Cluster::up(3);
     let leader = cluster.leader(None);
     let other = (1..=3).find(|node| *node != leader).expect("another");
@@ -236,9 +247,18 @@ fn only_what_the_lost_node_held_waits_for_it() {
     });
     println!("lock of what was locked there {locked:?}, of what was not {unlocked:?}");
     assert_eq!(content, b"synced");
+    assert_eq!(fs::read(here.join("read")).expect("read"), b"new");
+    let known = |node: u32| {
+        let log = cluster.state().join(format!("node{node}/glud.log"));
+        let log = fs::read_to_string(log).expect("its log");
+        log.contains("may hold what voters have noted")
+    };
+    if !(1..=3).any(known) {
+        return false;
+    }
     assert!(free < change && free < look, "nobody waited for the term");
     assert!(unlocked < locked && unlocked < change, "nor for locks");
-    assert_eq!(fs::read(here.join("read")).expect("read"), b"new");
+    true
 }
 
 /// S5: a leader that is cut off is replaced, answers nothing old, and takes its place as a voter again without
