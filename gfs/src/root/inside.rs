@@ -50,7 +50,7 @@ pub async fn find<'a>(files: &'a dyn Tree, path: &[&str]) -> Result<Option<Found
             Err(error) => return Err(error),
         };
         let Some(attr) = attr else { return Ok(None) };
-        found = Some(Found { files, attr });
+        found = Some(Found::new(files, attr));
     }
     Ok(found)
 }
@@ -59,7 +59,12 @@ pub(super) fn name(part: &str) -> Result<Name, Errno> {
     Name::new(part.to_owned()).map_err(|_| Errno::EINVAL)
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// Takes the result of a lookup.
+    pub(super) fn new(files: &'a dyn Tree, attr: Attr) -> Self {
+        Self { files, attr }
+    }
+
     /// Reads all of a file, up to a length.
     ///
     /// # Errors

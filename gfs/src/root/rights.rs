@@ -1,8 +1,8 @@
 //! Whose the nodes are: owner, group and mode of `/cluster/node<N>`.
 //!
 //! They are those of the directory `/.glu/nodes/node<N>` of the files tree, so they are replicated, leased and backed up
-//! as all files are; without it they are [`Rights::DEFAULT`]. Attributes of it say what root has switched. As in BProc, who may execute the directory may run
-//! processes on the node (rule J5, upheld by `gproc::job`).
+//! as all files are; without it they are [`Rights::DEFAULT`]. Attributes of it say what root has switched. As in BProc,
+//! who may execute the directory may run processes on the node (rule J5, upheld by `gproc::job`).
 
 use super::inside::{self, Found, SELF, find};
 use crate::error::Errno;
@@ -11,7 +11,8 @@ use bytes::Bytes;
 use consistency::wire::meta::{Attr, Name, NewNode, XattrMode};
 use consistency::{InodeNo, NodeId};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Where they are kept.
@@ -21,6 +22,7 @@ const ON: &[u8] = b"1";
 const OFF: &[u8] = b"0";
 /// How long they are asked for by who would rather have those of before than none.
 const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Who may do what with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights {
@@ -30,14 +32,6 @@ pub struct Rights {
     pub gid: u32,
     /// Permission bits; those to execute say who may run processes there.
     pub mode: u32,
-}
-
-impl std::fmt::Debug for NodeRights {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeRights")
-            .field("seen", &*self.seen())
-            .finish_non_exhaustive()
-    }
 }
 
 impl Rights {
@@ -79,6 +73,14 @@ pub struct NodeRights {
     seen: Mutex<BTreeMap<NodeId, Rights>>,
 }
 
+impl fmt::Debug for NodeRights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeRights")
+            .field("seen", &*self.seen())
+            .finish_non_exhaustive()
+    }
+}
+
 impl NodeRights {
     /// Looks for them in the files tree.
     #[must_use]
@@ -94,9 +96,8 @@ impl NodeRights {
     /// # Errors
     /// If the tree cannot be asked.
     pub async fn of(&self, node: NodeId) -> Result<Rights, Errno> {
-        let [own, nodes, node_name] = &path(node);
-        let found = find(&*self.files, &[own, nodes, node_name]).await?;
-        let rights = found.map_or(Rights::DEFAULT, |found| Rights::of(&found.attr));
+        let dir = self.dir(node).await?;
+        let rights = dir.map_or(Rights::DEFAULT, |dir| Rights::of(&dir.attr));
         self.seen().insert(node, rights);
         Ok(rights)
     }
@@ -139,8 +140,7 @@ impl NodeRights {
     /// # Errors
     /// If the tree cannot be asked.
     pub async fn is_on(&self, node: NodeId, switch: &str) -> Result<bool, Errno> {
-        let [own, nodes, node_name] = &path(node);
-        let Some(dir) = find(&*self.files, &[own, nodes, node_name]).await? else {
+        let Some(dir) = self.dir(node).await? else {
             return Ok(false);
         };
         let name = attribute(switch)?;
@@ -164,35 +164,40 @@ impl NodeRights {
         set.await
     }
 
-    /// Makes the directory of a node, unless it is there.
-    async fn make(&self, node: NodeId) -> Result<Found<'_>, Errno> {
-        let names = path(node);
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        for depth in 1..=names.len() {
-            let (name, dirs) = names[..depth].split_last().expect("it has a name");
-            let mode = if depth == names.len() {
-                Rights::DEFAULT.mode
-            } else {
-                0o755
-            };
-            let dir = find(&*self.files, dirs).await?;
-            let dir = dir.as_ref().map_or(InodeNo::ROOT, |dir| dir.attr.ino);
-            let (name, mode) = (inside::name(name)?, NewMode::exactly(mode));
-            let made = self.files.make(SELF, dir, &name, NewNode::Dir, mode);
-            match made.await {
-                Ok(made) => {
-                    if let Some(made) = made.attr {
-                        self.files.forget(made.ino, 1);
-                    }
-                }
-                Err(Errno(libc::EEXIST)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        find(&*self.files, &names).await?.ok_or(Errno::ENOENT)
+    /// Returns the directory of a node, if there is one.
+    async fn dir(&self, node: NodeId) -> Result<Option<Found<'_>>, Errno> {
+        let name = format!("node{node}");
+        find(&*self.files, &[PATH[0], PATH[1], &name]).await
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Rights>> {
+    /// Makes the directory of a node, unless it is there.
+    async fn make(&self, node: NodeId) -> Result<Found<'_>, Errno> {
+        if let Some(dir) = self.dir(node).await? {
+            return Ok(dir);
+        }
+        let node_name = format!("node{node}");
+        let mut parent = InodeNo::ROOT;
+        let dirs = [(PATH[0], 0o755), (PATH[1], 0o755)];
+        let dirs = dirs
+            .into_iter()
+            .chain([(&*node_name, Rights::DEFAULT.mode)]);
+        let mut made = Vec::new();
+        for (name, mode) in dirs {
+            let (name, mode) = (inside::name(name)?, NewMode::exactly(mode));
+            let entry = self.files.make(SELF, parent, &name, NewNode::Dir, mode);
+            let entry = match entry.await {
+                Err(Errno(libc::EEXIST)) => self.files.lookup(SELF, parent, &name).await?,
+                entry => entry?,
+            };
+            // Kept until what is in it is made.
+            let dir = Found::new(&*self.files, entry.attr.ok_or(Errno::ENOENT)?);
+            parent = dir.attr.ino;
+            made.push(dir);
+        }
+        Ok(made.pop().expect("there are three"))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<NodeId, Rights>> {
         self.seen.lock().expect("no holder panics")
     }
 }
@@ -200,14 +205,6 @@ impl NodeRights {
 /// Only root sees it.
 fn attribute(switch: &str) -> Result<Name, Errno> {
     inside::name(&format!("trusted.glu.{switch}"))
-}
-
-fn path(node: NodeId) -> [String; 3] {
-    [
-        PATH[0].to_owned(),
-        PATH[1].to_owned(),
-        format!("node{node}"),
-    ]
 }
 
 #[cfg(test)]

@@ -105,9 +105,7 @@ impl Admissions {
             }
         }
     }
-}
 
-impl Admissions {
     /// Returns whether processes of a node stay there; what is not known is no.
     pub(super) async fn stay(&self, node: NodeId) -> bool {
         let Some(admission) = self.0.get() else {

@@ -1,6 +1,7 @@
 //! As whom, where and in what a program runs, and how it is found.
 
 use super::*;
+use crate::job::admission::{Admission, Admitted};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_has_its_owners_attributes() {
@@ -35,6 +36,49 @@ async fn a_job_may_do_what_its_user_may() {
     let (kind, message) = failed(job.end().await);
     assert_eq!(kind, Failure::Cluster);
     assert!(message.contains("Permission denied"), "{message}");
+}
+
+/// Node 2 says whom it is for; home has never heard of it.
+struct Choosy(Admitted);
+
+#[async_trait]
+impl Admission for Choosy {
+    async fn admits(&self, _: NodeId, _: &Credentials, guest: bool) -> Result<Admitted, String> {
+        assert!(guest, "it comes from node 1");
+        Ok(self.0.clone())
+    }
+
+    async fn stay(&self, _: NodeId) -> Result<bool, String> {
+        Ok(false)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j5_a_node_refuses_whom_it_is_not_for_whatever_home_believes() {
+    for (says, why) in [
+        (Admitted::Yes, None),
+        (Admitted::Closed, Some("node 2 is closed to user 12345")),
+        (
+            Admitted::Reserved("demo".into()),
+            Some("node 2 is reserved for others than user 12345 (`demo`)"),
+        ),
+        (
+            Admitted::Blocked,
+            Some("node 2 takes no processes of other nodes"),
+        ),
+    ] {
+        let cluster = Cluster::new();
+        cluster.agents[1].ask_for_rights(Arc::new(Choosy(says)));
+        let mut job = cluster.start_vouched(vouched(script(THERE, "true"))).await;
+        match why {
+            None => assert_eq!(job.end().await, End::Exited(0)),
+            Some(why) => {
+                let (kind, message) = failed(job.end().await);
+                assert_eq!(kind, Failure::Cluster);
+                assert!(message.contains(why), "{message}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
