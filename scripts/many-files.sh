@@ -5,7 +5,8 @@
 #
 #   cargo build --release --workspace --bins && scripts/many-files.sh
 #
-# FILES and DIRS say how many files and in how many directories, LOOKS how many are looked up one by one.
+# FILES and DIRS say how many files and in how many directories, LOOKS how many are looked up one by one, REMOVES how many of
+# each directory are removed.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,6 +17,7 @@ files=${FILES:-1000000}
 dirs=${DIRS:-1}
 looks=${LOOKS:-20000}
 per_dir=$((files / dirs))
+removes=${REMOVES:-$per_dir}
 # Ends the changes that go on beside a listing: the nodes have this machine's files.
 stop=$state.stop
 
@@ -71,6 +73,7 @@ for node in 3 1; do
 done
 echo "node 1 lists them after that:"
 all 1 list "$per_dir"
-echo "node 2 removes them:"
-all 2 remove 0 "$per_dir"
-on 3 sh -c '[ -z "$(ls -A /cluster/many/1)" ]'
+echo "leaders so far: $(cat "$state"/node*/glud.log | grep -c ' metadata leader reign=')"
+echo "node 2 removes $removes of each directory:"
+all 2 remove 0 "$removes"
+on 3 sh -c "[ \"\$(ls -A /cluster/many/1 | wc -l)\" = $((per_dir - removes)) ]"

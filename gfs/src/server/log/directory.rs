@@ -115,8 +115,8 @@ impl Disk for Directory {
 }
 
 impl DiskFile for File {
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all_at(bytes, 0)
+    fn write(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, at as u64)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -50,10 +50,10 @@ pub(super) trait Disk: Debug + Send + Sync {
     }
 }
 
-/// A small file, written as a whole and in place.
+/// A small file, written in place.
 pub(super) trait DiskFile: Debug + Send + Sync {
-    /// Writes from the beginning on, into the page cache.
-    fn write(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Writes from byte `at` on, into the page cache.
+    fn write(&self, at: usize, bytes: &[u8]) -> io::Result<()>;
 
     /// Makes durable what was written.
     fn sync(&self) -> io::Result<()>;

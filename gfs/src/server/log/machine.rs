@@ -15,6 +15,7 @@ use openraft::{
 };
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use tokio::sync::oneshot;
 
@@ -77,7 +78,7 @@ impl<M: StateMachine> Probes<M> {
     fn reach(&self, index: u64, state: &M) {
         let mut waiting = self.waiting();
         let later = waiting.split_off(&(index + 1));
-        let mut reached = std::mem::replace(&mut *waiting, later);
+        let mut reached = mem::replace(&mut *waiting, later);
         let Some(wanted) = reached.remove(&index) else {
             return;
         };
@@ -271,11 +272,16 @@ impl<M: StateMachine> Machine<M> {
         self.save(restored.last, bytes)
             .map_err(|error| StorageIOError::write_snapshot(None, AnyError::new(&error)))?;
         let last = restored.last.map_or(0, |last| last.index);
-        let mut applied = self.write();
-        *applied = restored;
-        self.growth.begin_anew();
-        self.growth.snapshot_has(bytes.len());
-        self.probes.reach(last, &applied.machine);
+        let before = {
+            let mut applied = self.write();
+            let before = mem::replace(&mut *applied, restored);
+            self.growth.begin_anew();
+            self.growth.snapshot_has(bytes.len());
+            self.probes.reach(last, &applied.machine);
+            before
+        };
+        // Takes its time; readers need not wait for it.
+        drop(before);
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ impl MarkFile {
     }
 
     fn write(&self) -> io::Result<()> {
-        self.file.write(&encode(&self.mark))
+        self.file.write(0, &encode(&self.mark))
     }
 }
 

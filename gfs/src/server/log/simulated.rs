@@ -320,11 +320,14 @@ struct SimulatedFile {
 }
 
 impl DiskFile for SimulatedFile {
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
         fail_point!("disk: before a write");
         let mut state = self.disk.state();
         state.room()?;
-        state.seen.data.insert(self.id, bytes.to_vec());
+        let data = state.seen.data.entry(self.id).or_default();
+        let end = at + bytes.len();
+        data.resize(data.len().max(end), 0);
+        data[at..end].copy_from_slice(bytes);
         Ok(())
     }
 

@@ -475,6 +475,11 @@ async fn a_cut_leader_refuses_and_its_successor_has_all_that_was_acknowledged() 
     three.logs[old].confirm_leader().await.expect("it leads");
     assert!(three.logs[old].lease_holds());
     let follower = (old + 1) % 3;
+    // The other one is a majority with the leader: this one may not have heard of anything yet.
+    wait("the follower knows who leads", || {
+        three.logs[follower].leadership().borrow().leader == Some(id(old))
+    })
+    .await;
     let refused = push(&three.logs[follower], 99).await;
     assert_eq!(refused, Err(ProposeError::NotLeader(Some(id(old)))));
     let refused = three.logs[follower].confirm_leader().await;

@@ -7,6 +7,7 @@
 use super::check::Faults;
 use super::content::RefChange;
 use consistency::{ChunkId, NodeId};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +18,8 @@ pub const REPLICAS_MAX: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChunkTable {
     next: ChunkId,
-    live: BTreeMap<ChunkId, Chunk>,
-    dead: BTreeMap<ChunkId, Replicas>,
+    live: OrdMap<ChunkId, Chunk>,
+    dead: OrdMap<ChunkId, Replicas>,
     /// What is listed on each node, of the live ones.
     held: BTreeMap<NodeId, Held>,
     /// Nodes that are being emptied.
@@ -131,8 +132,8 @@ impl Default for ChunkTable {
     fn default() -> Self {
         Self {
             next: ChunkId(1),
-            live: BTreeMap::new(),
-            dead: BTreeMap::new(),
+            live: OrdMap::new(),
+            dead: OrdMap::new(),
             held: BTreeMap::new(),
             draining: BTreeSet::new(),
         }
@@ -264,18 +265,17 @@ impl ChunkTable {
 
     /// Takes a node that is gone for good off the list of a dead chunk.
     pub(super) fn forget_dead_on(&mut self, node: NodeId) {
-        self.dead.retain(|_, replicas| {
-            if !replicas.contains(node) {
-                return true;
-            }
-            match replicas.with(Some(node), None) {
-                Some(rest) => {
-                    *replicas = rest;
-                    true
-                }
-                None => false,
-            }
-        });
+        let there = |(id, replicas): (&ChunkId, &Replicas)| {
+            let rest = replicas.with(Some(node), None);
+            replicas.contains(node).then_some((*id, rest))
+        };
+        let listed: Vec<_> = self.dead.iter().filter_map(there).collect();
+        for (id, rest) in listed {
+            match rest {
+                Some(rest) => self.dead.insert(id, rest),
+                None => self.dead.remove(&id),
+            };
+        }
     }
 
     /// Sets how many copies there should be of a chunk.
@@ -386,7 +386,7 @@ impl ChunkTable {
                 format!("nodes hold {held:?}, counted as {:?}", self.held),
             );
         }
-        for id in used.keys().filter(|id| !self.live.contains_key(id)) {
+        for id in used.keys().filter(|id| !self.live.contains_key(*id)) {
             faults.note(
                 "M8",
                 format!("an extent refers to chunk {id}, which is not live"),

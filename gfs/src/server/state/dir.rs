@@ -2,8 +2,8 @@
 
 use consistency::InodeNo;
 use consistency::wire::meta::{FileKind, Name};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// Lower cookies are free for the adapter's own entries (`.`, `..`).
@@ -14,10 +14,10 @@ const COOKIE_FIRST: u64 = 16;
 pub(crate) struct Directory {
     /// Where `..` leads; the root is its own parent. Of a removed directory: where it was.
     pub(crate) parent: InodeNo,
-    entries: BTreeMap<Name, Dirent>,
+    entries: OrdMap<Name, Dirent>,
     /// The same names in listing order; made anew from `entries` when a snapshot is read.
     #[serde(skip)]
-    by_cookie: BTreeMap<u64, Name>,
+    by_cookie: OrdMap<u64, Name>,
     next_cookie: u64,
 }
 
@@ -33,11 +33,11 @@ pub(crate) struct Dirent {
 }
 
 impl Directory {
-    pub(crate) const fn new(parent: InodeNo) -> Self {
+    pub(crate) fn new(parent: InodeNo) -> Self {
         Self {
             parent,
-            entries: BTreeMap::new(),
-            by_cookie: BTreeMap::new(),
+            entries: OrdMap::new(),
+            by_cookie: OrdMap::new(),
             next_cookie: COOKIE_FIRST,
         }
     }
@@ -86,11 +86,11 @@ impl Directory {
 
     /// Restores the listing order after reading a snapshot.
     pub(super) fn index(&mut self) {
-        self.by_cookie = self
-            .entries
-            .iter()
-            .map(|(name, entry)| (entry.cookie, name.clone()))
-            .collect();
+        let place = |(name, entry): (&Name, &Dirent)| (entry.cookie, name.clone());
+        let mut places: Vec<_> = self.entries.iter().map(place).collect();
+        // Names that were made in another order than they have: a tree is filled faster from one side.
+        places.sort_unstable_by_key(|(cookie, _)| *cookie);
+        self.by_cookie = places.into_iter().collect();
     }
 
     /// Damage, for the checker to find.

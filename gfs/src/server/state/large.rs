@@ -86,16 +86,36 @@ fn a_directory_of_very_many_names() {
     }
     assert_eq!(listed, names as usize);
     println!("listed in {:?}", began.elapsed());
+    // What commands wait for when a snapshot begins.
     let began = Instant::now();
-    let snapshot = state.snapshot();
+    let copy = state.clone();
+    let copied = began.elapsed();
+    assert!(copy.inodes.ptr_eq(&state.inodes), "a copy copies no record");
+    seq += 1;
+    let began = Instant::now();
+    let link = Op::Link {
+        ino: InodeNo(InodeNo::ROOT.0 + 1),
+        parent: InodeNo::ROOT,
+        name: name(names),
+    };
+    run(&mut state, seq, link);
+    println!(
+        "copied in {copied:?}, first change after that in {:?}",
+        began.elapsed()
+    );
+    let began = Instant::now();
+    let snapshot = copy.snapshot();
     println!(
         "snapshot of {} bytes in {:?}",
         snapshot.len(),
         began.elapsed()
     );
-    drop(snapshot);
     let began = Instant::now();
-    for number in 0..names {
+    let restored = MetaState::restore(&snapshot).expect("it was just made");
+    println!("restored in {:?}", began.elapsed());
+    drop((copy, snapshot, restored));
+    let began = Instant::now();
+    for number in 0..=names {
         let unlink = Op::Unlink {
             parent: InodeNo::ROOT,
             name: name(number),

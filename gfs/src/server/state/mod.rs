@@ -55,6 +55,7 @@ use super::ops;
 use consistency::wire::meta::{Attr, Fact, FileKind, FsError, OpReply};
 use consistency::wire::watch::Event;
 use consistency::{ChunkId, Epoch, InodeNo, NodeId, OpSeq, SessionId, Timestamp};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +65,7 @@ pub struct MetaState {
     /// The last stamp given out.
     pub(crate) now: Timestamp,
     /// Not in the map itself, because a node of that is often half empty: an empty slot then costs a pointer, not a record.
-    pub(crate) inodes: BTreeMap<InodeNo, Shared<Inode>>,
+    pub(crate) inodes: OrdMap<InodeNo, Shared<Inode>>,
     pub(crate) next_ino: InodeNo,
     pub(crate) orphans: BTreeSet<InodeNo>,
     /// Those of them that never had a name and may be given one (O_TMPFILE).
@@ -111,7 +112,7 @@ impl Default for MetaState {
         Self {
             now: Timestamp::default(),
             next_ino: InodeNo(root.attr.ino.0 + 1),
-            inodes: BTreeMap::from([(root.attr.ino, root.into())]),
+            inodes: OrdMap::unit(root.attr.ino, root.into()),
             orphans: BTreeSet::new(),
             unnamed: BTreeSet::new(),
             chunks: ChunkTable::default(),

@@ -16,7 +16,7 @@
 //!
 //! The order of listings is not stored but made anew, which saves every name a second time.
 
-use super::{MetaState, Payload};
+use super::{Inode, MetaState, Payload};
 use crate::server::machine::Unreadable;
 use consistency::wire::request::REVOKED_SINCE;
 
@@ -127,8 +127,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MetaState, Unreadable> {
         )
         .into());
     }
-    for inode in state.inodes.values_mut() {
-        if let Payload::Dir(dir) = &mut inode.payload {
+    let is_dir = |inode: &Inode| matches!(inode.payload, Payload::Dir(_));
+    let dirs = state.inodes.iter().filter(|(_, inode)| is_dir(inode));
+    let dirs: Vec<_> = dirs.map(|(ino, _)| *ino).collect();
+    for ino in dirs {
+        if let Some(Payload::Dir(dir)) = state.inodes.get_mut(&ino).map(|inode| &mut inode.payload)
+        {
             dir.index();
         }
     }
