@@ -18,6 +18,7 @@ mod command;
 mod dice;
 mod disk;
 pub mod linear;
+pub mod moves;
 mod s3;
 mod stopped;
 mod terminal;

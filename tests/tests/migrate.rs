@@ -1,113 +1,17 @@
-//! Processes that move between real nodes while they run.
+//! What moves between real nodes while it runs, and what does not.
 
-use std::fs;
 use std::time::Duration;
-use tests::{Cluster, Options, criu};
+use tests::moves;
 
-/// What one script may take.
+/// What the script may take.
 const LONG: Duration = Duration::from_secs(240);
-
-fn cluster(nodes: u32) -> Cluster {
-    Cluster::with(&Options {
-        nodes: Some(nodes),
-        criu: Some(criu()),
-        ..Options::default()
-    })
-}
-
-/// Starts jobs and moves them; scripts of tests go below it.
-const DRIVER: &str = r#"
-import errno, os, subprocess, sys, time
-
-class Job:
-    def __init__(self, node, *command, user=()):
-        words = [*user, 'glurun', '-w', str(node), *command]
-        pipe = subprocess.PIPE
-        self.owner = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, cwd='/', text=True)
-
-    def ask(self, text):
-        self.owner.stdin.write(text + '\n')
-        self.owner.stdin.flush()
-        return self.owner.stdout.readline().split()
-
-    def file(self, name):
-        return open(f'/cluster/proc/{self.pid}/{name}').read().split()
-
-    def go(self, node):
-        with open(f'/cluster/proc/{self.pid}/goto', 'w') as goto:
-            goto.write(f'{node}\n')
-
-    def refuses(self, node):
-        try:
-            self.go(node)
-        except OSError as error:
-            return errno.errorcode[error.errno]
-
-    def end(self):
-        self.owner.stdin.close()
-        return self.owner.wait()
-"#;
-
-/// Runs a script on node 1 with all that [`DRIVER`] has.
-#[track_caller]
-fn drive(cluster: &Cluster, script: &str) {
-    let path = cluster.state().join("driver.py");
-    fs::write(&path, format!("{DRIVER}\n{script}")).expect("written");
-    let run = format!("python3 {}", path.display());
-    cluster.node(1).sh_within(LONG, &run).ok();
-}
-
-/// Counts lines into a file of the cluster and answers each.
-const COUNTER: &str = r#"
-import os, sys
-out = open(sys.argv[1], 'a')
-count = 0
-for line in sys.stdin:
-    count += 1
-    print(count, file=out, flush=True)
-    print(os.getpid(), count, line.strip(), flush=True)
-sys.exit(42)
-"#;
-
-#[test]
-fn a_process_moves_while_it_counts() {
-    let cluster = cluster(3);
-    fs::write(cluster.path(1).join("counter.py"), COUNTER).expect("written");
-    // At home on the owner's node, where it has the owner's own pipes, and on another.
-    for home in [1, 2] {
-        let script = r#"
-job = Job(HOME, 'python3', '/cluster/counter.py', '/cluster/counted-HOME')
-job.pid, count, _ = job.ask('first')
-count = int(count)
-assert job.file('cantmove') == [], job.file('cantmove')
-assert (job.file('where'), job.file('nmigs')) == (['HOME'], ['0'])
-at, moves = HOME, 0
-for round in range(MOVES):
-    at = at % 3 + 1
-    job.go(at)
-    moves += 1
-    assert job.file('where') == [str(at)], job.file('where')
-    assert job.file('nmigs') == [str(moves)]
-    count += 1
-    answer = job.ask(f'round {round}')
-    assert answer == [job.pid, str(count), 'round', str(round)], answer
-job.go(0)
-assert job.file('where') == job.file('from') == ['HOME']
-assert job.end() == 42
-counted = open('/cluster/counted-HOME').read().split()
-assert counted == [str(n + 1) for n in range(count)], counted
-assert not os.path.exists(f'/cluster/proc/{job.pid}')
-"#;
-        let script = script.replace("HOME", &home.to_string());
-        drive(&cluster, &script.replace("MOVES", "25"));
-    }
-}
 
 #[test]
 fn what_moves_and_what_does_not() {
-    let cluster = cluster(3);
-    drive(
+    let cluster = moves::cluster_that_moves(3);
+    moves::drive(
         &cluster,
+        LONG,
         r#"
 def tour(job):
     for node in (2, 3, 1):
@@ -315,54 +219,4 @@ for row in (script, pipeline, threads, things, signals, output, connection, nons
         raise
 "#,
     );
-}
-
-/// The target of a move dies before it, in the middle of it, or after it: the job goes on at home, or is lost with the target.
-#[test]
-fn exactly_one_copy_is_left_when_a_node_dies() {
-    let cluster = cluster(3);
-    fs::write(cluster.path(1).join("counter.py"), COUNTER).expect("written");
-    let (moving, dead) = (cluster.state().join("moving"), cluster.state().join("dead"));
-    let script = r#"
-job = Job(1, 'python3', '/cluster/counter.py', '/cluster/counted')
-job.pid, *_ = job.ask('first')
-open('MOVING', 'w').close()
-why = job.refuses(2)
-while not os.path.exists('DEAD'):
-    time.sleep(0.01)
-try:
-    answer = job.ask('second')
-except BrokenPipeError:
-    answer = []
-if answer and answer[0] == job.pid:
-    assert why == 'EAGAIN', why
-    assert answer[1:] == ['2', 'second'], answer
-    assert job.file('where') == ['1'], job.file('where')
-    assert job.end() == 42
-else:
-    # Lost after the move, or while it was told that it is done.
-    assert why in (None, 'ESRCH'), why
-    assert job.owner.wait() == 125
-left = subprocess.run(['pgrep', '-fc', '^python3 /cluster/counter.py'], stdout=subprocess.PIPE)
-assert left.stdout.split() == [b'0'], left.stdout
-print('went on' if why == 'EAGAIN' else 'was lost with it')
-"#;
-    let script = script.replace("MOVING", &moving.display().to_string());
-    let script = script.replace("DEAD", &dead.display().to_string());
-    let path = cluster.state().join("driver.py");
-    fs::write(&path, format!("{DRIVER}\n{script}")).expect("written");
-    for millis in [0, 60, 120, 180, 1_000] {
-        let running = cluster.spawn(1, &format!("python3 {}", path.display()));
-        tests::wait_until("the move", LONG, || moving.exists());
-        // At any point of it.
-        std::thread::sleep(Duration::from_millis(millis));
-        cluster.kill(2);
-        fs::write(&dead, "").expect("written");
-        let said = running.wait(LONG).ok();
-        println!("node 2 lost its power {millis} ms after the move began: the job {said}");
-        cluster.start(2);
-        for file in [&moving, &dead] {
-            fs::remove_file(file).expect("it was there");
-        }
-    }
 }

@@ -403,7 +403,7 @@ async fn end_group(group: &GroupSlot) {
 async fn reap(process: &Process) {
     if process.is_away() {
         // Its host ends it when it is dropped, which frees the pid too.
-        return process.bury();
+        return;
     }
     if timeout(KILLED_WITHIN, process.ended()).await.is_err() {
         tracing::warn!(pid = process.pid(), "a killed job does not die");

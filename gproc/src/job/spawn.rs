@@ -443,11 +443,6 @@ impl Process {
         }
     }
 
-    /// Takes what is left here of a job that is away off the process table.
-    pub(super) fn bury(&self) {
-        sys::bury(self.pid.as_raw());
-    }
-
     /// Returns whether it has a file as input.
     pub(super) fn reads_file(&self) -> bool {
         self.file.is_some()

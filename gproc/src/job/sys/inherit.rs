@@ -1,8 +1,6 @@
-//! What a helper program inherits, and what becomes of the children that it leaves us.
+//! What a helper program inherits.
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -22,9 +20,4 @@ pub(in crate::job) fn start_in_group(command: &mut Command, procs: OwnedFd, keep
     };
     // SAFETY: the closure makes system calls only, on data made before.
     unsafe { command.pre_exec(prepare) };
-}
-
-/// Takes a child that has ended off the process table, if there is one of this pid.
-pub(in crate::job) fn bury(pid: i32) {
-    waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
 }

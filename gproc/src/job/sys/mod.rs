@@ -7,7 +7,7 @@ mod launch;
 mod terminal;
 
 pub(super) use guardian::Guardian;
-pub(super) use inherit::{bury, start_in_group};
+pub(super) use inherit::start_in_group;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
 pub(super) use terminal::{
     Change, await_child, close_standard_descriptors, die_by, set_window_size, start_in_foreground,

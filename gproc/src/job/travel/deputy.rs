@@ -1,8 +1,8 @@
 //! Home's end of a job that moves: one task for each job. It holds the job's pipes to its owner and its pid, and decides
 //! by the [rules](super::rules) who runs it.
 //!
-//! The original, or a copy that was at home since, stays on the process table after it has been ended: so its pid is
-//! nobody else's until the job is over.
+//! The original, or a copy that was at home since, stays on the process table after it has been ended ([`Remains`]): so
+//! its pid is nobody else's until the job is over.
 
 use super::super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
@@ -12,6 +12,7 @@ use super::super::protocol::{
 use super::super::spawn::GroupSlot;
 use super::super::sys;
 use super::guest::blocking;
+use super::remains::{self, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
 use super::{Order, Seat, Status, Travel, pipes};
@@ -66,6 +67,7 @@ pub(super) struct Deputy {
     travel: Arc<Travel>,
     original: Original,
     seat: Arc<Seat>,
+    remains: Arc<Remains>,
     status: Arc<Mutex<Status>>,
     home: Home,
     /// `None`: the original.
@@ -103,6 +105,7 @@ impl Deputy {
         travel: Arc<Travel>,
         original: Original,
         seat: Arc<Seat>,
+        remains: Arc<Remains>,
         status: Arc<Mutex<Status>>,
     ) -> Self {
         Self {
@@ -110,6 +113,7 @@ impl Deputy {
             travel,
             original,
             seat,
+            remains,
             status,
             source: None,
             target: None,
@@ -161,11 +165,8 @@ impl Deputy {
             self.outs[place] = None;
         }
         self.input.pipe = None;
-        if let Some(end) = self.end {
-            // It was kept for its pid. Without a move, who has started it takes it off the process table.
-            if self.seat.is_away() {
-                sys::bury(self.original.pid);
-            }
+        if let Some(end) = self.end.take() {
+            self.bury().await;
             self.seat.end(end);
         }
     }
@@ -313,7 +314,7 @@ impl Deputy {
         match heard {
             Ok(FromGuest::Restored) => {
                 // The original may have been killed and taken for ended meanwhile.
-                if self.seat.leave() {
+                if self.leaves() {
                     self.on(Event::Restored).await;
                 }
             }
@@ -325,6 +326,17 @@ impl Deputy {
                 self.target_gone("the host broke the protocol".into()).await;
             }
         }
+    }
+
+    /// The original counts no more, if it has not ended.
+    fn leaves(&self) -> bool {
+        let original = (!self.seat.is_away()).then(|| self.original.pidfd.try_clone());
+        let left = self.seat.leave();
+        // From now on nobody else waits for it.
+        if let Some(Ok(pidfd)) = original.filter(|_| left) {
+            self.remains.keep(pidfd);
+        }
+        left
     }
 
     async fn target_gone(&mut self, why: String) {
@@ -396,7 +408,7 @@ impl Deputy {
     async fn offer(&mut self, to: NodeId) -> Result<(), String> {
         if to == self.travel.node {
             // Its pid is to be free.
-            sys::bury(self.original.pid);
+            self.bury().await;
         }
         let arrival = Box::new(Arrival {
             pid: self.original.pid,
@@ -498,6 +510,13 @@ impl Deputy {
             tracing::warn!(pid = self.original.pid, %error, "a frozen job does not go on");
         }
         self.seat.moves(false);
+    }
+
+    /// Frees the pid here, if it is not that of a process that runs.
+    async fn bury(&mut self) {
+        if let Some(pidfd) = self.remains.take() {
+            remains::bury(self.original.pid, pidfd).await;
+        }
     }
 
     async fn end_original(&mut self) {

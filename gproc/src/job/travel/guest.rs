@@ -9,6 +9,7 @@ use super::super::protocol::{
 };
 use super::super::sys;
 use super::engine::{Engine, Images, Waiting};
+use super::remains::ended;
 use super::rules::{Copy, Word};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
 use super::{Travel, pipes};
@@ -446,13 +447,10 @@ impl Guest {
         self.copy = self.copy.after(Word::End);
         let group = Arc::clone(&self.group);
         blocking(move || group.end()).await;
-        // At home it keeps its pid until the job is over.
-        if !self.over && !self.travel.is_home_of(self.pid) {
-            let reaped =
-                tokio::time::timeout(super::super::agent::KILLED_WITHIN, ended(&self.pidfd));
-            if !matches!(reaped.await, Ok(Ok(_))) {
-                tracing::warn!(pid = self.pid, "a job that has left does not die");
-            }
+        // One that has ended by itself was waited for.
+        if !self.over {
+            let pidfd = self.pidfd.into_inner();
+            self.travel.keep_or_bury(self.pid, pidfd).await;
         }
         drop(self.parent.take());
         // Removing a cgroup may wait for the kernel.
@@ -492,17 +490,6 @@ fn read_now(pipe: std::os::fd::BorrowedFd<'_>) -> Option<Bytes> {
         .filter(|len| *len > 0)?;
     bytes.truncate(len);
     Some(bytes.into())
-}
-
-/// Waits for the end of a child and takes it off the process table. Cancel-safe.
-async fn ended(pidfd: &AsyncFd<OwnedFd>) -> io::Result<End> {
-    loop {
-        let mut ready = pidfd.readable().await?;
-        match sys::try_wait(pidfd.get_ref().as_fd())? {
-            None => ready.clear_ready(),
-            Some(end) => return Ok(end),
-        }
-    }
 }
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

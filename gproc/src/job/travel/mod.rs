@@ -9,6 +9,7 @@ mod deputy;
 mod engine;
 mod guest;
 mod pipes;
+mod remains;
 mod rules;
 pub(super) mod wire;
 
@@ -26,6 +27,7 @@ use consistency::NodeId;
 use deputy::{Deputy, Original};
 use gfs::net::{ServiceId, Transport};
 use nix::errno::Errno;
+use remains::Remains;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -62,6 +64,7 @@ pub(super) struct Travel {
 struct Known {
     orders: mpsc::Sender<Order>,
     seat: Arc<Seat>,
+    remains: Arc<Remains>,
     status: Arc<Mutex<Status>>,
     group: GroupSlot,
     /// What keeps it here for its whole life.
@@ -128,6 +131,21 @@ impl Travel {
         self.jobs().contains_key(&pid)
     }
 
+    /// Keeps a copy that has been ended here on the process table while its job goes on elsewhere, if it is a job of
+    /// this node; else buries it.
+    async fn keep_or_bury(&self, pid: i32, pidfd: OwnedFd) {
+        let not_kept = match self.jobs().get(&pid) {
+            Some(known) => {
+                known.remains.keep(pidfd);
+                None
+            }
+            None => Some(pidfd),
+        };
+        if let Some(pidfd) = not_kept {
+            remains::bury(pid, pidfd).await;
+        }
+    }
+
     /// Makes a job known whose program has just started.
     pub(super) fn register(
         self: &Arc<Self>,
@@ -142,6 +160,7 @@ impl Travel {
         let known = Known {
             orders,
             seat: Arc::default(),
+            remains: Arc::default(),
             status: Arc::new(Mutex::new(Status { at, moves })),
             group: Arc::clone(group),
             tied,
@@ -153,10 +172,12 @@ impl Travel {
             group: Arc::clone(group),
         };
         let seat = Arc::clone(&known.seat);
+        let remains = Arc::clone(&known.remains);
         let deputy = Deputy::new(
             Arc::clone(self),
             original,
             Arc::clone(&seat),
+            Arc::clone(&remains),
             Arc::clone(&known.status),
         );
         self.jobs().insert(pid, known.clone());
@@ -165,6 +186,7 @@ impl Travel {
             pid,
             orders: known.orders,
             seat,
+            remains,
             deputy: tokio::spawn(deputy.run(queue)),
         }
     }
@@ -305,6 +327,7 @@ pub(super) struct Ticket {
     pid: i32,
     orders: mpsc::Sender<Order>,
     seat: Arc<Seat>,
+    remains: Arc<Remains>,
     deputy: JoinHandle<()>,
 }
 
@@ -324,6 +347,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.deputy.abort();
         self.travel.jobs().remove(&self.pid);
+        // What is kept from now on nobody would take: `keep_or_bury` keeps nothing of a job that is over.
+        if let Some(pidfd) = self.remains.take() {
+            tokio::spawn(remains::bury(self.pid, pidfd));
+        }
     }
 }
 
