@@ -255,6 +255,125 @@ fn what_a_job_does_not_read_of_a_file_stays() {
     }
 }
 
+/// Feeds scripts, which run glurun as `$GLURUN`, with lines from a pipe (J6), and checks what comes out of them.
+fn check_piped(script: &str, expected: &str) {
+    check_piped_on(&NODES, script, expected);
+}
+
+fn check_piped_on(nodes: &[&str], script: &str, expected: &str) {
+    let cluster = Cluster::new();
+    let lines: String = (0..100_000).map(|line| format!("{line}\n")).collect();
+    for node in nodes {
+        let mut command = cluster.command("bash", &["-c", script]);
+        let glurun = format!("{} -w {node}", env!("CARGO_BIN_EXE_glurun"));
+        command.env("GLURUN", glurun);
+        let output = run_with(command, lines.clone().into_bytes());
+        let told = text(&output.stderr);
+        assert!(output.status.success(), "{script} on {node}: {told}");
+        let expected = match expected {
+            "all" => &*lines,
+            other => other,
+        };
+        let got = text(&output.stdout);
+        let same = got
+            .bytes()
+            .zip(expected.bytes())
+            .take_while(|(a, b)| a == b);
+        let same = same.count();
+        assert!(
+            got == expected,
+            "{script} on {node}: {} bytes, the first {same} are right",
+            got.len()
+        );
+    }
+}
+
+#[test]
+fn what_a_job_does_not_read_of_a_pipe_stays() {
+    check_piped("$GLURUN sh -c 'read a; echo $a'; cat", "all");
+    check_piped("$GLURUN true; cat", "all");
+    check_piped("$GLURUN cat; cat", "all");
+    // More than fits into all that is on the way.
+    check_piped(
+        "$GLURUN dd bs=1000 count=500 iflag=fullblock 2>/dev/null; cat",
+        "all",
+    );
+    check_piped(
+        "$GLURUN sh -c 'dd bs=7 count=1 2>/dev/null; exec <&-; echo closed >&2; sleep 0.1'; cat",
+        "all",
+    );
+    // One after the other, with a local reader between.
+    let turns =
+        "for i in 1 2 3; do $GLURUN sh -c 'read a; echo $a'; read b; echo $b; done; $GLURUN cat";
+    check_piped(turns, "all");
+    check_piped(
+        "while read a && [ $a -lt 5 ]; do $GLURUN echo $a; done",
+        "0\n1\n2\n3\n4\n",
+    );
+}
+
+#[test]
+fn a_pipe_is_read_by_one_job_after_the_other() {
+    // Each of two at once would see the same: none is to read what the other has read. Here they read themselves.
+    let both = "exec 3<&0; $GLURUN cat <&3 >a & $GLURUN cat <&3 >b & wait; cat a b; rm a b";
+    check_piped_on(&["2"], both, "all");
+}
+
+#[test]
+fn a_pipe_that_another_program_reads_too_is_a_fault() {
+    let cluster = Cluster::new();
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    writer.write_all(b"for the job").expect("fits");
+    let mut command = cluster.glurun(&[
+        "-w",
+        "2",
+        "sh",
+        "-c",
+        "echo runs; while [ ! -e go ]; do sleep 0.01; done; read a; echo $a",
+    ]);
+    let mut other = reader.try_clone().expect("dups");
+    let piped = command
+        .stdin(reader)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("starts");
+    drop(command);
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("reads");
+    // Whoever comes first: the job may have been sent it by now or not.
+    other.read_exact(&mut [0; 11]).expect("is there");
+    writer.write_all(b" and more\n").expect("fits");
+    drop(writer);
+    write(cluster.dir.path(), "go", "");
+    let (status, mut rest) = (ended(&mut child), String::new());
+    out.read_to_string(&mut rest).expect("reads");
+    match rest.trim() {
+        "and more" => assert!(status.success(), "{status:?}"),
+        _ => assert_eq!(status.code(), Some(125), "{rest}"),
+    }
+}
+
+#[test]
+fn a_quiet_pipe_passes_on_what_comes() {
+    let cluster = Cluster::new();
+    for node in NODES {
+        let mut command = cluster.glurun(&["-w", node, "cat"]);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = piped.spawn().expect("starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        for word in ["one\n", "two\n", "three\n"] {
+            stdin.write_all(word.as_bytes()).expect("writes");
+            let mut line = String::new();
+            out.read_line(&mut line).expect("reads");
+            assert_eq!(line, word);
+        }
+        drop(stdin);
+        assert!(ended(&mut child).success());
+    }
+}
+
 #[test]
 fn one_file_for_both_outputs_keeps_the_order() {
     let cluster = Cluster::new();

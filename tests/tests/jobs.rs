@@ -44,6 +44,34 @@ fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
 }
 
 #[test]
+fn a_pipe_as_input_is_read_as_far_as_the_job_reads_it() {
+    let cluster = Cluster::up(2);
+    let run = |script: &str| {
+        cluster
+            .node(1)
+            .spawn_command(&["bash", "-c", script])
+            .wait(DEADLINE)
+    };
+    let lines = "cd /; seq 300000 > /tmp/lines.$$; (READERS; cat) < <(cat /tmp/lines.$$) | cmp - /tmp/lines.$$; \
+        echo same $?; rm /tmp/lines.$$";
+    for readers in [
+        "glurun -w 2 sh -c 'read a; echo $a'",
+        "glurun -w 2 true",
+        "glurun -w 2 cat",
+        "glurun -w 2 sed -u 1000q",
+        "glurun -w 2 dd bs=500000 count=1 iflag=fullblock status=none",
+        "read x; echo $x; glurun -w 2 sh -c 'read a; echo $a'; read x; echo $x; glurun -w 2 -l true",
+        "glurun -n 2 -w 2 -i 1 sh -c 'test $GLU_VNN = 0 || { read a; echo $a; }'",
+    ] {
+        assert_eq!(
+            run(&lines.replace("READERS", readers)).ok(),
+            "same 0",
+            "{readers}"
+        );
+    }
+}
+
+#[test]
 fn a_job_sees_its_home_s_name() {
     let cluster = Cluster::up(2);
     let run = |script: &str| cluster.sh(1, script).ok();

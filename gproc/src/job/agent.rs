@@ -217,9 +217,15 @@ impl Agent {
         if process.reads_file() {
             sender.send(&FromJob::InputFromFile).await;
         }
+        let followed = pipes.is_some() && extras.contains(&Extra::FollowInput);
+        if followed {
+            sender.send(&FromJob::InputRead(0)).await;
+        }
         sender.send(&started).await;
         let stops = process.watch_stops(sender.clone());
-        let mut pumps = pipes.map(|pipes| pipes.start(sender)).unwrap_or_default();
+        let mut pumps = pipes
+            .map(|pipes| pipes.start(followed, sender))
+            .unwrap_or_default();
         if let Some(wire) = wire {
             pumps.start_wire(wire, sender);
         }
@@ -321,7 +327,7 @@ impl Streams {
     ) -> io::Result<Self> {
         let terminal = extras.iter().find_map(|extra| match extra {
             Extra::Terminal(terminal) => Some(terminal),
-            Extra::TellInput | Extra::InputFile(_) | Extra::HostName(_) | Extra::Wire => None,
+            _ => None,
         });
         match (terminal, descriptors) {
             (None, Some(stdio)) => Ok(Self {
@@ -346,14 +352,14 @@ impl Streams {
 fn input_file(extras: &[Extra]) -> Option<InputFile> {
     extras.iter().find_map(|extra| match extra {
         Extra::InputFile(file) => Some(file.clone()),
-        Extra::Terminal(_) | Extra::TellInput | Extra::HostName(_) | Extra::Wire => None,
+        _ => None,
     })
 }
 
 fn host_name(extras: &[Extra]) -> Option<Bytes> {
     extras.iter().find_map(|extra| match extra {
         Extra::HostName(name) => Some(name.clone()),
-        Extra::Terminal(_) | Extra::TellInput | Extra::InputFile(_) | Extra::Wire => None,
+        _ => None,
     })
 }
 
@@ -372,7 +378,7 @@ async fn tell_what_is_left(
         }
         let unread = pty.take_unread().unwrap_or_default();
         sender.send(&FromJob::InputLeft { taken, unread }).await;
-    } else if extras.contains(&Extra::TellInput) {
+    } else if extras.contains(&Extra::TellInput) || extras.contains(&Extra::FollowInput) {
         let unread = Bytes::new();
         sender.send(&FromJob::InputLeft { taken, unread }).await;
     }

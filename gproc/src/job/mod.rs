@@ -13,7 +13,7 @@
 //! - [`place`]: which node; pure. [`view`]: what is known about the nodes.
 //! - [`admission`]: whom a node is for.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
-//! - [`agent`]: the host's end; [`stdio`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
+//! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
 //!
@@ -26,6 +26,7 @@
 //! - J4 **The cluster's tree may hang.** Whatever may touch a file (change of directory, exec) happens in a child
 //!   or on a spawn thread, never on a thread of the runtime, which may be the one that serves the file.
 //! - J5 **A node runs what it is for.** Whom that is the node itself says ([`admission`]), whatever home believes.
+//! - J6 **What is not read stays.** Of a pipe as input nothing is taken out but what the job has read ([`peek`]).
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
@@ -33,8 +34,10 @@ pub mod admission;
 pub mod agent;
 mod frame;
 mod group;
+mod input;
 pub mod leader;
 mod mark;
+pub mod peek;
 mod peer;
 pub mod place;
 pub mod protocol;

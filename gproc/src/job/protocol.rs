@@ -9,7 +9,7 @@
 //! | who | may send | until |
 //! | --- | --- | --- |
 //! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed`; `Wire` to a job that has one | it got `Ended` |
-//! | host | `Started` first, then the rest up to the credit, `Ended` last; `InputLeft` and `Modes` at most once, before `Ended` | - |
+//! | host | `Started` first (after `InputFromFile` or `InputRead`), then the rest up to the credit, `Ended` last; `InputLeft` and `Modes` at most once, before `Ended` | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
 use super::terminal::{Extra, Modes, WindowSize};
@@ -32,8 +32,8 @@ pub const FRAME_BYTES_MAX: usize = DATA_BYTES_MAX + 64;
 /// Upper limit of the data in one frame.
 pub const DATA_BYTES_MAX: usize = 64 << 10;
 
-/// Input that may be on its way without the job having read it. What the job leaves unread is lost to the owner's
-/// other readers: at most this and the capacity of one pipe.
+/// Input that may be on its way without the job having read it. What the job leaves unread of it is lost to the owner's
+/// other readers, with what a pipe holds, unless the input is a file or is followed (rule J6).
 pub const INPUT_WINDOW: u32 = 256 << 10;
 
 /// Output of one stream that may be on its way without the owner having written it.
@@ -257,6 +257,9 @@ pub enum FromJob {
     InputFromFile,
     /// Answers [`ToJob::Ask`].
     Told(Told),
+    /// So many bytes of the input, in all, the job has read for certain; 0 before `Started` says that the host tells this.
+    /// For who follows its input.
+    InputRead(u64),
 }
 
 impl FromJob {
@@ -533,6 +536,8 @@ mod tests {
             bytes: wire,
         };
         check(&output, &[4, 0, 0, 0, 1, 2, 1, b'w']);
+        check(&Extra::FollowInput, &[1, 0, 0, 0, 5]);
+        check(&FromJob::InputRead(300), &[4, 0, 0, 0, 11, 251, 44, 1]);
     }
 
     #[test]

@@ -29,6 +29,13 @@ impl Job {
             frame(&ToJob::StartWith(start, self.extras.clone()))
         }
     }
+
+    /// Does without what a node of this version does not know, and the job can do without (V1).
+    fn keep_known(&mut self, version: Option<u32>) {
+        let known = |extra: &Extra| version.is_none_or(|spoken| spoken >= extra.since());
+        self.extras
+            .retain(|extra| known(extra) || !extra.is_optional());
+    }
 }
 
 /// How one attempt has ended.
@@ -52,11 +59,7 @@ pub(super) async fn relay(
     silence: Duration,
 ) -> Option<End> {
     loop {
-        let first = job.first_frame();
-        if first.len() - 4 > FIRST_BYTES_MAX {
-            return Some(End::lost("arguments and environment are too long"));
-        }
-        match attempt(transport, host, first, owner, to_owner, silence).await {
+        match attempt(transport, host, &mut job, owner, to_owner, silence).await {
             Attempt::Over => return None,
             Attempt::Failed(end) => return Some(end),
             Attempt::NotTaken if job.extras.is_empty() => {
@@ -77,7 +80,7 @@ pub(super) async fn relay(
 async fn attempt(
     transport: &dyn Transport,
     host: NodeId,
-    first: Vec<u8>,
+    job: &mut Job,
     owner: &mut FrameReader<impl AsyncRead + Unpin>,
     to_owner: &FrameSender,
     silence: Duration,
@@ -90,6 +93,12 @@ async fn attempt(
             return Attempt::Failed(End::lost(why));
         }
     };
+    // Known now that there is a connection.
+    job.keep_known(transport.version_of(host));
+    let first = job.first_frame();
+    if first.len() - 4 > FIRST_BYTES_MAX {
+        return Attempt::Failed(End::lost("arguments and environment are too long"));
+    }
     let mut from_host = FrameReader::new(stream.reader);
     let writer = FrameWriter::new(stream.writer);
     let to_host = writer.sender();
@@ -141,4 +150,46 @@ async fn attempt(
 
 fn lost(host: NodeId, why: &str) -> End {
     End::lost(format!("node {host} was lost with the job: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::{Credentials, Request, Stdio};
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn an_older_node_gets_what_it_knows() {
+        let check = |version, expected: &[Extra]| {
+            let request = Request {
+                argv: Vec::new(),
+                env: Vec::new(),
+                cwd: Bytes::new(),
+                umask: 0,
+                ignored: 0,
+                stdio: [Stdio::Null; 3],
+                nodes: Vec::new(),
+                npid: 1,
+                vnn: 0,
+            };
+            let credentials = Credentials {
+                uid: 0,
+                gid: 0,
+                groups: Vec::new(),
+            };
+            let start = Box::new(Start {
+                request,
+                credentials,
+                limits: Vec::new(),
+                nice: 0,
+            });
+            let extras = vec![Extra::TellInput, Extra::FollowInput];
+            let mut job = Job { start, extras };
+            job.keep_known(version);
+            assert_eq!(job.extras, expected, "{version:?}");
+        };
+        check(Some(10), &[Extra::TellInput]);
+        check(Some(11), &[Extra::TellInput, Extra::FollowInput]);
+        check(None, &[Extra::TellInput, Extra::FollowInput]);
+    }
 }

@@ -2,15 +2,15 @@
 //! the frames, against credit (rule J3).
 
 use super::frame::FrameSender;
+use super::input::{Input, Reader};
 use super::protocol::{
     DATA_BYTES_MAX, FromJob, INPUT_WINDOW, OUTPUT_WINDOW, Request, Stdio, Stream, ToJob,
 };
-use super::sys;
 use super::terminal::Pty;
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -89,29 +89,13 @@ impl Pipes {
         Ok((ours, [pty.slave()?, pty.slave()?, fd2]))
     }
 
-    /// Starts carrying.
-    pub(super) fn start(self, sender: &FrameSender) -> Pumps {
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let of_terminal = self.of_terminal;
-        let input = self.input.map(|pipe| {
-            let (queue, pieces) = mpsc::channel(INPUT_WINDOW as usize);
-            let (stop, stopped) = watch::channel(false);
-            let pump = InputPump {
-                pipe,
-                pieces,
-                waiting: Arc::clone(&waiting),
-                sender: sender.clone(),
-                stopped,
-                of_terminal,
-                written: 0,
-            };
-            Input {
-                queue: Some(queue),
-                waiting,
-                stop,
-                task: tokio::spawn(pump.run()),
-            }
-        });
+    /// Starts carrying. `followed`: the owner is told how much of its input the job has read.
+    pub(super) fn start(self, followed: bool, sender: &FrameSender) -> Pumps {
+        let reader = match (self.of_terminal, followed) {
+            (true, _) => Reader::Terminal,
+            (false, followed) => Reader::Pipe { followed },
+        };
+        let input = self.input.map(|pipe| Input::start(pipe, reader, sender));
         let mut tasks = JoinSet::new();
         let mut output = |stream, pipe: Option<pipe::Receiver>| {
             pipe.map(|pipe| Output::start(stream, pipe, sender, &mut tasks))
@@ -206,15 +190,6 @@ impl WireInput {
     }
 }
 
-struct Input {
-    /// `None`: the owner's input has ended.
-    queue: Option<mpsc::Sender<Bytes>>,
-    /// Bytes the owner has sent and has no new credit for.
-    waiting: Arc<AtomicUsize>,
-    stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<u64>,
-}
-
 struct Output {
     credit: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
@@ -279,7 +254,7 @@ impl Pumps {
                     .input
                     .as_mut()
                     .ok_or(Violation("input not asked for"))?;
-                input.queue = None;
+                input.end();
                 Ok(())
             }
             ToJob::Credit { stream, bytes } => {
@@ -327,9 +302,7 @@ impl Pumps {
 
     /// Ends the input of a job that is gone; returns how much of it the job has taken, `None` if it had none.
     pub(super) async fn stop_input(&mut self) -> Option<u64> {
-        let mut input = self.input.take()?;
-        input.stop.send_replace(true);
-        (&mut input.task).await.ok()
+        self.input.take()?.stop().await
     }
 
     /// Waits until all output is sent. Cancel-safe.
@@ -344,101 +317,6 @@ impl Pumps {
             Stream::Wire => self.wire.as_ref().map(|(output, _)| output),
         }
     }
-}
-
-impl Input {
-    fn push(&mut self, bytes: Bytes) -> Result<(), Violation> {
-        if bytes.is_empty() || bytes.len() > DATA_BYTES_MAX {
-            return Err(Violation("a piece of input of a size that is not allowed"));
-        }
-        let Some(queue) = &self.queue else {
-            return Err(Violation("input after its end"));
-        };
-        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
-        if waiting > INPUT_WINDOW as usize {
-            return Err(Violation("input without credit"));
-        }
-        // Where the job reads no more (the pump has told the owner) this drops what is still on its way.
-        queue.try_send(bytes).ok();
-        Ok(())
-    }
-}
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-struct InputPump {
-    pipe: pipe::Sender,
-    pieces: mpsc::Receiver<Bytes>,
-    waiting: Arc<AtomicUsize>,
-    sender: FrameSender,
-    /// The job is gone.
-    stopped: watch::Receiver<bool>,
-    of_terminal: bool,
-    written: u64,
-}
-
-impl InputPump {
-    /// Carries until the job is gone; returns how much it has taken.
-    async fn run(mut self) -> u64 {
-        let mut stopped = self.stopped.clone();
-        let ended = tokio::select! {
-            biased;
-            () = gone(&mut stopped) => false,
-            closed = self.carry() => {
-                if closed {
-                    self.sender.send(&FromJob::InputClosed).await;
-                }
-                !closed
-            }
-        };
-        if self.of_terminal {
-            gone(&mut stopped).await;
-            return self.written;
-        }
-        let reader;
-        let pipe = if ended {
-            // Another reader keeps what the job leaves; the job is to see the end of its input.
-            reader = sys::reader_of(self.pipe.as_fd());
-            drop(self.pipe);
-            reader.as_ref().ok().map(AsFd::as_fd)
-        } else {
-            Some(self.pipe.as_fd())
-        };
-        gone(&mut stopped).await;
-        let unread = pipe.and_then(|pipe| sys::bytes_in(pipe).ok());
-        self.written.saturating_sub(unread.unwrap_or(0))
-    }
-
-    /// Carries pieces until there are no more; `true`: the job reads no more. What a cancelled call has written is
-    /// counted.
-    async fn carry(&mut self) -> bool {
-        while let Some(bytes) = self.pieces.recv().await {
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                match self.pipe.write(rest).await {
-                    Ok(len) => {
-                        self.written += len as u64;
-                        rest = &rest[len..];
-                    }
-                    Err(_) => return true,
-                }
-            }
-            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
-            let len = u32::try_from(bytes.len()).expect("pieces are checked to be small");
-            self.sender.send(&FromJob::InputCredit(len)).await;
-        }
-        false
-    }
-}
-
-/// Waits until the job is gone.
-async fn gone(stopped: &mut watch::Receiver<bool>) {
-    // The sender is dropped only together with the task that asks.
-    stopped.wait_for(|stopped| *stopped).await.ok();
 }
 
 struct OutputPump {

@@ -36,7 +36,12 @@ pub enum Extra {
     HostName(Bytes),
     /// Descriptor 3 (`PMI_FD`) is a socket whose other end the owner has: the processes of one command talk through it.
     Wire,
+    /// The owner wants to hear, as the job goes on, how much of its input the job has read.
+    FollowInput,
 }
+
+/// The version of the protocol from which on nodes know [`Extra::FollowInput`].
+const FOLLOW_SINCE: u32 = 11;
 
 /// A file that is the same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +59,23 @@ impl Extra {
     pub(super) fn is_optional(&self) -> bool {
         match self {
             Self::Terminal(_) => false,
-            Self::TellInput | Self::InputFile(_) | Self::HostName(_) | Self::Wire => true,
+            Self::TellInput
+            | Self::InputFile(_)
+            | Self::HostName(_)
+            | Self::Wire
+            | Self::FollowInput => true,
+        }
+    }
+
+    /// Returns the version of the protocol from which on nodes know it; older ones may know none at all.
+    pub(super) fn since(&self) -> u32 {
+        match self {
+            Self::Terminal(_)
+            | Self::TellInput
+            | Self::InputFile(_)
+            | Self::HostName(_)
+            | Self::Wire => 0,
+            Self::FollowInput => FOLLOW_SINCE,
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod make;
 mod many;
 pub(crate) mod owner;
 mod parallel;
+mod peeked;
 mod pmi;
 pub mod shell;
 mod signals;

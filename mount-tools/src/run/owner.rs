@@ -3,6 +3,7 @@
 use super::copy::{Input, Output, Sink};
 use super::fan::Fan;
 use super::parallel::Parallel;
+use super::peeked::{self, Peeked, ReadTwice};
 use super::signals::Signals;
 use super::sys;
 use super::terminal::Terminal;
@@ -253,13 +254,14 @@ impl Command {
                     }
                 }
                 FromJob::Ended(end) => {
-                    streams.finish(self.seekable);
-                    return Ok(end);
+                    let input = streams.finish(self.seekable);
+                    return Ok(input.map_or_else(|why| End::lost(why.to_string()), |()| end));
                 }
                 other => streams.take(other),
             }
         }
-        streams.finish(self.seekable);
+        // The job is lost, and with it more than its input.
+        streams.finish(self.seekable).ok();
         Ok(End::lost(
             "the daemon of this node has ended, and the job with it",
         ))
@@ -268,12 +270,19 @@ impl Command {
     fn extras(&self, request: &Request) -> Vec<Extra> {
         let terminal = self.terminal.as_ref().map(Terminal::like);
         let alone = matches!(self.reader, Reader::One(_));
-        let asks = alone && self.seekable && request.stdio[0] == Stdio::Pipe && terminal.is_none();
+        let carried = alone && request.stdio[0] == Stdio::Pipe && terminal.is_none();
+        let asks = carried && self.seekable;
+        let follows = (carried && peeked::is_pipe()).then_some(Extra::FollowInput);
         let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
         let wire = self.parallel.as_ref().map(|_| Extra::Wire);
         let extras = terminal.map(Extra::Terminal).into_iter();
-        extras.chain(asks).chain(file).chain(wire).collect()
+        extras
+            .chain(asks)
+            .chain(file)
+            .chain(wire)
+            .chain(follows)
+            .collect()
     }
 
     /// Sends the request, with this process's descriptors unless the output is to come through it.
@@ -336,6 +345,10 @@ struct Streams {
     modes: Option<Modes>,
     /// The job reads the file that is the input.
     file_is_read: bool,
+    /// The host tells how much of the input the job has read.
+    followed: bool,
+    /// The input, if so.
+    peeked: Option<Peeked>,
 }
 
 impl Streams {
@@ -358,6 +371,9 @@ impl Streams {
             (Some(terminal), _) => terminal.start(line.clone())?,
             (None, Some((vnn, fan))) if stdio[0] == Stdio::Pipe => fan.join(*vnn, line.clone()),
             (None, Some(_)) => {}
+            (None, None) if stdio[0] == Stdio::Pipe && self.followed => {
+                self.peeked = Some(Peeked::start(line.clone())?);
+            }
             (None, None) if stdio[0] == Stdio::Pipe && !self.file_is_read => {
                 self.input = Some(Input::start(line.clone())?);
             }
@@ -382,6 +398,9 @@ impl Streams {
                 if let Some(input) = &self.input {
                     input.add_credit(bytes);
                 }
+                if let Some(peeked) = &self.peeked {
+                    peeked.add_credit(bytes);
+                }
                 if let Some((vnn, fan)) = &self.fan {
                     fan.add_credit(*vnn, bytes);
                 }
@@ -393,8 +412,17 @@ impl Streams {
                 if let Some(input) = &self.input {
                     input.close();
                 }
+                if let Some(peeked) = &self.peeked {
+                    peeked.close();
+                }
                 if let Some((vnn, fan)) = &self.fan {
                     fan.leave(*vnn);
+                }
+            }
+            FromJob::InputRead(in_all) => {
+                self.followed = true;
+                if let Some(peeked) = &self.peeked {
+                    peeked.read(in_all);
                 }
             }
             FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
@@ -416,9 +444,12 @@ impl Streams {
         self.terminal.as_ref().is_some_and(Terminal::stop)
     }
 
-    fn finish(self, seekable: bool) {
+    fn finish(self, seekable: bool) -> Result<(), ReadTwice> {
         for output in [self.out, self.err].into_iter().flatten() {
             output.finish();
+        }
+        if let Some(peeked) = self.peeked {
+            return peeked.finish(self.left.map(|(taken, _)| taken));
         }
         match (self.terminal, self.input, self.left) {
             (Some(terminal), _, left) => terminal.finish(left, self.modes),
@@ -426,6 +457,7 @@ impl Streams {
             (None, None, Some((taken, _))) if self.file_is_read => seek_on(taken),
             _ => {}
         }
+        Ok(())
     }
 }
 

@@ -3,7 +3,10 @@
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
-use std::os::fd::RawFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// Returns the signals that this process ignores: bit `n - 1` for signal `n`. SIGPIPE is left out, which the
 /// runtime of every Rust program ignores.
@@ -47,6 +50,24 @@ pub(super) fn same_open_file(a: RawFd, b: RawFd) -> bool {
     // SAFETY: takes numbers and returns one; without the call in the kernel it fails, and the answer is no.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, own, own, KCMP_FILE, a, b) };
     order == 0
+}
+
+/// Returns how many bytes a pipe holds.
+pub(super) fn bytes_in(pipe: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: `count` has room for the number, and outlives the call.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    nix::errno::Errno::result(result)?;
+    Ok(u64::from(count.unsigned_abs()))
+}
+
+/// Opens the pipe of a reader once more, as an open file of its own.
+pub(super) fn open_again(reader: BorrowedFd<'_>) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// Has the terminal at descriptor 0 take bytes as if they were typed, as far as the kernel lets this user.

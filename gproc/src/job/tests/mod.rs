@@ -228,6 +228,7 @@ impl Job {
             | FromJob::Stopped(_)
             | FromJob::Modes(_)
             | FromJob::InputFromFile
+            | FromJob::InputRead(_)
             | FromJob::Told(_) => {}
             FromJob::Ended(end) => return Some(end),
         }
