@@ -20,7 +20,7 @@
 //! * **L2 order** - a reply may be cached only if its grant is younger than every break and every release of
 //!   that inode the client has carried out: replies and callbacks cross on the way.
 //! * **L3 conservative expiry** - a client counts the term from when it *sent* the request, less [`DRIFT`]; the
-//!   server counts it from when it answered. The client always stops first.
+//!   server counts it from when it answered. The client always stops first. [`Rates`] finds clocks that run further apart.
 //! * **L4 named grants** - each break names the grant anew, and only an ack or a release with that name
 //!   touches it: what is late or doubled is about a name that is gone.
 //! * **L5 first come, first served** - a claim waits only for incompatible claims that came before it.
@@ -44,12 +44,14 @@ mod client;
 mod crossings;
 mod mutant;
 mod notes;
+mod rates;
 mod server;
 #[cfg(test)]
 mod sim;
 
 pub use client::{Client, Stamp};
 pub use notes::{Notes, longest};
+pub use rates::{Apart, Rates, Reading};
 pub use server::{
     Action, BeginError, Claim, Config, LockNotes, Need, OPS_PER_SESSION_MAX, ReclaimError, Renewal,
     Server, SessionEnded,

@@ -47,9 +47,9 @@ macro_rules! variants {
 
 variants!(MetaRequest: OpenSession Renew Reclaim Release Op Cancel Nodes Lock ReclaimLocks Watch Closed Locate BadCopies
     Inventory Drain Repair Voters
-    WatchSince Revoked);
+    WatchSince Revoked Clock);
 variants!(MetaReply: Opened Renewed Reclaimed Done Op Nodes NotLeader SessionEnded Lock Events Located Inventory Repair
-    Voters EventsUpTo Revoked);
+    Voters EventsUpTo Revoked Clock);
 variants!(Op: Lookup GetAttr Load ReadDir ReadLink GetXattrs StatFs Create Link Unlink Rename SetAttr SetXattr RemoveXattr
     Flush AllocateChunks Accessed Make Names);
 variants!(NameChange: Made Removed);
@@ -224,6 +224,7 @@ fn requests() -> Vec<MetaRequest> {
             since: Some(PLACE),
         },
         MetaRequest::Revoked,
+        MetaRequest::Clock,
     ]
 }
 
@@ -281,6 +282,10 @@ fn replies() -> Vec<MetaReply> {
             lost: true,
         },
         MetaReply::Revoked(vec![(NODE, at(1))]),
+        MetaReply::Clock {
+            epoch: EPOCH,
+            since: Duration(5),
+        },
     ]
 }
 

@@ -78,6 +78,9 @@ pub const VOTERS_SINCE: u32 = 10;
 /// The version of the protocol that has brought [`MetaRequest::Revoked`], and revocations in the log.
 pub const REVOKED_SINCE: u32 = 10;
 
+/// The version of the protocol that has brought [`MetaRequest::Clock`].
+pub const CLOCK_SINCE: u32 = 11;
+
 /// A request to the metadata leader.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MetaRequest {
@@ -218,6 +221,8 @@ pub enum MetaRequest {
     },
     /// Asks whose certificates are not good any more; answered by [`MetaReply::Revoked`].
     Revoked,
+    /// Asks for the leader's own clock, to compare rates; answered by [`MetaReply::Clock`].
+    Clock,
 }
 
 /// Answer to a [`MetaRequest`].
@@ -303,6 +308,13 @@ pub enum MetaReply {
     },
     /// Revoked: certificates of these nodes are good if they were issued later than this.
     Revoked(Vec<(NodeId, Timestamp)>),
+    /// Clock.
+    Clock {
+        /// Whose clock it is: that of this reign's leader.
+        epoch: Epoch,
+        /// What it says, since some moment of its own.
+        since: Duration,
+    },
 }
 
 #[cfg(test)]

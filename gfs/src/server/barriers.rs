@@ -634,7 +634,8 @@ impl Barriers {
         self.core.lock().expect("no holder panics")
     }
 
-    fn now(&self) -> Instant {
+    /// Returns this node's own time, which leases count by.
+    pub(super) fn now(&self) -> Instant {
         Instant(u64::try_from(self.started.elapsed().as_micros()).expect("not that old"))
     }
 }

@@ -204,6 +204,10 @@ impl MetaServer {
             | MetaRequest::Repair => self.about_copies(from, request).await,
             MetaRequest::Voters => MetaReply::Voters(self.voters()),
             MetaRequest::Revoked => MetaReply::Revoked(self.revoked().into_iter().collect()),
+            MetaRequest::Clock => MetaReply::Clock {
+                epoch,
+                since: Duration(self.barriers.now().0),
+            },
             MetaRequest::Cancel { session, seq } => {
                 self.barriers.cancel(from, session, seq);
                 MetaReply::Done

@@ -98,6 +98,7 @@ impl Life {
             incarnation: self.who.life,
             request_deadline: Duration::from_secs(5),
             flush_after: Duration::from_secs(1),
+            compare_clocks_every: Duration::from_millis(300),
             ..Config::default()
         };
         let store = self.chunks;

@@ -44,11 +44,13 @@ pub(crate) enum Mutant {
     BelieveDisks,
     /// D7: a chunk that one node does not take is not offered to another one.
     NoOther,
+    /// L3: the clock of a node runs slower than leases allow.
+    SlowClock,
 }
 
 impl Mutant {
     /// All of them, each with a seed near which a world notices it.
-    pub(super) const ALL: [(Self, u64); 18] = [
+    pub(super) const ALL: [(Self, u64); 19] = [
         (Self::NoSync, 0),
         (Self::NoVote, 12),
         (Self::GoOn, 4),
@@ -67,6 +69,7 @@ impl Mutant {
         (Self::IgnoreSessions, 0),
         (Self::BelieveDisks, 16),
         (Self::NoOther, 8),
+        (Self::SlowClock, 0),
     ];
 
     pub(super) fn named(name: &str) -> Option<Self> {

@@ -96,8 +96,7 @@ impl World {
             let running = Running {
                 runtime: None,
                 offset: BEGINNING + dice.below(1_000_000) * MS,
-                // Two clocks differ by at most 1 part in DRIFT.
-                rate: 990 + dice.below(21_u64),
+                rate: rate(node, dice.below(21_u64), mutant),
                 skew: dice.below(3_600_000) * MS,
                 paused_until: 0,
             };
@@ -301,7 +300,12 @@ impl World {
         let life = host.life;
         if host.up {
             let client = host.client.as_ref().and_then(std::sync::Weak::upgrade);
-            let session = client.and_then(|client| client.session());
+            let session = client.as_ref().and_then(|client| client.session());
+            // L3: the rates are such that none has any.
+            if let Some(trouble) = client.and_then(|client| client.clock_trouble()) {
+                state.fail(format!("the clock of node {node}: {trouble}"));
+                return;
+            }
             if host.session.is_some() && session != host.session {
                 // Its changes went with the session, at some time before it was looked at.
                 let who = Who { node: node.0, life };
@@ -393,6 +397,15 @@ impl World {
         let runtime = runtime();
         drop(runtime.spawn(life.run()));
         self.nodes.get_mut(&node).expect("a node").runtime = Some(runtime);
+    }
+}
+
+/// Returns how fast a node's clock runs, in thousandths: two differ by at most 1 part in DRIFT.
+fn rate(node: NodeId, draw: u64, mutant: Option<Mutant>) -> u64 {
+    if mutant == Some(Mutant::SlowClock) && node == NodeId(NODES) {
+        900
+    } else {
+        990 + draw
     }
 }
 

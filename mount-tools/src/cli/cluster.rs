@@ -60,6 +60,9 @@ struct Own {
     /// What is wrong with its pids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pids: Option<String>,
+    /// What is wrong with its clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clock: Option<String>,
     #[serde(default)]
     version: Option<u32>,
     #[serde(default)]
@@ -108,8 +111,8 @@ impl fmt::Display for Own {
         if let Some(fault) = &self.fault {
             write!(f, "\nnode {node} neither leads nor votes: {fault}")?;
         }
-        if let Some(pids) = &self.pids {
-            write!(f, "\nnode {node}: {pids}")?;
+        for trouble in [&self.pids, &self.clock].into_iter().flatten() {
+            write!(f, "\nnode {node}: {trouble}")?;
         }
         Ok(())
     }

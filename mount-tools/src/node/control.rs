@@ -79,6 +79,9 @@ enum Answer {
         /// What is wrong with its pids.
         #[serde(skip_serializing_if = "Option::is_none")]
         pids: Option<String>,
+        /// What is wrong with its clock.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        clock: Option<String>,
         /// The newest that this node speaks.
         version: u32,
         /// That of the metadata, if they are here.
@@ -451,6 +454,7 @@ pub(super) fn serve(node: &Node) -> Result<JoinHandle<()>> {
             },
             fault: meta.fault(),
             pids: pids.trouble(),
+            clock: client.clock_trouble(),
             version: transport.version_of(local).unwrap_or_default(),
             metadata_version: of_all.keeps_metadata().then(|| meta.version()),
             troubles: transport
