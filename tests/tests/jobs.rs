@@ -72,6 +72,30 @@ fn a_pipe_as_input_is_read_as_far_as_the_job_reads_it() {
 }
 
 #[test]
+fn what_uses_more_memory_than_it_may_is_ended() {
+    let cluster = Cluster::up(2);
+    for node in [1, 2] {
+        let run = |script: &str| {
+            let script = script.replace("LIMITED", &format!("cd /; glurun -w {node} --mem 64"));
+            cluster.sh(1, &script)
+        };
+        // tail keeps a line to its end.
+        let fits = run("LIMITED --cpus 1 sh -c 'head -c 20M /dev/zero | tail -n 1 | wc -c'");
+        assert_eq!(fits.ok(), "20971520");
+        let why = format!(
+            "glurun: out of memory on node {node}: a process of the job ended, which used more than 64 MiB (--mem)"
+        );
+        let ended = run("head -c 200M /dev/zero | (LIMITED tail -n 1)");
+        assert_eq!(ended.code(), Some(137), "{ended}");
+        assert!(ended.stderr.contains(&why), "{ended}");
+        // A part of it: the program itself goes on.
+        let part = run("LIMITED sh -c 'head -c 200M /dev/zero | tail -n 1; echo went on'");
+        assert_eq!(part.stdout, "went on", "{part}");
+        assert!(part.stderr.contains(&why), "{part}");
+    }
+}
+
+#[test]
 fn a_job_sees_its_home_s_name() {
     let cluster = Cluster::up(2);
     let run = |script: &str| cluster.sh(1, script).ok();
@@ -128,7 +152,7 @@ fn commands_on_all_nodes() {
     assert_eq!(waited.code(), Some(128 + 15), "{waited}");
     assert!(start.elapsed() < DEADLINE, "they end others at once");
     assert_eq!(
-        run("glurun --cpus 1 --mem 1 -w 2 sh -c 'echo $GLU_NODE'").ok(),
+        run("glurun --cpus 1 --mem 64 -w 2 sh -c 'echo $GLU_NODE'").ok(),
         "2"
     );
     let large = run("glurun --mem 99999999 true");

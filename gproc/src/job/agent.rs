@@ -4,6 +4,7 @@
 use super::admission::{Admission, Admissions};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
+use super::limits::Limits;
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
@@ -201,6 +202,7 @@ impl Agent {
             // At home the machine has it.
             host_name: host_name(&extras).filter(|_| owner.hop == Hop::Remote),
             wire: job_wire,
+            limits: limits(&extras),
         };
 
         let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
@@ -208,7 +210,12 @@ impl Agent {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        process.may_move(&self.travel, group, wire.is_some(), user);
+        let tied = match (&wire, limits(&extras) == Limits::default()) {
+            (Some(_), _) => Some("wire"),
+            (None, false) => Some("limits"),
+            (None, true) => None,
+        };
+        process.may_move(&self.travel, group, tied, user);
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),
@@ -247,6 +254,12 @@ impl Agent {
                 let taken = process.read_of_file().await.or(taken);
                 pumps.job_is_gone();
                 owner.serve_output(&mut pumps).await?;
+                let ended = group
+                    .get()
+                    .map_or(0, |group| group.kept().ended_for_memory());
+                if ended > 0 {
+                    sender.send(&FromJob::OutOfMemory(ended)).await;
+                }
                 tell_what_is_left(&extras, taken, pty.as_deref(), sender).await;
                 Ok(end)
             }
@@ -354,6 +367,14 @@ fn input_file(extras: &[Extra]) -> Option<InputFile> {
         Extra::InputFile(file) => Some(file.clone()),
         _ => None,
     })
+}
+
+fn limits(extras: &[Extra]) -> Limits {
+    let limits = extras.iter().find_map(|extra| match extra {
+        Extra::Limits(limits) => Some(*limits),
+        _ => None,
+    });
+    limits.unwrap_or_default()
 }
 
 fn host_name(extras: &[Extra]) -> Option<Bytes> {

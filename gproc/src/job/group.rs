@@ -4,6 +4,7 @@
 //! processes are known by a variable in their environment instead; one that clears its environment escapes then.
 //! A guardian process kills and removes the instance's whole cgroup when the daemon is gone, however it went.
 
+use super::limits::{self, Kept, Limits};
 use super::mark::Mark;
 use super::sys;
 use std::fs::{self, File};
@@ -24,6 +25,9 @@ const FROZEN_WITHIN: Duration = Duration::from_secs(5);
 /// Where the cgroup trees of version 2 are mounted.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
+/// The cgroup of the daemon alone, in that of its service.
+const SUBGROUP: &str = "glud";
+
 /// The jobs of one daemon.
 #[derive(Debug)]
 pub(super) struct Groups {
@@ -42,6 +46,7 @@ struct Cgroup {
 impl Groups {
     /// Prepares for the jobs of `instance`; kills what an earlier daemon of that name left behind.
     pub(super) fn new(instance: &str) -> Self {
+        limits::remove_old(instance);
         let cgroup = Cgroup::new(instance)
             .inspect_err(|error| {
                 tracing::warn!(%error, "no cgroup for jobs: they are known by their environment only");
@@ -54,8 +59,8 @@ impl Groups {
         }
     }
 
-    /// Makes the group of a new job.
-    pub(super) fn group(&self) -> io::Result<Group> {
+    /// Makes the group of a new job, which is kept within limits (J7).
+    pub(super) fn group(&self, limits: Limits) -> io::Result<Group> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mark = Mark::new(&format!("{}/{number}", self.instance))?;
         let cgroup = self.cgroup.as_ref().map(|all| {
@@ -66,10 +71,14 @@ impl Groups {
             })?;
             Ok::<_, io::Error>((dir, open))
         });
-        Ok(Group {
+        let mut group = Group {
             mark,
+            kept: Kept::default(),
             cgroup: cgroup.transpose()?,
-        })
+        };
+        let name = format!("{}.j{number}", self.instance);
+        group.kept = Kept::new(limits, &name, group.dir())?;
+        Ok(group)
     }
 }
 
@@ -104,14 +113,17 @@ fn parents() -> Vec<PathBuf> {
         .into_iter()
         .map(Path::new)
         .filter(|mount| mount.join("cgroup.controllers").exists());
-    mounts
-        .flat_map(|mount| {
-            own.into_iter()
-                .filter(|path| !path.is_empty())
-                .map(|path| mount.join(path))
-                .chain([mount.to_owned()])
-        })
-        .collect()
+    let own = own.filter(|path| !path.is_empty()).map(Path::new);
+    mounts.flat_map(|mount| parents_below(mount, own)).collect()
+}
+
+/// A cgroup that has processes hands no controller on. Where systemd has put the daemon into one of its own for that
+/// (`DelegateSubgroup=`), jobs belong beside it.
+fn parents_below(mount: &Path, own: Option<&Path>) -> Vec<PathBuf> {
+    let beside = own.filter(|own| own.ends_with(SUBGROUP));
+    let beside = beside.and_then(Path::parent);
+    let dirs = [beside, own, Some(Path::new(""))].into_iter().flatten();
+    dirs.map(|dir| mount.join(dir)).collect()
 }
 
 /// Kills all in a cgroup and removes it with its children.
@@ -167,6 +179,7 @@ fn is_so(events: &File, line: &str) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct Group {
     mark: Mark,
+    kept: Kept,
     cgroup: Option<(PathBuf, File)>,
 }
 
@@ -174,6 +187,11 @@ impl Group {
     /// Returns the cgroup to start the job in.
     pub(super) fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         self.cgroup.as_ref().map(|(_, open)| open.as_fd())
+    }
+
+    /// Returns the limits that it is kept within.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Returns the directory of its cgroup.
@@ -275,13 +293,30 @@ mod tests {
     }
 
     #[test]
+    fn jobs_belong_beside_a_daemon_that_is_alone() {
+        let check = |own: Option<&str>, expected: &[&str]| {
+            let found = parents_below(Path::new("/c"), own.map(Path::new));
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(found, expected, "{own:?}");
+        };
+        check(None, &["/c"]);
+        check(
+            Some("system.slice/glud.service"),
+            &["/c/system.slice/glud.service", "/c"],
+        );
+        let service = "/c/system.slice/glud.service";
+        let alone = [service, "/c/system.slice/glud.service/glud", "/c"];
+        check(Some("system.slice/glud.service/glud"), &alone);
+    }
+
+    #[test]
     fn the_guardian_ends_jobs_when_the_daemon_is_gone() {
         let groups = Groups::new(&format!("guardian-test-{}", std::process::id()));
         let Some(all) = groups.cgroup.as_ref().map(|all| all.dir.clone()) else {
             eprintln!("no cgroups here: nothing to guard");
             return;
         };
-        let group = groups.group().expect("a group");
+        let group = groups.group(Limits::default()).expect("a group");
         let mut shell = sleepers_in(&group);
         assert!(!group.is_surely_empty());
         // The kernel closes the guardian's pipe as this does, however the daemon ends.
@@ -300,14 +335,16 @@ mod tests {
             eprintln!("no cgroups here: nothing can be left");
             return;
         }
-        let group = earlier.group().expect("a group");
+        let group = earlier.group(Limits::default()).expect("a group");
         let mut shell = sleepers_in(&group);
         let later = Groups::new(&instance);
         assert!(group.is_surely_empty());
         shell.wait().expect("killed");
         // However late the earlier daemon's guardian comes, it leaves the later one's alone.
         drop(earlier);
-        later.group().expect("the later daemon makes groups");
+        later
+            .group(Limits::default())
+            .expect("the later daemon makes groups");
         // Its cgroup is gone, and so need not be removed.
         std::mem::forget(group);
     }

@@ -27,6 +27,7 @@
 //!   or on a spawn thread, never on a thread of the runtime, which may be the one that serves the file.
 //! - J5 **A node runs what it is for.** Whom that is the node itself says ([`admission`]), whatever home believes.
 //! - J6 **What is not read stays.** Of a pipe as input nothing is taken out but what the job has read ([`peek`]).
+//! - J7 **Limits are kept.** What cannot be limited as asked is not run ([`limits`]).
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
@@ -36,6 +37,7 @@ mod frame;
 mod group;
 mod input;
 pub mod leader;
+pub mod limits;
 mod mark;
 pub mod peek;
 mod peer;

@@ -260,6 +260,9 @@ pub enum FromJob {
     /// So many bytes of the input, in all, the job has read for certain; 0 before `Started` says that the host tells this.
     /// For who follows its input.
     InputRead(u64),
+    /// The kernel has ended so many processes of the job because all together used more memory than the job may. For who
+    /// has limited it; before `Ended`.
+    OutOfMemory(u64),
 }
 
 impl FromJob {
@@ -370,6 +373,7 @@ pub(super) fn malformed(error: DecodeError) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::Limits;
     use super::*;
     use std::fmt::Debug;
 
@@ -537,6 +541,12 @@ mod tests {
         };
         check(&output, &[4, 0, 0, 0, 1, 2, 1, b'w']);
         check(&Extra::FollowInput, &[1, 0, 0, 0, 5]);
+        let limits = Limits {
+            mem_bytes: Some(7),
+            cpus: Some(2),
+        };
+        check(&Extra::Limits(limits), &[5, 0, 0, 0, 6, 1, 7, 1, 2]);
+        check(&FromJob::OutOfMemory(2), &[2, 0, 0, 0, 12, 2]);
         check(&FromJob::InputRead(300), &[4, 0, 0, 0, 11, 251, 44, 1]);
     }
 

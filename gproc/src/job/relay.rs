@@ -68,8 +68,10 @@ pub(super) async fn relay(
             // A node of an older revision.
             Attempt::NotTaken if job.extras.iter().all(Extra::is_optional) => job.extras.clear(),
             Attempt::NotTaken => {
+                let needed = job.extras.iter().find(|extra| !extra.is_optional());
+                let what = needed.map_or("extras", Extra::name);
                 let why = format!(
-                    "node {host} does not take jobs with a terminal: its Glu is older, or its daemon has ended"
+                    "node {host} does not take jobs with {what}: its Glu is older, or its daemon has ended"
                 );
                 return Some(End::lost(why));
             }

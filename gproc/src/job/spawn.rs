@@ -5,6 +5,7 @@
 use super::frame::FrameSender;
 use super::group::{Group, Groups};
 use super::leader::{self, Report};
+use super::limits::Limits;
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
 use super::terminal::{InputFile, Pty};
@@ -71,6 +72,8 @@ pub(super) struct Wanted {
     pub(super) host_name: Option<Bytes>,
     /// Its end of the wire to its owner.
     pub(super) wire: Option<OwnedFd>,
+    /// What it may use at most.
+    pub(super) limits: Limits,
 }
 
 /// Starts programs.
@@ -151,11 +154,15 @@ struct Host {
 impl Order {
     fn carry_out(mut self, host: &Host) {
         let node = host.node;
-        let group = match host.groups.group() {
+        let group = match host.groups.group(self.wanted.limits) {
             Ok(group) => self.group.get_or_init(|| group),
             Err(error) => {
-                let error =
-                    SpawnError::cluster(format!("node {node} cannot make a cgroup: {error}"));
+                let error = match error.kind() {
+                    io::ErrorKind::Unsupported => {
+                        SpawnError::cluster(format!("node {node} does not take the job: {error}"))
+                    }
+                    _ => SpawnError::cluster(format!("node {node} cannot make a cgroup: {error}")),
+                };
                 self.done.send(Err(error)).ok();
                 return;
             }
@@ -244,6 +251,7 @@ fn start(
         report: report.as_ref().map(|(_, writer)| writer.as_fd()),
         wire: wanted.wire.as_ref().map(AsFd::as_fd),
         cgroup: group.cgroup(),
+        entrances: &group.kept().entrances(),
         credentials: credentials(node, start)?,
         limits: &start.limits,
         nice: start.nice,
@@ -402,7 +410,7 @@ impl Process {
         &mut self,
         travel: &Arc<Travel>,
         group: &GroupSlot,
-        wire: bool,
+        tied: Option<&'static str>,
         user: Credentials,
     ) {
         let tied = match self {
@@ -410,7 +418,7 @@ impl Process {
                 session: Some(_), ..
             } => Some("terminal"),
             Self { file: Some(_), .. } => Some("input_file"),
-            _ => wire.then_some("wire"),
+            _ => tied,
         };
         if let Ok(pidfd) = self.pidfd.try_clone() {
             let pid = self.pid().cast_signed();

@@ -3,6 +3,7 @@
 //! A job with a terminal has a pseudo terminal on its host, whose line discipline does all: the owner's own is in raw
 //! mode meanwhile, and is given what the job has left: the modes, and what was typed and not read.
 
+use super::limits::Limits;
 use super::sys;
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -38,10 +39,15 @@ pub enum Extra {
     Wire,
     /// The owner wants to hear, as the job goes on, how much of its input the job has read.
     FollowInput,
+    /// What it may use at most.
+    Limits(Limits),
 }
 
 /// The version of the protocol from which on nodes know [`Extra::FollowInput`].
 const FOLLOW_SINCE: u32 = 11;
+
+/// The version of the protocol from which on nodes know [`Extra::Limits`].
+const LIMITS_SINCE: u32 = 11;
 
 /// A file that is the same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +64,7 @@ impl Extra {
     /// Returns whether the job may run without it.
     pub(super) fn is_optional(&self) -> bool {
         match self {
-            Self::Terminal(_) => false,
+            Self::Terminal(_) | Self::Limits(_) => false,
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)
@@ -76,6 +82,20 @@ impl Extra {
             | Self::HostName(_)
             | Self::Wire => 0,
             Self::FollowInput => FOLLOW_SINCE,
+            Self::Limits(_) => LIMITS_SINCE,
+        }
+    }
+
+    /// Returns what a job has with it, for messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Terminal(_) => "a terminal",
+            Self::Limits(_) => "limits",
+            Self::TellInput
+            | Self::InputFile(_)
+            | Self::HostName(_)
+            | Self::Wire
+            | Self::FollowInput => "extras",
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::nodes::{self, NodeSet};
 use clap::Parser;
 use clap::error::ErrorKind;
 use consistency::NodeId;
+use gproc::job::limits::Limits;
 use nix::unistd::{dup2_stderr, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,6 +23,9 @@ const NAME: &str = "glurun";
 
 /// Processes of one command, and nodes.
 const COUNT_MAX: i64 = 4096;
+
+/// Memory that may be asked for: more than any machine has, and no more than a number of bytes can tell.
+const MEM_MIB_MAX: u64 = 1 << 40;
 
 /// Exit status for a command line that is not understood.
 const USAGE_STATUS: i32 = 2;
@@ -60,12 +64,14 @@ struct Args {
     #[arg(short = 'b', long, conflicts_with_all = ["label", "pty"])]
     gather: bool,
 
-    /// Memory that a node must have free to be chosen, in MiB.
+    /// Memory in MiB that a node must have free to be chosen, and that each process may use, with those that it starts.
     #[arg(long, value_name = "MIB", conflicts_with = "places")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=MEM_MIB_MAX))]
     mem: Option<u64>,
 
-    /// Processors that a node must have to be chosen.
+    /// Processors that a node must have to be chosen, and the time of which each process may use, with those that it starts.
     #[arg(long, value_name = "COUNT", conflicts_with = "places")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
     cpus: Option<u32>,
 
     /// Puts the command into the queue of batch jobs, where it outlives this process, and prints the number of the job;
@@ -208,6 +214,10 @@ pub fn main() -> ! {
         .gathered(args.gather)
         .with_input_for(reader)
         .parallel(parallel)
+        .limited(Limits {
+            mem_bytes: args.mem.map(|mib| mib << 20),
+            cpus: args.cpus,
+        })
         .with_terminal(terminal);
     if single && args.time.is_none() {
         end_as(
@@ -404,6 +414,8 @@ mod tests {
         check_refused("glurun");
         check_refused("glurun -x host ls");
         check_refused("glurun --mem x ls");
+        check_refused("glurun --mem 0 ls");
+        check_refused("glurun --cpus 0 ls");
         check_refused("glurun --detach -a ls");
         check_refused("glurun -a -n 2 ls");
         check_refused("glurun -l -b ls");

@@ -9,6 +9,7 @@ use super::sys;
 use super::terminal::Terminal;
 use bytes::Bytes;
 use consistency::NodeId;
+use gproc::job::limits::Limits;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
@@ -57,6 +58,8 @@ pub(super) struct Command {
     seekable: bool,
     /// Its processes find each other.
     parallel: Option<Parallel>,
+    /// What each process may use at most.
+    limits: Limits,
 }
 
 impl Command {
@@ -95,6 +98,7 @@ impl Command {
             reader: Reader::One(0),
             seekable: is_file(io::stdin().as_fd()),
             parallel: None,
+            limits: Limits::default(),
         })
     }
 
@@ -114,6 +118,12 @@ impl Command {
     /// Lets `size` processes find each other.
     pub(super) fn parallel(mut self, size: Option<u32>) -> Self {
         self.parallel = size.map(Parallel::new);
+        self
+    }
+
+    /// Limits what each process, with those that it starts, may use.
+    pub(super) fn limited(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -235,6 +245,7 @@ impl Command {
                     if let Some(sink) = sink {
                         sink.set_node(node);
                     }
+                    streams.node = Some(node);
                     if relayed {
                         let label = self.label.then(|| format!("{vnn}: "));
                         streams.start(&request.stdio, label.as_deref(), sink, &line)?;
@@ -254,6 +265,7 @@ impl Command {
                     }
                 }
                 FromJob::Ended(end) => {
+                    self.tell_out_of_memory(&streams);
                     let input = streams.finish(self.seekable);
                     return Ok(input.map_or_else(|why| End::lost(why.to_string()), |()| end));
                 }
@@ -267,6 +279,23 @@ impl Command {
         ))
     }
 
+    /// Says why processes were ended that used too much memory; how the program has ended may not tell.
+    fn tell_out_of_memory(&self, streams: &Streams) {
+        if streams.out_of_memory == 0 {
+            return;
+        }
+        let node = streams.node.map(|node| format!(" on node {node}"));
+        let limit = self.limits.mem_bytes.unwrap_or_default() >> 20;
+        eprintln!(
+            "glurun: out of memory{}: {} of the job ended, which used more than {limit} MiB (--mem)",
+            node.unwrap_or_default(),
+            match streams.out_of_memory {
+                1 => "a process".to_owned(),
+                more => format!("{more} processes"),
+            },
+        );
+    }
+
     fn extras(&self, request: &Request) -> Vec<Extra> {
         let terminal = self.terminal.as_ref().map(Terminal::like);
         let alone = matches!(self.reader, Reader::One(_));
@@ -276,12 +305,15 @@ impl Command {
         let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
         let wire = self.parallel.as_ref().map(|_| Extra::Wire);
+        let limited = self.limits != Limits::default();
+        let limits = limited.then_some(Extra::Limits(self.limits));
         let extras = terminal.map(Extra::Terminal).into_iter();
         extras
             .chain(asks)
             .chain(file)
             .chain(wire)
             .chain(follows)
+            .chain(limits)
             .collect()
     }
 
@@ -349,6 +381,10 @@ struct Streams {
     followed: bool,
     /// The input, if so.
     peeked: Option<Peeked>,
+    /// Where it runs.
+    node: Option<NodeId>,
+    /// Its processes that were ended for want of memory.
+    out_of_memory: u64,
 }
 
 impl Streams {
@@ -428,6 +464,7 @@ impl Streams {
             FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
             FromJob::Modes(modes) => self.modes = Some(modes),
             FromJob::InputFromFile => self.file_is_read = true,
+            FromJob::OutOfMemory(processes) => self.out_of_memory = processes,
             FromJob::Ping
             | FromJob::Started { .. }
             | FromJob::Stopped(_)

@@ -38,6 +38,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) wire: Option<BorrowedFd<'a>>,
     /// Open directory of its cgroup.
     pub(in crate::job) cgroup: Option<BorrowedFd<'a>>,
+    /// Files that take the processes of further cgroups, to be entered once it lives.
+    pub(in crate::job) entrances: &'a [BorrowedFd<'a>],
     /// As whom; `None`: as the daemon.
     pub(in crate::job) credentials: Option<&'a Credentials>,
     /// Limits; a hard one above the daemon's own is cut to it unless the daemon may raise it.
@@ -246,6 +248,10 @@ extern "C" fn run(shared: &mut Shared<'static>) -> ! {
 fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     let setup = |errno| Step::Setup.failed(errno);
     setsid().map_err(setup)?;
+    for entrance in launch.entrances {
+        // 0 is who writes.
+        nix::unistd::write(entrance, b"0").map_err(setup)?;
+    }
     for (target, fd) in (0..).zip(&launch.stdio) {
         // SAFETY: the child's table of descriptors is its own, and 0 to 2 are not among the sources.
         let result = unsafe { libc::dup2(fd.as_raw_fd(), target) };

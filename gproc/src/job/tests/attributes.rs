@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::job::admission::{Admission, Admitted};
+use crate::job::limits::Limits;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_has_its_owners_attributes() {
@@ -36,6 +37,65 @@ async fn a_job_may_do_what_its_user_may() {
     let (kind, message) = failed(job.end().await);
     assert_eq!(kind, Failure::Cluster);
     assert!(message.contains("Permission denied"), "{message}");
+}
+
+fn limits(mem_bytes: Option<u64>, cpus: Option<u32>) -> Vec<Extra> {
+    vec![Extra::Limits(Limits { mem_bytes, cpus })]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j7_what_uses_too_much_memory_is_ended() {
+    let cluster = Cluster::new();
+    for node in [HERE, THERE] {
+        // tail keeps a line to its end.
+        let takes = |mib: u32| {
+            let text = format!("head -c {mib}M /dev/zero | tail -n 1 | wc -c");
+            script(node, &text)
+        };
+        let within = || limits(Some(64 << 20), None);
+        let mut job = cluster.start_with(takes(10), within()).await;
+        match job.end().await {
+            End::Failed { kind, message } => {
+                // Only where no controller can be had is this the right answer.
+                assert_eq!(kind, Failure::Cluster);
+                let told = format!("node {node} does not take the job: it cannot keep --mem: ");
+                assert!(message.starts_with(&told), "{message}");
+                let why = message.contains("controller") || message.contains("cgroups");
+                assert!(why, "{message}");
+                continue;
+            }
+            end => assert_eq!(end, End::Exited(0)),
+        }
+        assert_eq!((&*job.text(), job.ended_for_memory), ("10485760\n", 0));
+
+        let mut job = cluster.start_with(takes(200), within()).await;
+        assert_eq!(job.end().await, End::Exited(0), "the shell goes on");
+        let found = (job.text(), job.ended_for_memory);
+        assert_eq!(found, ("0\n".into(), 1), "on {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j7_a_job_has_the_time_of_so_many_processors() {
+    let cluster = Cluster::new();
+    let busy = "do { $i++ for 1..9999; ($u, $s) = times } while $u + $s < 0.4";
+    let text = format!("perl -e 'for (1, 2) {{ fork or do {{ {busy}; exit }} }} 1 while wait > 0'");
+    let text = &*text;
+    for node in [HERE, THERE] {
+        let start = Instant::now();
+        let mut job = cluster
+            .start_with(script(node, text), limits(None, Some(1)))
+            .await;
+        match job.end().await {
+            End::Failed { message, .. } => assert!(message.contains("--cpus"), "{message}"),
+            end => {
+                assert_eq!(end, End::Exited(0));
+                let took = start.elapsed();
+                let least = Duration::from_millis(700);
+                assert!(took > least, "0.8 s of one processor took {took:?}");
+            }
+        }
+    }
 }
 
 /// Node 2 says whom it is for; home has never heard of it.

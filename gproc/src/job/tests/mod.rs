@@ -163,6 +163,8 @@ struct Job {
     input_closed: bool,
     /// How much of the input the job has read.
     input_taken: Option<u64>,
+    /// Processes that the kernel has ended for want of memory.
+    ended_for_memory: u64,
     pid: u32,
     relayed: bool,
 }
@@ -181,6 +183,7 @@ impl Job {
             credit: INPUT_WINDOW as usize,
             input_closed: false,
             input_taken: None,
+            ended_for_memory: 0,
             pid: 0,
             relayed: false,
         }
@@ -224,6 +227,7 @@ impl Job {
             FromJob::InputCredit(bytes) => self.credit += bytes as usize,
             FromJob::InputClosed => self.input_closed = true,
             FromJob::InputLeft { taken, .. } => self.input_taken = Some(taken),
+            FromJob::OutOfMemory(processes) => self.ended_for_memory = processes,
             FromJob::Ping
             | FromJob::Stopped(_)
             | FromJob::Modes(_)

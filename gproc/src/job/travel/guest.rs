@@ -3,6 +3,7 @@
 
 use super::super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
+use super::super::limits::Limits;
 use super::super::protocol::{
     Credentials, DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, PING_EVERY,
     SILENCE_MAX, Stream,
@@ -202,7 +203,7 @@ async fn make(
     if input.as_ref().is_some_and(|input| input.ended) {
         input = None;
     }
-    let group = Arc::new(travel.groups.group()?);
+    let group = Arc::new(travel.groups.group(Limits::default())?);
     let (tell, made) = oneshot::channel::<Made>();
     let (parent, wait) = blocking_mpsc::channel::<()>();
     let (its_group, pid) = (Arc::clone(&group), arrival.pid);
