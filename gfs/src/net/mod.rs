@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// What a call is for; the number travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,6 +128,22 @@ pub trait Transport: Send + Sync + fmt::Debug {
 
     /// Opens a byte stream to a service of a node.
     async fn open(&self, to: NodeId, service: ServiceId) -> Result<ByteStream, NetError>;
+
+    /// Opens a byte stream whose first bytes go along: a round trip less than after [`Self::open`].
+    async fn open_with(
+        &self,
+        to: NodeId,
+        service: ServiceId,
+        first: Bytes,
+    ) -> Result<ByteStream, NetError> {
+        let mut stream = self.open(to, service).await?;
+        let sent = stream.writer.write_all(&first).await;
+        sent.map_err(|error| NetError::Unreachable {
+            to,
+            why: error.to_string(),
+        })?;
+        Ok(stream)
+    }
 }
 
 /// Answers the calls of one service. `from` is proved by the peer's certificate.

@@ -87,7 +87,14 @@ async fn attempt(
     to_owner: &FrameSender,
     silence: Duration,
 ) -> Attempt {
-    let stream = match timeout(OPEN_WITHIN, transport.open(host, ServiceId::Job)).await {
+    // Not known before the first connection: an older node then ends the stream.
+    job.keep_known(transport.version_of(host));
+    let first = job.first_frame();
+    if first.len() - 4 > FIRST_BYTES_MAX {
+        return Attempt::Failed(End::lost("arguments and environment are too long"));
+    }
+    let opened = transport.open_with(host, ServiceId::Job, first.into());
+    let stream = match timeout(OPEN_WITHIN, opened).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Attempt::Failed(End::lost(error.to_string())),
         Err(_) => {
@@ -95,16 +102,9 @@ async fn attempt(
             return Attempt::Failed(End::lost(why));
         }
     };
-    // Known now that there is a connection.
-    job.keep_known(transport.version_of(host));
-    let first = job.first_frame();
-    if first.len() - 4 > FIRST_BYTES_MAX {
-        return Attempt::Failed(End::lost("arguments and environment are too long"));
-    }
     let mut from_host = FrameReader::new(stream.reader);
     let writer = FrameWriter::new(stream.writer);
     let to_host = writer.sender();
-    to_host.send_whole(first.into()).await;
 
     let up = async {
         let mut ping = interval(PING_EVERY.min(silence / 4));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
 use nix::unistd::{Pid, geteuid};
+use std::collections::VecDeque;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -21,18 +22,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Programs that can be on their way into exec at a time: one on a hanging mount holds a thread.
 const THREADS: usize = 8;
-
-/// Jobs that may wait for a thread.
-const QUEUED_MAX: usize = 1024;
 
 /// Where programs are looked for if the job has no PATH, as execvp(3) does.
 const PATH_DEFAULT: &[u8] = b"/bin:/usr/bin";
@@ -78,8 +76,42 @@ pub(super) struct Wanted {
 
 /// Starts programs.
 #[derive(Debug)]
-pub(super) struct Spawner {
-    orders: mpsc::Sender<Order>,
+pub(super) struct Spawner(Arc<Queue>);
+
+/// Orders that wait for a thread: at most one for each job that the agent has let in. One thread is woken for each, as a
+/// wake-up costs more than the work.
+#[derive(Debug, Default)]
+struct Queue {
+    orders: Mutex<Orders>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    waiting: VecDeque<Order>,
+    /// There will be no more.
+    ended: bool,
+}
+
+impl Queue {
+    fn change(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut self.orders.lock().expect("no holder panics"));
+    }
+
+    /// Waits for an order; `None`: there will be none.
+    fn next(&self) -> Option<Order> {
+        let orders = self.orders.lock().expect("no holder panics");
+        let waits = |orders: &mut Orders| orders.waiting.is_empty() && !orders.ended;
+        let orders = self.more.wait_while(orders, waits);
+        orders.expect("no holder panics").waiting.pop_front()
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        self.0.change(|orders| orders.ended = true);
+        self.0.more.notify_all();
+    }
 }
 
 #[derive(Debug)]
@@ -99,27 +131,24 @@ impl Spawner {
         groups: Arc<Groups>,
         leader: Option<&Path>,
     ) -> io::Result<Self> {
-        let (orders, queue) = mpsc::channel::<Order>(QUEUED_MAX);
         let leader = leader.map(|path| CString::new(path.as_os_str().as_bytes()));
         let host = Arc::new(Host {
             node,
             groups,
             leader: leader.transpose()?,
         });
-        let queue = Arc::new(Mutex::new(queue));
+        let spawner = Self(Arc::default());
         for _ in 0..THREADS {
-            let (queue, host) = (Arc::clone(&queue), Arc::clone(&host));
+            let (queue, host) = (Arc::clone(&spawner.0), Arc::clone(&host));
             std::thread::Builder::new()
                 .name("glu-spawn".into())
                 .spawn(move || {
-                    loop {
-                        let order = queue.lock().expect("no holder panics").blocking_recv();
-                        let Some(order) = order else { return };
+                    while let Some(order) = queue.next() {
                         order.carry_out(&host);
                     }
                 })?;
         }
-        Ok(Self { orders })
+        Ok(spawner)
     }
 
     /// Starts a program with these descriptors in a new group, which shows in `group` before the program runs.
@@ -138,9 +167,10 @@ impl Spawner {
             group,
             done,
         };
+        self.0.change(|orders| orders.waiting.push_back(order));
+        self.0.more.notify_one();
         let gone = |_| SpawnError::cluster("the daemon is stopping");
-        self.orders.send(order).await.map_err(|_| gone(()))?;
-        process.await.map_err(|_| gone(()))?
+        process.await.map_err(gone)?
     }
 }
 

@@ -177,26 +177,45 @@ enum Piece {
     Mark(mpsc::Sender<()>),
 }
 
-/// Writes one output of a job.
+/// Writes one output of a job, by a thread that its first bytes start: many jobs write nothing.
 pub(super) struct Output {
+    stream: Stream,
+    label: Option<String>,
+    sink: Option<Arc<Sink>>,
+    line: Line,
+    running: Option<Running>,
+}
+
+struct Running {
     /// Bounded by the credit that the host has: `OUTPUT_WINDOW` bytes.
     pieces: mpsc::Sender<Piece>,
     thread: JoinHandle<()>,
 }
 
 impl Output {
-    /// Starts writing to descriptor 1 or 2; with a label in front of each line.
-    pub(super) fn start(
+    /// Prepares to write to descriptor 1 or 2; with a label in front of each line.
+    pub(super) fn new(
         stream: Stream,
         label: Option<String>,
         sink: Option<Arc<Sink>>,
         line: Line,
-    ) -> io::Result<Self> {
-        let (pieces, queue) = mpsc::channel::<Piece>();
-        let mut writer = Writer {
+    ) -> Self {
+        Self {
             stream,
             label,
             sink,
+            line,
+            running: None,
+        }
+    }
+
+    fn start(&self) -> io::Result<Running> {
+        let (pieces, queue) = mpsc::channel::<Piece>();
+        let (stream, line) = (self.stream, self.line.clone());
+        let mut writer = Writer {
+            stream,
+            label: self.label.clone(),
+            sink: self.sink.clone(),
             partial: Vec::new(),
         };
         let thread = std::thread::Builder::new()
@@ -230,26 +249,36 @@ impl Output {
                 }
                 writer.finish().ok();
             })?;
-        Ok(Self { pieces, thread })
+        Ok(Running { pieces, thread })
     }
 
-    pub(super) fn push(&self, bytes: Bytes) {
+    pub(super) fn push(&mut self, bytes: Bytes) -> io::Result<()> {
+        let running = match self.running.take() {
+            Some(running) => running,
+            None => self.start()?,
+        };
         // Where nobody can be written to any more the job will hear of it.
-        self.pieces.send(Piece::Bytes(bytes)).ok();
+        running.pieces.send(Piece::Bytes(bytes)).ok();
+        self.running = Some(running);
+        Ok(())
     }
 
     /// Waits until all that was pushed is written.
     pub(super) fn flush(&self) {
         let (mark, passed) = mpsc::channel();
-        if self.pieces.send(Piece::Mark(mark)).is_ok() {
+        let running = self.running.as_ref();
+        let marked = running.is_some_and(|of| of.pieces.send(Piece::Mark(mark)).is_ok());
+        if marked {
             passed.recv().ok();
         }
     }
 
     /// Waits until all is written.
     pub(super) fn finish(self) {
-        drop(self.pieces);
-        self.thread.join().ok();
+        if let Some(Running { pieces, thread }) = self.running {
+            drop(pieces);
+            thread.join().ok();
+        }
     }
 }
 

@@ -269,7 +269,7 @@ impl Command {
                     let input = streams.finish(self.seekable);
                     return Ok(input.map_or_else(|why| End::lost(why.to_string()), |()| end));
                 }
-                other => streams.take(other),
+                other => streams.take(other)?,
             }
         }
         // The job is lost, and with it more than its input.
@@ -397,12 +397,10 @@ impl Streams {
     ) -> io::Result<()> {
         let output = |stream, kind| {
             let label = label.map(str::to_owned);
-            (kind == Stdio::Pipe)
-                .then(|| Output::start(stream, label, sink.cloned(), line.clone()))
-                .transpose()
+            (kind == Stdio::Pipe).then(|| Output::new(stream, label, sink.cloned(), line.clone()))
         };
-        self.out = output(Stream::Out, stdio[1])?;
-        self.err = output(Stream::Err, stdio[2])?;
+        self.out = output(Stream::Out, stdio[1]);
+        self.err = output(Stream::Err, stdio[2]);
         match (&self.terminal, &self.fan) {
             (Some(terminal), _) => terminal.start(line.clone())?,
             (None, Some((vnn, fan))) if stdio[0] == Stdio::Pipe => fan.join(*vnn, line.clone()),
@@ -418,16 +416,16 @@ impl Streams {
         Ok(())
     }
 
-    fn take(&mut self, frame: FromJob) {
+    fn take(&mut self, frame: FromJob) -> io::Result<()> {
         match frame {
             FromJob::Output { stream, bytes } => {
                 let output = match stream {
-                    Stream::Out => &self.out,
-                    Stream::Err => &self.err,
-                    Stream::Wire => &None,
+                    Stream::Out => self.out.as_mut(),
+                    Stream::Err => self.err.as_mut(),
+                    Stream::Wire => None,
                 };
                 if let Some(output) = output {
-                    output.push(bytes);
+                    output.push(bytes)?;
                 }
             }
             FromJob::InputCredit(bytes) => {
@@ -471,6 +469,7 @@ impl Streams {
             | FromJob::Ended(_)
             | FromJob::Told(_) => {}
         }
+        Ok(())
     }
 
     /// Stops this process, as its job has stopped; returns whether that was possible, once it goes on.

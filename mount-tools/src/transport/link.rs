@@ -11,7 +11,7 @@ use super::traffic::Traffic;
 use bytes::{Bytes, BytesMut};
 use consistency::NodeId;
 use gfs::net::{ByteStream, NetError, ServiceId};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, WriteError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -122,8 +122,12 @@ impl Link {
         }
     }
 
-    /// Opens a byte stream to a service, and waits until it is taken.
-    pub(super) async fn open(&self, service: ServiceId) -> Result<ByteStream, NetError> {
+    /// Opens a byte stream to a service, with its first bytes, and waits until it is taken.
+    pub(super) async fn open(
+        &self,
+        service: ServiceId,
+        first: Bytes,
+    ) -> Result<ByteStream, NetError> {
         let stream = self.connection.open_bi().await;
         let (mut writer, mut reader) =
             stream.map_err(|error| self.unreachable(&error.to_string()))?;
@@ -136,8 +140,16 @@ impl Link {
         };
         let mut header = BytesMut::with_capacity(frame::HEADER_BYTES);
         frame.put_header(&mut header);
-        let sent = writer.write_chunk(header.freeze()).await;
-        sent.map_err(|error| self.unreachable(&error.to_string()))?;
+        let chunks = 1 + usize::from(!first.is_empty());
+        let sent = writer
+            .write_all_chunks(&mut [header.freeze(), first][..chunks])
+            .await;
+        // Who refuses the stream stops it in the middle, and says so below.
+        if let Err(error) = sent
+            && !matches!(error, WriteError::Stopped(_))
+        {
+            return Err(self.unreachable(&error.to_string()));
+        }
         let mut taken = [0_u8; 1];
         match reader.read_exact(&mut taken).await {
             Ok(()) if taken == [STREAM_TAKEN] => Ok(byte_stream(writer, reader)),

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
 /// Bytes that a local stream holds before its writer waits.
@@ -30,13 +31,23 @@ pub(super) async fn call(
 }
 
 /// Opens a byte stream to a service of this node.
-pub(super) fn open(shared: &Shared, service: ServiceId) -> Result<ByteStream, NetError> {
+pub(super) async fn open(
+    shared: &Shared,
+    service: ServiceId,
+    first: Bytes,
+) -> Result<ByteStream, NetError> {
     let (local, service) = (shared.local, find(shared, service)?);
     let (here, there) = tokio::io::duplex(STREAM_BUFFER_BYTES);
     shared
         .handlers
         .spawn(async move { service.accept(local, byte_stream(there)).await });
-    Ok(byte_stream(here))
+    let mut here = byte_stream(here);
+    let sent = here.writer.write_all(&first).await;
+    sent.map_err(|error| NetError::Unreachable {
+        to: local,
+        why: error.to_string(),
+    })?;
+    Ok(here)
 }
 
 fn find(shared: &Shared, service: ServiceId) -> Result<Arc<dyn Service>, NetError> {

@@ -317,12 +317,21 @@ impl Transport for QuicTransport {
     }
 
     async fn open(&self, to: NodeId, service: ServiceId) -> Result<ByteStream, NetError> {
+        self.open_with(to, service, Bytes::new()).await
+    }
+
+    async fn open_with(
+        &self,
+        to: NodeId,
+        service: ServiceId,
+        first: Bytes,
+    ) -> Result<ByteStream, NetError> {
         if to == self.shared.local {
-            return local::open(&self.shared, service);
+            return local::open(&self.shared, service, first).await;
         }
         let stream = async {
             let link = self.peer(to)?.link(&self.shared).await?;
-            link.open(service).await
+            link.open(service, first).await
         };
         timeout(OPEN_MAX, stream).await.unwrap_or({
             Err(NetError::Deadline {

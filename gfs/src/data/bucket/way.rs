@@ -63,6 +63,15 @@ impl Transport for WithBucket {
     async fn open(&self, to: NodeId, service: ServiceId) -> Result<ByteStream, NetError> {
         self.nodes.open(to, service).await
     }
+
+    async fn open_with(
+        &self,
+        to: NodeId,
+        service: ServiceId,
+        first: Bytes,
+    ) -> Result<ByteStream, NetError> {
+        self.nodes.open_with(to, service, first).await
+    }
 }
 
 impl fmt::Debug for WithBucket {

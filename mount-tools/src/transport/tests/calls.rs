@@ -190,6 +190,10 @@ async fn what_is_not_there_is_unreachable() {
         check_unreachable(one.ask(to, ServiceId::Raft, "").await, "no service Raft");
         let stream = one.transport.open(NodeId(to), ServiceId::Raft).await;
         check_unreachable(stream, "no service Raft");
+        // More than the peer takes of a stream that it does not want.
+        let first = Bytes::from(vec![0; 4 << 20]);
+        let opened = one.transport.open_with(NodeId(to), ServiceId::Raft, first);
+        check_unreachable(opened.await, "no service Raft");
     }
     check_unreachable(one.call(9, "").await, "no such node");
     one.call(2, "").await.expect("the connection lives on");

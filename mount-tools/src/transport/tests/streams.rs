@@ -30,6 +30,32 @@ async fn open(cluster: &Cluster, to: u16) -> (ByteStream, ByteStream) {
 }
 
 #[tokio::test]
+async fn the_first_bytes_of_a_stream_go_along() {
+    let cluster = Cluster::of(2);
+    for to in [2, 1] {
+        let (sender, receiver) = oneshot::channel();
+        let taking = Arc::new(Taking(Mutex::new(Some(sender))));
+        cluster.node(to).router.register(ServiceId::Job, taking);
+        let transport = &cluster.node(1).transport;
+        let first = Bytes::from(vec![7; 1 << 20]);
+        let opened = transport.open_with(NodeId(to), ServiceId::Job, first.clone());
+        let open_and_end = async {
+            let mut here = opened.await.expect("taken");
+            here.writer.write_all(b"more").await.expect("open");
+            here.writer.shutdown().await.expect("open");
+            here
+        };
+        let (_here, got) = tokio::join!(open_and_end, async {
+            let mut there = receiver.await.expect("accepted");
+            let mut got = Vec::new();
+            there.reader.read_to_end(&mut got).await.expect("ends");
+            got
+        });
+        assert!(got == [&first[..], b"more"].concat(), "{} bytes", got.len());
+    }
+}
+
+#[tokio::test]
 async fn a_stream_closes_one_side_at_a_time() {
     let cluster = Cluster::of(2);
     for to in [2, 1] {
