@@ -23,8 +23,12 @@ class Job:
         return open(f'/cluster/proc/{self.pid}/{name}').read().split()
 
     def go(self, node):
-        with open(f'/cluster/proc/{self.pid}/goto', 'w') as goto:
-            goto.write(f'{node}\n')
+        goto = os.open(f'/cluster/proc/{self.pid}/goto', os.O_WRONLY)
+        try:
+            # A file object would write what was refused once more when it is closed.
+            os.write(goto, f'{node}\n'.encode())
+        finally:
+            os.close(goto)
 
     def refuses(self, node):
         try:

@@ -1,4 +1,4 @@
-//! One process that moves very often, and nodes that die while it does. `ROUNDS` says how often.
+//! Processes that move very often. `ROUNDS` says how often.
 
 use std::fs;
 use std::time::Duration;
@@ -78,52 +78,4 @@ sys.exit(bool(failed))
     let script = script.replace("MOVES", &rounds.to_string());
     moves::drive(&cluster, LONG + A_MOVE * rounds, &script);
     nothing_is_left(&cluster);
-}
-
-/// The target of a move dies before it, in the middle of it, or after it: the job goes on at home, or is lost with the target.
-#[test]
-fn exactly_one_copy_is_left_when_a_node_dies() {
-    let cluster = moves::cluster_that_moves(3);
-    let (moving, dead) = (cluster.state().join("moving"), cluster.state().join("dead"));
-    let script = r#"
-job = Job(1, 'python3', '/cluster/counter.py', '/cluster/counted')
-job.pid, *_ = job.ask('first')
-open('MOVING', 'w').close()
-why = job.refuses(2)
-while not os.path.exists('DEAD'):
-    time.sleep(0.01)
-try:
-    answer = job.ask('second')
-except BrokenPipeError:
-    answer = []
-if answer and answer[0] == job.pid:
-    assert why == 'EAGAIN', why
-    assert answer[1:] == ['2', 'second'], answer
-    assert job.file('where') == ['1'], job.file('where')
-    assert job.end() == 42
-else:
-    # Lost after the move, or while it was told that it is done.
-    assert why in (None, 'ESRCH'), why
-    assert job.owner.wait() == 125
-left = subprocess.run(['pgrep', '-fc', '^python3 /cluster/counter.py'], stdout=subprocess.PIPE)
-assert left.stdout.split() == [b'0'], left.stdout
-print('went on' if why == 'EAGAIN' else 'was lost with it')
-"#;
-    let script = script.replace("MOVING", &moving.display().to_string());
-    let script = script.replace("DEAD", &dead.display().to_string());
-    let run = moves::driver(&cluster, &script);
-    for millis in [0, 60, 120, 180, 1_000] {
-        let running = cluster.spawn(1, &run);
-        tests::wait_until("the move", LONG, || moving.exists());
-        // At any point of it.
-        std::thread::sleep(Duration::from_millis(millis));
-        cluster.kill(2);
-        fs::write(&dead, "").expect("written");
-        let said = running.wait(LONG).ok();
-        println!("node 2 lost its power {millis} ms after the move began: the job {said}");
-        cluster.start(2);
-        for file in [&moving, &dead] {
-            fs::remove_file(file).expect("it was there");
-        }
-    }
 }

@@ -12,6 +12,7 @@ use super::super::protocol::{
 use super::super::spawn::GroupSlot;
 use super::super::sys;
 use super::guest::blocking;
+use super::places::reached;
 use super::remains::{self, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
@@ -199,6 +200,7 @@ impl Deputy {
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Freeze => {
+                reached("home: before the freeze");
                 self.images.clear();
                 self.input.unread.clear();
                 match &self.source {
@@ -210,15 +212,19 @@ impl Deputy {
                 }
             }
             Action::Offer(to) => {
+                reached("home: before the offer");
                 if let Err(why) = self.offer(to).await {
                     return Some(Event::TargetGone(why));
                 }
+                reached("home: after the offer");
             }
             Action::Run => {
+                reached("home: before the copy may run");
                 self.input.credit = INPUT_WINDOW as usize;
                 if let Some(link) = &self.target {
                     link.sender.send(&ToGuest::Run).await;
                 }
+                reached("home: after the copy may run");
             }
             Action::Drop => match self.source.take() {
                 Some(link) => {
@@ -239,6 +245,7 @@ impl Deputy {
             }
             Action::Abort => self.target = None,
             Action::Answer(answer) => {
+                reached("home: before the answer");
                 if answer.is_ok() && self.target.is_some() {
                     self.source = self.target.take();
                     self.images = Vec::new();

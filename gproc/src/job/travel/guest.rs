@@ -10,6 +10,7 @@ use super::super::protocol::{
 };
 use super::super::sys;
 use super::engine::{Engine, Images, Waiting};
+use super::places::reached;
 use super::remains::ended;
 use super::rules::{Copy, Word};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
@@ -44,7 +45,10 @@ pub(in crate::job) async fn host(
     };
     let made = match receive(&travel, &mut home, &sender).await {
         Ok(Ok(images)) => match admit(&travel, &arrival).await {
-            Ok(()) => make(&travel, &arrival, images).await,
+            Ok(()) => {
+                reached("target: before the copy is made");
+                make(&travel, &arrival, images).await
+            }
             Err(error) => Err(error),
         },
         Ok(Err(error)) => Err(error),
@@ -52,7 +56,9 @@ pub(in crate::job) async fn host(
     };
     match made {
         Ok((mut guest, waiting)) => {
+            reached("target: before it tells of the copy");
             sender.send(&FromGuest::Restored).await;
+            reached("target: after it tells of the copy");
             guest.serve(Some(waiting), &mut home, &sender).await.ok();
             guest.end().await;
         }
@@ -268,11 +274,14 @@ impl Guest {
                     ToGuest::Run => {
                         let Some(copy) = waiting.take() else { return Err(HomeLost) };
                         self.copy = self.copy.after(Word::Run);
+                        reached("target: before the copy runs");
                         if let Err(error) = blocking(move || copy.run()).await {
                             tracing::warn!(pid = self.pid, %error, "a copy did not start");
                             return Ok(());
                         }
+                        reached("target: after the copy runs");
                         sender.send(&FromGuest::Running).await;
+                        reached("target: after it tells that the copy runs");
                     }
                     ToGuest::Freeze if runs => self.freeze(sender).await,
                     ToGuest::Thaw if self.copy == Copy::Frozen => {
@@ -365,6 +374,7 @@ impl Guest {
     }
 
     async fn freeze(&mut self, sender: &FrameSender) {
+        reached("source: before the freeze");
         let images = match self.dump().await {
             Ok(images) => images,
             Err(error) => {
@@ -374,6 +384,7 @@ impl Guest {
             }
         };
         self.copy = self.copy.after(Word::Freeze);
+        reached("source: after the freeze");
         self.drain(sender).await;
         if let Some(input) = &mut self.input {
             let mut unread = VecDeque::new();
@@ -392,6 +403,7 @@ impl Guest {
         for image in images {
             sender.send(&FromGuest::Image(image)).await;
         }
+        reached("source: after the images");
         let input = self.input.iter().map(|input| Pipe {
             stream: None,
             inode: input.inode,
@@ -405,6 +417,7 @@ impl Guest {
         sender
             .send(&FromGuest::Dumped(input.chain(outs).collect()))
             .await;
+        reached("source: after it tells of the images");
     }
 
     async fn dump(&self) -> io::Result<Vec<Image>> {
@@ -445,6 +458,9 @@ impl Guest {
 
     /// Ends it, and takes it off the process table.
     async fn end(mut self) {
+        if self.copy == Copy::Frozen {
+            reached("source: before the end");
+        }
         self.copy = self.copy.after(Word::End);
         let group = Arc::clone(&self.group);
         blocking(move || group.end()).await;

@@ -9,6 +9,7 @@ mod deputy;
 mod engine;
 mod guest;
 mod pipes;
+mod places;
 mod remains;
 mod rules;
 pub(super) mod wire;

@@ -162,9 +162,9 @@ impl Home {
                 self.state = State::Settled;
                 vec![Abort, Thaw, Answer(Err(NotMoved::Failed(why)))]
             }
-            (State::Sending { alone: true, .. }, Event::TargetGone(why)) => {
+            (State::Sending { alone: true, .. }, Event::TargetGone(_)) => {
                 self.state = State::Over;
-                vec![Abort, Answer(Err(NotMoved::Failed(why))), End]
+                vec![Abort, Answer(Err(NotMoved::Ended)), End]
             }
 
             (State::Landing { .. }, Event::Running) => {
@@ -172,9 +172,9 @@ impl Home {
                 vec![Answer(Ok(()))]
             }
             // MV1: it may have run, so the old copy is of no use.
-            (State::Landing { .. }, Event::TargetGone(why)) => {
+            (State::Landing { .. }, Event::TargetGone(_)) => {
                 self.state = State::Over;
-                vec![Answer(Err(NotMoved::Failed(why))), End]
+                vec![Answer(Err(NotMoved::Ended)), End]
             }
 
             // Late news of what is decided.

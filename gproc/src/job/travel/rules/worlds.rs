@@ -1,7 +1,7 @@
 //! All worlds of a job with two moves between three nodes, in which connections break and hosts die at any step, and
 //! what must hold in each of them. Exhaustive: every order of deliveries and faults is one path.
 
-use super::{Action, Copy, Event, Home, Word};
+use super::{Action, Copy, Event, Home, NotMoved, State, Word};
 use consistency::NodeId;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -63,6 +63,8 @@ struct World {
     answered: u8,
     faults: u8,
     over: bool,
+    /// Home's node has died.
+    homeless: bool,
     /// The age of the youngest copy that has run.
     ran: u64,
 }
@@ -81,6 +83,7 @@ impl World {
             answered: 0,
             faults: 0,
             over: false,
+            homeless: false,
             ran: 0,
         }
     }
@@ -121,7 +124,13 @@ impl World {
                     let target = self.target.take().expect("offered");
                     self.break_link(target, false);
                 }
-                Action::Answer(_) => {
+                Action::Answer(answer) => {
+                    let goes_on = !matches!(answer, Err(NotMoved::Ended));
+                    assert_eq!(
+                        goes_on,
+                        self.home.state != State::Over,
+                        "MV2: {answer:?} is not how it is"
+                    );
                     self.answered += 1;
                     if self.home.is_settled() && usize::from(self.home.at().0) != self.source {
                         self.source = self.target.take().expect("it has arrived");
@@ -172,6 +181,9 @@ impl World {
     /// Returns all worlds that may come next.
     fn next(&self, missing: Missing) -> Vec<Self> {
         let mut worlds = Vec::new();
+        if self.homeless {
+            return self.next_without_home(missing);
+        }
         let mut add = |change: &dyn Fn(&mut Self)| {
             let mut world = self.clone();
             change(&mut world);
@@ -232,6 +244,12 @@ impl World {
             if lost && alive {
                 add(&|world| world.set(host, Copy::Gone));
             }
+            if self.faults < FAULTS_MAX && host == 0 {
+                add(&|world| {
+                    world.faults += 1;
+                    world.die_at_home();
+                });
+            }
             if self.faults < FAULTS_MAX && self.hosts[host].linked && host != 0 {
                 for dies in [true, false] {
                     add(&|world| {
@@ -245,6 +263,35 @@ impl World {
             }
         }
         worlds
+    }
+
+    /// With home goes whatever runs there, and every stream.
+    fn die_at_home(&mut self) {
+        self.homeless = true;
+        for host in 0..NODES {
+            self.break_link(host, false);
+        }
+        if self.hosts[0].copy.is_some() {
+            self.set(0, Copy::Gone);
+        }
+    }
+
+    /// Each host that has a copy notices at some time.
+    fn next_without_home(&self, missing: Missing) -> Vec<Self> {
+        let alive = |host: &usize| {
+            self.hosts[*host]
+                .copy
+                .is_some_and(|copy| copy != Copy::Gone)
+        };
+        let hosts = (0..NODES).filter(alive);
+        let hosts = hosts.filter(|_| missing != Missing::EndWithHome);
+        hosts
+            .map(|host| {
+                let mut world = self.clone();
+                world.set(host, Copy::Gone);
+                world
+            })
+            .collect()
     }
 
     fn arrive(&mut self, host: usize, message: Down, well: bool, missing: Missing) {
@@ -301,7 +348,7 @@ impl World {
         }
         let running = |host: &&Host| host.copy == Some(Copy::Running);
         let running = self.hosts.iter().filter(running).count();
-        if self.over {
+        if self.homeless || self.over {
             assert!(running == 0 || left, "MV4: a copy outlives its job");
         } else {
             assert_eq!(self.answered, self.asked, "who asked waits for ever");
