@@ -45,6 +45,8 @@ install: ## Install what `make release` built: PREFIX=/usr/local, DESTDIR=
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/sbin
 	install $(addprefix $(BIN_DIR)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin
 	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|' mount-tools/glud.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/glud.service
 	install -m 644 mount-tools/libglu/glu.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 $(BIN_DIR)/libglu.so $(DESTDIR)$(PREFIX)/lib/libglu.so.0
 	ln -sf libglu.so.0 $(DESTDIR)$(PREFIX)/lib/libglu.so

@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod debug;
 mod dev;
+mod found;
 mod fsck;
 mod node;
 mod nodes;
@@ -37,6 +38,8 @@ struct Glu {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Found a cluster: make its authority, and for each node the directory that becomes /etc/glu there.
+    Init(found::Init),
     /// A development cluster of several nodes on this machine.
     Dev(dev::Dev),
     /// Show the nodes of the cluster, who keeps the metadata and who leads, and how the repair of file data stands.
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Err(e) => return refuse("glu", &e),
     };
     let result = match glu.command {
+        Command::Init(init) => init.run(),
         Command::Dev(dev) => dev.run(),
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),

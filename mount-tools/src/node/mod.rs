@@ -282,6 +282,10 @@ impl Node {
             std::fs::write(ready, "ready\n")
                 .with_context(|| format!("{}: cannot be written", ready.display()))?;
         }
+        // Under systemd (`Type=notify`); elsewhere nobody is there to be told.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!(%error, "systemd was not told that the node serves");
+        }
         tracing::info!(node = self.config.node.0, mount = %self.config.mount_point.display(), "serving");
         tokio::select! {
             _ = terminate.recv() => tracing::info!("asked to end"),
