@@ -32,6 +32,10 @@
 //! [migration]
 //! criu = "/usr/sbin/criu"           # 4.2 or newer: what moves processes; `criu` of PATH if it is not named
 //!
+//! [desktop]                         # keeps other nodes' processes off while somebody works at this node
+//! idle_s = 900                      # until so long after its last use; 0, as by default: takes them always
+//! watch = ["/dev/tty1", "/dev/pts"] # what is read then; /dev/tty1 to 6 by default
+//!
 //! [store]                           # file data in a bucket instead of on disks; the same on all nodes
 //! s3 = { bucket = "glu", endpoint = "https://s3.example.org", credentials = "/etc/glu/s3.toml", cache_mib = 10240 }
 //!
@@ -56,11 +60,13 @@
 //! Every error is one line: file, line, what is wrong, what to do. Nothing is ignored: an unknown key is an
 //! error, because a misspelt limit that silently has its default is found only when it was needed.
 
+mod desktop;
 mod migration;
 mod mount;
 mod repair;
 mod store;
 
+pub use desktop::DesktopConfig;
 pub use migration::MigrationConfig;
 pub use mount::MountConfig;
 pub use repair::RepairConfig;
@@ -133,6 +139,9 @@ pub struct GludConfig {
     /// glud of a cluster that is being upgraded must understand.
     #[serde(default, skip_serializing_if = "is_default")]
     pub migration: MigrationConfig,
+    /// When its owner works at this node.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub desktop: DesktopConfig,
     /// Where file data is kept.
     #[serde(default)]
     pub store: StoreConfig,
@@ -308,6 +317,15 @@ impl GludConfig {
         if let Some((key, value, most)) = self.repair.broken() {
             let why = format!("{key} is {value}: choose 1 to {most}");
             return Err((Place::Key("repair"), why));
+        }
+        let desktop = &self.desktop;
+        check_range(
+            Place::Key("desktop"),
+            desktop.idle_s,
+            0..=desktop::IDLE_S_MAX,
+        )?;
+        for path in &desktop.watch {
+            check_absolute(Place::Key("desktop"), path)?;
         }
         if let Some(why) = self.store.s3.as_ref().and_then(S3Config::broken) {
             return Err((Place::Key("store"), why));

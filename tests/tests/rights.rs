@@ -2,7 +2,8 @@
 //!
 //! Needs root and /dev/fuse.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, SystemTime};
 use tests::{Cluster, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -70,4 +71,54 @@ fn a_node_runs_whom_it_is_for() {
     });
     let refused = run(2, &format!("{STRANGER} glurun -w 3 true"));
     assert_eq!(refused.code(), Some(125), "{refused}");
+}
+
+#[test]
+fn a_node_at_which_somebody_works_takes_no_guests() {
+    let cluster = Cluster::up(2);
+    let run = |node, script: &str| cluster.node(node).sh_within(LONG, script);
+    let desk = cluster.state().join("desk");
+    let use_it = |ago: u64| {
+        let file = fs::File::create(&desk).expect("its console");
+        let at = SystemTime::now() - Duration::from_secs(ago);
+        file.set_times(fs::FileTimes::new().set_accessed(at))
+            .expect("its last use");
+    };
+    use_it(7200);
+    let path = cluster.state().join("node2/glud.toml");
+    let config = fs::read_to_string(&path).expect("its configuration");
+    let section = format!("[desktop]\nidle_s = 3600\nwatch = [{desk:?}]\n\n[tls]");
+    fs::write(&path, config.replacen("[tls]", &section, 1)).expect("written");
+    cluster.kill(2);
+    cluster.start(2);
+    let becomes = |value: &str| {
+        wait_until("what node 2 says of itself", LONG, || {
+            let shown = run(1, "cat /cluster/proc/cluster/node2/in_use");
+            shown.status.success() && shown.stdout.trim() == value
+        });
+    };
+    becomes("0");
+    // The connection of before is given up after a while.
+    wait_until("node 2 to take guests", LONG, || {
+        run(1, "glurun -w 2 true").status.success()
+    });
+
+    use_it(0);
+    becomes("1");
+    let refused = run(1, "glurun -w 2 true");
+    assert_eq!(refused.code(), Some(125), "{refused}");
+    let why = "node 2 takes no processes of other nodes while somebody works at it";
+    assert!(refused.to_string().contains(why), "{refused}");
+    // Elsewhere there is room, and its own programs run.
+    let anywhere = run(1, &format!("glurun -n 5 {HERE}")).ok();
+    assert!(!anywhere.contains('2'), "{anywhere}");
+    assert_eq!(run(2, &format!("glurun -w 2 {HERE}")).ok().trim(), "2");
+    let shown = run(1, "glustat").ok();
+    let line = shown.lines().find(|line| line.contains("inuse"));
+    let told = line.is_some_and(|line| line.contains("somebody works at it"));
+    assert!(told, "{shown}");
+
+    use_it(7200);
+    becomes("0");
+    run(1, "glurun -w 2 true").ok();
 }

@@ -21,6 +21,8 @@ pub enum Admitted {
     Reserved(String),
     /// It takes no processes of other nodes at all.
     Blocked,
+    /// Nor while its owner works at it.
+    InUse,
 }
 
 /// Knows whom the nodes are for.
@@ -67,6 +69,12 @@ pub(super) enum Refused {
         "node {node} takes no processes of other nodes: /cluster/proc/cluster/node{node}/block is 1"
     )]
     Blocked { node: NodeId },
+    /// Its owner works at it.
+    #[error(
+        "node {node} takes no processes of other nodes while somebody works at it: \
+        /cluster/proc/cluster/node{node}/in_use is 1"
+    )]
+    InUse { node: NodeId },
     /// That is not known.
     #[error("whether node {node} is open to user {uid} is not known: {why}")]
     Unknown { node: NodeId, uid: u32, why: String },
@@ -97,6 +105,7 @@ impl Admissions {
             Ok(Ok(Admitted::Yes)) => Ok(()),
             Ok(Ok(Admitted::Closed)) => Err(Refused::Closed { node, uid }),
             Ok(Ok(Admitted::Blocked)) => Err(Refused::Blocked { node }),
+            Ok(Ok(Admitted::InUse)) => Err(Refused::InUse { node }),
             Ok(Ok(Admitted::Reserved(name))) => Err(Refused::Reserved { node, uid, name }),
             Ok(Err(why)) => Err(Refused::Unknown { node, uid, why }),
             Err(_) => {

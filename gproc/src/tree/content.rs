@@ -3,6 +3,7 @@
 use super::deep::{At, Spot};
 use super::ino::{Asker, Ino};
 use super::polls::Polled;
+use super::switches::Order;
 use super::table::{
     self, CLUSTER, NODE, OfCluster, OfMoves, OfNode, OfProcess, OfRoot, PROCESS, ROOT,
 };
@@ -78,10 +79,8 @@ impl ProcTree {
                         let drains = (self.draining.0)().contains(&node);
                         Ok(format!("{}\n", table::state(answers, drains)).into())
                     }
-                    OfNode::Switch(order) => {
-                        let on = self.switched(node, order).await?;
-                        Ok(Bytes::from_static(if on { b"1\n" } else { b"0\n" }))
-                    }
+                    OfNode::Switch(order) => self.shown(node, order).await,
+                    OfNode::Tells(switch) => self.shown(node, Order::Keep(switch)).await,
                     OfNode::Metrics => Ok(self.cluster.metrics(node).await?),
                 }
             }
@@ -90,6 +89,11 @@ impl ProcTree {
                 self.content_at(caller, &at).await
             }
         }
+    }
+
+    async fn shown(&self, node: NodeId, order: Order) -> Result<Bytes, Errno> {
+        let on = self.switched(node, order).await?;
+        Ok(Bytes::from_static(if on { b"1\n" } else { b"0\n" }))
     }
 
     async fn root_content(&self, caller: Caller, row: u8) -> Result<Bytes, Errno> {

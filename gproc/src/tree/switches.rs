@@ -1,4 +1,4 @@
-//! What root switches of a node, in `cluster/node<N>/`: names and meanings are MOSIX's.
+//! What root switches of a node, in `cluster/node<N>/`: names and meanings are MOSIX's. `in_use` it switches itself.
 //!
 //! | file | 1 |
 //! | --- | --- |
@@ -25,6 +25,8 @@ pub enum Switch {
     Block,
     /// Its processes do not leave it.
     Stay,
+    /// Its owner works at it: it takes none either. It says so itself.
+    InUse,
 }
 
 /// Keeps what is switched, for all nodes.

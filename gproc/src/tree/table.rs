@@ -119,6 +119,8 @@ pub(super) enum OfNode {
     State,
     /// Takes 0 and 1.
     Switch(switches::Order),
+    /// Tells 0 or 1.
+    Tells(Switch),
     /// What its daemon counts.
     Metrics,
 }
@@ -248,6 +250,7 @@ pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "stay",      mode: 0o644, what: OfNode::Switch(switches::Order::Keep(Switch::Stay)) },
     NodeFile { name: "bring",     mode: 0o644, what: OfNode::Switch(switches::Order::Bring) },
     NodeFile { name: "expel",     mode: 0o644, what: OfNode::Switch(switches::Order::Expel) },
+    NodeFile { name: "in_use",    mode: 0o444, what: OfNode::Tells(Switch::InUse) },
     NodeFile { name: "metrics",   mode: 0o444, what: OfNode::Metrics },
 ];
 

@@ -228,8 +228,11 @@ impl Scheduler {
 
     /// Returns whether a node takes no processes of other nodes.
     fn is_blocked(&self, node: NodeId) -> bool {
-        let file = format!("proc/cluster/node{node}/block");
-        std::fs::read(self.mount.join(file)).is_ok_and(|block| block == b"1\n")
+        let is_on = |name| {
+            let file = format!("proc/cluster/node{node}/{name}");
+            std::fs::read(self.mount.join(file)).is_ok_and(|value| value == b"1\n")
+        };
+        is_on("block") || is_on("in_use")
     }
 
     /// Returns which users with jobs that wait may not run them on a node. What is not known here its daemon knows.

@@ -11,6 +11,7 @@
 //! way round: no new requests, everything flushed, then the services.
 
 mod control;
+mod desktop;
 pub(crate) mod incarnation;
 mod members;
 mod metrics;
@@ -229,6 +230,11 @@ impl Node {
             &instance(&config),
             transport_of_jobs,
         );
+        tokio::spawn(desktop::run(
+            config.desktop.clone(),
+            config.node,
+            Arc::clone(&rights) as _,
+        ));
         job_agent.ask_for_rights(rights);
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {

@@ -65,6 +65,9 @@ impl Admission for OfTree {
         if guest && self.is_on(node, Switch::Block).await.map_err(failed)? {
             return Ok(Admitted::Blocked);
         }
+        if guest && self.is_on(node, Switch::InUse).await.map_err(failed)? {
+            return Ok(Admitted::InUse);
+        }
         if user.uid == 0 {
             return Ok(Admitted::Yes);
         }
@@ -98,6 +101,7 @@ const fn name(switch: Switch) -> &'static str {
     match switch {
         Switch::Block => "block",
         Switch::Stay => "stay",
+        Switch::InUse => "in_use",
     }
 }
 

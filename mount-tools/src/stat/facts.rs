@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) load: Option<Load>,
     /// Its file data is being moved away, as the tree shows.
     pub(super) drains: bool,
+    /// Its owner works at it.
+    pub(super) in_use: bool,
     /// What the leader says.
     pub(super) told: Option<Told>,
     /// Why this node cannot reach it.
@@ -39,6 +41,7 @@ impl Facts {
             node,
             load: None,
             drains: false,
+            in_use: false,
             told: None,
             trouble: None,
             users: 0,
@@ -98,6 +101,7 @@ pub(super) fn collect_without_users(
     let facts = |node| Facts {
         load: load(root, node),
         drains: drains(root, node),
+        in_use: in_use(root, node),
         told: told.remove(&node),
         trouble: troubles.remove(&node),
         ..Facts::of(node)
@@ -119,6 +123,11 @@ fn load(root: &Path, node: NodeId) -> Option<Load> {
 fn drains(root: &Path, node: NodeId) -> bool {
     let state = std::fs::read(root.join(format!("cluster/node{node}/state")));
     state.is_ok_and(|state| state.trim_ascii() == b"drain")
+}
+
+fn in_use(root: &Path, node: NodeId) -> bool {
+    let value = std::fs::read(root.join(format!("cluster/node{node}/in_use")));
+    value.is_ok_and(|value| value == b"1\n")
 }
 
 fn told(socket: &Path) -> BTreeMap<NodeId, Told> {

@@ -27,6 +27,7 @@ pub(crate) struct Node {
 pub(crate) enum State {
     Idle,
     Busy,
+    InUse,
     Drain,
     Down,
     Unreachable,
@@ -37,6 +38,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Idle => "idle",
             Self::Busy => "busy",
+            Self::InUse => "inuse",
             Self::Drain => "drain",
             Self::Down => "down",
             Self::Unreachable => "unreachable",
@@ -84,6 +86,10 @@ fn judge(facts: &Facts) -> (State, String) {
     // The leader's word is newer.
     if facts.told.is_none() && facts.drains {
         return (State::Drain, "its file data is moved away".into());
+    }
+    if facts.in_use {
+        let reason = "somebody works at it: it takes no programs of other nodes";
+        return (State::InUse, reason.into());
     }
     let load = load.load;
     if load >= BUSY_LOAD {
@@ -153,6 +159,12 @@ mod tests {
             ..Facts::of(consistency::NodeId(1))
         };
         assert_eq!(Node::from(drains).state, State::Drain);
+        let in_use = Facts {
+            load: Some(Load::default()),
+            in_use: true,
+            ..Facts::of(consistency::NodeId(1))
+        };
+        assert_eq!(Node::from(in_use).state, State::InUse);
         // It answers: that the leader has not heard of it yet does not matter.
         check(Some(0), lost, None, State::Idle, "load 0");
         check(None, None, None, State::Down, "does not answer");

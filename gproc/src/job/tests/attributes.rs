@@ -126,6 +126,10 @@ async fn j5_a_node_refuses_whom_it_is_not_for_whatever_home_believes() {
             Admitted::Blocked,
             Some("node 2 takes no processes of other nodes"),
         ),
+        (
+            Admitted::InUse,
+            Some("while somebody works at it: /cluster/proc/cluster/node2/in_use is 1"),
+        ),
     ] {
         let cluster = Cluster::new();
         cluster.agents[1].ask_for_rights(Arc::new(Choosy(says)));

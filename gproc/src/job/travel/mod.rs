@@ -249,7 +249,12 @@ impl Travel {
         let guest = to != self.node;
         match self.admissions.admit(to, &known.user, guest).await {
             Ok(()) => {}
-            Err(Refused::Closed { .. } | Refused::Reserved { .. } | Refused::Blocked { .. }) => {
+            Err(
+                Refused::Closed { .. }
+                | Refused::Reserved { .. }
+                | Refused::Blocked { .. }
+                | Refused::InUse { .. },
+            ) => {
                 return Err(libc::ECONNREFUSED);
             }
             Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),

@@ -483,6 +483,7 @@ async fn files_of_nodes() {
         ("mem", "614400\n"),
         ("state", "up\n"),
         ("block", "0\n"),
+        ("in_use", "0\n"),
         ("loadlevel", "0\n"),
     ] {
         assert_eq!(cat(name).await.expect("read"), content, "{name}");
