@@ -65,7 +65,7 @@ impl Mutant {
         (Self::NoLapse, 8),
         (Self::PutUnsynced, 0),
         (Self::ListAtOnce, 0),
-        (Self::DropUnverified, 108),
+        (Self::DropUnverified, 832),
         (Self::IgnoreSessions, 0),
         (Self::BelieveDisks, 16),
         (Self::NoOther, 8),
