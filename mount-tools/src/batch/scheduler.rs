@@ -216,8 +216,8 @@ impl Scheduler {
         let users: Vec<_> = users.map(|user| (user, groups_of(user))).collect();
         let machine = |(node, up, load): (_, _, NodeLoad)| Machine {
             node,
-            // One that has just come has not told what it has.
-            up: up && load.cpus > 0 && !self.is_blocked(node),
+            // One that has just come has not told what it has. Where nothing waits nobody is asked.
+            up: up && load.cpus > 0 && (users.is_empty() || !self.is_blocked(node)),
             cpus: load.cpus,
             runnable: f64::from(load.runnable),
             mem_free_mib: load.mem_available_kib >> 10,
