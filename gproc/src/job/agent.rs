@@ -195,6 +195,7 @@ impl Agent {
         };
         let Streams { pipes, stdio, pty } = streams;
         let (wire, job_wire) = wire.map(|Wire { ours, job }| (ours, job)).unzip();
+        let limits = limits(&extras);
         let wanted = Wanted {
             pty: pty.clone(),
             // Of pipes alone the first can be something else.
@@ -202,7 +203,7 @@ impl Agent {
             // At home the machine has it.
             host_name: host_name(&extras).filter(|_| owner.hop == Hop::Remote),
             wire: job_wire,
-            limits: limits(&extras),
+            limits,
         };
 
         let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
@@ -210,7 +211,7 @@ impl Agent {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        let tied = match (&wire, limits(&extras) == Limits::default()) {
+        let tied = match (&wire, limits == Limits::default()) {
             (Some(_), _) => Some("wire"),
             (None, false) => Some("limits"),
             (None, true) => None,

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving","version":7,"metadata_version":7,"troubles":[]}`, and `"fault"` if the log has stopped |
+//! | `{"cmd":"status"}` | `{"node":1,"leader":1,"voters":[1,2,3],"state":"serving","version":7,"metadata_version":7,"troubles":[]}`, and `"fault"` if the log has stopped, `"pids"` or `"clock"` if something is wrong with them |
 //! | `{"cmd":"voters"}`, or with `"set":[1,2,3]` | `{"voters":[1,2,3]}`, as the leader has it |
 //! | `{"cmd":"mount"}` | `{"cluster":"lab","point":"/cluster","hard":false,"timeo":300}` |
 //! | `{"cmd":"waits"}` | `{"waits":[{"number":18,"request":"READ","inode":5,"pid":77,"ms":1200}, ...]}` |
