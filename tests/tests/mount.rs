@@ -152,6 +152,29 @@ fn changes_of_other_nodes_leave_mounts_and_places_alone() {
     );
 }
 
+/// A node that makes a name holds its kernel's lock of the directory, and cannot have the kernel forget a name there for
+/// another node: it must not need to.
+#[test]
+fn names_made_on_two_nodes_at_once_leave_mounts_alone() {
+    let cluster = Cluster::up(2);
+    let script =
+        "mkdir -p /cluster/a/m && mount -t tmpfs inner /cluster/a/m && echo in >/cluster/a/m/f";
+    cluster.sh(2, script).ok();
+    // The same directories, and files of each node's own beside them, as builds do.
+    let make = |node: u32| {
+        let script = format!(
+            "cd /cluster/a; for n in $(seq 1 200); do mkdir dir$n; touch file{node}.$n; done 2>/dev/null; echo done"
+        );
+        cluster.spawn(node, &script)
+    };
+    let both = [make(1), make(2)];
+    for each in both {
+        assert_eq!(each.wait(tests::DEADLINE).ok(), "done");
+    }
+    let left = "cat /cluster/a/m/f; findmnt -n -o FSTYPE /cluster/a/m; ls /cluster/a | wc -l";
+    assert_eq!(cluster.sh(2, left).ok(), "in\ntmpfs\n601");
+}
+
 #[test]
 fn remounts_and_fstab() {
     let cluster = cluster(1);

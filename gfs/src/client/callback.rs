@@ -201,10 +201,11 @@ impl Core {
         let names = {
             let mut state = node.state();
             match some {
-                Some(names) => {
+                Some(mut names) => {
                     for name in &names {
                         state.names.forget(name);
                     }
+                    names.retain(|name| state.names.is_in_kernel(name));
                     names
                 }
                 None => {

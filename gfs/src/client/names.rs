@@ -26,6 +26,11 @@ const WINDOW: Duration = Duration(100_000);
 /// looks for each of them first, as a compiler does for a header in each of its directories.
 const ABSENT_ASKED: u8 = 8;
 
+/// The kernel keeps absence from this look on. Who makes a name has looked for it once or twice: were its absence kept,
+/// the kernel would have to drop it for another node that makes the same name just then, but holds the directory's lock
+/// for its own attempt; all names would have to go, and with them what is mounted below (E2).
+const ABSENT_KEPT: u8 = 3;
+
 /// What a name costs in one of the maps, about.
 const NAME_BYTES: usize = 100;
 
@@ -126,6 +131,8 @@ struct Entry {
     is: Is,
     /// The kernel may have it.
     kernel: bool,
+    /// How often the kernel has asked for it while it did not exist.
+    looks: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +152,9 @@ impl Entry {
     }
 
     fn set(&mut self, known: Known) {
+        if known != Known::Absent {
+            self.looks = 0;
+        }
         (self.ino, self.is) = match known {
             Known::Unknown => (InodeNo(0), Is::Unknown),
             Known::Absent => (InodeNo(0), Is::Absent),
@@ -223,6 +233,7 @@ impl Names {
                 ino: InodeNo(0),
                 is: Is::Unknown,
                 kernel: false,
+                looks: 0,
             };
             entry.set(known);
             self.names.insert(name.as_bytes().into(), entry);
@@ -233,22 +244,30 @@ impl Names {
         room
     }
 
-    /// Notes that the kernel gets the name with a time-out; false if that cannot be remembered.
+    /// Notes that the kernel gets the name with a time-out; false if that cannot be remembered, or is not worth it yet.
     pub(super) fn give_to_kernel(&mut self, name: &Name) -> bool {
         if self.pending.contains_key(name) {
             return false;
         }
-        let total = self.total;
-        if let Some(entry) = self.names.get_mut(name.as_bytes()) {
-            entry.kernel = true;
-            return true;
+        let key = name.as_bytes();
+        if !self.names.contains_key(key) {
+            let known = if self.total {
+                Known::Absent
+            } else {
+                Known::Unknown
+            };
+            self.set(name, known);
         }
-        let known = if total { Known::Absent } else { Known::Unknown };
-        self.set(name, known)
-            && self.names.get_mut(name.as_bytes()).is_some_and(|entry| {
-                entry.kernel = true;
-                true
-            })
+        let Some(entry) = self.names.get_mut(key) else {
+            return false;
+        };
+        if entry.is == Is::Absent {
+            entry.looks = entry.looks.saturating_add(1);
+            entry.kernel |= entry.looks >= ABSENT_KEPT;
+        } else {
+            entry.kernel = true;
+        }
+        entry.kernel
     }
 
     /// Notes a change of ours that is about to be sent: its name is not served until it is answered.
@@ -402,6 +421,12 @@ impl Names {
         }
     }
 
+    /// Returns whether the kernel may have a name.
+    pub(super) fn is_in_kernel(&self, name: &Name) -> bool {
+        let entry = self.names.get(name.as_bytes());
+        entry.is_some_and(|entry| entry.kernel)
+    }
+
     /// Returns the names that the kernel may have.
     pub(super) fn in_kernel(&self) -> Vec<Name> {
         let held = self.names.iter().filter(|(_, entry)| entry.kernel);
@@ -528,6 +553,7 @@ mod tests {
             ino: InodeNo(2),
             is: Is::Present(FileKind::Dir),
             kernel: true,
+            looks: 0,
         };
         names.names.insert(Arc::from(&b"dir"[..]), dir);
         assert!(!names.give_up(at(250)));
@@ -554,12 +580,35 @@ mod tests {
         for number in 0..=NAMES_MAX {
             let name = name(&number.to_string());
             // The kernel asks for each before it has it made.
-            assert_eq!(names.give_to_kernel(&name), number < NAMES_MAX);
+            let kept = (0..ABSENT_KEPT).map(|_| names.give_to_kernel(&name)).last();
+            assert_eq!(kept, Some(number < NAMES_MAX));
             assert_eq!(names.find(&name), Known::Absent);
             names.make(&name, A);
         }
         assert!(!names.learn(&name("z"), A), "there is no room");
         assert_eq!(names.find(&name("y")), Known::Unknown);
+    }
+
+    #[test]
+    fn the_kernel_keeps_absence_that_is_asked_for_again_and_again() {
+        let mut names = listed();
+        let mut kept = |times: u8| -> Vec<bool> {
+            let looks = (0..times).map(|_| names.give_to_kernel(&name("z")));
+            looks.collect()
+        };
+        assert_eq!(kept(ABSENT_KEPT), [false, false, true]);
+        assert_eq!(kept(1), [true]);
+        assert!(names.is_in_kernel(&name("z")));
+        // It came to be, and went.
+        names.set(&name("z"), A);
+        names.taken_from_kernel(&name("z"));
+        names.set(&name("z"), Known::Absent);
+        assert!(!names.give_to_kernel(&name("z")));
+        assert!(!names.is_in_kernel(&name("z")));
+        assert!(
+            names.give_to_kernel(&name("a")),
+            "what exists is kept at once"
+        );
     }
 
     #[test]

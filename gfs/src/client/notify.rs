@@ -107,6 +107,7 @@ impl Notifier {
                 }
             }
         }
+        tracing::debug!(%dir, "the kernel forgets all names, and what is mounted below");
         self.forget_all_names().await;
     }
 
