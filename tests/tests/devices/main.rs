@@ -2,6 +2,8 @@
 //!
 //! Needs root, /dev/fuse, loop devices, e2fsprogs, attr.
 
+mod faults;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{self, SetArg};
