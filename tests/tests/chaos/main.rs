@@ -2,11 +2,13 @@
 //! update under a lock is lost, nothing old is seen, and who was not disturbed got no error.
 //!
 //! `CHAOS_SECONDS` (60) says how long, `SEED` which disturbances, `CHAOS_KINDS` of which kinds: a list of kill, cut, pause,
-//! full, hang and clock, or `all`, as in make test-long. Kills, pauses and cuts are the default: the others do not always pass yet
-//! (docs/results/chaos.md). Needs root and /dev/fuse.
+//! full, hang, slow and clock; all by default. Needs root and /dev/fuse.
 
+mod programs;
+
+use programs::{ACCOUNTS, MONEY, append, bank, build, encode, exercise, look, number, transfer};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,12 +19,12 @@ use tempfile::TempPath;
 use tests::{Cluster, DEADLINE, Dice, Disk, Options, Stopped, binary, scratch_dir, wait_until};
 
 const NODES: u32 = 3;
-const ACCOUNTS: usize = 8;
-const MONEY: u64 = 1_000;
 /// After a disturbance the node's programs may still be told what went with their session.
 const AFTERMATH: Duration = Duration::from_secs(12);
 /// Shorter than a term less the age of its renewal: a node that stands still longer can show what its kernel has cached.
 const PAUSE_MS_MAX: u64 = 2_000;
+/// A slow disk takes up to so long for a write.
+const SLOW_MS_MAX: u64 = 300;
 /// Room for ten minutes.
 const DISK_MIB: u64 = 1_024;
 
@@ -36,17 +38,19 @@ enum Disturbance {
     Full,
     /// What is written to the disk waits.
     Hang,
+    /// Each time for a while.
+    Slow,
     /// The clock is set. No program of the node may notice.
     Clock,
 }
 
-/// Those of the default first: see the top.
-const KINDS: [Disturbance; 6] = [
+const KINDS: [Disturbance; 7] = [
     Disturbance::Kill,
     Disturbance::Pause,
     Disturbance::Cut,
     Disturbance::Full,
     Disturbance::Hang,
+    Disturbance::Slow,
     Disturbance::Clock,
 ];
 
@@ -65,6 +69,7 @@ struct Node {
     open_transfers: AtomicU64,
     built: AtomicU64,
     looks: AtomicU64,
+    exercises: AtomicU64,
     excused: AtomicU64,
     disk: Disk,
 }
@@ -102,6 +107,7 @@ fn chaos() {
             scope.spawn(|| world.runs(node, transfer));
             scope.spawn(|| world.runs(node, build));
             scope.spawn(|| world.runs(node, look));
+            scope.spawn(|| world.runs(node, exercise));
         }
         let mut dice = Dice::new(seed);
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -137,6 +143,7 @@ impl World {
             open_transfers: AtomicU64::new(0),
             built: AtomicU64::new(0),
             looks: AtomicU64::new(0),
+            exercises: AtomicU64::new(0),
             excused: AtomicU64::new(0),
             disk: Disk::new(DISK_MIB),
         };
@@ -149,6 +156,7 @@ impl World {
         bank.write_all_at(&encode(&[MONEY; ACCOUNTS], 0), 0)
             .expect("fill the bank");
         bank.sync_all().expect("sync the bank");
+        fs::create_dir(tree.join("exercises")).expect("mkdir");
         for number in 1..=NODES {
             let pulse = File::create_new(tree.join(format!("pulse{number}"))).expect("make");
             pulse.write_all_at(&[0; 8], 0).expect("write");
@@ -234,6 +242,15 @@ impl World {
                     thread::sleep(Duration::from_millis(dice.below(3_000)));
                     node.disk.thaw();
                 }
+                Disturbance::Slow => {
+                    let end = Instant::now() + Duration::from_millis(dice.below(4_000));
+                    while Instant::now() < end {
+                        node.disk.freeze();
+                        thread::sleep(Duration::from_millis(dice.below(SLOW_MS_MAX)));
+                        node.disk.thaw();
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
                 Disturbance::Clock => unreachable!("done above"),
             }
             // Looks may be served from its caches, while its session is over and it has not heard of that yet.
@@ -256,12 +273,14 @@ impl World {
         );
         for node in &self.nodes {
             println!(
-                "node {}: {} appends, {} transfers, {} builds, {} looks; {} errors while disturbed",
+                "node {}: {} appends, {} transfers, {} builds, {} looks, {} exercises; \
+                 {} errors while disturbed",
                 node.number,
                 node.appended.lock().expect("no holder panics").len(),
                 node.transfers.load(Ordering::SeqCst),
                 node.built.load(Ordering::SeqCst),
                 node.looks.load(Ordering::SeqCst),
+                node.exercises.load(Ordering::SeqCst),
                 node.excused.load(Ordering::SeqCst),
             );
         }
@@ -313,125 +332,15 @@ impl World {
     }
 }
 
-/// Appends the next number to the node's own log and syncs it, and beats.
-fn append(_: &World, node: &Node) -> io::Result<()> {
-    let mut log = File::options()
-        .append(true)
-        .open(node.tree.join(format!("log{}", node.number)))?;
-    let pulse = File::options()
-        .write(true)
-        .open(node.tree.join(format!("pulse{}", node.number)))?;
-    for _ in 0..20 {
-        let n = node.numbers.fetch_add(1, Ordering::SeqCst);
-        log.write_all(format!("\n{n}\n").as_bytes())?;
-        log.sync_all()?;
-        node.appended.lock().expect("no holder panics").push(n);
-        let beat = node.pulse.load(Ordering::SeqCst) + 1;
-        pulse.write_all_at(&beat.to_le_bytes(), 0)?;
-        pulse.sync_all()?;
-        node.pulse.store(beat, Ordering::SeqCst);
-    }
-    Ok(())
-}
-
-/// Moves money under a lock, through the descriptor that holds it.
-fn transfer(_: &World, node: &Node) -> io::Result<()> {
-    let path = node.tree.join("bank");
-    let file = File::options().read(true).write(true).open(path)?;
-    file.lock()?;
-    let (mut accounts, count) = read_bank(&file)?;
-    let from = usize::try_from(count).expect("few") % ACCOUNTS;
-    let to = (from + 1 + node.number as usize) % ACCOUNTS;
-    let amount = accounts[from].min(7);
-    accounts[from] -= amount;
-    accounts[to] += amount;
-    node.open_transfers.fetch_add(1, Ordering::SeqCst);
-    file.write_all_at(&encode(&accounts, count + 1), 0)?;
-    file.sync_all()?;
-    node.transfers.fetch_add(1, Ordering::SeqCst);
-    node.open_transfers.fetch_sub(1, Ordering::SeqCst);
-    file.unlock()?;
-    thread::sleep(Duration::from_millis(5));
-    Ok(())
-}
-
-/// Makes files, renames them, reads them back and removes them, as builds do.
-fn build(_: &World, node: &Node) -> io::Result<()> {
-    let dir = node.tree.join(format!("build{}", node.number));
-    for n in 0..5 {
-        let (new, done) = (dir.join(format!("new{n}")), dir.join(format!("done{n}")));
-        let text = format!("{n} {}", node.built.load(Ordering::SeqCst));
-        fs::write(&new, &text)?;
-        fs::rename(&new, &done)?;
-        let found = fs::read_to_string(&done)?;
-        if found != text {
-            return Err(wrong(format!("{found:?} instead of {text:?}")));
-        }
-    }
-    for entry in fs::read_dir(&dir)? {
-        fs::remove_file(entry?.path())?;
-    }
-    node.built.fetch_add(1, Ordering::SeqCst);
-    Ok(())
-}
-
-/// S1, S3: what another node has synced before the look began is seen.
-fn look(world: &World, node: &Node) -> io::Result<()> {
-    for other in &world.nodes {
-        let least = other.pulse.load(Ordering::SeqCst);
-        let seen = number(&node.tree.join(format!("pulse{}", other.number)))?;
-        if seen < least {
-            return Err(wrong(format!("stale: {seen} after {least}")));
-        }
-    }
-    node.looks.fetch_add(1, Ordering::SeqCst);
-    Ok(())
-}
-
-fn wrong(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn number(path: &Path) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open(path)?.read_exact_at(&mut bytes, 0)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-fn bank(path: &Path) -> io::Result<([u64; ACCOUNTS], u64)> {
-    read_bank(&File::open(path)?)
-}
-
-fn read_bank(file: &File) -> io::Result<([u64; ACCOUNTS], u64)> {
-    let mut bytes = [0; 8 * (ACCOUNTS + 1)];
-    file.read_exact_at(&mut bytes, 0)?;
-    let mut numbers = bytes
-        .chunks_exact(8)
-        .map(|part| u64::from_le_bytes(part.try_into().expect("eight bytes")));
-    let count = numbers.next().expect("the count");
-    let mut accounts = [0; ACCOUNTS];
-    for (account, number) in accounts.iter_mut().zip(numbers) {
-        *account = number;
-    }
-    Ok((accounts, count))
-}
-
-fn encode(accounts: &[u64; ACCOUNTS], count: u64) -> Vec<u8> {
-    let numbers = std::iter::once(&count).chain(accounts);
-    numbers.flat_map(|number| number.to_le_bytes()).collect()
-}
-
 /// What `CHAOS_KINDS` asks for.
 fn kinds() -> Vec<Disturbance> {
     let Ok(asked) = std::env::var("CHAOS_KINDS") else {
-        return KINDS[..3].to_vec();
+        return KINDS.to_vec();
     };
     let asked: Vec<&str> = asked.split(',').collect();
     let is_asked = |kind: &Disturbance| {
         let name = format!("{kind:?}").to_lowercase();
-        asked
-            .iter()
-            .any(|asked| [name.as_str(), "all"].contains(asked))
+        asked.contains(&name.as_str())
     };
     let kinds: Vec<_> = KINDS.into_iter().filter(is_asked).collect();
     assert!(!kinds.is_empty(), "CHAOS_KINDS: {asked:?}");
