@@ -4,13 +4,15 @@
 #
 #   cargo build --release --workspace --bins && scripts/build-itself.sh
 #
-# Needs room for two copies of what cargo builds, some 10 GB. REVISION says what is built.
+# Without debug information and incremental builds, which would be most of what is written. Needs room for two copies of what
+# cargo builds, some 6 GB. REVISION says what is built.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 bin=${GLU_BIN_DIR:-$root/target/release}
 state=${STATE:-/var/tmp/glu-build-itself}
 within=${WITHIN:-3000}
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0
 
 fail() { echo "build-itself: $*" >&2; exit 1; }
 finish() {
