@@ -38,6 +38,9 @@ pub type Metrics = Box<dyn Fn() -> String + Send + Sync>;
 /// the kernel is the one to send it.
 pub type Forward = Box<dyn Fn(i32, i32, bool) -> Option<Result<(), Errno>> + Send + Sync>;
 
+/// Hears which process, by the kernel's number, is locked now or not.
+pub type TellLock = Box<dyn Fn(i32, bool) + Send + Sync>;
+
 /// Answers [`ProcRequest`]s out of the node's procfs.
 pub struct ProcAgent {
     node: NodeId,
@@ -45,6 +48,7 @@ pub struct ProcAgent {
     meter: Arc<Meter>,
     metrics: Metrics,
     forward: OnceLock<Forward>,
+    tell_lock: OnceLock<TellLock>,
     reads: Arc<Semaphore>,
     waits: Semaphore,
     /// The last scan; whoever holds it may make the next one.
@@ -68,6 +72,7 @@ impl ProcAgent {
             meter: Arc::new(Meter::new(&proc_path)),
             metrics: Box::new(String::new),
             forward: OnceLock::new(),
+            tell_lock: OnceLock::new(),
             procfs: Arc::new(Procfs::new(node, proc_path)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
             waits: Semaphore::new(WAITS_MAX),
@@ -85,6 +90,11 @@ impl ProcAgent {
     /// Has signals that a process may be sent go on to where it is.
     pub fn forward_signals(&self, forward: Forward) {
         self.forward.set(forward).ok();
+    }
+
+    /// Has somebody hear of locks.
+    pub fn tell_locks(&self, tell: TellLock) {
+        self.tell_lock.set(tell).ok();
     }
 
     /// Sends a signal once: by the kernel, or by way of what moves the process. The rights are those to what is here
@@ -169,8 +179,12 @@ impl ProcAgent {
                 lock,
                 who,
             } => {
-                self.act(move |procfs| procfs.lock(pid, birth, lock, who))
-                    .await
+                let done = self.act(move |procfs| procfs.lock(pid, birth, lock, who));
+                let done = done.await;
+                if let (ProcReply::Done(Ok(())), Some(tell)) = (&done, self.tell_lock.get()) {
+                    tell(pid.kernel(), lock);
+                }
+                done
             }
             ProcRequest::Wait { pid, birth, who } => {
                 let turn = self.waits.acquire().await.expect("it is never closed");

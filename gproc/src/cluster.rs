@@ -295,11 +295,21 @@ impl Cluster {
         pid: ClusterPid,
         asked: Asked,
     ) -> Result<Option<Told>, Errno> {
-        match job::ask(&*self.transport, pid.home(), pid.kernel(), asked).await {
+        self.ask_at(pid.home(), pid, asked).await
+    }
+
+    /// Asks about a process that may move, another node than its home.
+    pub(crate) async fn ask_at(
+        &self,
+        node: NodeId,
+        pid: ClusterPid,
+        asked: Asked,
+    ) -> Result<Option<Told>, Errno> {
+        match job::ask(&*self.transport, node, pid.kernel(), asked).await {
             Ok(told) => Ok(Some(told)),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
             Err(error) => {
-                tracing::debug!(%pid, %error, "its home does not tell where it is");
+                tracing::debug!(%pid, %error, "its node does not tell about it");
                 Err(Errno(libc::EHOSTDOWN))
             }
         }

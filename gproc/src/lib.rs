@@ -17,6 +17,7 @@ pub mod events;
 mod files;
 pub mod job;
 pub mod keeper;
+mod level;
 pub mod load;
 pub mod pids;
 mod procfs;
@@ -31,7 +32,7 @@ mod view;
 mod wait;
 pub mod wire;
 
-pub use agent::{Forward, Metrics, ProcAgent, READ_PATIENCE, READS_MAX, WAITS_MAX};
+pub use agent::{Forward, Metrics, ProcAgent, READ_PATIENCE, READS_MAX, TellLock, WAITS_MAX};
 pub use cluster::{LONG_DEADLINE, PAGE_DEADLINE, PAGES_MAX, PATIENCE};
 pub use events::Events;
 pub use load::measure;

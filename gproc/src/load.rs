@@ -1,5 +1,6 @@
 //! How loaded a node is.
 
+use crate::level::demand;
 use crate::text;
 use consistency::wire::node::NodeLoad;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -16,7 +17,11 @@ const REFERENCE_STEPS_PER_MS: u64 = 500_000;
 /// Speeds closer than this are the same: a measurement is not more exact.
 const SPEED_STEP: u32 = 100;
 
-/// Measures this node's load; cheap enough for each report (four small files of procfs).
+/// The pid namespace of the machine, as its link in `ns` has it.
+const MACHINE: &str = "pid:[4026531836]";
+
+/// Measures this node's load; cheap enough for each report (four small files of procfs; in a pid namespace, a file for
+/// each thread, once in [`WINDOW_MIN`]). Blocks.
 #[must_use]
 pub fn measure() -> NodeLoad {
     static METER: LazyLock<Meter> = LazyLock::new(|| Meter::new(Path::new("/proc")));
@@ -51,6 +56,28 @@ pub struct Meter {
     proc_path: PathBuf,
     speed: u32,
     window: Mutex<Window>,
+    /// In a pid namespace of its own a node is not all of the machine: it is only what its own processes want.
+    own: Option<Mutex<Own>>,
+}
+
+/// What the processes of a pid namespace want.
+#[derive(Debug, Default)]
+struct Own {
+    meter: demand::Meter,
+    looked: Option<Instant>,
+    last: Option<f64>,
+}
+
+impl Own {
+    fn measure(&mut self, proc_path: &Path) -> Option<f64> {
+        if self.looked.is_none_or(|at| at.elapsed() >= WINDOW_MIN) {
+            let entries = std::fs::read_dir(proc_path).ok()?.flatten();
+            let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            self.last = self.meter.measure(proc_path, pids);
+            self.looked = Some(Instant::now());
+        }
+        self.last
+    }
 }
 
 /// Readings of the processors' clock, older and newer; the older one is what use is measured against, the newer one
@@ -78,8 +105,10 @@ impl Meter {
             proc_path: proc_path.into(),
             speed: *SPEED,
             window: Mutex::default(),
+            own: is_in_namespace(proc_path).then(Mutex::default),
         };
         meter.busy_cores();
+        meter.of_own_processes();
         meter
     }
 
@@ -87,6 +116,29 @@ impl Meter {
     #[must_use]
     pub fn measure(&self) -> NodeLoad {
         let cpus = cpus();
+        let runnable = match self.of_own_processes() {
+            #[expect(clippy::cast_possible_truncation, reason = "an average")]
+            Some(runnable) => runnable as f32,
+            None => self.of_machine(cpus),
+        };
+        let meminfo = self.read("meminfo");
+        NodeLoad {
+            runnable,
+            guests: 0,
+            cpus,
+            speed: self.speed,
+            mem_total_kib: text::number(&meminfo, b"MemTotal:").unwrap_or(0),
+            mem_available_kib: text::number(&meminfo, b"MemAvailable:").unwrap_or(0),
+        }
+    }
+
+    fn of_own_processes(&self) -> Option<f64> {
+        let own = self.own.as_ref()?;
+        let mut own = own.lock().expect("no holder panics");
+        own.measure(&self.proc_path)
+    }
+
+    fn of_machine(&self, cpus: u32) -> f32 {
         // The caller itself runs just now.
         let running =
             text::running(&self.read("loadavg")).map_or(0, |running| running.saturating_sub(1));
@@ -98,15 +150,7 @@ impl Meter {
             .busy_cores()
             .unwrap_or_else(|| f64::from(running.min(cpus))) as f32
             + waiting as f32;
-        let meminfo = self.read("meminfo");
-        NodeLoad {
-            runnable,
-            guests: 0,
-            cpus,
-            speed: self.speed,
-            mem_total_kib: text::number(&meminfo, b"MemTotal:").unwrap_or(0),
-            mem_available_kib: text::number(&meminfo, b"MemAvailable:").unwrap_or(0),
-        }
+        runnable
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -145,6 +189,12 @@ impl Window {
         }
         self.base
     }
+}
+
+/// Returns whether a procfs is that of this process, which is in a pid namespace.
+fn is_in_namespace(proc_path: &Path) -> bool {
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    proc_path == Path::new("/proc") && namespace.is_ok_and(|link| link != Path::new(MACHINE))
 }
 
 /// Returns the busy and idle ticks of all cores in `/proc/stat`.

@@ -288,7 +288,7 @@ fn control_files_refuse_what_makes_no_sense() {
         assert_eq!(said, expected, "{text:?}");
     }
     // What only tells takes nothing.
-    for file in ["stat", "where", "from", "wait", "nmigs", "cantmove"] {
+    for file in ["stat", "where", "from", "wait", "nmigs", "cantmove", "why"] {
         let said = order(&cluster, 0, &format!("{pid}/{file}"), "1");
         assert_eq!(said, libc::EACCES, "{file}");
     }
@@ -305,7 +305,7 @@ fn control_files_refuse_what_makes_no_sense() {
         assert_eq!(said, libc::EPERM, "{file}");
     }
     for (file, on) in [
-        ("loadlevel", libc::EOPNOTSUPP),
+        ("loadlevel", 0),
         ("block", 0),
         ("stay", 0),
         ("bring", 0),
@@ -331,6 +331,19 @@ fn control_files_refuse_what_makes_no_sense() {
     // Nothing but the lock that was asked for has changed.
     let read = format!("cd /cluster/proc/{pid}; cat lock loadlevel nmigs from where");
     assert_eq!(cluster.sh(1, &read).ok(), "1\n0\n0\n2\n2");
+    // A list is text, of names and whole paths.
+    for text in ["a/b", "\u{0}", "name\u{1}", &"x".repeat(5_000)] {
+        let said = order(&cluster, 0, "cluster/loadlevellist", text);
+        assert_eq!(said, libc::EINVAL, "{text:?}");
+    }
+    let stranger = order(&cluster, 54_321, "cluster/loadlevellist", "make");
+    assert_eq!(stranger, libc::EACCES);
+    assert_eq!(
+        cluster
+            .sh(1, "cat /cluster/proc/cluster/loadlevellist")
+            .ok(),
+        ""
+    );
     let read = "cd /cluster/proc/cluster/node2; cat loadlevel block stay bring expel state";
     assert_eq!(cluster.sh(1, read).ok(), "0\n0\n0\n0\n0\nup");
     let stat = cluster.sh(2, &format!("ps -o stat=,args= -p {pid}")).ok();

@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// Where they are kept.
 const PATH: [&str; 2] = [".glu", "nodes"];
+const DIRS: [(&str, u32); 2] = [(PATH[0], 0o755), (PATH[1], 0o755)];
+/// Attribute of the directory of all nodes: names of programs.
+const LIST: &str = "loadlevellist";
 /// Values of what is switched.
 const ON: &[u8] = b"1";
 const OFF: &[u8] = b"0";
@@ -164,6 +167,37 @@ impl NodeRights {
         set.await
     }
 
+    /// Returns the programs that are levelled, as they were set.
+    ///
+    /// # Errors
+    /// If the tree cannot be asked.
+    pub async fn list(&self) -> Result<Bytes, Errno> {
+        let Some(dir) = find(&*self.files, &PATH).await? else {
+            return Ok(Bytes::new());
+        };
+        match self
+            .files
+            .getxattr(SELF, dir.attr.ino, &attribute(LIST)?)
+            .await
+        {
+            Err(Errno(libc::ENODATA)) => Ok(Bytes::new()),
+            list => list,
+        }
+    }
+
+    /// Sets them.
+    ///
+    /// # Errors
+    /// Of the files tree.
+    pub async fn set_list(&self, list: Bytes) -> Result<(), Errno> {
+        let dir = self.make_dirs(&DIRS).await?;
+        let (ino, name) = (dir.attr.ino, attribute(LIST)?);
+        let set = self
+            .files
+            .setxattr(SELF, ino, &name, list, XattrMode::Any, false);
+        set.await
+    }
+
     /// Returns the directory of a node, if there is one.
     async fn dir(&self, node: NodeId) -> Result<Option<Found<'_>>, Errno> {
         let name = format!("node{node}");
@@ -176,13 +210,16 @@ impl NodeRights {
             return Ok(dir);
         }
         let node_name = format!("node{node}");
+        let [all, nodes] = DIRS;
+        let dirs = [all, nodes, (&*node_name, Rights::DEFAULT.mode)];
+        self.make_dirs(&dirs).await
+    }
+
+    /// Makes directories, each in the one before, unless they are there; returns the last.
+    async fn make_dirs(&self, dirs: &[(&str, u32)]) -> Result<Found<'_>, Errno> {
         let mut parent = InodeNo::ROOT;
-        let dirs = [(PATH[0], 0o755), (PATH[1], 0o755)];
-        let dirs = dirs
-            .into_iter()
-            .chain([(&*node_name, Rights::DEFAULT.mode)]);
         let mut made = Vec::new();
-        for (name, mode) in dirs {
+        for (name, mode) in dirs.iter().copied() {
             let (name, mode) = (inside::name(name)?, NewMode::exactly(mode));
             let entry = self.files.make(SELF, parent, &name, NewNode::Dir, mode);
             let entry = match entry.await {
@@ -194,7 +231,7 @@ impl NodeRights {
             parent = dir.attr.ino;
             made.push(dir);
         }
-        Ok(made.pop().expect("there are three"))
+        Ok(made.pop().expect("there are some"))
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<NodeId, Rights>> {

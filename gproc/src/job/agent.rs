@@ -1,6 +1,7 @@
 //! The host's end of jobs: starts a program, carries its input and output, and sees to it that nothing of it is
 //! left when its owner or the program itself has ended (rule J2).
 
+use super::LEVEL_ENV;
 use super::admission::{Admission, Admissions};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
@@ -11,7 +12,7 @@ use super::protocol::{
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
-use super::travel::{self, Engine, Travel};
+use super::travel::{self, Engine, Levelling, Travel};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -117,6 +118,22 @@ impl Agent {
         self.travel.forward(pid, number, group)
     }
 
+    /// Takes note that a process of this node has been locked, or not any more.
+    pub fn lock(&self, pid: i32, locked: bool) {
+        self.travel.lock(pid, locked);
+    }
+
+    /// Returns how often levelling has looked at jobs here, and how many it has moved.
+    #[must_use]
+    pub fn levelled(&self) -> (u64, u64) {
+        self.travel.levelled()
+    }
+
+    /// Levels the jobs that run here, for as long as the daemon runs.
+    pub async fn level(self: Arc<Self>, means: Levelling) {
+        travel::level(Arc::clone(&self.travel), means).await;
+    }
+
     /// Returns what to register for `ServiceId::Job`.
     #[must_use]
     pub fn service(self: &Arc<Self>) -> Arc<dyn Service> {
@@ -176,6 +193,7 @@ impl Agent {
             return Ok(End::lost(why));
         };
         let user = start.credentials.clone();
+        let levelled = is_levelled(&start);
         let guest = owner.hop == Hop::Remote;
         if let Err(refused) = self.admissions.admit(self.node, &user, guest).await {
             return Ok(End::lost(refused.to_string()));
@@ -216,7 +234,7 @@ impl Agent {
             (None, false) => Some("limits"),
             (None, true) => None,
         };
-        process.may_move(&self.travel, group, tied, user);
+        process.may_move(&self.travel, group, tied, user, levelled);
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),
@@ -361,6 +379,16 @@ impl Streams {
             }
         }
     }
+}
+
+/// Returns whether a job is to be levelled, whatever its program is.
+fn is_levelled(start: &Start) -> bool {
+    let named = |entry: &Bytes| {
+        let value = entry.strip_prefix(LEVEL_ENV.as_bytes())?;
+        Some(value == b"=1")
+    };
+    let mut named = start.request.env.iter().filter_map(named);
+    named.next().unwrap_or(false)
 }
 
 fn input_file(extras: &[Extra]) -> Option<InputFile> {

@@ -57,11 +57,15 @@ pub mod view;
 pub use agent::Agent;
 pub(crate) use protocol::{Asked, Told};
 pub use server::{JobServer, bind};
+pub use travel::Levelling;
 pub(crate) use travel::ask;
 pub use view::Nodes;
 
 /// Where the socket for jobs is unless the environment names another in [`SOCKET_ENV`].
 pub const SOCKET_PATH: &str = "/run/glu/jobs.sock";
+
+/// 1 in the environment of a job has it levelled, whatever its program is.
+pub const LEVEL_ENV: &str = "GLU_LOADLEVEL";
 
 /// Names another socket for jobs.
 pub const SOCKET_ENV: &str = "GLU_JOBS_SOCKET";

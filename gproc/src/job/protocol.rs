@@ -196,6 +196,10 @@ pub enum Asked {
     Ties,
     /// To move to this node; answered by [`Told::Gone`] when it runs there.
     Go(NodeId),
+    /// Whether its home lets it be levelled; answered by [`Told::Level`]. Since version 11.
+    Level,
+    /// What levelling makes of it, where it runs; answered by [`Told::Why`]. Since version 11.
+    Why,
 }
 
 /// What there is to say of a process that may move.
@@ -212,6 +216,19 @@ pub enum Told {
     Ties(Vec<String>),
     /// It has moved, or not: the errno says why.
     Gone(Result<(), i32>),
+    /// Whether it may be levelled.
+    Level(Level),
+    /// What levelling makes of it, in a line.
+    Why(String),
+}
+
+/// What has been said of a job that may be levelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// It is to stay where it is.
+    pub locked: bool,
+    /// It is to be levelled, whatever its program is.
+    pub asked: bool,
 }
 
 /// From the job to the owner.
@@ -561,6 +578,8 @@ mod tests {
         check(&ask(Asked::Where), &[3, 0, 0, 0, 11, 18, 0]);
         check(&ask(Asked::Ties), &[3, 0, 0, 0, 11, 18, 1]);
         check(&ask(Asked::Go(NodeId(2))), &[4, 0, 0, 0, 11, 18, 2, 2]);
+        check(&ask(Asked::Level), &[3, 0, 0, 0, 11, 18, 3]);
+        check(&ask(Asked::Why), &[3, 0, 0, 0, 11, 18, 4]);
         let at = NodeId(3);
         check(
             &FromJob::Told(Told::Where { at, moves: 4 }),
@@ -571,6 +590,18 @@ mod tests {
             &[5, 0, 0, 0, 10, 1, 1, 1, b't'],
         );
         check(&FromJob::Told(Told::Gone(Ok(()))), &[3, 0, 0, 0, 10, 2, 0]);
+        let level = Level {
+            locked: false,
+            asked: true,
+        };
+        check(
+            &FromJob::Told(Told::Level(level)),
+            &[4, 0, 0, 0, 10, 3, 0, 1],
+        );
+        check(
+            &FromJob::Told(Told::Why("w".into())),
+            &[4, 0, 0, 0, 10, 4, 1, b'w'],
+        );
     }
 
     #[test]

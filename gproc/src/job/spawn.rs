@@ -442,6 +442,7 @@ impl Process {
         group: &GroupSlot,
         tied: Option<&'static str>,
         user: Credentials,
+        levelled: bool,
     ) {
         let tied = match self {
             Self {
@@ -452,7 +453,7 @@ impl Process {
         };
         if let Ok(pidfd) = self.pidfd.try_clone() {
             let pid = self.pid().cast_signed();
-            self.ticket = Some(travel.register(pid, pidfd, group, tied, user));
+            self.ticket = Some(travel.register(pid, pidfd, group, tied, user, levelled));
         }
     }
 

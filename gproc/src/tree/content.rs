@@ -64,6 +64,7 @@ impl ProcTree {
                         });
                         Ok(show(&states.collect::<Vec<_>>()).into())
                     }
+                    OfCluster::LevelList => Ok(self.level_list().await?.into()),
                     OfCluster::Events | OfCluster::NoteGroup => Err(Errno::EACCES),
                 }
             }
@@ -163,7 +164,7 @@ impl ProcTree {
             return Err(Errno(libc::EHOSTDOWN));
         }
         let asked = match what {
-            OfMoves::Where | OfMoves::Count => Asked::Where,
+            OfMoves::Where | OfMoves::Count | OfMoves::Why => Asked::Where,
             OfMoves::Ties => Asked::Ties,
         };
         let home = identity.pid.home();
@@ -179,6 +180,17 @@ impl ProcTree {
         };
         Ok(match (what, told) {
             (OfMoves::Where, Told::Where { at, .. }) => format!("{at}\n").into(),
+            (OfMoves::Why, Told::Where { at, .. }) => {
+                // The node that runs it levels it.
+                let told = self.cluster.ask_at(at, identity.pid, Asked::Why).await;
+                match told? {
+                    Some(Told::Why(why)) if !why.contains(char::is_control) => {
+                        format!("{why}\n").into()
+                    }
+                    Some(_) => return Err(Errno::EIO),
+                    None => "stays old_node: the Glu of its node is older\n".into(),
+                }
+            }
             (OfMoves::Count, Told::Where { moves, .. }) => format!("{moves}\n").into(),
             (OfMoves::Ties, Told::Ties(mut ties)) => {
                 if self.is_locked(identity).await? {

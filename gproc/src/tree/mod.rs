@@ -211,7 +211,11 @@ impl ProcTree {
             }
             Ino::ClusterFile(row) => {
                 let file = CLUSTER.get(usize::from(row))?;
-                return matches!(file.what, OfCluster::NoteGroup).then_some(Written::Group);
+                return match file.what {
+                    OfCluster::NoteGroup => Some(Written::Group),
+                    OfCluster::LevelList => Some(Written::LevelList),
+                    OfCluster::Shows(_) | OfCluster::Events => None,
+                };
             }
             Ino::ProcessFile(..) => self.at(ino).ok()?,
             _ => return None,
@@ -509,7 +513,7 @@ impl Tree for ProcTree {
         caller: Caller,
         ino: InodeNo,
         _: u64,
-        _: u64,
+        offset: u64,
         data: Bytes,
         _: OpenFlags,
         _: bool,
@@ -518,6 +522,7 @@ impl Tree for ProcTree {
         let ino = Ino::of(ino).ok_or(Errno::ESTALE)?;
         match self.order_of(ino).ok_or(Errno(libc::EBADF))? {
             Written::Order(order, at) => self.order(who(caller), order, &at, &data).await?,
+            Written::LevelList => self.set_level_list(offset, &data).await?,
             Written::Group => self.note_group(who(caller), &data).await?,
             Written::Switch(node, order) => self.switch(node, order, &data).await?,
         }
@@ -568,6 +573,7 @@ impl Tree for ProcTree {
 enum Written {
     Order(Order, At),
     Group,
+    LevelList,
     Switch(NodeId, switches::Order),
 }
 

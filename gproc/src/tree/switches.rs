@@ -5,11 +5,13 @@
 //! | `block` | the node starts and takes in no processes of other nodes |
 //! | `stay` | processes that have been started there do not move to other nodes |
 //! | `bring` | its processes that are elsewhere come home; the write returns when they are there |
+//! | `loadlevel` | its jobs are levelled, and it takes jobs that are; 1 unless it is switched off |
 //! | `expel` | processes of other nodes that have moved there go home, likewise |
 
 use super::ProcTree;
 use super::control::switch;
 use crate::job::{Asked, Told};
+use crate::level::list;
 use crate::pids::ClusterPid;
 use crate::text;
 use async_trait::async_trait;
@@ -27,6 +29,8 @@ pub enum Switch {
     Stay,
     /// Its owner works at it: it takes none either. It says so itself.
     InUse,
+    /// It levels nothing.
+    Unlevelled,
 }
 
 /// Keeps what is switched, for all nodes.
@@ -37,6 +41,12 @@ pub trait Switches: Send + Sync {
 
     /// Switches it.
     async fn set(&self, node: NodeId, switch: Switch, on: bool) -> Result<(), Errno>;
+
+    /// Returns the names of the programs that are levelled, a line each.
+    async fn list(&self) -> Result<String, Errno>;
+
+    /// Has others be levelled.
+    async fn set_list(&self, list: &str) -> Result<(), Errno>;
 }
 
 /// Where they are kept, if anywhere.
@@ -53,16 +63,17 @@ impl fmt::Debug for Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Keep(Switch),
+    /// It shows and takes the opposite.
+    KeepNot(Switch),
     Bring,
     Expel,
-    /// Something that nodes cannot do yet: it is off.
-    Nothing,
 }
 
 impl ProcTree {
     pub(super) async fn switched(&self, node: NodeId, order: Order) -> Result<bool, Errno> {
         match (order, &self.switches.0) {
             (Order::Keep(switch), Some(switches)) => switches.is_on(node, switch).await,
+            (Order::KeepNot(switch), Some(switches)) => Ok(!switches.is_on(node, switch).await?),
             _ => Ok(false),
         }
     }
@@ -77,10 +88,30 @@ impl ProcTree {
         let on = switch(text)?;
         match (order, &self.switches.0) {
             (Order::Keep(switch), Some(switches)) => switches.set(node, switch, on).await,
+            (Order::KeepNot(switch), Some(switches)) => switches.set(node, switch, !on).await,
             (Order::Bring, _) if on => self.send_home(node, |pid, _| pid.home() == node).await,
             (Order::Expel, _) if on => self.send_home(node, |_, at| at == node).await,
             _ if on => Err(Errno(libc::EOPNOTSUPP)),
             _ => Ok(()),
+        }
+    }
+
+    /// Returns `loadlevellist`.
+    pub(super) async fn level_list(&self) -> Result<String, Errno> {
+        match &self.switches.0 {
+            Some(switches) => switches.list().await,
+            None => Ok(String::new()),
+        }
+    }
+
+    /// Carries out what has been written to `loadlevellist`.
+    pub(super) async fn set_level_list(&self, offset: u64, text: &[u8]) -> Result<(), Errno> {
+        // One write is one list.
+        let list = list::read(text).filter(|_| offset == 0);
+        let list = list.ok_or(Errno::EINVAL)?;
+        match &self.switches.0 {
+            Some(switches) => switches.set_list(&list).await,
+            None => Err(Errno(libc::EOPNOTSUPP)),
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) enum OfMoves {
     Count,
     /// Why it cannot.
     Ties,
+    /// What levelling makes of it.
+    Why,
 }
 
 /// What is in a directory besides rows.
@@ -103,6 +105,8 @@ pub(super) enum OfCluster {
     Events,
     /// A signal to a process group, also to one whose leader has ended.
     NoteGroup,
+    /// Programs that are levelled.
+    LevelList,
 }
 
 /// A file of `/cluster/proc/cluster/node<N>/`.
@@ -186,6 +190,7 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("loadlevel",     0o666, ReadsTakes(ProcFile::Lock, invert, Order::Loadlevel)),
     file("goto",          0o222, Takes(Order::Goto)),
     file("wait",          0o444, Wait),
+    file("why",           0o444, Moves(OfMoves::Why)),
 ];
 
 /// Rows that threads have not: what is done to a process is done to all of it.
@@ -230,8 +235,7 @@ pub(super) const ROOT: &[File<OfRoot>] = &[
 #[rustfmt::skip]
 pub(super) const CLUSTER: &[ClusterFile] = &[
     ClusterFile { name: "nodes",         mode: 0o444, what: OfCluster::Shows(show_nodes) },
-    // No program is balanced yet.
-    ClusterFile { name: "loadlevellist", mode: 0o444, what: OfCluster::Shows(|_| String::new()) },
+    ClusterFile { name: "loadlevellist", mode: 0o644, what: OfCluster::LevelList },
     ClusterFile { name: "events",        mode: 0o444, what: OfCluster::Events },
     ClusterFile { name: "notepg",        mode: 0o222, what: OfCluster::NoteGroup },
 ];
@@ -245,7 +249,7 @@ pub(super) const NODE: &[NodeFile] = &[
     NodeFile { name: "mem",       mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.mem_available_kib.saturating_mul(1024))) },
     NodeFile { name: "tmem",      mode: 0o444, what: OfNode::Shows(|load| tell(load, |load| load.mem_total_kib.saturating_mul(1024))) },
     NodeFile { name: "util",      mode: 0o444, what: OfNode::Shows(|load| tell(load, load::utilization)) },
-    NodeFile { name: "loadlevel", mode: 0o644, what: OfNode::Switch(switches::Order::Nothing) },
+    NodeFile { name: "loadlevel", mode: 0o644, what: OfNode::Switch(switches::Order::KeepNot(Switch::Unlevelled)) },
     NodeFile { name: "block",     mode: 0o644, what: OfNode::Switch(switches::Order::Keep(Switch::Block)) },
     NodeFile { name: "stay",      mode: 0o644, what: OfNode::Switch(switches::Order::Keep(Switch::Stay)) },
     NodeFile { name: "bring",     mode: 0o644, what: OfNode::Switch(switches::Order::Bring) },

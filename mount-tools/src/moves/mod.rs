@@ -7,6 +7,7 @@ use crate::cli::refuse;
 use crate::table::{self, Process};
 use clap::Parser;
 use destination::Destination;
+use gproc::job::LEVEL_ENV;
 use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use std::ffi::OsString;
@@ -50,7 +51,7 @@ struct Migrate {
     to: Destination,
 }
 
-/// Says or shows whether a process may move, or runs a program as a job, which may.
+/// Says or shows whether a process may move and is levelled, or runs a program as a job that is.
 ///
 /// Exit status: 0 done, 1 not, 2 the command line is not understood; of a program, that of glurun.
 #[derive(Debug, Parser)]
@@ -90,7 +91,12 @@ pub fn loadlevel() -> ExitCode {
         Err(error) => return refuse("loadlevel", &error),
     };
     let Some(pid) = pid else {
-        let error = Command::new("glurun").arg("--").args(&words).exec();
+        // So that all that it starts by glurun is levelled, too.
+        let error = Command::new("glurun")
+            .env(LEVEL_ENV, "1")
+            .arg("--")
+            .args(&words)
+            .exec();
         eprintln!("loadlevel: glurun: {error}");
         return ExitCode::from(127);
     };

@@ -15,6 +15,8 @@ pub(super) struct Counted {
     pub(super) session: bool,
     pub(super) leads: bool,
     pub(super) traffic: BTreeMap<NodeId, Traffic>,
+    /// Looks that levelling has taken at jobs, and moves it has made.
+    pub(super) levelled: (u64, u64),
 }
 
 /// Returns the text.
@@ -26,6 +28,7 @@ pub(super) fn show(counted: &Counted) -> String {
         session,
         leads,
         traffic,
+        levelled,
     } = counted;
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
@@ -82,6 +85,18 @@ pub(super) fn show(counted: &Counted) -> String {
         "counter",
         "Bytes received from a node.",
         &of_peers(|traffic| traffic.received),
+    );
+    family(
+        "levelling_rounds_total",
+        "counter",
+        "Looks that automatic levelling has taken at the node's jobs.",
+        &alone(levelled.0),
+    );
+    family(
+        "levelling_moves_total",
+        "counter",
+        "Jobs that automatic levelling has moved away from the node.",
+        &alone(levelled.1),
     );
     out
 }

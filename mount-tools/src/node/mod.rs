@@ -186,7 +186,12 @@ impl Node {
         );
         let client = Arc::new(client);
 
+        // This program, also after an update has put another in its place.
+        let leader = Some(Path::new("/proc/self/exe"));
+        let job_agent = job::Agent::with_leader(config.node, &instance(&config), leader)
+            .context("prepare to run jobs (/dev/null, threads)")?;
         let metrics = {
+            let jobs = Arc::clone(&job_agent);
             let (client, transport) = (Arc::clone(&client), Arc::clone(&transport));
             let (node, started) = (config.node, Instant::now());
             let count = move || Counted {
@@ -196,6 +201,7 @@ impl Node {
                 session: client.session().is_some(),
                 leads: client.leader() == Some(node),
                 traffic: transport.traffic(),
+                levelled: jobs.levelled(),
             };
             Box::new(move || metrics::show(&count()))
         };
@@ -219,10 +225,6 @@ impl Node {
         let dev_agent = Arc::new(dev_agent);
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
-        // This program, also after an update has put another in its place.
-        let leader = Some(Path::new("/proc/self/exe"));
-        let job_agent = job::Agent::with_leader(config.node, &instance(&config), leader)
-            .context("prepare to run jobs (/dev/null, threads)")?;
         router.register(ServiceId::Job, job_agent.service());
         let transport_of_jobs: Arc<dyn Transport> = Arc::clone(&transport) as _;
         job_agent.let_jobs_move(
@@ -235,6 +237,14 @@ impl Node {
             config.node,
             Arc::clone(&rights) as _,
         ));
+        let levelling = job::Levelling {
+            nodes: Arc::clone(&members) as _,
+            switches: Arc::clone(&rights) as _,
+            events: processes.events(),
+        };
+        tokio::spawn(Arc::clone(&job_agent).level(levelling));
+        let locks = Arc::clone(&job_agent);
+        processes_agent.tell_locks(Box::new(move |pid, locked| locks.lock(pid, locked)));
         job_agent.ask_for_rights(rights);
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {
@@ -492,8 +502,9 @@ fn open_bucket(config: &GludConfig, cluster: &str) -> Result<Option<Disk>> {
 
 async fn measure(disk: &Disk, rack: &str) -> NodeReport {
     let space = disk.space().await.ok();
+    let load = tokio::task::spawn_blocking(gproc::measure).await;
     NodeReport {
-        load: gproc::measure(),
+        load: load.unwrap_or_default(),
         disk_total: space.map_or(0, |space| space.total),
         disk_free: space.map_or(0, |space| space.free),
         domain: rack.to_owned(),

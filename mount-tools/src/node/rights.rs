@@ -95,6 +95,15 @@ impl Switches for OfTree {
     async fn set(&self, node: NodeId, switch: Switch, on: bool) -> Result<(), Errno> {
         self.rights.switch(node, name(switch), on).await
     }
+
+    async fn list(&self) -> Result<String, Errno> {
+        let list = self.rights.list().await?;
+        Ok(String::from_utf8_lossy(&list).into_owned())
+    }
+
+    async fn set_list(&self, list: &str) -> Result<(), Errno> {
+        self.rights.set_list(list.to_owned().into()).await
+    }
 }
 
 const fn name(switch: Switch) -> &'static str {
@@ -102,6 +111,7 @@ const fn name(switch: Switch) -> &'static str {
         Switch::Block => "block",
         Switch::Stay => "stay",
         Switch::InUse => "in_use",
+        Switch::Unlevelled => "unlevelled",
     }
 }
 

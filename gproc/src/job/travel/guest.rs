@@ -57,9 +57,11 @@ pub(in crate::job) async fn host(
     match made {
         Ok((mut guest, waiting)) => {
             reached("target: before it tells of the copy");
+            let came = travel.came(guest.pid, &guest.group);
             sender.send(&FromGuest::Restored).await;
             reached("target: after it tells of the copy");
             guest.serve(Some(waiting), &mut home, &sender).await.ok();
+            drop(came);
             guest.end().await;
         }
         Err(error) => {

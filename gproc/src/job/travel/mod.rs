@@ -8,6 +8,7 @@
 mod deputy;
 mod engine;
 mod guest;
+mod level;
 mod pipes;
 mod places;
 mod remains;
@@ -16,12 +17,14 @@ pub(super) mod wire;
 
 pub(super) use engine::Engine;
 pub(super) use guest::host;
+pub use level::Levelling;
+pub(super) use level::run as level;
 pub(super) use rules::NotMoved;
 
 use super::admission::{Admissions, Refused};
 use super::frame::{FrameReader, FrameWriter};
 use super::group::Groups;
-use super::protocol::{Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, ToJob, Told};
+use super::protocol::{Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, Level, ToJob, Told};
 use super::spawn::GroupSlot;
 use super::sys;
 use consistency::NodeId;
@@ -33,7 +36,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -58,6 +61,7 @@ pub(super) struct Travel {
     /// Jobs of this node, by the pids of their programs.
     jobs: Mutex<HashMap<i32, Known>>,
     pub(super) admissions: Arc<Admissions>,
+    levels: level::Levels,
 }
 
 /// A job that may move.
@@ -71,6 +75,8 @@ struct Known {
     /// What keeps it here for its whole life.
     tied: Option<&'static str>,
     user: Credentials,
+    since: Instant,
+    level: Level,
 }
 
 /// Where a job is.
@@ -102,6 +108,7 @@ impl Travel {
             transport: OnceLock::new(),
             jobs: Mutex::default(),
             admissions,
+            levels: level::Levels::default(),
         }
     }
 
@@ -155,6 +162,7 @@ impl Travel {
         group: &GroupSlot,
         tied: Option<&'static str>,
         user: Credentials,
+        levelled: bool,
     ) -> Ticket {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (at, moves) = (self.node, 0);
@@ -166,6 +174,11 @@ impl Travel {
             group: Arc::clone(group),
             tied,
             user,
+            since: Instant::now(),
+            level: Level {
+                locked: false,
+                asked: levelled,
+            },
         };
         let original = Original {
             pid,
@@ -212,6 +225,8 @@ impl Travel {
                 Told::Ties(ties.into_iter().map(ToOwned::to_owned).collect())
             }
             Asked::Go(to) => Told::Gone(self.go(known, pid, to).await),
+            Asked::Level => Told::Level(known.map(|known| known.level).unwrap_or_default()),
+            Asked::Why => Told::Why(self.levels.why(pid, known.is_some())),
         }
     }
 
@@ -245,6 +260,10 @@ impl Travel {
         let Some(known) = known.filter(|_| ties.is_empty()) else {
             return Err(libc::EOPNOTSUPP);
         };
+        // A lock binds levelling as well, and whoever has not seen it.
+        if known.level.locked && to != self.node {
+            return Err(libc::EBUSY);
+        }
         // The target is not told whose it is, so home asks in its place (J5).
         let guest = to != self.node;
         match self.admissions.admit(to, &known.user, guest).await {
@@ -317,7 +336,7 @@ pub(crate) async fn ask(
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
         Asked::Go(_) => MOVED_WITHIN,
-        Asked::Where | Asked::Ties => TOLD_WITHIN,
+        Asked::Where | Asked::Ties | Asked::Level | Asked::Why => TOLD_WITHIN,
     };
     match tokio::time::timeout(within, reader.next(FRAME_BYTES_MAX)).await?? {
         Some(FromJob::Told(told)) => Ok(told),

@@ -497,9 +497,8 @@ async fn files_of_nodes() {
             .expect("a number");
     }
     for (name, on) in [
-        // Of this one nothing is done yet.
-        ("loadlevel", Err(libc::EOPNOTSUPP)),
         // Nobody keeps these here.
+        ("loadlevel", Err(libc::EOPNOTSUPP)),
         ("block", Err(libc::EOPNOTSUPP)),
         ("stay", Err(libc::EOPNOTSUPP)),
         // Nobody is away.
@@ -526,4 +525,14 @@ async fn files_of_nodes() {
             .expect("read"),
         ""
     );
+    let list = tree.find(READER, "cluster/loadlevellist").await;
+    let list = list.expect("there");
+    for (text, answer) in [
+        ("bin/make", libc::EINVAL),
+        ("a\0b", libc::EINVAL),
+        ("make\n", libc::EOPNOTSUPP),
+    ] {
+        let written = tree.echo(ROOT, text, list).await;
+        assert_eq!(written, Err(Errno(answer)), "{text:?}");
+    }
 }
