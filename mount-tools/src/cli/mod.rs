@@ -12,6 +12,7 @@ mod fsck;
 mod node;
 mod nodes;
 mod voters;
+mod why;
 
 use crate::dev::{UsageError, init};
 use crate::devices;
@@ -53,6 +54,8 @@ enum Command {
     Drain(cluster::Drain),
     /// Let a node have file data again.
     Undrain(cluster::Undrain),
+    /// Say what automatic levelling makes of a process: where it goes, or why it stays.
+    Why(why::Why),
     /// Show or change the nodes that keep the metadata.
     Voters(voters::Voters),
     /// Make a node's certificate, or have no node accept it any more.
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Nodes(nodes) => nodes.run().map(|()| ExitCode::SUCCESS),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
+        Command::Why(why) => why.run(),
         Command::Voters(voters) => voters.run(),
         Command::Node(node) => node.run(),
         Command::Console(console) => console.run(),
