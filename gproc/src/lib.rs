@@ -43,6 +43,13 @@ pub use wait::WAIT_MAX;
 use gfs::net::{Router, ServiceId};
 use std::sync::Arc;
 
+/// Returns whether this node's procfs hides processes of other users from a user.
+#[must_use]
+pub fn hides_processes() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text::hidden(&mounts, "/proc").is_some()
+}
+
 /// Offers a node's processes to the others.
 pub fn register(router: &Router, agent: Arc<ProcAgent>) {
     router.register(ServiceId::Process, agent);

@@ -8,6 +8,7 @@ mod daemon;
 pub mod dev;
 mod devices;
 pub mod identity;
+mod jobs;
 pub mod kill;
 pub mod mount;
 pub mod moves;

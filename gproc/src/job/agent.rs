@@ -9,6 +9,7 @@ use super::limits::Limits;
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
+use super::roll::Seat;
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
@@ -54,12 +55,18 @@ pub struct Agent {
 }
 
 /// Between whom the frames go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Hop {
-    /// Owner and this node: the kernel tells when the owner is gone.
-    Local,
+    /// Owner and this node: the kernel tells when the owner is gone. What home knows of the job is here, too.
+    Local(Seat),
     /// Home and this node: pings tell.
     Remote,
+}
+
+impl Hop {
+    const fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote)
+    }
 }
 
 /// The owner has gone or has broken the protocol: there is nobody to tell how the job ended.
@@ -194,7 +201,7 @@ impl Agent {
         };
         let user = start.credentials.clone();
         let levelled = is_levelled(&start);
-        let guest = owner.hop == Hop::Remote;
+        let guest = owner.hop.is_remote();
         if let Err(refused) = self.admissions.admit(self.node, &user, guest).await {
             return Ok(End::lost(refused.to_string()));
         }
@@ -219,7 +226,7 @@ impl Agent {
             // Of pipes alone the first can be something else.
             input: pipes.as_ref().and_then(|_| input_file(&extras)),
             // At home the machine has it.
-            host_name: host_name(&extras).filter(|_| owner.hop == Hop::Remote),
+            host_name: host_name(&extras).filter(|_| owner.hop.is_remote()),
             wire: job_wire,
             limits,
         };
@@ -235,6 +242,9 @@ impl Agent {
             (None, true) => None,
         };
         process.may_move(&self.travel, group, tied, user, levelled);
+        if let Hop::Local(seat) = &owner.hop {
+            seat.runs(self.node, process.pid());
+        }
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),
@@ -495,7 +505,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
     async fn next(&mut self) -> Result<ToJob, OwnerLost> {
         let next = self.reader.next(FRAME_BYTES_MAX);
         let frame = match self.hop {
-            Hop::Local => next.await,
+            Hop::Local(_) => next.await,
             Hop::Remote => timeout_at(self.heard + SILENCE_MAX, next)
                 .await
                 .unwrap_or_else(|silent| Err(silent.into())),
@@ -526,7 +536,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
             let frame = tokio::select! {
                 end = &mut ended => return Ok(end),
                 frame = self.next() => frame?,
-                _ = ping.tick(), if self.hop == Hop::Remote => {
+                _ = ping.tick(), if self.hop.is_remote() => {
                     sender.send_if_idle(&FromJob::Ping);
                     continue;
                 }

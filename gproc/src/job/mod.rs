@@ -14,6 +14,7 @@
 //! - [`admission`]: whom a node is for.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
+//! - [`roll`]: the jobs of a home, for the record of them (J8).
 //! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
 //!
@@ -28,6 +29,8 @@
 //! - J5 **A node runs what it is for.** Whom that is the node itself says ([`admission`]), whatever home believes.
 //! - J6 **What is not read stays.** Of a pipe as input nothing is taken out but what the job has read ([`peek`]).
 //! - J7 **Limits are kept.** What cannot be limited as asked is not run ([`limits`]).
+//! - J8 **A job is on record.** Home tells of each that is not over at once ([`roll`]); what it tells is what the kernel and the
+//!   hosts say, not the owner. The record is a hint: a signal goes to a process that is seen to be the job's.
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
@@ -44,6 +47,7 @@ mod peer;
 pub mod place;
 pub mod protocol;
 mod relay;
+mod roll;
 pub mod server;
 mod spawn;
 mod stdio;
@@ -56,6 +60,7 @@ pub mod view;
 
 pub use agent::Agent;
 pub(crate) use protocol::{Asked, Told};
+pub use roll::AGE_MIN;
 pub use server::{JobServer, bind};
 pub use travel::Levelling;
 pub(crate) use travel::ask;

@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 
 /// What home vouches for about an owner.
 pub(super) struct Peer {
+    pub(super) pid: i32,
     pub(super) credentials: Credentials,
     pub(super) limits: Vec<Limit>,
     pub(super) nice: i32,
@@ -41,6 +42,7 @@ impl Peer {
             return Err(io::Error::other("the peer has ended"));
         }
         Ok(Self {
+            pid,
             credentials,
             limits,
             nice,

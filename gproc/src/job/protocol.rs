@@ -79,6 +79,56 @@ pub enum Hello {
     Nodes,
     /// Runs a job that wants more.
     RunWith(Box<Request>, Vec<Extra>),
+    /// Asks for the jobs whose home this node is; answered by [`JobsNews`] as long as both ends are there. For root alone.
+    Jobs,
+}
+
+/// What is new about the jobs of a home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsNews {
+    /// The home.
+    pub home: NodeId,
+    /// Tells the daemon from earlier ones of its node.
+    pub daemon: u64,
+    /// Those that have changed; at first all of them.
+    pub jobs: Vec<JobNews>,
+    /// What follows belongs to this.
+    pub more: bool,
+}
+
+/// What is new about one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobNews {
+    /// Its owner's pid, as the kernel tells it.
+    pub npid: u32,
+    /// It; none: it has ended.
+    pub job: Option<RunningJob>,
+}
+
+/// All processes of one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningJob {
+    /// Whose it is.
+    pub uid: u32,
+    /// When it began, in seconds since 1970.
+    pub started: u64,
+    /// The beginning of program and arguments.
+    pub command: Vec<Bytes>,
+    /// How many processes it has, those that have ended or not begun among them.
+    pub count: u32,
+    /// Those that run.
+    pub members: Vec<Member>,
+}
+
+/// A process of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number in the job.
+    pub vnn: u32,
+    /// Where it was started.
+    pub node: NodeId,
+    /// Its pid there.
+    pub pid: u32,
 }
 
 /// Answer to [`Hello::Nodes`]: id, whether it is up, and load of each node, or why they are not known.
@@ -283,8 +333,22 @@ pub enum FromJob {
 }
 
 impl FromJob {
-    /// How the wire codec begins [`FromJob::Ended`].
+    /// How the wire codec begins [`FromJob::Started`] and [`FromJob::Ended`].
+    const STARTED_TAG: u8 = 0;
     const ENDED_TAG: u8 = 4;
+
+    /// Returns node and pid, if a frame, with its header, tells that the job runs.
+    pub(super) fn started(frame: &[u8]) -> Option<(NodeId, u32)> {
+        let body = frame.get(4..)?;
+        match decode(
+            body.first()
+                .filter(|tag| **tag == Self::STARTED_TAG)
+                .map(|_| body)?,
+        ) {
+            Ok(Self::Started { node, pid, .. }) => Some((node, pid)),
+            _ => None,
+        }
+    }
 
     /// Returns whether a frame, with its header, is the last of a job.
     pub(super) fn is_last(frame: &[u8]) -> bool {
@@ -405,6 +469,27 @@ mod tests {
     #[test]
     fn golden_bytes() {
         check(&Hello::Nodes, &[1, 0, 0, 0, 1]);
+        check(&Hello::Jobs, &[1, 0, 0, 0, 3]);
+        let job = RunningJob {
+            uid: 1,
+            started: 2,
+            command: vec![Bytes::from_static(b"ls")],
+            count: 3,
+            members: vec![Member {
+                vnn: 4,
+                node: NodeId(5),
+                pid: 6,
+            }],
+        };
+        let news = |npid, job| JobNews { npid, job };
+        let news = JobsNews {
+            home: NodeId(2),
+            daemon: 7,
+            jobs: vec![news(8, Some(job)), news(9, None)],
+            more: true,
+        };
+        #[rustfmt::skip]
+        check(&news, &[19, 0, 0, 0, 2, 7, 2, 8, 1, 1, 2, 1, 2, b'l', b's', 3, 1, 4, 5, 6, 9, 0, 1]);
         let request = Request {
             argv: vec![Bytes::from_static(b"ls")],
             env: vec![Bytes::from_static(b"A=1")],
@@ -602,6 +687,18 @@ mod tests {
             &FromJob::Told(Told::Why("w".into())),
             &[4, 0, 0, 0, 10, 4, 1, b'w'],
         );
+    }
+
+    #[test]
+    fn the_frame_that_tells_of_a_start_is_known() {
+        let started = FromJob::Started {
+            node: NodeId(3),
+            pid: 4,
+            relayed: true,
+        };
+        assert_eq!(FromJob::started(&frame(&started)), Some((NodeId(3), 4)));
+        assert_eq!(FromJob::started(&frame(&FromJob::Ping)), None);
+        assert_eq!(FromJob::started(&[]), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, Start, ToJob, frame,
 };
+use super::roll::Seat;
 use super::terminal::Extra;
 use consistency::NodeId;
 use gfs::net::{ServiceId, Transport};
@@ -18,6 +19,8 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Job {
     pub(super) start: Box<Start>,
     pub(super) extras: Vec<Extra>,
+    /// What home knows of it.
+    pub(super) seat: Option<Seat>,
 }
 
 impl Job {
@@ -124,12 +127,17 @@ async fn attempt(
             }
         }
     };
+    let mut seat = job.seat.as_ref();
     let down = async {
         let mut taken = false;
         loop {
             let why = match timeout(silence, from_host.next_whole(FRAME_BYTES_MAX)).await {
                 Ok(Ok(Some(frame))) => {
                     taken = true;
+                    if let (Some(of), Some((node, pid))) = (seat, FromJob::started(&frame)) {
+                        of.runs(node, pid);
+                        seat = None;
+                    }
                     let last = FromJob::is_last(&frame);
                     if !to_owner.send_whole(frame).await || last {
                         return Attempt::Over;
@@ -186,7 +194,11 @@ mod tests {
                 nice: 0,
             });
             let extras = vec![Extra::TellInput, Extra::FollowInput];
-            let mut job = Job { start, extras };
+            let mut job = Job {
+                start,
+                extras,
+                seat: None,
+            };
             job.keep_known(version);
             assert_eq!(job.extras, expected, "{version:?}");
         };

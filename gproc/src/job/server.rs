@@ -9,9 +9,11 @@ use super::protocol::{
     malformed,
 };
 use super::relay::{Job, relay};
+use super::roll::{GATHER, Heard, Roll};
 use super::sys;
 use super::terminal::{EXTRAS_MAX, Extra};
 use super::view::{Nodes, View};
+use crate::pids::ClusterPid;
 use consistency::wire::decode;
 use consistency::wire::request::NodeStatus;
 use consistency::{Instant, NodeId};
@@ -54,6 +56,7 @@ pub struct JobServer {
     transport: Arc<dyn Transport>,
     view: View,
     placer: Mutex<Placer>,
+    roll: Arc<Roll>,
     /// Time 0 of the placer.
     epoch: std::time::Instant,
     /// Silence after which a host counts as lost.
@@ -66,6 +69,7 @@ impl JobServer {
     #[must_use]
     pub fn new(agent: Arc<Agent>, transport: Arc<dyn Transport>, nodes: Arc<dyn Nodes>) -> Self {
         Self {
+            roll: Roll::new(transport.local()),
             agent,
             transport,
             view: View::new(nodes),
@@ -125,6 +129,12 @@ impl JobServer {
                 writer.sender().send(&self.nodes().await).await;
                 return writer.finish().await;
             }
+            Hello::Jobs => {
+                if peer.is_ok_and(|peer| peer.credentials.uid == 0) {
+                    self.tell_of_jobs(reader, writer).await;
+                }
+                return;
+            }
             Hello::Run(request) => (request, Vec::new()),
             Hello::RunWith(request, extras) => (request, extras),
         };
@@ -140,7 +150,10 @@ impl JobServer {
                     limits: peer.limits,
                     nice: peer.nice,
                 });
-                self.run(start, extras, descriptors, reader, writer).await;
+                let npid = ClusterPid::of(self.transport.local(), peer.pid);
+                let npid = npid.map_or(start.request.npid, ClusterPid::number);
+                self.run(npid, start, extras, descriptors, reader, writer)
+                    .await;
             }
             Err(error) => {
                 let why = format!("the daemon cannot tell who you are: {error}");
@@ -157,8 +170,47 @@ impl JobServer {
             .collect())
     }
 
+    /// Tells somebody of the jobs of this home for as long as the connection lasts.
+    async fn tell_of_jobs(
+        &self,
+        mut reader: FrameReader<impl tokio::io::AsyncRead + Unpin>,
+        writer: FrameWriter,
+    ) {
+        let sender = writer.sender();
+        let telling = async {
+            let mut changes = self.roll.changes();
+            let mut heard = Heard::default();
+            let mut first = true;
+            loop {
+                changes.mark_unchanged();
+                let now = std::time::Instant::now();
+                let (mut pieces, young) = self.roll.news(&mut heard, now);
+                // Who has just begun to ask knows then that this is all.
+                if first && pieces.is_empty() {
+                    pieces.push(self.roll.nothing());
+                }
+                first = false;
+                for piece in &pieces {
+                    if !sender.send(piece).await {
+                        return;
+                    }
+                }
+                // The sender of changes lives as long as this server.
+                if !young && changes.changed().await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(GATHER).await;
+            }
+        };
+        tokio::select! {
+            () = telling => {}
+            () = drain(&mut reader) => {}
+        }
+    }
+
     async fn run(
         &self,
+        npid: u32,
         start: Box<Start>,
         mut extras: Vec<Extra>,
         descriptors: Option<[OwnedFd; 3]>,
@@ -169,10 +221,11 @@ impl JobServer {
             Ok(placed) => placed,
             Err(why) => return refuse(writer, End::lost(why)).await,
         };
+        let seat = self.roll.enter(npid, &start, extras.contains(&Extra::Wire));
         if placed.node == self.transport.local() {
             let agent = &self.agent;
             return agent
-                .run(start, extras, descriptors, reader, writer, Hop::Local)
+                .run(start, extras, descriptors, reader, writer, Hop::Local(seat))
                 .await;
         }
         drop(descriptors);
@@ -186,7 +239,11 @@ impl JobServer {
         let end = relay(
             transport,
             placed.node,
-            Job { start, extras },
+            Job {
+                start,
+                extras,
+                seat: Some(seat),
+            },
             &mut reader,
             &sender,
             self.silence,

@@ -22,5 +22,5 @@ mod tool;
 pub use part::main as part_main;
 pub(crate) use part::{Uses, uses};
 pub(crate) use rules::Reservations;
-pub(crate) use spool::RULES;
+pub(crate) use spool::{RULES, read_json, write_json};
 pub use tool::main as batch_main;

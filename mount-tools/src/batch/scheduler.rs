@@ -7,6 +7,8 @@
 use super::job::{Job, JobId, Outcome, User, now};
 use super::queue::{Action, Answer, FENCE, Machine, Queue, Rules};
 use super::spool::Spool;
+use crate::jobs::files::Files;
+use crate::jobs::recorder;
 use crate::nodes::NodeSet;
 use crate::run::owner;
 use anyhow::{Context, Result, bail};
@@ -86,10 +88,18 @@ pub fn main(parent: u32, mount: &Path) -> Result<()> {
     spool
         .prepare()
         .with_context(|| format!("the queue under {}", mount.display()))?;
+    recorder::start(mount, socket()).context("the record of jobs")?;
     let lock = spool.lock().context("the lock of the queue")?;
     let scheduler = Scheduler::take_over(mount, spool, &lock)?;
     scheduler.run()
 }
+
+fn socket() -> PathBuf {
+    std::env::var_os(SOCKET_ENV).map_or_else(|| SOCKET_PATH.into(), PathBuf::from)
+}
+
+/// A node, whether it is up, and its load.
+type Known = (NodeId, bool, NodeLoad);
 
 /// What the main thread is told.
 enum Event {
@@ -111,6 +121,8 @@ struct Scheduler {
     /// Where `glurun` is, and the daemon's socket for it.
     glurun: PathBuf,
     socket: PathBuf,
+    /// The record of all jobs that run.
+    jobs: Files,
 }
 
 /// The children; shared with who ends them all.
@@ -137,7 +149,8 @@ impl Scheduler {
             tell,
             told,
             glurun: own.with_file_name("glurun"),
-            socket: std::env::var_os(SOCKET_ENV).map_or_else(|| SOCKET_PATH.into(), PathBuf::from),
+            socket: socket(),
+            jobs: Files::of(mount),
         })
     }
 
@@ -145,7 +158,9 @@ impl Scheduler {
         let mut swept = None;
         loop {
             self.answer()?;
-            let machines = self.machines();
+            let nodes = self.nodes();
+            self.lose_jobs(&nodes);
+            let machines = self.machines(nodes);
             let actions = self.queue.step(now(), &machines);
             // What is started is known to the next scheduler first.
             self.save()?;
@@ -204,14 +219,28 @@ impl Scheduler {
     }
 
     /// Returns the nodes as the leader knows them; none while nobody can tell.
-    fn machines(&self) -> Vec<Machine> {
-        let nodes = match owner::nodes(&self.socket) {
+    fn nodes(&self) -> Vec<Known> {
+        match owner::nodes(&self.socket) {
             Ok(Ok(nodes)) => nodes,
             Ok(Err(why)) | Err(why) => {
                 tracing::debug!(why, "the nodes are not known");
-                return Vec::new();
+                Vec::new()
             }
-        };
+        }
+    }
+
+    /// Says of the jobs of nodes that are lost that they are, too (J8).
+    fn lose_jobs(&self, nodes: &[Known]) {
+        if nodes.is_empty() {
+            return;
+        }
+        let up = |home| nodes.iter().any(|(node, up, _)| *node == home && *up);
+        if let Err(error) = self.jobs.lose(up, now()) {
+            tracing::warn!(%error, "the record of jobs");
+        }
+    }
+
+    fn machines(&self, nodes: Vec<Known>) -> Vec<Machine> {
         let users = self.queue.waiting_users().into_iter();
         let users: Vec<_> = users.map(|user| (user, groups_of(user))).collect();
         let machine = |(node, up, load): (_, _, NodeLoad)| Machine {

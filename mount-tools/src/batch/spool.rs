@@ -358,20 +358,27 @@ impl Spool {
 
     /// Writes a file for everybody to read, or for one user alone.
     fn write_for(&self, name: &str, what: &impl Serialize, user: Option<User>) -> io::Result<()> {
-        let path = self.0.join(name);
-        let dir = path.parent().expect("names have directories");
-        let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir)?;
-        serde_json::to_writer(file.as_file_mut(), what)?;
-        match user {
-            Some(user) => fchown(file.as_file(), Some(user.uid), Some(user.gid))?,
-            None => file
-                .as_file()
-                .set_permissions(Permissions::from_mode(0o644))?,
-        }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
+        write_json(&self.0.join(name), what, user)
     }
+}
+
+/// Writes a file for everybody to read, or for one user alone: all of it or nothing, under a hidden name first.
+pub(crate) fn write_json(path: &Path, what: &impl Serialize, user: Option<User>) -> io::Result<()> {
+    let dir = path.parent().expect("names have directories");
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name().unwrap_or_default());
+    hidden.push(".");
+    let mut file = tempfile::Builder::new().prefix(&hidden).tempfile_in(dir)?;
+    serde_json::to_writer(file.as_file_mut(), what)?;
+    match user {
+        Some(user) => fchown(file.as_file(), Some(user.uid), Some(user.gid))?,
+        None => file
+            .as_file()
+            .set_permissions(Permissions::from_mode(0o644))?,
+    }
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// Reads a request; fails if the file is nobody's request.
@@ -396,7 +403,8 @@ fn read_request(path: &Path) -> io::Result<(User, Result<Request, String>)> {
     Ok((user, request))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// Reads a file; none: it is not there.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("{}: cannot be read", path.display()))?,

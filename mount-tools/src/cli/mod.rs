@@ -16,6 +16,7 @@ mod why;
 
 use crate::dev::{UsageError, init};
 use crate::devices;
+use crate::jobs::list::Jobs;
 use crate::top;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -50,6 +51,9 @@ enum Command {
     /// Show whom the nodes are for: who may run processes there, in which partitions they are, who has reserved them. The
     /// rights are those of /cluster/node<N>, where chmod and chown change them.
     Nodes(nodes::Nodes),
+    /// Show the jobs of glurun and its kin that run in the cluster: their numbers, users, nodes and commands. What has just
+    /// begun is not there yet. A job is `lost` for half a minute when its glurun's node was lost.
+    Jobs(Jobs),
     /// Move all file data off a node, and show how far that is.
     Drain(cluster::Drain),
     /// Let a node have file data again.
@@ -103,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
         Command::Nodes(nodes) => nodes.run().map(|()| ExitCode::SUCCESS),
+        Command::Jobs(jobs) => jobs.run().map(|()| ExitCode::SUCCESS),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Why(why) => why.run(),

@@ -3,6 +3,7 @@
 mod target;
 
 use crate::cli::refuse;
+use crate::jobs::files::Files;
 use crate::nodes::{self, NodeSet};
 use crate::table::{self, Process};
 use clap::Parser;
@@ -135,9 +136,18 @@ fn signal(root: &Path, target: Target, nodes: Option<&NodeSet>, number: i32) -> 
             leader => (leader?, "notepg"),
         },
         Target::Member { npid, vnn } => {
-            let mut all = table::all(root)?.into_iter();
-            let of_job = all.find(|process| target::is_member(process, npid, vnn));
-            (of_job.ok_or(Errno::ESRCH)?, "note")
+            let is_it = |process: &Process| target::is_member(process, npid, vnn);
+            let files = Files::of(root.parent().unwrap_or(root));
+            let recorded = files.process(npid, vnn);
+            let recorded = recorded.and_then(|pid| Process::open(root, pid).ok());
+            match recorded.filter(is_it) {
+                Some(process) => (process, "note"),
+                // It is not on record yet, or not any more.
+                None => {
+                    let of_job = table::all(root)?.into_iter().find(is_it);
+                    (of_job.ok_or(Errno::ESRCH)?, "note")
+                }
+            }
         }
     };
     if let Some(nodes) = nodes {
