@@ -3,6 +3,7 @@
 
 use super::LEVEL_ENV;
 use super::admission::{Admission, Admissions};
+use super::barrier::Barriers;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
 use super::limits::Limits;
@@ -52,6 +53,7 @@ pub struct Agent {
     null: File,
     travel: Arc<Travel>,
     admissions: Arc<Admissions>,
+    barriers: Arc<Barriers>,
 }
 
 /// Between whom the frames go.
@@ -99,6 +101,7 @@ impl Agent {
             node,
             travel: Arc::new(travel),
             admissions,
+            barriers: Arc::default(),
             spawner: Spawner::new(node, groups, leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
@@ -231,6 +234,8 @@ impl Agent {
             limits,
         };
 
+        let vnn = start.request.vnn;
+        let command = command(&extras).map(|number| (user.uid, number));
         let spawned = self.spawn(start, stdio, wanted, group, owner).await?;
         let mut process = match spawned {
             Ok(process) => process,
@@ -263,7 +268,10 @@ impl Agent {
             .map(|pipes| pipes.start(followed, sender))
             .unwrap_or_default();
         if let Some(wire) = wire {
-            pumps.start_wire(wire, sender);
+            pumps.start_wire(wire, sender, |queue| {
+                let (key, vnn) = (command?, vnn);
+                Some(self.barriers.join(key, vnn, sender.clone(), queue))
+            });
         }
         let program = owner
             .serve(&process, &mut pumps, pty.as_deref(), sender)
@@ -416,6 +424,14 @@ fn limits(extras: &[Extra]) -> Limits {
     limits.unwrap_or_default()
 }
 
+/// Returns the command in whose barriers the job is.
+fn command(extras: &[Extra]) -> Option<u64> {
+    extras.iter().find_map(|extra| match extra {
+        Extra::Gather(number) => Some(*number),
+        _ => None,
+    })
+}
+
 fn host_name(extras: &[Extra]) -> Option<Bytes> {
     extras.iter().find_map(|extra| match extra {
         Extra::HostName(name) => Some(name.clone()),
@@ -563,7 +579,8 @@ impl<R: AsyncRead + Unpin> Owner<R> {
                 | ToJob::Resize(_)
                 | ToJob::Input(_)
                 | ToJob::InputEnd
-                | ToJob::Wire(_) => {}
+                | ToJob::Wire(_)
+                | ToJob::Passed(_) => {}
                 other => pumps.take(other).map_err(|violation| lost(&violation))?,
             }
         }

@@ -115,7 +115,7 @@ impl Drop for Aborting {
 }
 
 /// Queues frames for a [`FrameWriter`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct FrameSender(mpsc::Sender<Bytes>);
 
 impl FrameSender {

@@ -15,6 +15,7 @@
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //! - [`roll`]: the jobs of a home, for the record of them (J8).
+//! - [`barrier`], [`gather`]: barriers of the processes of one command.
 //! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
 //!
@@ -31,12 +32,16 @@
 //! - J7 **Limits are kept.** What cannot be limited as asked is not run ([`limits`]).
 //! - J8 **A job is on record.** Home tells of each that is not over at once ([`roll`]); what it tells is what the kernel and the
 //!   hosts say, not the owner. The record is a hint: a signal goes to a process that is seen to be the job's.
+//! - J9 **Through a barrier go all or none.** Nobody goes on before all are in; who waits for one that is gone is ended. A
+//!   node tells the owner of all its processes at once ([`gather`]).
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
 pub mod admission;
 pub mod agent;
+mod barrier;
 mod frame;
+pub mod gather;
 mod group;
 mod input;
 pub mod leader;

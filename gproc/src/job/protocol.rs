@@ -8,7 +8,7 @@
 //!
 //! | who | may send | until |
 //! | --- | --- | --- |
-//! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed`; `Wire` to a job that has one | it got `Ended` |
+//! | owner | `Signal`, `Resize`; after `Started { relayed: true }` also `Input` up to the credit, `InputEnd`, `Credit`, `Closed`; `Wire` to a job that has one; `Passed` after `Entered` | it got `Ended` |
 //! | host | `Started` first (after `InputFromFile` or `InputRead`), then the rest up to the credit, `Ended` last; `InputLeft` and `Modes` at most once, before `Ended` | - |
 //! | both ends of the second hop | `Ping` every [`PING_EVERY`] | - |
 
@@ -235,6 +235,8 @@ pub enum ToJob {
         /// What.
         asked: Asked,
     },
+    /// Everybody is in: the processes of the [`FromJob::Entered`] with this token go on.
+    Passed(u32),
 }
 
 /// A question about a process that may move.
@@ -330,6 +332,14 @@ pub enum FromJob {
     /// The kernel has ended so many processes of the job because all together used more memory than the job may. For who
     /// has limited it; before `Ended`.
     OutOfMemory(u64),
+    /// Processes of the command that run on the node of this one are in the barrier; for who has asked for
+    /// [`Extra::Gather`]. Answered by [`ToJob::Passed`].
+    Entered {
+        /// What is given back then.
+        token: u32,
+        /// Their numbers in the command.
+        processes: Vec<u32>,
+    },
 }
 
 impl FromJob {
@@ -649,6 +659,13 @@ mod tests {
         };
         check(&Extra::Limits(limits), &[5, 0, 0, 0, 6, 1, 7, 1, 2]);
         check(&FromJob::OutOfMemory(2), &[2, 0, 0, 0, 12, 2]);
+        check(&Extra::Gather(3), &[2, 0, 0, 0, 7, 3]);
+        let entered = FromJob::Entered {
+            token: 4,
+            processes: vec![5, 6],
+        };
+        check(&entered, &[5, 0, 0, 0, 13, 4, 2, 5, 6]);
+        check(&ToJob::Passed(4), &[2, 0, 0, 0, 12, 4]);
         check(&FromJob::InputRead(300), &[4, 0, 0, 0, 11, 251, 44, 1]);
     }
 

@@ -1,6 +1,7 @@
 //! The pipes of a job that has not the owner's own descriptors, and the tasks that carry bytes between them and
 //! the frames, against credit (rule J3).
 
+use super::barrier::{Lines, Said, Seat};
 use super::frame::FrameSender;
 use super::input::{Input, Reader};
 use super::protocol::{
@@ -12,8 +13,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -98,13 +99,14 @@ impl Pipes {
         let input = self.input.map(|pipe| Input::start(pipe, reader, sender));
         let mut tasks = JoinSet::new();
         let mut output = |stream, pipe: Option<pipe::Receiver>| {
-            pipe.map(|pipe| Output::start(stream, pipe, sender, &mut tasks))
+            pipe.map(|pipe| Output::start(stream, pipe, sender, &mut tasks, None))
         };
         Pumps {
             out: output(Stream::Out, self.out),
             err: output(Stream::Err, self.err),
             input,
             wire: None,
+            seat: None,
             outputs: tasks,
         }
     }
@@ -142,15 +144,23 @@ pub(super) struct Pumps {
     out: Option<Output>,
     err: Option<Output>,
     wire: Option<(Output, WireInput)>,
+    /// Where the job is in barriers together with others.
+    seat: Option<Weak<Seat>>,
     outputs: JoinSet<()>,
 }
 
 /// What the owner writes to the wire.
 struct WireInput {
+    queue: WireQueue,
+    _task: JoinSet<()>,
+}
+
+/// What is to be written to a wire.
+#[derive(Clone, Debug)]
+pub(super) struct WireQueue {
     queue: mpsc::UnboundedSender<Bytes>,
     /// Bytes that the job has not read.
     waiting: Arc<AtomicUsize>,
-    _task: JoinSet<()>,
 }
 
 impl WireInput {
@@ -169,13 +179,14 @@ impl WireInput {
             }
         });
         Self {
-            queue,
-            waiting,
+            queue: WireQueue { queue, waiting },
             _task: task,
         }
     }
+}
 
-    fn push(&self, bytes: Bytes) -> Result<(), Violation> {
+impl WireQueue {
+    pub(super) fn push(&self, bytes: Bytes) -> Result<(), Violation> {
         if bytes.is_empty() || bytes.len() > DATA_BYTES_MAX {
             return Err(Violation(
                 "a piece for the wire of a size that is not allowed",
@@ -201,6 +212,7 @@ impl Output {
         pipe: pipe::Receiver,
         sender: &FrameSender,
         tasks: &mut JoinSet<()>,
+        seat: Option<Arc<Seat>>,
     ) -> Self {
         let credit = Arc::new(Semaphore::new(OUTPUT_WINDOW as usize));
         let (phase, phases) = watch::channel(Phase::Open);
@@ -210,6 +222,7 @@ impl Output {
             credit: Arc::clone(&credit),
             phases,
             sender: sender.clone(),
+            seat,
         };
         tasks.spawn(pump.run());
         Self { credit, phase }
@@ -232,11 +245,20 @@ enum Phase {
 pub(super) struct Violation(pub(super) &'static str);
 
 impl Pumps {
-    /// Carries what a job writes to its wire, too, and what the owner does.
-    pub(super) fn start_wire(&mut self, wire: WireEnd, sender: &FrameSender) {
+    /// Carries what a job writes to its wire, too, and what the owner does. `join`: it is in barriers together with others.
+    pub(super) fn start_wire(
+        &mut self,
+        wire: WireEnd,
+        sender: &FrameSender,
+        join: impl FnOnce(WireQueue) -> Option<Arc<Seat>>,
+    ) {
         let WireEnd { from_job, to_job } = wire;
-        let output = Output::start(Stream::Wire, from_job, sender, &mut self.outputs);
-        self.wire = Some((output, WireInput::start(to_job)));
+        let input = WireInput::start(to_job);
+        let seat = join(input.queue.clone());
+        // The seat is left with the last that the job has said.
+        self.seat = seat.as_ref().map(Arc::downgrade);
+        let output = Output::start(Stream::Wire, from_job, sender, &mut self.outputs, seat);
+        self.wire = Some((output, input));
     }
 
     /// Takes a frame about input or output. Never waits.
@@ -273,7 +295,13 @@ impl Pumps {
             }
             ToJob::Wire(bytes) => {
                 let (_, input) = self.wire.as_ref().ok_or(Violation("no wire"))?;
-                input.push(bytes)
+                input.queue.push(bytes)
+            }
+            ToJob::Passed(token) => {
+                if let Some(seat) = self.seat.as_ref().and_then(Weak::upgrade) {
+                    seat.pass(token);
+                }
+                Ok(())
             }
             ToJob::Ping => Ok(()),
             ToJob::Start(_) | ToJob::StartWith(..) => Err(Violation("a second start")),
@@ -325,27 +353,60 @@ struct OutputPump {
     credit: Arc<Semaphore>,
     phases: watch::Receiver<Phase>,
     sender: FrameSender,
+    seat: Option<Arc<Seat>>,
 }
 
 impl OutputPump {
     async fn run(mut self) {
+        let mut lines = Lines::default();
         loop {
             let Some(allowed) = self.allowed().await else {
                 return;
             };
             let bytes = match self.read(allowed).await {
                 Ok(bytes) if !bytes.is_empty() => bytes.freeze(),
-                _ => return,
+                _ => {
+                    // What it has said last, without the end of a line.
+                    self.say(lines.rest()).await;
+                    return;
+                }
             };
             self.credit.add_permits(allowed - bytes.len());
+            let said = match self.seat {
+                Some(_) => lines.take(&bytes),
+                None => vec![Said::Other(bytes)],
+            };
+            if !self.say(said).await {
+                return;
+            }
+        }
+    }
+
+    /// Passes on what was read; `false`: nobody takes it any more.
+    async fn say(&self, said: Vec<Said>) -> bool {
+        for said in said {
+            let bytes = match said {
+                Said::Other(bytes) => bytes,
+                Said::In(bytes) => {
+                    self.credit.add_permits(bytes);
+                    let to_owner = self.seat.as_ref().and_then(|seat| seat.enter());
+                    if let Some((sender, frame)) = to_owner
+                        && !sender.send(&frame).await
+                    {
+                        return false;
+                    }
+                    continue;
+                }
+            };
             let output = FromJob::Output {
                 stream: self.stream,
                 bytes,
             };
             if !self.sender.send(&output).await {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Waits for credit and takes what one frame can use; `None`: the owner takes no more.

@@ -41,7 +41,13 @@ pub enum Extra {
     FollowInput,
     /// What it may use at most.
     Limits(Limits),
+    /// The processes of one command that a node runs enter barriers together; the number is the command's alone among
+    /// those of its user.
+    Gather(u64),
 }
+
+/// The version of the protocol from which on nodes know [`Extra::Gather`].
+const GATHER_SINCE: u32 = 11;
 
 /// The version of the protocol from which on nodes know [`Extra::FollowInput`].
 const FOLLOW_SINCE: u32 = 11;
@@ -69,7 +75,8 @@ impl Extra {
             | Self::InputFile(_)
             | Self::HostName(_)
             | Self::Wire
-            | Self::FollowInput => true,
+            | Self::FollowInput
+            | Self::Gather(_) => true,
         }
     }
 
@@ -83,6 +90,7 @@ impl Extra {
             | Self::Wire => 0,
             Self::FollowInput => FOLLOW_SINCE,
             Self::Limits(_) => LIMITS_SINCE,
+            Self::Gather(_) => GATHER_SINCE,
         }
     }
 
@@ -95,7 +103,8 @@ impl Extra {
             | Self::InputFile(_)
             | Self::HostName(_)
             | Self::Wire
-            | Self::FollowInput => "extras",
+            | Self::FollowInput
+            | Self::Gather(_) => "extras",
         }
     }
 }

@@ -259,6 +259,11 @@ impl Command {
                         parallel.take(vnn, &bytes, signals);
                     }
                 }
+                FromJob::Entered { token, processes } => {
+                    if let Some(parallel) = &self.parallel {
+                        parallel.entered(vnn, token, &processes, signals);
+                    }
+                }
                 FromJob::Stopped(_) => {
                     if !streams.stop() {
                         line.send(&GO_ON)?;
@@ -304,7 +309,9 @@ impl Command {
         let follows = (carried && peeked::is_pipe()).then_some(Extra::FollowInput);
         let file = asks.then(input_file).flatten().map(Extra::InputFile);
         let asks = asks.then_some(Extra::TellInput);
-        let wire = self.parallel.as_ref().map(|_| Extra::Wire);
+        let parallel = self.parallel.as_ref();
+        let wire = parallel.map(|_| Extra::Wire);
+        let gather = parallel.map(|parallel| Extra::Gather(parallel.number()));
         let limited = self.limits != Limits::default();
         let limits = limited.then_some(Extra::Limits(self.limits));
         let extras = terminal.map(Extra::Terminal).into_iter();
@@ -312,6 +319,7 @@ impl Command {
             .chain(asks)
             .chain(file)
             .chain(wire)
+            .chain(gather)
             .chain(follows)
             .chain(limits)
             .collect()
@@ -466,6 +474,7 @@ impl Streams {
             FromJob::Ping
             | FromJob::Started { .. }
             | FromJob::Stopped(_)
+            | FromJob::Entered { .. }
             | FromJob::Ended(_)
             | FromJob::Told(_) => {}
         }

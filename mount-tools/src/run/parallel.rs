@@ -9,6 +9,7 @@ use bytes::Bytes;
 use consistency::NodeId;
 use gproc::job::protocol::{Stream, ToJob};
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Mutex;
 
 /// What processes are told of the others.
@@ -18,6 +19,8 @@ const ENVIRONMENT: [&str; 5] = ["PMI_FD", "PMI_PORT", "PMI_RANK", "PMI_SIZE", "G
 #[derive(Debug)]
 pub(super) struct Parallel {
     size: u32,
+    /// Tells the command from others of its user.
+    number: u64,
     inner: Mutex<Inner>,
 }
 
@@ -39,8 +42,14 @@ impl Parallel {
         };
         Self {
             size,
+            number: RandomState::new().build_hasher().finish(),
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Returns what tells the command from others of its user.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Tells a process which of how many it is.
@@ -78,6 +87,13 @@ impl Parallel {
         });
     }
 
+    /// Processes of a node are in the barrier, as is told on the line of one of them.
+    pub(super) fn entered(&self, through: u32, token: u32, processes: &[u32], signals: &Signals) {
+        self.with(signals, |inner| {
+            inner.pmi.entered(through, token, processes)
+        });
+    }
+
     /// A process has ended, or never ran.
     pub(super) fn ended(&self, process: u32, signals: &Signals) {
         self.with(signals, |inner| {
@@ -98,6 +114,9 @@ impl Parallel {
                 Do::Tell(process, mut line) => {
                     line.push('\n');
                     send(&inner.lines, process, &ToJob::Wire(line.into()));
+                }
+                Do::Pass(through, token) => {
+                    send(&inner.lines, through, &ToJob::Passed(token));
                 }
                 Do::End(why) if !inner.over => {
                     inner.over = true;

@@ -31,6 +31,8 @@ const MAPPING: &str = "PMI_process_mapping";
 pub(super) enum Do {
     /// Tell a process this line.
     Tell(u32, String),
+    /// Give a token back on the line of this process: those of its message go on.
+    Pass(u32, u32),
     /// End them all; why.
     End(String),
 }
@@ -45,6 +47,10 @@ pub(super) struct Pmi {
     partial: BTreeMap<u32, Vec<u8>>,
     /// Who is in the barrier.
     barrier: BTreeSet<u32>,
+    /// Who of them has said so itself.
+    alone: Vec<u32>,
+    /// The messages about the others: on whose line they came, and their tokens.
+    gathered: Vec<(u32, u32)>,
     /// Who has said `init` and not `finalize`.
     bound: BTreeSet<u32>,
     /// Who waits until all have a place.
@@ -61,6 +67,8 @@ impl Pmi {
             values: BTreeMap::new(),
             partial: BTreeMap::new(),
             barrier: BTreeSet::new(),
+            alone: Vec::new(),
+            gathered: Vec::new(),
             bound: BTreeSet::new(),
             curious: Vec::new(),
             gone: None,
@@ -176,18 +184,33 @@ impl Pmi {
     }
 
     fn enter(&mut self, process: u32) -> Vec<Do> {
+        self.alone.push(process);
+        self.enter_all(&[process])
+    }
+
+    /// Takes note that processes of one node are in the barrier; nodes gather them (`gproc::job::gather`).
+    pub(super) fn entered(&mut self, through: u32, token: u32, processes: &[u32]) -> Vec<Do> {
+        self.gathered.push((through, token));
+        self.enter_all(processes)
+    }
+
+    fn enter_all(&mut self, processes: &[u32]) -> Vec<Do> {
         if let Some(gone) = self.gone {
             return vec![Do::End(format!(
                 "process {gone} has ended, and others wait for it"
             ))];
         }
-        self.barrier.insert(process);
+        let known = processes.iter().filter(|process| **process < self.size);
+        self.barrier.extend(known);
         if self.barrier.len() < self.size as usize {
             return Vec::new();
         }
-        let all = std::mem::take(&mut self.barrier).into_iter();
-        all.map(|who| Do::Tell(who, "cmd=barrier_out".into()))
-            .collect()
+        self.barrier.clear();
+        let alone = std::mem::take(&mut self.alone).into_iter();
+        let alone = alone.map(|who| Do::Tell(who, "cmd=barrier_out".into()));
+        let gathered = std::mem::take(&mut self.gathered).into_iter();
+        let gathered = gathered.map(|(through, token)| Do::Pass(through, token));
+        alone.chain(gathered).collect()
     }
 
     /// Returns which processes share a node, as blocks of (first node, nodes, processes of each).
@@ -214,6 +237,9 @@ impl Pmi {
 fn found(value: &str) -> String {
     format!("cmd=get_result rc=0 msg=success value={value}")
 }
+
+#[cfg(test)]
+mod worlds;
 
 #[cfg(test)]
 mod tests {

@@ -233,6 +233,7 @@ impl Job {
             | FromJob::Modes(_)
             | FromJob::InputFromFile
             | FromJob::InputRead(_)
+            | FromJob::Entered { .. }
             | FromJob::Told(_) => {}
             FromJob::Ended(end) => return Some(end),
         }
