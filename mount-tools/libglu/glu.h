@@ -78,6 +78,10 @@ int glu_barrier(void);
  * child to wait for. argv ends with NULL. */
 pid_t glu_spawn(int count, const char *nodes, const char *const argv[]);
 
+/* Starts a command beside another one, which may be the caller's own: a process on the node of each process of that. Returns
+ * as glu_spawn; the child exits with 125 where no command of this number runs. */
+pid_t glu_cospawn(pid_t npid, const char *const argv[]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,6 +2,7 @@
  *   checked  behind each barrier, all have been in front of it
  *   timed    the first one tells how long a barrier takes
  *   gone     the last one ends in the middle
+ *   beside   each tells where it is, and the first starts a command beside all of them
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +31,27 @@ static double now_us(void)
     return now.tv_sec * 1e6 + now.tv_nsec / 1e3;
 }
 
+static int beside(int own)
+{
+    const char *const words[] = {"sh", "-c", "echo beside $GLU_VNN $GLU_NODE $GLU_COUNT", NULL};
+    const char *const none[] = {NULL};
+    int status;
+    pid_t child;
+
+    printf("own %d %s %d\n", own, getenv("GLU_NODE"), glu_count());
+    fflush(stdout);
+    CHECK(glu_barrier() == 0);
+    if (own == 0) {
+        CHECK(glu_cospawn(glu_my_npid(), none) == -1 && errno == EINVAL);
+        CHECK(glu_cospawn(0, words) == -1 && errno == EINVAL);
+        child = glu_cospawn(glu_my_npid(), words);
+        CHECK(child > 0 && waitpid(child, &status, 0) == child);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    CHECK(glu_barrier() == 0);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 3);
@@ -39,6 +62,8 @@ int main(int argc, char **argv)
     double start;
 
     CHECK(count > 1 && own >= 0 && own < count);
+    if (!strcmp(argv[1], "beside"))
+        return beside(own);
     if (checked) {
         snprintf(name, sizeof name, "/cluster/barrier.%d", (int)glu_my_npid());
         CHECK((file = open(name, O_WRONLY | O_APPEND | O_CREAT, 0600)) >= 0);

@@ -116,6 +116,8 @@ pub struct RunningJob {
     pub command: Vec<Bytes>,
     /// How many processes it has, those that have ended or not begun among them.
     pub count: u32,
+    /// How many have begun.
+    pub begun: u32,
     /// Those that run.
     pub members: Vec<Member>,
 }
@@ -485,6 +487,7 @@ mod tests {
             started: 2,
             command: vec![Bytes::from_static(b"ls")],
             count: 3,
+            begun: 2,
             members: vec![Member {
                 vnn: 4,
                 node: NodeId(5),
@@ -499,7 +502,7 @@ mod tests {
             more: true,
         };
         #[rustfmt::skip]
-        check(&news, &[19, 0, 0, 0, 2, 7, 2, 8, 1, 1, 2, 1, 2, b'l', b's', 3, 1, 4, 5, 6, 9, 0, 1]);
+        check(&news, &[20, 0, 0, 0, 2, 7, 2, 8, 1, 1, 2, 1, 2, b'l', b's', 3, 2, 1, 4, 5, 6, 9, 0, 1]);
         let request = Request {
             argv: vec![Bytes::from_static(b"ls")],
             env: vec![Bytes::from_static(b"A=1")],

@@ -58,6 +58,7 @@ struct Entry {
     since: Instant,
     command: Vec<bytes::Bytes>,
     count: u32,
+    begun: u32,
     seats: u32,
     members: BTreeMap<u64, Member>,
     version: u64,
@@ -90,6 +91,7 @@ impl Roll {
             since: Instant::now(),
             command: shortened(&start.request.argv),
             count: 0,
+            begun: 0,
             seats: 0,
             members: BTreeMap::new(),
             version: 0,
@@ -191,6 +193,7 @@ impl Entry {
             started: started.map_or(0, |since| since.as_secs()),
             command: self.command.clone(),
             count: self.count,
+            begun: self.begun,
             members: self.members.values().cloned().collect(),
         }
     }
@@ -214,6 +217,7 @@ impl Seat {
             pid,
         };
         self.roll.change(self.npid, |entry| {
+            entry.begun = entry.begun.saturating_add(1);
             entry.members.insert(self.seat, member);
         });
     }
@@ -301,7 +305,7 @@ mod tests {
         seats[1].runs(NodeId(3), 196_620);
         let (pieces, young) = roll.news(&mut heard, old);
         let job = pieces[0].jobs[0].job.clone().expect("it runs");
-        assert_eq!((job.uid, job.count, young), (5, 2, false));
+        assert_eq!((job.uid, job.count, job.begun, young), (5, 2, 2, false));
         assert_eq!(job.command, ["sleep", "1000"]);
         let places: Vec<_> = job.members.iter().map(|of| (of.vnn, of.node.0)).collect();
         assert_eq!(places, [(0, 2), (1, 3)]);

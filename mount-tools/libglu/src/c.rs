@@ -179,23 +179,48 @@ pub unsafe extern "C" fn glu_spawn(
     argv: *const *const c_char,
 ) -> libc::pid_t {
     // SAFETY: the caller passes a string where it is not null.
-    let text = |string: *const c_char| unsafe { CStr::from_ptr(string) };
-    let nodes = (!nodes.is_null()).then(|| OsStr::from_bytes(text(nodes).to_bytes()));
+    let nodes =
+        (!nodes.is_null()).then(|| OsStr::from_bytes(unsafe { CStr::from_ptr(nodes) }.to_bytes()));
+    // SAFETY: as the caller has it.
+    let words = unsafe { words(argv) };
+    let valid = u32::try_from(count)
+        .ok()
+        .filter(|count| *count > 0 && !words.is_empty());
+    let valid = valid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
+    told(valid.and_then(|count| Ok(job::spawn(count, nodes, words)?.id())))
+}
+
+/// `glu_cospawn`
+///
+/// # Safety
+/// `argv` are strings, and null after the last.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_cospawn(npid: libc::pid_t, argv: *const *const c_char) -> libc::pid_t {
+    // SAFETY: as the caller has it.
+    let words = unsafe { words(argv) };
+    told(match words.is_empty() {
+        true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        false => job::cospawn(npid, words).map(|child| child.id()),
+    })
+}
+
+/// Returns the words of a command.
+///
+/// # Safety
+/// `argv` are strings that outlive the words, and null after the last.
+unsafe fn words<'a>(argv: *const *const c_char) -> Vec<&'a OsStr> {
     let mut words = Vec::new();
     let mut next = argv;
     loop {
         // SAFETY: up to the null that ends it, there is another.
         let word = unsafe { *next };
         if word.is_null() {
-            break;
+            return words;
         }
-        words.push(OsStr::from_bytes(text(word).to_bytes()));
+        // SAFETY: it is a string.
+        let word = unsafe { CStr::from_ptr(word) };
+        words.push(OsStr::from_bytes(word.to_bytes()));
         // SAFETY: the one before was not the last.
         next = unsafe { next.add(1) };
     }
-    let valid = u32::try_from(count)
-        .ok()
-        .filter(|count| *count > 0 && !words.is_empty());
-    let valid = valid.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
-    told(valid.and_then(|count| Ok(job::spawn(count, nodes, words)?.id())))
 }

@@ -1,5 +1,5 @@
 //! The calling process as one of those that `glurun -n` has started, and commands of one's own (GLUnix's `GetMyNpid`,
-//! `GetMyVNN`, `Barrier` and `Spawn`).
+//! `GetMyVNN`, `Barrier`, `Spawn` and `CoSpawn`).
 //!
 //! Errors: ESRCH where the process is none of such a command; ENOTCONN where its processes cannot reach each other, because
 //! they do not all run at a time (`--fanout`) or a node is of an older revision.
@@ -87,6 +87,20 @@ pub fn spawn<S: AsRef<OsStr>>(
         glurun.arg("-w").arg(nodes);
     }
     glurun.arg("--").args(argv).spawn()
+}
+
+/// Starts a command beside another one: a process on the node of each process of that. As [`spawn`] otherwise; the child
+/// exits with 125 where no job of this number runs.
+///
+/// # Errors
+/// EINVAL, and those of starting `glurun`.
+pub fn cospawn<S: AsRef<OsStr>>(npid: i32, argv: impl IntoIterator<Item = S>) -> io::Result<Child> {
+    if npid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut glurun = Command::new("glurun");
+    glurun.args(["--beside", &npid.to_string(), "--"]);
+    glurun.args(argv).spawn()
 }
 
 fn number(name: &str) -> io::Result<i32> {

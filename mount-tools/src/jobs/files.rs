@@ -14,6 +14,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where it is in the tree.
 const DIR: [&str; 2] = [".glu", "jobs"];
@@ -21,6 +22,10 @@ const DIR: [&str; 2] = [".glu", "jobs"];
 /// The directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Files(PathBuf);
+
+/// How long a job may take until it is on record with all of its processes.
+const BEGUN_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What tells a file from another one in its place.
 pub(super) type Mark = (u64, i64, i64);
@@ -126,6 +131,29 @@ impl Files {
         record.jobs.into_iter().find(runs)
     }
 
+    /// Returns the node of each process that a job has, once all of them have begun.
+    ///
+    /// # Errors
+    /// One line: there is no such job, or not all of it begins.
+    pub(crate) fn places(&self, npid: ClusterPid) -> Result<Vec<NodeId>, String> {
+        let until = Instant::now() + BEGUN_WITHIN;
+        loop {
+            let job = self.job(npid);
+            let begun = job.as_ref().filter(|job| job.begun >= job.count);
+            if let Some(job) = begun {
+                let processes = job.processes.iter();
+                return Ok(processes.map(|process| NodeId(process.node)).collect());
+            }
+            if Instant::now() > until {
+                return Err(match job {
+                    Some(job) => format!("job {npid}: {} of {} have begun", job.begun, job.count),
+                    None => no_job(npid),
+                });
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     fn homes(&self) -> io::Result<Vec<NodeId>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -146,6 +174,11 @@ impl Files {
     fn path(&self, home: NodeId) -> PathBuf {
         self.0.join(name(home))
     }
+}
+
+/// Says that there is no job of this number.
+pub(crate) fn no_job(npid: ClusterPid) -> String {
+    format!("{npid} is no job that runs: `glu jobs` shows them")
 }
 
 fn name(home: NodeId) -> String {
@@ -176,6 +209,7 @@ mod tests {
             uid: 5,
             started: 7,
             count: 1,
+            begun: 1,
             command: vec!["ls".into()],
             processes: vec![Process {
                 vnn: 3,

@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) uid: u32,
     pub(super) started: Seconds,
     pub(super) count: u32,
+    /// How many of them have begun.
+    pub(super) begun: u32,
     /// The beginning of program and arguments; none where processes are hidden from other users.
     pub(super) command: Vec<String>,
     pub(super) processes: Vec<Process>,
@@ -172,6 +174,7 @@ impl Job {
             uid: job.uid,
             started: job.started,
             count: job.count,
+            begun: job.begun,
             command: if hides { Vec::new() } else { words.collect() },
             processes,
             lost: None,
@@ -222,6 +225,7 @@ pub(super) mod tests {
             started: 100,
             command: vec!["sleep".into(), "9".into()],
             count: 1,
+            begun: 1,
             members: vec![gproc::job::protocol::Member {
                 vnn: 0,
                 node: NodeId(2),
@@ -263,7 +267,7 @@ pub(super) mod tests {
         let text = serde_json::to_string(&record).expect("plain data");
         assert_eq!(
             text,
-            r#"{"version":1,"daemon":1,"jobs":[{"npid":7,"uid":5,"started":100,"count":1,"command":["sleep","9"],"processes":[{"vnn":0,"node":2,"pid":131080}],"lost":null}]}"#
+            r#"{"version":1,"daemon":1,"jobs":[{"npid":7,"uid":5,"started":100,"count":1,"begun":1,"command":["sleep","9"],"processes":[{"vnn":0,"node":2,"pid":131080}],"lost":null}]}"#
         );
         assert_eq!(
             serde_json::from_str::<Record>(&text).expect("reads"),

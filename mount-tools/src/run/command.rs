@@ -6,11 +6,15 @@ use super::owner::{self, Command, Reader};
 use super::signals::Signals;
 use super::terminal::Terminal;
 use super::{end_as, socket, sys};
+use crate::jobs::files::{Files, no_job};
 use crate::nodes::{self, NodeSet};
+use crate::table::{self, Process};
 use clap::Parser;
 use clap::error::ErrorKind;
 use consistency::NodeId;
 use gproc::job::limits::Limits;
+use gproc::pids::ClusterPid;
+use nix::errno::Errno;
 use nix::unistd::{dup2_stderr, dup2_stdout};
 use std::ffi::OsString;
 use std::fs::File;
@@ -78,6 +82,11 @@ struct Args {
     /// its output goes to glurun-<job>.out. `glubatch` shows and ends it.
     #[arg(long, conflicts_with_all = ["all", "gather", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
     detach: bool,
+
+    /// Beside another job: a process on the node of each of its processes.
+    #[arg(long, value_name = "NPID", value_parser = read_npid)]
+    #[arg(conflicts_with_all = ["nodes", "exclude", "count", "node_count", "all", "detach", "places"])]
+    beside: Option<ClusterPid>,
 
     /// How many processes may run at a time; all if not given.
     #[arg(short, long, value_name = "COUNT")]
@@ -165,10 +174,13 @@ pub fn main() -> ! {
         count: args.count.map(|count| count as usize),
     };
     let known = || owner::nodes(&socket())?;
-    let places = match args.places.is_empty() {
-        true => wish.plan(known).unwrap_or_else(|why| many::give_up(&why)),
-        false => args.places.iter().map(|&node| vec![NodeId(node)]).collect(),
+    let one = |node| vec![node];
+    let places = match (args.beside, args.places.is_empty()) {
+        (Some(npid), _) => beside(npid).map(|nodes| nodes.into_iter().map(one).collect()),
+        (None, true) => wish.plan(known),
+        (None, false) => Ok(args.places.iter().map(|&node| one(NodeId(node))).collect()),
     };
+    let places = places.unwrap_or_else(|why| many::give_up(&why));
     let directory = args.chdir.map(|to| std::path::absolute(&to).unwrap_or(to));
     redirect(directory.as_deref(), args.output, args.error).unwrap_or_else(|why| fail(&why));
     let rules = Rules {
@@ -226,6 +238,25 @@ pub fn main() -> ! {
         )
     }
     std::process::exit(many::run(&command, &places, &rules, &signals).into())
+}
+
+/// Returns the node of each process of a job.
+fn beside(npid: ClusterPid) -> Result<Vec<NodeId>, String> {
+    let root = table::root();
+    // The record may not have heard yet that it has ended.
+    if Process::open(&root, npid).err() == Some(Errno::ESRCH) {
+        return Err(no_job(npid));
+    }
+    let nodes = Files::of(root.parent().unwrap_or(&root)).places(npid)?;
+    match nodes.is_empty() {
+        true => Err(format!("the processes of job {npid} have ended")),
+        false => Ok(nodes),
+    }
+}
+
+fn read_npid(text: &str) -> Result<ClusterPid, String> {
+    let npid = ClusterPid::parse(text.as_bytes());
+    npid.ok_or_else(|| "the number of a job, as `glu jobs` shows it".into())
 }
 
 /// Who gets the input.
@@ -420,6 +451,9 @@ mod tests {
         check_refused("glurun -a -n 2 ls");
         check_refused("glurun -l -b ls");
         check_refused("glurun -n 0 ls");
+        check_refused("glurun --beside 70000 -n 2 ls");
+        check_refused("glurun --beside x ls");
+        check("glurun --beside 70000 ls", &[], 1, false, "ls");
         check_refused("glurun -w host ls");
     }
 
