@@ -169,3 +169,30 @@ fn the_record_outlives_nodes_and_the_leader() {
         jobs(&cluster, other, "").is_empty()
     });
 }
+
+#[test]
+fn a_home_that_was_only_cut_off_takes_its_word_back() {
+    let cluster = Cluster::up(3);
+    let home = cluster.leader(None) % 3 + 1;
+    let other = home % 3 + 1;
+    // Nothing of it is elsewhere: it goes on.
+    let running = cluster.spawn(home, &format!("cd /; glurun -w {home} sleep 1000; exit $?"));
+    let job = job_of(&cluster, other, home);
+    let state = || {
+        jobs(&cluster, other, "")
+            .into_iter()
+            .map(|job| job.state)
+            .next()
+    };
+    cluster.cut(home);
+    wait_until("a job that is taken for lost", FORGOTTEN_WITHIN, || {
+        state().as_deref() == Some("lost")
+    });
+    cluster.heal(home);
+    wait_until("its home's word", FORGOTTEN_WITHIN, || {
+        state().as_deref() == Some("running")
+    });
+    assert_eq!(job_of(&cluster, other, home), job);
+    cluster.sh(other, &format!("glukill {}.0", job.npid)).ok();
+    assert_eq!(running.wait(DEADLINE).code(), Some(128 + 15));
+}

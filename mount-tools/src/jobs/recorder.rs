@@ -17,8 +17,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often the file is looked at: who took this node for lost has written there, too.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// After a write nothing is written for so many times as long as that took.
-const REST: u32 = 10;
-const REST_MAX: Duration = Duration::from_secs(10);
+const REST: u32 = 3;
+const REST_MAX: Duration = Duration::from_secs(2);
 /// Messages that wait; more wait in the daemon, which tells of many changes at once then.
 const NEWS_MAX: usize = 4;
 
