@@ -193,7 +193,7 @@ mod tests {
                 limits: Vec::new(),
                 nice: 0,
             });
-            let extras = vec![Extra::TellInput, Extra::FollowInput];
+            let extras = vec![Extra::TellInput, Extra::FollowInput, Extra::Gather(7)];
             let mut job = Job {
                 start,
                 extras,
@@ -203,7 +203,13 @@ mod tests {
             assert_eq!(job.extras, expected, "{version:?}");
         };
         check(Some(10), &[Extra::TellInput]);
-        check(Some(11), &[Extra::TellInput, Extra::FollowInput]);
-        check(None, &[Extra::TellInput, Extra::FollowInput]);
+        check(
+            Some(11),
+            &[Extra::TellInput, Extra::FollowInput, Extra::Gather(7)],
+        );
+        check(
+            None,
+            &[Extra::TellInput, Extra::FollowInput, Extra::Gather(7)],
+        );
     }
 }
