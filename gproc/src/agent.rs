@@ -92,6 +92,13 @@ impl ProcAgent {
         self.forward.set(forward).ok();
     }
 
+    /// Takes note that a process that is locked has come back to this node, under the kernel's number that it had.
+    pub fn came_back(&self, pid: i32) {
+        if let Some(pid) = ClusterPid::of(self.node, pid) {
+            self.procfs.came_back(pid);
+        }
+    }
+
     /// Has somebody hear of locks.
     pub fn tell_locks(&self, tell: TellLock) {
         self.tell_lock.set(tell).ok();

@@ -164,6 +164,16 @@ impl Procfs {
         Ok(())
     }
 
+    /// Has the lock of a process that was elsewhere hold for it again: to the kernel it is another process now.
+    pub(crate) fn came_back(&self, pid: ClusterPid) {
+        let Some((stat, _)) = self.stat_and_status(pid) else {
+            return;
+        };
+        if let (Some(birth), Some(lock)) = (self.birth(&stat), self.lock_locks().get_mut(&pid)) {
+            *lock = birth;
+        }
+    }
+
     fn is_locked(&self, process: &Process) -> Result<bool, Errno> {
         let birth = self.birth(&process.read("stat", FILE_BYTES_MAX)?);
         Ok(self.lock_locks().get(&process.pid).copied() == birth && birth.is_some())

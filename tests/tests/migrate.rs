@@ -206,6 +206,14 @@ def commands():
         assert code == 1 and why in said, said
     assert run('loadlevel', '-p', job.pid, 'on') == (0, '', '')
     assert run('migrate', job.pid, 'balance') == (0, '', '')
+    # A lock is kept while a process is away, and when it is back.
+    job.go(3)
+    assert run('loadlevel', '-p', job.pid, 'off') == (0, '', '')
+    assert job.refuses(2) == 'EBUSY'
+    job.go(0)
+    assert job.file('where') == job.file('lock') == ['1'] and job.refuses(2) == 'EBUSY'
+    assert run('loadlevel', '-p', job.pid, 'on') == (0, '', '')
+    job.go(2)
     code, _, said = run('migrate', str(os.getpid()), '2')
     assert code == 1 and 'not the program of a glurun job' in said, said
     job.end()

@@ -133,6 +133,11 @@ impl Agent {
         self.travel.lock(pid, locked);
     }
 
+    /// Has somebody hear which process, that is locked, has come back to this node.
+    pub fn tell_returns(&self, tell: Box<dyn Fn(i32) + Send + Sync>) {
+        self.travel.tell_returns(tell);
+    }
+
     /// Returns how often levelling has looked at jobs here, and how many it has moved.
     #[must_use]
     pub fn levelled(&self) -> (u64, u64) {

@@ -16,6 +16,7 @@ use super::terminal::{Extra, Modes, WindowSize};
 use super::travel::wire::Arrival;
 use bytes::Bytes;
 use consistency::NodeId;
+use consistency::wire::WIRE_VERSION_MIN;
 use consistency::wire::node::NodeLoad;
 use consistency::wire::{DecodeError, decode, encode};
 use serde::de::DeserializeOwned;
@@ -254,6 +255,16 @@ pub enum Asked {
     Level,
     /// What levelling makes of it, where it runs; answered by [`Told::Why`]. Since version 11.
     Why,
+}
+
+impl Asked {
+    /// Returns the first version whose nodes can be asked so.
+    pub(super) const fn since(self) -> u32 {
+        match self {
+            Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
+            Self::Level | Self::Why => 11,
+        }
+    }
 }
 
 /// What there is to say of a process that may move.

@@ -245,6 +245,8 @@ impl Node {
         tokio::spawn(Arc::clone(&job_agent).level(levelling));
         let locks = Arc::clone(&job_agent);
         processes_agent.tell_locks(Box::new(move |pid, locked| locks.lock(pid, locked)));
+        let locked = Arc::clone(&processes_agent);
+        job_agent.tell_returns(Box::new(move |pid| locked.came_back(pid)));
         job_agent.ask_for_rights(rights);
         let forward = Arc::clone(&job_agent);
         processes_agent.forward_signals(Box::new(move |pid, number, group| {

@@ -4,33 +4,33 @@
 //! A home says whether a job may be levelled ([`Level`]) and has the last word at the move; the node that runs it decides,
 //! for it alone sees what the job wants. So two nodes never decide about one job.
 
+mod hosted;
 mod jobs;
 
-use super::super::group::Group;
 use super::super::protocol::{Asked, Level, Told};
 use super::super::view::Nodes;
 use super::guest::blocking;
 use super::{MOVED_WITHIN, Travel, ask};
 use crate::events::Events;
-use crate::level::{Answer, Go, Job, Leveller, Node, NotMoved, Standing, State, View, list};
+use crate::level::{Answer, Go, Job, Leveller, Node, NotMoved, Standing, State, View, Why, list};
 use crate::load;
-use crate::pids::ClusterPid;
 use crate::tree::{Switch, Switches};
 use consistency::NodeId;
 use consistency::wire::node::NodeLoad;
 use gfs::error::Errno;
+use hosted::Hosted;
+pub(super) use hosted::Levels;
 use jobs::Gauge;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often the jobs are looked at.
 const LEVEL_EVERY: Duration = Duration::from_secs(1);
 /// The same after a move: others may go as well.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long it may take to find out how the nodes are.
 const KNOWN_WITHIN: Duration = Duration::from_secs(3);
 /// How long a home's word about a job is good for.
@@ -39,8 +39,6 @@ const LEVEL_FOR: Duration = Duration::from_secs(2);
 const TIED_FOR: Duration = Duration::from_secs(10);
 /// A job's reasons to stay are logged at most so often.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
-/// The first version whose nodes know of levelling.
-const VERSION: u32 = 11;
 /// What levelling needs.
 pub struct Levelling {
     /// Knows the nodes and their loads.
@@ -54,70 +52,6 @@ pub struct Levelling {
 impl fmt::Debug for Levelling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Levelling").finish_non_exhaustive()
-    }
-}
-
-/// What levelling is told, and tells. The mutexes are leaves.
-#[derive(Debug, Default)]
-pub(super) struct Levels {
-    /// Jobs that have come from other nodes, or back from there.
-    guests: Mutex<HashMap<i32, Hosted>>,
-    /// What was last made of each job here.
-    answers: Mutex<HashMap<i32, String>>,
-    /// Looks at jobs, and moves.
-    rounds: AtomicU64,
-    moves: AtomicU64,
-}
-
-/// A job that runs here.
-#[derive(Clone, Debug)]
-struct Hosted {
-    /// Its cgroup.
-    dir: Option<PathBuf>,
-    since: Instant,
-    came: bool,
-}
-
-/// A copy's place among the jobs that run here.
-#[derive(Debug)]
-pub(super) struct Came {
-    travel: Arc<Travel>,
-    pid: i32,
-    since: Instant,
-}
-
-impl Drop for Came {
-    fn drop(&mut self) {
-        let mut guests = self.travel.levels.guests();
-        // It may have come again.
-        if guests
-            .get(&self.pid)
-            .is_some_and(|guest| guest.since == self.since)
-        {
-            guests.remove(&self.pid);
-        }
-    }
-}
-
-impl Levels {
-    fn guests(&self) -> MutexGuard<'_, HashMap<i32, Hosted>> {
-        self.guests.lock().expect("no holder panics")
-    }
-
-    fn answers(&self) -> MutexGuard<'_, HashMap<i32, String>> {
-        self.answers.lock().expect("no holder panics")
-    }
-
-    /// Says what levelling makes of a job here.
-    pub(super) fn why(&self, pid: i32, is_job: bool) -> String {
-        if let Some(answer) = self.answers().get(&pid) {
-            return answer.clone();
-        }
-        if is_job || self.guests().contains_key(&pid) {
-            "stays unknown: its node has not looked at it yet".to_owned()
-        } else {
-            "stays no_job: it is not the program of a glurun job".to_owned()
-        }
     }
 }
 
@@ -255,7 +189,7 @@ impl Driver {
             let node = status.node;
             let version = self.travel.transport().ok();
             let version = version.and_then(|transport| transport.version_of(node));
-            let old = node != here && version.is_none_or(|version| version < VERSION);
+            let old = node != here && version.is_none_or(|version| version < Asked::Level.since());
             let state = State {
                 down: !status.up || old,
                 drains: status.draining,
@@ -381,9 +315,6 @@ impl Driver {
             return Some(self.travel.ask(pid, asked).await);
         }
         let transport = self.travel.transport().ok()?;
-        transport
-            .version_of(home)
-            .filter(|version| *version >= VERSION)?;
         ask(&**transport, home, pid, asked).await.ok()
     }
 
@@ -424,68 +355,15 @@ impl Driver {
                 *before != text && now.duration_since(*at) >= LOGGED_EVERY
             });
             if due && matches!(answer, Answer::Stays(_)) {
-                tracing::info!(pid, why = %text, "levelling leaves a job");
+                // Of most jobs there is no more to say than that nobody has asked for them to be levelled.
+                if *answer == Answer::Stays(Why::NotListed) {
+                    tracing::debug!(pid, why = %text, "levelling leaves a job");
+                } else {
+                    tracing::info!(pid, why = %text, "levelling leaves a job");
+                }
                 self.logged.insert(*pid, (now, text.clone()));
             }
             self.travel.levels.answers().insert(*pid, text);
-        }
-    }
-}
-
-impl Travel {
-    /// Has a copy that has been made here be levelled until what this returns is dropped.
-    pub(super) fn came(self: &Arc<Self>, pid: i32, group: &Group) -> Came {
-        let since = Instant::now();
-        let hosted = Hosted {
-            dir: group.dir().map(ToOwned::to_owned),
-            since,
-            came: true,
-        };
-        self.levels.guests().insert(pid, hosted);
-        Came {
-            travel: Arc::clone(self),
-            pid,
-            since,
-        }
-    }
-
-    /// Returns the jobs that run here, by pid.
-    fn hosted(&self) -> BTreeMap<i32, Hosted> {
-        let mut hosted = BTreeMap::new();
-        for (pid, known) in &*self.jobs() {
-            if let (false, Some(group)) = (known.seat.is_away(), known.group.get()) {
-                let job = Hosted {
-                    dir: group.dir().map(ToOwned::to_owned),
-                    since: known.since,
-                    came: false,
-                };
-                hosted.insert(*pid, job);
-            }
-        }
-        hosted.extend(self.levels.guests().clone());
-        hosted
-    }
-
-    /// Returns the home of a job that runs here.
-    fn home_of(&self, pid: i32) -> Option<NodeId> {
-        if self.is_home_of(pid) {
-            return Some(self.node);
-        }
-        let pid = ClusterPid::try_from(pid).ok()?;
-        Some(pid.home())
-    }
-
-    /// Returns how often levelling has looked at jobs here, and how many it has moved.
-    pub(in crate::job) fn levelled(&self) -> (u64, u64) {
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (count(&self.levels.rounds), count(&self.levels.moves))
-    }
-
-    /// Takes note that somebody has locked a process of this node, or asks for it to be levelled.
-    pub(in crate::job) fn lock(&self, pid: i32, locked: bool) {
-        if let Some(known) = self.jobs().get_mut(&pid) {
-            let asked = !locked;
-            known.level = Level { locked, asked };
         }
     }
 }

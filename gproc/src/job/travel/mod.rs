@@ -329,6 +329,10 @@ pub(crate) async fn ask(
     pid: i32,
     asked: Asked,
 ) -> io::Result<Told> {
+    let version = transport.version_of(node);
+    if version.is_some_and(|version| version < asked.since()) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let stream = transport.open(node, ServiceId::Job).await;
     let stream = stream.map_err(io::Error::other)?;
     let writer = FrameWriter::new(stream.writer);
