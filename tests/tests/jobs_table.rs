@@ -193,6 +193,10 @@ fn a_home_that_was_only_cut_off_takes_its_word_back() {
         state().as_deref() == Some("running")
     });
     assert_eq!(job_of(&cluster, other, home), job);
-    cluster.sh(other, &format!("glukill {}.0", job.npid)).ok();
+    // The leader heard of the home before this node has.
+    wait_until("the home to be reached", DEADLINE, || {
+        let kill = cluster.sh(other, &format!("glukill {}.0", job.npid));
+        kill.status.success()
+    });
     assert_eq!(running.wait(DEADLINE).code(), Some(128 + 15));
 }
