@@ -1,6 +1,8 @@
 //! Where the programs under test are, and where tests may write.
 
+use super::Cluster;
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -29,15 +31,33 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// Returns the path of the shared library for other programs.
+/// Compiles a program in C of `tests/tests`, with `libglu.so` and `glu.h` as `make install` lays them out; returns its path.
 ///
 /// # Panics
-/// There is none after a build.
+/// It cannot be compiled.
 #[must_use]
-pub fn library() -> PathBuf {
-    let path = PROGRAMS.join("libglu.so");
-    assert!(path.is_file(), "{} is missing", path.display());
-    path
+#[track_caller]
+pub fn program_in_c(cluster: &Cluster, name: &str) -> PathBuf {
+    let dir = cluster.state().join("c");
+    fs::create_dir(&dir).expect("made");
+    let library = PROGRAMS.join("libglu.so");
+    fs::copy(library, dir.join("libglu.so.0")).expect("there after a build");
+    std::os::unix::fs::symlink("libglu.so.0", dir.join("libglu.so")).expect("linked");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = dir.join(name);
+    let compiled = Command::new("cc")
+        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(here.join(format!("tests/{name}.c")))
+        .arg("-I")
+        .arg(here.join("../mount-tools/libglu"))
+        .arg("-L")
+        .arg(&dir)
+        .args(["-lglu", "-Wl,-rpath,$ORIGIN"])
+        .output()
+        .expect("there is a C compiler");
+    assert!(compiled.status.success(), "{compiled:?}");
+    program
 }
 
 /// Returns the path of a CRIU that can move processes; gets one if this machine has none.
@@ -63,7 +83,7 @@ pub fn criu() -> PathBuf {
 #[must_use]
 pub fn scratch_dir() -> PathBuf {
     let dir = profile_dir().with_file_name("tmp");
-    std::fs::create_dir_all(&dir).expect("make target/tmp");
+    fs::create_dir_all(&dir).expect("make target/tmp");
     dir
 }
 

@@ -23,7 +23,7 @@ mod s3;
 mod stopped;
 mod terminal;
 
-pub use binaries::{binary, criu, library, scratch_dir};
+pub use binaries::{binary, criu, program_in_c, scratch_dir};
 pub use cluster::{Cluster, Node, NodeStatus, Options, Status};
 pub use command::{Output, Running};
 pub use dice::Dice;

@@ -16,13 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHECK(what)                                                                  \
-    do {                                                                             \
-        if (!(what)) {                                                               \
-            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, strerror(errno)); \
-            return 1;                                                                \
-        }                                                                            \
-    } while (0)
+#include "check.h"
 
 static double now_us(void)
 {

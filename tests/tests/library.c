@@ -11,13 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(what)                                                                  \
-    do {                                                                             \
-        if (!(what)) {                                                               \
-            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, strerror(errno)); \
-            return 1;                                                                \
-        }                                                                            \
-    } while (0)
+#include "check.h"
+
 #define FAILS(call, error) CHECK((errno = 0, (call) == -1 && errno == (error)))
 
 /* One of four processes on two nodes: after the barrier all have done what comes before it. */

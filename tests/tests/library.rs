@@ -1,34 +1,13 @@
 //! `libglu.so` and `glu.h` under a program in C.
 
-use std::path::Path;
-use std::process::Command;
-use tests::{Cluster, DEADLINE, library, wait_until};
+use tests::{Cluster, DEADLINE, program_in_c, wait_until};
 
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 
 #[test]
 fn a_program_in_c_calls_each_function() {
     let cluster = Cluster::up(2);
-    let dir = cluster.state().join("c");
-    std::fs::create_dir(&dir).expect("made");
-    // As `make install` lays it out.
-    std::fs::copy(library(), dir.join("libglu.so.0")).expect("copied");
-    std::os::unix::fs::symlink("libglu.so.0", dir.join("libglu.so")).expect("linked");
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let program = dir.join("library");
-    let compiled = Command::new("cc")
-        .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&program)
-        .arg(here.join("tests/library.c"))
-        .arg("-I")
-        .arg(here.join("../mount-tools/libglu"))
-        .arg("-L")
-        .arg(&dir)
-        .args(["-lglu", "-Wl,-rpath,$ORIGIN"])
-        .output()
-        .expect("there is a C compiler");
-    assert!(compiled.status.success(), "{compiled:?}");
-
+    let program = program_in_c(&cluster, "library");
     let start = |program: &str| {
         let script = format!("setsid {program} > /dev/null 2>&1 & echo $!");
         cluster.sh(2, &script).ok()
