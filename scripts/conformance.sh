@@ -25,6 +25,10 @@ say() { printf 'conformance: %s\n' "$*"; }
 fail() { say "$*" >&2; exit 1; }
 finish() {
 	code=$?
+	# They tell whether a node was too busy to keep its session.
+	for node in 1 2; do
+		cp "$state/node$node/glud.log" "$tools/glud-$node.log" || code=1
+	done
 	"$bin/glu" dev down --state "$state" || code=1
 	[ ! -d "$tools/local" ] || rm -rf "$tools/local"
 	exit "$code"
