@@ -1,6 +1,6 @@
 //! How loaded a node is.
 
-use crate::level::demand;
+use crate::level::demand::Gauge;
 use crate::text;
 use consistency::wire::node::NodeLoad;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -57,27 +57,7 @@ pub struct Meter {
     speed: u32,
     window: Mutex<Window>,
     /// In a pid namespace of its own a node is not all of the machine: it is only what its own processes want.
-    own: Option<Mutex<Own>>,
-}
-
-/// What the processes of a pid namespace want.
-#[derive(Debug, Default)]
-struct Own {
-    meter: demand::Meter,
-    looked: Option<Instant>,
-    last: Option<f64>,
-}
-
-impl Own {
-    fn measure(&mut self, proc_path: &Path) -> Option<f64> {
-        if self.looked.is_none_or(|at| at.elapsed() >= WINDOW_MIN) {
-            let entries = std::fs::read_dir(proc_path).ok()?.flatten();
-            let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-            self.last = self.meter.measure(proc_path, pids);
-            self.looked = Some(Instant::now());
-        }
-        self.last
-    }
+    own: Option<Mutex<Gauge>>,
 }
 
 /// Readings of the processors' clock, older and newer; the older one is what use is measured against, the newer one
@@ -133,9 +113,11 @@ impl Meter {
     }
 
     fn of_own_processes(&self) -> Option<f64> {
-        let own = self.own.as_ref()?;
-        let mut own = own.lock().expect("no holder panics");
-        own.measure(&self.proc_path)
+        let mut own = self.own.as_ref()?.lock().expect("no holder panics");
+        own.measure(WINDOW_MIN, &self.proc_path, || {
+            let entries = std::fs::read_dir(&self.proc_path).ok()?.flatten();
+            Some(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+        })
     }
 
     fn of_machine(&self, cpus: u32) -> f32 {

@@ -5,25 +5,21 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Time of threads, by thread.
 type Times = HashMap<i32, u64>;
 
 /// Measures the demand of some processes, between one look and the next.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+struct Meter {
     last: Option<(Instant, Times)>,
 }
 
 impl Meter {
     /// Returns the demand since the last look; `None`: there was none, or it was just now. Threads that have ended
     /// meanwhile do not count.
-    pub(crate) fn measure(
-        &mut self,
-        proc_path: &Path,
-        pids: impl IntoIterator<Item = i32>,
-    ) -> Option<f64> {
+    fn measure(&mut self, proc_path: &Path, pids: impl IntoIterator<Item = i32>) -> Option<f64> {
         let mut times = Times::new();
         for pid in pids {
             // It has ended.
@@ -42,6 +38,32 @@ impl Meter {
         });
         self.last = Some((now, times));
         demand
+    }
+}
+
+/// The demand over the last window that was long enough.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    meter: Meter,
+    looked: Option<Instant>,
+    demand: Option<f64>,
+}
+
+impl Gauge {
+    /// Returns the demand of processes, averaged over at least `window`; `None`: it is not known yet. They are asked for
+    /// only when they are looked at.
+    pub(crate) fn measure<P: IntoIterator<Item = i32>>(
+        &mut self,
+        window: Duration,
+        proc_path: &Path,
+        pids: impl FnOnce() -> Option<P>,
+    ) -> Option<f64> {
+        if self.looked.is_none_or(|at| at.elapsed() >= window) {
+            let demand = self.meter.measure(proc_path, pids()?);
+            self.demand = demand.or(self.demand);
+            self.looked = Some(Instant::now());
+        }
+        self.demand
     }
 }
 
@@ -91,7 +113,7 @@ mod tests {
         write(7, 7, "1000 0 1");
         assert_eq!(meter.measure(proc.path(), [7, 8]), None);
         let (then, _) = meter.last.as_mut().expect("a look");
-        *then -= std::time::Duration::from_secs(1);
+        *then -= Duration::from_secs(1);
         write(7, 7, "500001000 250000000 2");
         write(7, 9, "125000000 125000000 2");
         let demand = meter.measure(proc.path(), [7, 8]).expect("two looks");

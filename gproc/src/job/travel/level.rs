@@ -12,6 +12,7 @@ use super::super::view::Nodes;
 use super::guest::blocking;
 use super::{MOVED_WITHIN, Travel, ask};
 use crate::events::Events;
+use crate::level::demand::Gauge;
 use crate::level::{Answer, Go, Job, Leveller, Node, NotMoved, Standing, State, View, Why, list};
 use crate::load;
 use crate::tree::{Switch, Switches};
@@ -20,7 +21,6 @@ use consistency::wire::node::NodeLoad;
 use gfs::error::Errno;
 use hosted::Hosted;
 pub(super) use hosted::Levels;
-use jobs::Gauge;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -234,7 +234,7 @@ impl Driver {
         let (wants, gauges) = blocking(move || {
             let wants = groups.into_iter().map(|(pid, dir)| {
                 let pids = jobs::members(dir, pid);
-                let demand = gauges.entry(pid).or_default().measure(&pids);
+                let demand = jobs::demand(gauges.entry(pid).or_default(), &pids);
                 let memory_kib = pids.iter().map(|pid| jobs::memory_kib(*pid)).sum();
                 (pid, (demand.unwrap_or_default(), memory_kib))
             });

@@ -1,33 +1,19 @@
 //! What a job wants and has, as procfs shows it. All of this blocks.
 
-use crate::level::demand;
+use crate::level::demand::Gauge;
+use crate::text;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Demand is averaged over at least so long.
 const WINDOW_MIN: Duration = Duration::from_millis(900);
 /// This node's processes.
 const PROC: &str = "/proc";
 
-/// Demand of a job over the last window.
-#[derive(Debug, Default)]
-pub(super) struct Gauge {
-    meter: demand::Meter,
-    looked: Option<Instant>,
-    demand: Option<f64>,
-}
-
-impl Gauge {
-    /// Returns the demand of processes; `None`: it is not known yet.
-    pub(super) fn measure(&mut self, pids: &[i32]) -> Option<f64> {
-        if self.looked.is_none_or(|at| at.elapsed() >= WINDOW_MIN) {
-            let demand = self.meter.measure(Path::new(PROC), pids.iter().copied());
-            self.demand = demand.or(self.demand);
-            self.looked = Some(Instant::now());
-        }
-        self.demand
-    }
+/// Returns the demand of processes; `None`: it is not known yet.
+pub(super) fn demand(gauge: &mut Gauge, pids: &[i32]) -> Option<f64> {
+    gauge.measure(WINDOW_MIN, Path::new(PROC), || Some(pids.iter().copied()))
 }
 
 /// Returns the processes of a job.
@@ -54,10 +40,8 @@ fn file(pid: i32, name: &str) -> PathBuf {
 
 /// Returns the memory of a process that is in use, in KiB.
 pub(super) fn memory_kib(pid: i32) -> u64 {
-    let status = fs::read_to_string(file(pid, "status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.unwrap_or(0)
+    let status = fs::read(file(pid, "status")).unwrap_or_default();
+    text::number(&status, b"VmRSS:").unwrap_or(0)
 }
 
 /// Returns the name of a process.
