@@ -28,7 +28,9 @@
 //! - LV1 **A move gains.** For speed a job moves only where its slowness is less by one part in ten ([`Rules::gain`]), where
 //!   it saves, living on for as long as it has lived here, more than the move takes, and only if it holds up those there
 //!   clearly less than it has held up those here ([`Rules::hysteresis`]). So each move makes less what is held up in all
-//!   (the integral of the slowness of each node up to its demand), and moves end when demands do not change.
+//!   (the integral of the slowness of each node up to its demand), and moves end when demands do not change. What passes
+//!   within [`Rules::lasting`] is no such change: of what is to be done here beside the jobs the least in that time counts,
+//!   of other nodes' demands the most.
 //! - LV2 **Not at once, not again at once.** For speed no job moves that is younger than [`Rules::age_min`], or has come
 //!   within [`Rules::residence`].
 //! - LV3 **So many and no more.** A node sends at most [`Rules::moves_per_minute`].
@@ -38,6 +40,7 @@
 //!   it would leave with less than twice what makes a node short.
 
 pub(crate) mod demand;
+mod lasting;
 pub(crate) mod list;
 mod policy;
 #[cfg(test)]
@@ -73,6 +76,8 @@ pub(crate) struct Rules {
     pub(crate) cost: Duration,
     /// LV1: memory that moves in a millisecond.
     pub(crate) kib_per_ms: u64,
+    /// LV1: how long demands are looked back at.
+    pub(crate) lasting: Duration,
     /// LV2
     pub(crate) age_min: Duration,
     /// LV2
@@ -90,6 +95,7 @@ impl Default for Rules {
             hysteresis: 0.15,
             cost: Duration::from_millis(300),
             kib_per_ms: 100,
+            lasting: Duration::from_millis(3_000),
             age_min: Duration::from_millis(2_000),
             residence: Duration::from_millis(15_000),
             moves_per_minute: 20,

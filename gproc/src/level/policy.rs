@@ -1,5 +1,6 @@
 //! Decides a round.
 
+use super::lasting::Lasting;
 use super::{
     Answer, BUSY_FOR, Because, DEMAND_MIN, FAILED_FOR, Go, Job, MUCH_PART, NotMoved, Rules,
     SEEN_AFTER, SPARE_PART, Standing, View, Why,
@@ -16,6 +17,8 @@ const EPSILON: f64 = 1e-9;
 #[derive(Debug, Default)]
 pub(crate) struct Leveller {
     rules: Rules,
+    /// LV1: what nodes have to do; of this one, beside its jobs.
+    lasting: Lasting,
     /// LV3: when jobs were sent.
     begun: VecDeque<Instant>,
     /// What was sent and may not show yet.
@@ -146,19 +149,31 @@ impl Leveller {
     }
 
     /// Returns the nodes that have told of themselves, with what was sent.
-    fn seen(&self, now: Instant, view: &View) -> Vec<Seen> {
+    fn seen(&mut self, now: Instant, view: &View) -> Vec<Seen> {
         let told = view.nodes.iter().filter(|node| node.load.cpus > 0);
+        let of_jobs: f64 = view.jobs.iter().map(|job| job.demand).sum();
+        let window = self.rules.lasting;
         told.map(|node| {
             let mut seen = Seen::new(node.node, &node.load);
-            seen.takes = node.state.takes() && node.node != view.here;
+            let is_here = node.node == view.here;
+            seen.takes = node.state.takes() && !is_here;
+            if !is_here {
+                self.lasting.look(now, window, node.node, seen.demand);
+                seen.demand = self.lasting.most(node.node);
+            }
             for sent in &self.sent {
                 if sent.to == node.node {
                     seen.demand += sent.demand;
                     seen.available_kib = seen.available_kib.saturating_sub(sent.memory_kib);
-                } else if node.node == view.here && now.since(sent.at) < SEEN_AFTER {
+                } else if is_here && now.since(sent.at) < SEEN_AFTER {
                     seen.demand = (seen.demand - sent.demand).max(0.0);
                     seen.available_kib += sent.memory_kib;
                 }
+            }
+            if is_here {
+                let beside = (seen.demand - of_jobs).max(0.0);
+                self.lasting.look(now, window, node.node, beside);
+                seen.demand = of_jobs + self.lasting.least(node.node);
             }
             seen
         })
