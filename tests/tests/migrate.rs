@@ -1,7 +1,7 @@
 //! What moves between real nodes while it runs, and what does not.
 
 use std::time::Duration;
-use tests::moves;
+use tests::{DEADLINE, moves, wait_until};
 
 /// What the script may take.
 const LONG: Duration = Duration::from_secs(240);
@@ -227,4 +227,57 @@ for row in (script, pipeline, threads, things, signals, output, connection, nons
         raise
 "#,
     );
+}
+
+#[test]
+fn every_node_hears_of_moves() {
+    let cluster = moves::cluster_that_moves(3);
+    let readers = [1, 2, 3].map(|node| {
+        cluster.spawn(
+            node,
+            "exec 3</cluster/proc/cluster/events && echo ready && exec cat <&3",
+        )
+    });
+    for reader in &readers {
+        wait_until("a reader of events", DEADLINE, || {
+            reader.stdout().contains("ready")
+        });
+    }
+    let pid = moves::drive(
+        &cluster,
+        LONG,
+        r#"
+job = Job(1, 'python3', '/cluster/counter.py', '/cluster/counted')
+job.pid = job.ask('first')[0]
+for node in (2, 3, 1):
+    job.go(node)
+assert job.refuses(9) == 'ENXIO'
+assert job.end() == 42
+print(job.pid)
+"#,
+    );
+    let pid = pid.trim();
+    for reader in &readers {
+        let moved = || {
+            let said = reader.stdout();
+            let lines = said
+                .lines()
+                .filter_map(|line| Some(line.split_once(' ')?.1.to_owned()));
+            lines
+                .filter(|line| line.contains(" moved "))
+                .collect::<Vec<_>>()
+        };
+        wait_until("three moves to be told", DEADLINE, || moved().len() >= 3);
+        let mut expected = ["1 2", "2 3", "3 1"]
+            .map(|way| format!("process {pid} moved {way} asked "))
+            .into_iter();
+        for line in moved() {
+            let (begin, took) = (
+                expected.next().expect("three moves"),
+                line.strip_suffix(" ms"),
+            );
+            let took = took.and_then(|line| line.strip_prefix(&begin)?.parse::<u32>().ok());
+            assert!(took.is_some(), "{line} is not {begin}... ms");
+        }
+    }
 }

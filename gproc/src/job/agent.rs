@@ -15,6 +15,7 @@ use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
 use super::travel::{self, Engine, Levelling, Travel};
+use crate::events::Events;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -136,6 +137,11 @@ impl Agent {
     /// Has somebody hear which process, that is locked, has come back to this node.
     pub fn tell_returns(&self, tell: Box<dyn Fn(i32) + Send + Sync>) {
         self.travel.tell_returns(tell);
+    }
+
+    /// Has readers of `events` know of moves, of this node's jobs and of what other nodes tell.
+    pub fn tell_moves(&self, events: Arc<Events>) {
+        self.travel.tell_moves(events);
     }
 
     /// Returns how often levelling has looked at jobs here, and how many it has moved.

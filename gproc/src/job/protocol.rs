@@ -14,6 +14,7 @@
 
 use super::terminal::{Extra, Modes, WindowSize};
 use super::travel::wire::Arrival;
+use crate::level::Because;
 use bytes::Bytes;
 use consistency::NodeId;
 use consistency::wire::WIRE_VERSION_MIN;
@@ -255,6 +256,23 @@ pub enum Asked {
     Level,
     /// What levelling makes of it, where it runs; answered by [`Told::Why`]. Since version 11.
     Why,
+    /// To move to this node as [`Self::Go`] does, for this reason; since version 11.
+    GoFor(NodeId, Because),
+    /// No question: it has moved. Answered by [`Told::Heard`]. Since version 11.
+    Heard(Moved),
+}
+
+/// A move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The node that it has left.
+    pub from: NodeId,
+    /// The node that it is on.
+    pub to: NodeId,
+    /// Why levelling has moved it; none: somebody asked for it.
+    pub because: Option<Because>,
+    /// What it took from the order on, in milliseconds.
+    pub took_ms: u32,
 }
 
 impl Asked {
@@ -262,7 +280,7 @@ impl Asked {
     pub(super) const fn since(self) -> u32 {
         match self {
             Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
-            Self::Level | Self::Why => 11,
+            Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) => 11,
         }
     }
 }
@@ -285,6 +303,8 @@ pub enum Told {
     Level(Level),
     /// What levelling makes of it, in a line.
     Why(String),
+    /// Those who read events can know of it.
+    Heard,
 }
 
 /// What has been said of a job that may be levelled.
@@ -696,6 +716,21 @@ mod tests {
         check(&ask(Asked::Go(NodeId(2))), &[4, 0, 0, 0, 11, 18, 2, 2]);
         check(&ask(Asked::Level), &[3, 0, 0, 0, 11, 18, 3]);
         check(&ask(Asked::Why), &[3, 0, 0, 0, 11, 18, 4]);
+        let (from, to, because) = (NodeId(3), NodeId(2), Because::Crowded);
+        check(
+            &ask(Asked::GoFor(to, because)),
+            &[5, 0, 0, 0, 11, 18, 5, 2, 3],
+        );
+        let moved = Moved {
+            from,
+            to,
+            because: Some(because),
+            took_ms: 9,
+        };
+        check(
+            &ask(Asked::Heard(moved)),
+            &[8, 0, 0, 0, 11, 18, 6, 3, 2, 1, 3, 9],
+        );
         let at = NodeId(3);
         check(
             &FromJob::Told(Told::Where { at, moves: 4 }),
@@ -718,6 +753,7 @@ mod tests {
             &FromJob::Told(Told::Why("w".into())),
             &[4, 0, 0, 0, 10, 4, 1, b'w'],
         );
+        check(&FromJob::Told(Told::Heard), &[2, 0, 0, 0, 10, 5]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(crate) use policy::Leveller;
 
 use consistency::wire::node::NodeLoad;
 use consistency::{Duration, Instant, NodeId};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A node is short of memory if less than one part in this many is left.
@@ -185,12 +186,17 @@ pub(crate) struct Go {
 }
 
 /// Why a job goes; in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Because {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Because {
+    /// Its node is being emptied.
     Drains,
+    /// The owner of its node works there.
     InUse,
+    /// Its node is short of memory.
     Memory,
+    /// Its node is crowded.
     Crowded,
+    /// It runs faster there.
     Faster,
 }
 

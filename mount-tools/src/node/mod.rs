@@ -240,8 +240,8 @@ impl Node {
         let levelling = job::Levelling {
             nodes: Arc::clone(&members) as _,
             switches: Arc::clone(&rights) as _,
-            events: processes.events(),
         };
+        job_agent.tell_moves(processes.events());
         tokio::spawn(Arc::clone(&job_agent).level(levelling));
         let locks = Arc::clone(&job_agent);
         processes_agent.tell_locks(Box::new(move |pid, locked| locks.lock(pid, locked)));

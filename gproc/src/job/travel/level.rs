@@ -11,7 +11,6 @@ use super::super::protocol::{Asked, Level, Told};
 use super::super::view::Nodes;
 use super::guest::blocking;
 use super::{MOVED_WITHIN, Travel, ask};
-use crate::events::Events;
 use crate::level::demand::Gauge;
 use crate::level::{Answer, Go, Job, Leveller, Node, NotMoved, Standing, State, View, Why, list};
 use crate::load;
@@ -45,8 +44,6 @@ pub struct Levelling {
     pub nodes: Arc<dyn Nodes>,
     /// Knows what is switched.
     pub switches: Arc<dyn Switches>,
-    /// Hears of moves.
-    pub events: Arc<Events>,
 }
 
 impl fmt::Debug for Levelling {
@@ -320,18 +317,15 @@ impl Driver {
 
     /// Moves a job; returns whether it has moved.
     async fn go(&mut self, go: Go) -> bool {
-        let (pid, here) = (go.pid, self.travel.node);
+        let pid = go.pid;
         tracing::info!(pid, to = %go.to, why = %Answer::Goes(go), "levelling moves a job");
-        let asked = self.ask_home(pid, Asked::Go(go.to));
+        let asked = self.ask_home(pid, Asked::GoFor(go.to, go.because));
         let told = tokio::time::timeout(MOVED_WITHIN, asked).await;
         let now = self.clock(Instant::now());
         let not_moved = match told {
             Ok(Some(Told::Gone(Ok(())))) => {
                 self.leveller.moved(now, pid);
                 self.travel.levels.moves.fetch_add(1, Ordering::Relaxed);
-                let (to, why) = (go.to, go.because.word());
-                let what = format!("process {pid} moved {here} {to} levelling {why}");
-                self.means.events.tell(&what);
                 return true;
             }
             Ok(Some(Told::Gone(Err(libc::ECONNREFUSED)))) => NotMoved::Refused,

@@ -13,6 +13,7 @@ mod pipes;
 mod places;
 mod remains;
 mod rules;
+mod told;
 pub(super) mod wire;
 
 pub(super) use engine::Engine;
@@ -24,9 +25,13 @@ pub(super) use rules::NotMoved;
 use super::admission::{Admissions, Refused};
 use super::frame::{FrameReader, FrameWriter};
 use super::group::Groups;
-use super::protocol::{Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, Level, ToJob, Told};
+use super::protocol::{
+    Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, Level, Moved, ToJob, Told,
+};
 use super::spawn::GroupSlot;
 use super::sys;
+use crate::events::Events;
+use crate::level::Because;
 use consistency::NodeId;
 use deputy::{Deputy, Original};
 use gfs::net::{ServiceId, Transport};
@@ -62,6 +67,8 @@ pub(super) struct Travel {
     jobs: Mutex<HashMap<i32, Known>>,
     pub(super) admissions: Arc<Admissions>,
     levels: level::Levels,
+    /// Hear of moves.
+    events: OnceLock<Arc<Events>>,
 }
 
 /// A job that may move.
@@ -109,6 +116,7 @@ impl Travel {
             jobs: Mutex::default(),
             admissions,
             levels: level::Levels::default(),
+            events: OnceLock::new(),
         }
     }
 
@@ -206,7 +214,7 @@ impl Travel {
     }
 
     /// Answers what another node, or this one, asks about a process.
-    pub(super) async fn ask(&self, pid: i32, asked: Asked) -> Told {
+    pub(super) async fn ask(self: &Arc<Self>, pid: i32, asked: Asked) -> Told {
         let known = self.jobs().get(&pid).cloned();
         match asked {
             Asked::Where => {
@@ -224,9 +232,14 @@ impl Travel {
                 let ties = self.ties(known.as_ref(), pid).await;
                 Told::Ties(ties.into_iter().map(ToOwned::to_owned).collect())
             }
-            Asked::Go(to) => Told::Gone(self.go(known, pid, to).await),
+            Asked::Go(to) => Told::Gone(self.go(known, pid, to, None).await),
+            Asked::GoFor(to, because) => Told::Gone(self.go(known, pid, to, Some(because)).await),
             Asked::Level => Told::Level(known.map(|known| known.level).unwrap_or_default()),
             Asked::Why => Told::Why(self.levels.why(pid, known.is_some())),
+            Asked::Heard(moved) => {
+                self.hear_of(pid, moved);
+                Told::Heard
+            }
         }
     }
 
@@ -245,7 +258,14 @@ impl Travel {
         Some(sent.map_err(|_| Errno::EAGAIN))
     }
 
-    async fn go(&self, known: Option<Known>, pid: i32, to: NodeId) -> Result<(), i32> {
+    async fn go(
+        self: &Arc<Self>,
+        known: Option<Known>,
+        pid: i32,
+        to: NodeId,
+        because: Option<Because>,
+    ) -> Result<(), i32> {
+        let begun = Instant::now();
         let at_home = || self.node;
         let at = known.as_ref().map_or_else(at_home, |known| {
             known.status.lock().expect("no holder panics").at
@@ -283,7 +303,23 @@ impl Travel {
         if known.orders.send(order).await.is_err() {
             return Err(libc::ESRCH);
         }
-        match told.await {
+        // It moves also if whoever asked has gone away meanwhile.
+        let travel = Arc::clone(self);
+        let told = tokio::spawn(async move {
+            let told = told.await;
+            if let Ok(Ok(())) = told {
+                let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+                let moved = Moved {
+                    from: at,
+                    to,
+                    because,
+                    took_ms,
+                };
+                tokio::spawn(async move { travel.tell_of(pid, moved).await });
+            }
+            told
+        });
+        match told.await.expect("it does not panic") {
             Ok(Ok(())) => Ok(()),
             Ok(Err(NotMoved::Busy)) => Err(libc::EBUSY),
             Ok(Err(NotMoved::Failed(why))) => {
@@ -339,8 +375,8 @@ pub(crate) async fn ask(
     writer.sender().send(&ToJob::Ask { pid, asked }).await;
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
-        Asked::Go(_) => MOVED_WITHIN,
-        Asked::Where | Asked::Ties | Asked::Level | Asked::Why => TOLD_WITHIN,
+        Asked::Go(_) | Asked::GoFor(..) => MOVED_WITHIN,
+        Asked::Where | Asked::Ties | Asked::Level | Asked::Why | Asked::Heard(_) => TOLD_WITHIN,
     };
     match tokio::time::timeout(within, reader.next(FRAME_BYTES_MAX)).await?? {
         Some(FromJob::Told(told)) => Ok(told),
