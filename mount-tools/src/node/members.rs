@@ -24,6 +24,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const VOTERS_EVERY: u32 = 10;
 /// How long one node may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long an election may take until it is told that nobody leads, and how often it is asked meanwhile.
+const LED_WITHIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// All nodes, one of which leads; the others say so at once.
 #[derive(Debug)]
@@ -211,10 +214,19 @@ impl Members {
 
 #[async_trait]
 impl job::Nodes for Members {
+    /// Asks until somebody leads, for who wants to run something should not have to know of elections.
     async fn nodes(&self) -> Result<Vec<NodeStatus>, NetError> {
-        match self.ask_leader(&MetaRequest::Nodes).await? {
-            MetaReply::Nodes(nodes) => Ok(nodes),
-            other => Err(self.off_the_point(&other, "nodes")),
+        let until = tokio::time::Instant::now() + LED_WITHIN;
+        loop {
+            let failure = match self.ask_leader(&MetaRequest::Nodes).await {
+                Ok(MetaReply::Nodes(nodes)) => return Ok(nodes),
+                Ok(other) => return Err(self.off_the_point(&other, "nodes")),
+                Err(failure) => failure,
+            };
+            if tokio::time::Instant::now() >= until {
+                return Err(failure);
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
     }
 }
@@ -250,10 +262,12 @@ mod tests {
     use consistency::wire::WIRE_VERSION;
     use std::sync::Mutex;
 
-    /// Three nodes, of which the second leads and is of an older version.
+    /// Three nodes, of which the second leads, after so many questions to anybody, and is of an older version.
     #[derive(Debug)]
     struct Nodes {
         old: u32,
+        led_after: usize,
+        says: MetaReply,
         asked: Mutex<Vec<NodeId>>,
     }
 
@@ -278,9 +292,10 @@ mod tests {
             _: Bytes,
             _: Duration,
         ) -> Result<Bytes, NetError> {
-            self.asked.lock().expect("free").push(to);
+            let mut asked = self.asked.lock().expect("free");
+            asked.push(to);
             let reply = match to {
-                NodeId(2) => MetaReply::Voters(vec![NodeId(2)]),
+                NodeId(2) if asked.len() > self.led_after => self.says.clone(),
                 _ => MetaReply::NotLeader(None),
             };
             Ok(encode(&reply).into())
@@ -297,6 +312,8 @@ mod tests {
         let check = async |old, expected: &[u16]| {
             let nodes = Arc::new(Nodes {
                 old,
+                led_after: 0,
+                says: MetaReply::Voters(vec![NodeId(2)]),
                 asked: Mutex::default(),
             });
             let members = Members::new(Arc::clone(&nodes) as _, &[NodeId(2)]);
@@ -313,6 +330,22 @@ mod tests {
         };
         assert_eq!(check(VOTERS_SINCE, &[2]).await, Some(vec![NodeId(2)]));
         assert_eq!(check(VOTERS_SINCE - 1, &[1]).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_election_is_waited_for() {
+        let nodes = Arc::new(Nodes {
+            old: WIRE_VERSION,
+            led_after: 20,
+            says: MetaReply::Nodes(Vec::new()),
+            asked: Mutex::default(),
+        });
+        let members = Members::new(Arc::clone(&nodes) as _, &[NodeId(2)]);
+        let told = job::Nodes::nodes(&members)
+            .await
+            .expect("told by the next leader");
+        assert_eq!(told.len(), 0);
+        assert!(nodes.asked.lock().expect("free").len() > 20);
     }
 
     #[test]
