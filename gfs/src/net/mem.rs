@@ -18,6 +18,7 @@ pub struct MemNet {
 struct Inner {
     routers: BTreeMap<NodeId, Arc<Router>>,
     cut: BTreeSet<NodeId>,
+    late: Duration,
 }
 
 /// One node's access to a [`MemNet`].
@@ -55,6 +56,15 @@ impl MemNet {
             .remove(&node);
     }
 
+    /// Has every answer to another node come so late.
+    pub fn answer_late(&self, late: Duration) {
+        self.inner.write().expect("no holder panics").late = late;
+    }
+
+    fn late(&self) -> Duration {
+        self.inner.read().expect("no holder panics").late
+    }
+
     fn route(&self, from: NodeId, to: NodeId) -> Option<Arc<Router>> {
         let inner = self.inner.read().expect("no holder panics");
         let whole = from == to || (!inner.cut.contains(&from) && !inner.cut.contains(&to));
@@ -88,6 +98,10 @@ impl Transport for MemTransport {
         let answer = async {
             let there = self.net.route(self.local, to)?.service(service)?;
             let reply = there.call(self.local, body).await?;
+            let late = self.net.late();
+            if to != self.local && !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
             // A link cut in the meantime loses the reply.
             self.net.route(to, self.local).map(|_| reply)
         };

@@ -58,10 +58,10 @@ use tokio::task::JoinHandle;
 const PROC: &str = "/proc";
 /// This node's devices.
 const DEV: &str = "/dev";
-/// Heartbeat of the metadata log; well above an fsync, for it is also the time-out of an append.
+/// How often voters are asked whether they follow.
 const HEARTBEAT: Duration = Duration::from_millis(80);
 /// A voter that hears nothing for the upper end and up to the width of the range stands for election: at least four
-/// heartbeats (openraft sends them every one and a half), and a second with what comes after it.
+/// heartbeats, and a second with what comes after it. An append has two thirds of the lower end.
 const ELECTION: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(500));
 /// How often the node measures itself.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);

@@ -121,12 +121,13 @@ pub struct LogConfig {
     pub voters: Vec<NodeId>,
     /// Where the log is; created if missing. One log, one directory.
     pub dir: PathBuf,
-    /// How often a leader reminds the others. Each append has this long to be synced by a follower
-    /// before it is sent again, so keep it well above an fsync.
+    /// How often a voter that has said nothing else is asked whether it follows; how long an append that has failed waits
+    /// until it is sent again.
     pub heartbeat: Duration,
     /// The upper end is the leader's lease: how long voters keep to a leader that they have heard, and how long a
     /// majority's word lasts; some heartbeats. Who has heard none for that long waits for a draw from zero to the
-    /// width of the range before it stands.
+    /// width of the range before it stands. An append has two thirds of the lower end to be synced by a follower before
+    /// it is sent again, so keep that well above an fsync, on a busy machine too.
     pub election: (Duration, Duration),
     /// Entries between two snapshots.
     pub snapshot_every: u64,
@@ -280,6 +281,7 @@ impl<M: StateMachine> Replicated<M> {
             raft: raft.clone(),
             network: network.clone(),
             heartbeat: config.heartbeat,
+            lease,
         };
         let campaigner = Campaigner {
             raft: raft.clone(),
@@ -600,7 +602,8 @@ fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
     let raft_config = Config {
         cluster_name: "glu".into(),
         enable_elect: false,
-        heartbeat_interval: millis(config.heartbeat),
+        // What raft waits for an answer; that leaders are heard often enough is seen to by `words`.
+        heartbeat_interval: millis(config.election.0 * 2 / 3),
         election_timeout_min: millis(config.election.0),
         election_timeout_max: millis(config.election.1),
         install_snapshot_timeout: millis(INSTALL_DEADLINE),

@@ -19,7 +19,6 @@ use super::raft::{Raft, node};
 use crate::net::ServiceId;
 use bytes::Bytes;
 use consistency::wire;
-use futures::future::join_all;
 use openraft::{EmptyNode, RaftMetrics, ServerState, Vote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -79,11 +78,14 @@ impl Words {
     }
 }
 
-/// Asks voters that have not said for a while that this node leads, until raft has ended.
+/// Asks voters that have not said for a while that this node leads, until raft has ended. It does not wait for one answer
+/// before it asks again: a word counts from when it was asked for, so a leader leads on as long as answers take less than
+/// the lease, less a heartbeat.
 pub(super) struct Asker {
     pub raft: Raft,
     pub network: Network,
     pub heartbeat: Duration,
+    pub lease: Duration,
 }
 
 impl Asker {
@@ -103,7 +105,9 @@ impl Asker {
                 (metrics.vote, words.silent(&metrics, self.heartbeat * 3 / 2))
             };
             if !silent.is_empty() && self.core_answers().await {
-                join_all(silent.iter().map(|voter| self.ask(*voter, vote))).await;
+                for voter in silent {
+                    tokio::spawn(ask(self.network.clone(), voter, vote, self.lease));
+                }
             }
         }
     }
@@ -118,17 +122,17 @@ impl Asker {
             .await
             .is_ok_and(|told| told.is_ok())
     }
+}
 
-    async fn ask(&self, voter: u16, vote: Vote<u16>) {
-        let body = Bytes::from(wire::encode(&Request::Follow(vote)));
-        let asked = Instant::now();
-        let within = self.heartbeat * 2;
-        let transport = &self.network.transport;
-        let reply = transport.call(node(voter), ServiceId::Raft, body, within);
-        // No answer is no word.
-        let follows = |reply: Bytes| wire::decode(&reply).unwrap_or(false);
-        if reply.await.is_ok_and(follows) {
-            self.network.words.note(voter, vote, asked);
-        }
+async fn ask(network: Network, voter: u16, vote: Vote<u16>, lease: Duration) {
+    let body = Bytes::from(wire::encode(&Request::Follow(vote)));
+    let asked = Instant::now();
+    let transport = &network.transport;
+    // After that it would be worth nothing.
+    let reply = transport.call(node(voter), ServiceId::Raft, body, lease);
+    // No answer is no word.
+    let follows = |reply: Bytes| wire::decode(&reply).unwrap_or(false);
+    if reply.await.is_ok_and(follows) {
+        network.words.note(voter, vote, asked);
     }
 }
