@@ -181,8 +181,7 @@ impl Driver {
         let told = told.map_err(|error| error.to_string())?;
         let here = self.travel.node;
         let own = blocking(load::measure).await;
-        let mut nodes = Vec::new();
-        for status in told {
+        let nodes = told.into_iter().map(|status| async move {
             let node = status.node;
             let version = self.travel.transport().ok();
             let version = version.and_then(|transport| transport.version_of(node));
@@ -203,17 +202,22 @@ impl Driver {
             } else {
                 status.report.load
             };
-            nodes.push(Node { node, load, state });
-        }
-        Ok(nodes)
+            Ok(Node { node, load, state })
+        });
+        futures::future::try_join_all(nodes).await
     }
 
     async fn switched(&self, node: NodeId, state: State) -> Result<State, Errno> {
-        let switches = &self.means.switches;
+        let is_on = |switch| self.means.switches.is_on(node, switch);
+        let (blocks, in_use, off) = futures::try_join!(
+            is_on(Switch::Block),
+            is_on(Switch::InUse),
+            is_on(Switch::Unlevelled)
+        )?;
         Ok(State {
-            blocks: switches.is_on(node, Switch::Block).await?,
-            in_use: switches.is_on(node, Switch::InUse).await?,
-            off: switches.is_on(node, Switch::Unlevelled).await?,
+            blocks,
+            in_use,
+            off,
             ..state
         })
     }
