@@ -30,6 +30,7 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod caller;
 mod carried;
 mod claims;
 mod class;
