@@ -113,7 +113,9 @@ impl DevAgent {
             return Err(Errno::EINVAL);
         }
         let (at, uid) = (path.clone(), who.uid);
-        let opened = self.in_thread(move |devices| devices.open(from, &at, device, &who, how));
+        let turns = Arc::clone(&self.turns);
+        let opened =
+            self.in_thread(move |devices| devices.open(from, &at, device, &who, how, turns));
         let opened = opened.await;
         let told = from != self.node && Class::of(device) != Class::Memory;
         if let Some(audit) = self.audit.as_ref().filter(|_| told) {
@@ -177,7 +179,7 @@ impl Service for DevAgent {
         };
         let sent = frames::send(&mut stream.writer, &told).await;
         if let (Ok(open), Ok(())) = (opened, sent) {
-            session::serve(open, Arc::clone(&self.turns), stream).await;
+            session::serve(open, stream).await;
         }
     }
 }
@@ -268,13 +270,14 @@ impl Devices {
         device: Device,
         who: &User,
         how: How,
+        turns: Arc<Semaphore>,
     ) -> Result<Arc<Open>, Errno> {
         let found = self.dev.device(path, device)?;
         let class = Class::of(device);
         self.check(&found, class, who, how)
             .map_err(Refusal::errno)?;
         let claim = self.claim(from, device, how, &found)?;
-        Open::new(&found.path(), class, how, who.uid == 0, claim)
+        Open::new(&found.path(), class, how, who.uid == 0, claim, turns)
     }
 
     fn claim(

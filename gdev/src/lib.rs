@@ -1,4 +1,4 @@
-//! The devices of every node.
+//! The devices of every node, and the directories that it exports ([`export`]).
 //!
 //! Every node has a [`DevAgent`] that uses its devices for the others; a [`DevTree`] shows the `/dev` of each node
 //! as `/cluster/node<N>/dev`.
@@ -37,6 +37,7 @@ mod class;
 mod controls;
 mod dev;
 mod disks;
+pub mod export;
 mod open;
 pub mod path;
 mod readiness;

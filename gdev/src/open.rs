@@ -8,8 +8,10 @@ use crate::class::Class;
 use crate::controls;
 use crate::disks::Guard;
 use crate::readiness::Readiness;
+use crate::session::Served;
 use crate::sys;
 use crate::wire::session::{Access, Answer, Ask, How};
+use async_trait::async_trait;
 use bytes::Bytes;
 use gfs::error::Errno;
 use gfs::tree::READY;
@@ -33,6 +35,8 @@ const ALLOCATIONS: [FallocateFlags; 3] = [
 #[derive(Debug)]
 pub(crate) struct Open {
     file: File,
+    /// Bounds the threads.
+    turns: Arc<Semaphore>,
     class: Class,
     how: How,
     /// The caller may do what Linux asks a capability for.
@@ -53,6 +57,7 @@ impl Open {
         how: How,
         root: bool,
         claim: Option<Guard>,
+        turns: Arc<Semaphore>,
     ) -> Result<Arc<Self>, Errno> {
         // Never the agent's own terminal, and never a wait for a carrier.
         let mut flags = libc::O_NOCTTY;
@@ -73,6 +78,7 @@ impl Open {
         let readiness = Readiness::of(&file).map_err(errno)?;
         Ok(Arc::new(Self {
             file,
+            turns,
             class,
             how,
             root,
@@ -88,56 +94,47 @@ impl Open {
         self.access
     }
 
-    /// Returns what the device is ready for, as poll(2) tells. `begin`: so that [`Self::changed`] tells what comes after.
+    /// Returns what the device is ready for, as poll(2) tells. `begin`: so that [`Served::changed`] tells what comes after.
     pub(crate) fn ready(&self, begin: bool) -> u32 {
         self.readiness
             .as_ref()
             .map_or(READY, |readiness| readiness.now(&self.file, begin))
     }
 
-    /// Waits until what the device is ready for may have changed since [`Self::ready`] began it.
-    pub(crate) async fn changed(&self) {
-        match &self.readiness {
-            Some(readiness) => readiness.changed(&self.file).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Answers a question; a wait ends with `cancelled`. `turns` bounds the threads.
-    pub(crate) async fn answer(
-        self: &Arc<Self>,
-        what: Ask,
-        cancelled: &Notify,
-        turns: &Arc<Semaphore>,
-    ) -> Answer {
-        let answer = match what {
+    async fn answered(self: &Arc<Self>, what: Ask, cancelled: &Notify) -> Result<Answer, Errno> {
+        match what {
             Ask::Read { offset, size, wait } => {
-                let read = self.read(offset, size as usize, wait, cancelled, turns);
+                let read = self.read(offset, size as usize, wait, cancelled);
                 read.await.map(Answer::Data)
             }
             Ask::Write { offset, data, wait } => {
-                let written = self.write(offset, data, wait, cancelled, turns).await;
+                let written = self.write(offset, data, wait, cancelled).await;
                 written.map(|count| Answer::Count(count as u64))
             }
             Ask::Poll { wake } => Ok(Answer::Count(self.ready(wake).into())),
             Ask::Sync => {
-                let sync = self.in_thread(turns, |open| open.file.sync_all());
+                let sync = self.in_thread(|open| open.file.sync_all());
                 sync.await.map(|()| Answer::Done).map_err(errno)
             }
             Ask::Allocate { mode, offset, len } => {
-                let allocate = self.in_thread(turns, move |open| open.allocate(mode, offset, len));
+                let allocate = self.in_thread(move |open| open.allocate(mode, offset, len));
                 allocate.await.map(|()| Answer::Done)
             }
             Ask::Seek { offset, whence } => {
-                let seek = self.in_thread(turns, move |open| open.seek(offset, whence));
+                let seek = self.in_thread(move |open| open.seek(offset, whence));
                 seek.await.map(Answer::Count)
             }
             Ask::Control { command, input } => {
-                let control = self.in_thread(turns, move |open| open.control(command, &input));
+                let control = self.in_thread(move |open| open.control(command, &input));
                 control.await.map(Answer::Data)
             }
-        };
-        answer.unwrap_or_else(|errno| Answer::Failed(errno.0))
+            // Of files.
+            Ask::Append { .. }
+            | Ask::Stat
+            | Ask::Change { .. }
+            | Ask::Lock(_)
+            | Ask::TestLock(_) => Err(Errno::EINVAL),
+        }
     }
 
     async fn read(
@@ -146,14 +143,13 @@ impl Open {
         size: usize,
         wait: bool,
         cancelled: &Notify,
-        turns: &Arc<Semaphore>,
     ) -> Result<Bytes, Errno> {
         if !self.how.read {
             return Err(Errno(libc::EBADF));
         }
         loop {
             let event = self.readiness.as_ref().map(Readiness::before_read);
-            let read = self.in_thread(turns, move |open| open.read_now(offset, size));
+            let read = self.in_thread(move |open| open.read_now(offset, size));
             match read.await {
                 Ok(data) => return Ok(data),
                 Err(error) if !wait || error.kind() != ErrorKind::WouldBlock => {
@@ -175,7 +171,6 @@ impl Open {
         data: Bytes,
         wait: bool,
         cancelled: &Notify,
-        turns: &Arc<Semaphore>,
     ) -> Result<usize, Errno> {
         if !self.how.write {
             return Err(Errno(libc::EBADF));
@@ -185,10 +180,7 @@ impl Open {
             let event = self.readiness.as_ref().map(Readiness::before_write);
             let rest = data.slice(taken..);
             let at = offset + taken as u64;
-            let failure = match self
-                .in_thread(turns, move |open| open.write_now(at, &rest))
-                .await
-            {
+            let failure = match self.in_thread(move |open| open.write_now(at, &rest)).await {
                 Ok(count) => {
                     taken += count;
                     if taken == data.len() || count == 0 {
@@ -292,10 +284,9 @@ impl Open {
 
     async fn in_thread<T: Send + 'static>(
         self: &Arc<Self>,
-        turns: &Arc<Semaphore>,
         work: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> T {
-        let turn = Arc::clone(turns).acquire_owned().await;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
         let open = Arc::clone(self);
         let work = move || {
             let done = work(&open);
@@ -307,6 +298,21 @@ impl Open {
         tokio::task::spawn_blocking(work)
             .await
             .expect("using a device does not panic")
+    }
+}
+
+#[async_trait]
+impl Served for Open {
+    async fn answer(self: Arc<Self>, what: Ask, cancelled: &Notify) -> Answer {
+        let answered = self.answered(what, cancelled).await;
+        answered.unwrap_or_else(|errno| Answer::Failed(errno.0))
+    }
+
+    async fn changed(&self) {
+        match &self.readiness {
+            Some(readiness) => readiness.changed(&self.file).await,
+            None => std::future::pending().await,
+        }
     }
 }
 

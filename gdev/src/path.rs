@@ -1,4 +1,4 @@
-//! Where a device is below its node's `/dev`.
+//! Where a device is below its node's `/dev`, and a file below the directories that its node exports.
 
 use bytes::Bytes;
 use consistency::wire::meta::{FsError, Name};
@@ -8,18 +8,18 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Upper limit of the names in a path.
-pub const DEPTH_MAX: usize = 16;
-/// Upper limit of a path's length in bytes.
-pub const PATH_BYTES_MAX: usize = 1024;
+/// Where a device is: devices lie shallow.
+pub type DevPath = RelPath<16, 1024>;
+/// Where a file is: as long as the kernel takes a path, with the NUL behind it.
+pub type FilePath = RelPath<2048, 4095>;
 
-/// Names joined by `/`; empty for `/dev` itself. No name is `.` or `..`, so a path never leads out by itself; that
-/// symbolic links do not either, the lookup takes care of.
+/// Up to `NAMES` names joined by `/`, of `BYTES` bytes; empty for the directory that paths begin in. No name is `.` or
+/// `..`, so a path never leads out by itself; that symbolic links do not either, the lookup takes care of.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
-pub struct DevPath(Bytes);
+pub struct RelPath<const NAMES: usize, const BYTES: usize>(Bytes);
 
-impl DevPath {
+impl<const NAMES: usize, const BYTES: usize> RelPath<NAMES, BYTES> {
     /// Returns the path of a name in this directory.
     ///
     /// # Errors
@@ -45,7 +45,58 @@ impl DevPath {
         self.names().next()
     }
 
-    /// Returns it for the system, relative to `/dev`.
+    /// Returns the path of the directory it lies in, and its last name; `None` for the empty one.
+    #[must_use]
+    pub fn split(&self) -> Option<(Self, Name)> {
+        let cut = self.0.iter().rposition(|&byte| byte == b'/');
+        let (dir, name) = match cut {
+            Some(cut) => (self.0.slice(..cut), self.0.slice(cut + 1..)),
+            None => (Bytes::new(), self.0.clone()),
+        };
+        Some((Self(dir), Name::new(name).ok()?))
+    }
+
+    /// Returns what comes behind `dir`, if it lies there; empty for `dir` itself.
+    #[must_use]
+    pub fn below(&self, dir: &Self) -> Option<Self> {
+        if dir.0.is_empty() {
+            return Some(self.clone());
+        }
+        let rest = self.0.strip_prefix(&dir.0[..])?;
+        match rest.first() {
+            None => Some(Self::default()),
+            Some(b'/') => Some(Self(self.0.slice(dir.0.len() + 1..))),
+            Some(_) => None,
+        }
+    }
+
+    /// Returns the path of what lies at `path` in this directory.
+    ///
+    /// # Errors
+    /// [`FsError::NameTooLong`] if it is too long or too deep.
+    pub fn with(&self, path: &Self) -> Result<Self, FsError> {
+        match (self.0.is_empty(), path.0.is_empty()) {
+            (true, _) => Ok(path.clone()),
+            (_, true) => Ok(self.clone()),
+            _ => Self::try_from(Bytes::from([&self.0[..], b"/", &path.0].concat())),
+        }
+    }
+
+    /// Returns the bounds between which all paths below this one lie, but not itself.
+    #[must_use]
+    pub fn range_below(&self) -> (Self, Self) {
+        // The byte behind `/`.
+        let bound = |last: u8| Self(Bytes::from([&self.0[..], &[last]].concat()));
+        (bound(b'/'), bound(b'/' + 1))
+    }
+
+    /// Returns whether it is the directory that paths begin in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns it for the system, relative to the directory that it begins in.
     #[must_use]
     pub fn relative(&self) -> &Path {
         if self.0.is_empty() {
@@ -61,12 +112,12 @@ impl DevPath {
     }
 }
 
-impl TryFrom<Bytes> for DevPath {
+impl<const NAMES: usize, const BYTES: usize> TryFrom<Bytes> for RelPath<NAMES, BYTES> {
     type Error = FsError;
 
     fn try_from(bytes: Bytes) -> Result<Self, FsError> {
         let path = Self(bytes);
-        if path.0.len() > PATH_BYTES_MAX || path.depth() > DEPTH_MAX {
+        if path.0.len() > BYTES || path.depth() > NAMES {
             return Err(FsError::NameTooLong);
         }
         if !path.0.is_empty() {
@@ -78,13 +129,13 @@ impl TryFrom<Bytes> for DevPath {
     }
 }
 
-impl From<DevPath> for Bytes {
-    fn from(path: DevPath) -> Self {
+impl<const NAMES: usize, const BYTES: usize> From<RelPath<NAMES, BYTES>> for Bytes {
+    fn from(path: RelPath<NAMES, BYTES>) -> Self {
         path.0
     }
 }
 
-impl fmt::Debug for DevPath {
+impl<const NAMES: usize, const BYTES: usize> fmt::Debug for RelPath<NAMES, BYTES> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
     }
@@ -118,5 +169,32 @@ mod tests {
             path = path.join(&name).expect("fits");
         }
         assert_eq!(path.join(&name), Err(FsError::NameTooLong));
+    }
+
+    #[test]
+    fn paths_and_directories() {
+        let path = |text: &'static str| FilePath::try_from(Bytes::from_static(text.as_bytes()));
+        let check = |of: &'static str, dir: &'static str, below: Option<&'static str>| {
+            let (of, dir) = (path(of).expect("good"), path(dir).expect("good"));
+            let below = below.map(|below| path(below).expect("good"));
+            assert_eq!(of.below(&dir), below, "{of:?} in {dir:?}");
+            if let Some(below) = below {
+                assert_eq!(dir.with(&below), Ok(of.clone()));
+                let (first, last) = dir.range_below();
+                let inside = dir.is_empty() || below.is_empty() || (first < of && of < last);
+                assert!(inside, "{of:?} in {dir:?}");
+            }
+        };
+        check("home/a/b", "home", Some("a/b"));
+        check("home", "home", Some(""));
+        check("home/a", "", Some("home/a"));
+        check("homes/a", "home", None);
+        check("srv", "home", None);
+        check("", "home", None);
+        let split = |of: &'static str| path(of).expect("good").split();
+        assert_eq!(split(""), None);
+        let name = Name::new(&b"b"[..]).expect("good");
+        assert_eq!(split("a/b"), Some((path("a").expect("good"), name.clone())));
+        assert_eq!(split("b"), Some((FilePath::default(), name)));
     }
 }

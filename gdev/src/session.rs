@@ -1,22 +1,33 @@
-//! The owner's side of a session: one open device of another node, see [`crate::wire::session`].
+//! The owner's side of a session: one device or file that is open for another node, see [`crate::wire::session`].
 //!
 //! Every question has a task of its own; its answer goes to one writer. The end of the stream, which is also that of the
 //! other node, ends all waits, and the device is closed when what was begun is done (DV5).
 
-use crate::open::Open;
-use crate::wire::session::{ASKED_MAX, Ask, FromOwner, ToOwner};
+use crate::wire::session::{ASKED_MAX, Answer, Ask, FromOwner, ToOwner};
+use async_trait::async_trait;
 use gfs::net::{ByteStream, frames};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+
+/// What is open for another node.
+#[async_trait]
+pub(crate) trait Served: Send + Sync {
+    /// Answers a question; a wait ends with `cancelled`.
+    async fn answer(self: Arc<Self>, what: Ask, cancelled: &Notify) -> Answer;
+
+    /// Waits until what it is ready for may have changed since it was asked with a wake.
+    async fn changed(&self) {
+        std::future::pending::<()>().await;
+    }
+}
 
 /// What the tasks of a session share.
 struct Session {
-    open: Arc<Open>,
-    turns: Arc<Semaphore>,
+    open: Arc<dyn Served>,
     /// Questions without an answer, and what ends their waits.
     asked: Mutex<HashMap<u64, Arc<Notify>>>,
     /// Somebody watches what the device is ready for.
@@ -24,14 +35,13 @@ struct Session {
     answers: mpsc::Sender<FromOwner>,
 }
 
-/// Answers for an open device until the stream ends.
-pub(crate) async fn serve(open: Arc<Open>, turns: Arc<Semaphore>, stream: ByteStream) {
+/// Answers for what is open until the stream ends.
+pub(crate) async fn serve(open: Arc<dyn Served>, stream: ByteStream) {
     let ByteStream { mut reader, writer } = stream;
     let (answers, to_send) = mpsc::channel(ASKED_MAX);
     let sender = tokio::spawn(send_all(writer, to_send));
     let session = Arc::new(Session {
         open,
-        turns,
         asked: Mutex::default(),
         watched: AtomicBool::new(false),
         answers,
@@ -41,7 +51,7 @@ pub(crate) async fn serve(open: Arc<Open>, turns: Arc<Semaphore>, stream: ByteSt
         why = session.take_all(&mut *reader, &mut tasks) => why,
         () = session.answers.closed() => "the answers cannot be sent",
     };
-    tracing::debug!(ended, "the session with a device is over");
+    tracing::debug!(ended, "the session is over");
     // Nobody takes answers any more.
     sender.abort();
     session.lock().values().for_each(|wait| wait.notify_one());
@@ -98,7 +108,7 @@ impl Session {
                 Ask::Poll { .. } => Ask::Poll { wake: watch },
                 what => what,
             };
-            let answer = session.open.answer(what, &wait, &session.turns).await;
+            let answer = Arc::clone(&session.open).answer(what, &wait).await;
             session.lock().remove(&id);
             session.send(FromOwner::Answer { id, answer }).await;
             if watch {

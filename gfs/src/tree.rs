@@ -32,6 +32,8 @@ pub const PROC_BASE: u64 = 1 << 60;
 pub const DEV_BASE: u64 = 2 << 60;
 /// First inode number of the directories that join the trees (`/cluster/node<N>`).
 pub const JOINT_BASE: u64 = 3 << 60;
+/// First inode number of the exported directories.
+pub const EXPORT_BASE: u64 = 4 << 60;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

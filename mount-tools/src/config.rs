@@ -46,6 +46,10 @@
 //! block = "read"
 //! terminal = "closed"               # so are input, hidraw, watchdog, kmem and other
 //!
+//! [root]                            # what others see at /cluster/node1/root
+//! export = ["/home", "/srv"]        # nothing by default; a file system each
+//! read_only = false
+//!
 //! [tls]
 //! ca = "/etc/glu/ca.pem"
 //! cert = "/etc/glu/node.pem"
@@ -148,6 +152,9 @@ pub struct GludConfig {
     /// What other nodes may do with this node's devices.
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: gdev::Rules,
+    /// What they see of its directories.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub root: gdev::export::RootConfig,
     /// Where this node's identity is.
     #[serde(default)]
     pub tls: TlsPaths,
@@ -326,6 +333,9 @@ impl GludConfig {
         )?;
         for path in &desktop.watch {
             check_absolute(Place::Key("desktop"), path)?;
+        }
+        if let Some(why) = self.root.broken(&self.mount_point) {
+            return Err((Place::Key("root"), why));
         }
         if let Some(why) = self.store.s3.as_ref().and_then(S3Config::broken) {
             return Err((Place::Key("store"), why));
@@ -617,6 +627,12 @@ addr = "127.0.0.1:7422"
             12,
             &["unknown variant `open`", "`closed`"],
         );
+        check(
+            "[tls]",
+            "[root]\nexports = []\n[tls]",
+            12,
+            &["unknown field `exports`", "export"],
+        );
         check("node = 1", "node = 70000", 1, &["70000"]);
         check(
             "\"127.0.0.1:7420\"",
@@ -661,6 +677,12 @@ addr = "127.0.0.1:7422"
         check("info,gfs=debug", "gfs=loud", 9, &["info,gfs=debug"]);
         check("cache_mib = 64", "cache_mib = 1", 10, &["16 to 1048576"]);
         check("\"/etc/glu/ca.pem\"", "\"ca.pem\"", 11, &["relative"]);
+        check(
+            "[tls]",
+            "[root]\nexport = [\"/home\", \"srv\"]\n[tls]",
+            11,
+            &["srv cannot be exported", "absolute"],
+        );
         check("id = 2", "id = 1", 15, &["node 1", "twice"]);
         check("\"beta\"", "\"gamma\"", 19, &["gamma", "rename"]);
         check("127.0.0.1:7421", "127.0.0.1:7422", 19, &["127.0.0.1:7422"]);

@@ -10,7 +10,7 @@ mod inodes;
 mod remote;
 mod shown;
 
-use remote::Remote;
+pub(crate) use remote::Remote;
 
 use crate::agent::DevAgent;
 use crate::caller::user;

@@ -1,4 +1,4 @@
-//! The user's side of a session: a device that is open on another node, see [`crate::wire::session`].
+//! The user's side of a session: a device or a file that is open on another node, see [`crate::wire::session`].
 //!
 //! When the stream ends, what waits gets EIO and what comes later ENODEV (DV5): the device may be there again, but an
 //! open file never becomes another one.
@@ -24,9 +24,9 @@ const OTHERS_MAX: usize = 16;
 const POLLS_MAX: usize = 16;
 const _: () = assert!(READS_MAX + OTHERS_MAX + POLLS_MAX <= ASKED_MAX);
 
-/// An open device of another node, until it is dropped.
+/// What is open on another node, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(crate) struct Remote {
     owner: NodeId,
     access: Access,
     shared: Arc<Shared>,
@@ -74,7 +74,7 @@ type Turn = Result<OwnedSemaphorePermit, AcquireError>;
 
 impl Remote {
     /// Goes on with a stream whose device has been opened.
-    pub(super) fn new(owner: NodeId, access: Access, stream: ByteStream) -> Self {
+    pub(crate) fn new(owner: NodeId, access: Access, stream: ByteStream) -> Self {
         let (questions, to_send) = mpsc::unbounded_channel();
         let shared = Arc::<Shared>::default();
         tokio::spawn(send_all(stream.writer, to_send));
@@ -91,12 +91,12 @@ impl Remote {
         }
     }
 
-    pub(super) const fn access(&self) -> Access {
+    pub(crate) const fn access(&self) -> Access {
         self.access
     }
 
     /// Reads up to `size` bytes.
-    pub(super) async fn read(&self, offset: u64, size: u32, wait: bool) -> Result<Bytes, Errno> {
+    pub(crate) async fn read(&self, offset: u64, size: u32, wait: bool) -> Result<Bytes, Errno> {
         if self.access != Access::Random
             && let Some(data) = self.read_left(size as usize).await?
         {
@@ -110,13 +110,13 @@ impl Remote {
     }
 
     /// Asks what is no read and no poll.
-    pub(super) async fn other(&self, what: Ask) -> Result<Answer, Errno> {
+    pub(crate) async fn other(&self, what: Ask) -> Result<Answer, Errno> {
         let turn = Arc::clone(&self.others).acquire_owned().await;
         self.ask(what, turn).await
     }
 
     /// Tells what the device is ready for.
-    pub(super) async fn poll(&self, wake: Option<Wake>) -> Result<u32, Errno> {
+    pub(crate) async fn poll(&self, wake: Option<Wake>) -> Result<u32, Errno> {
         let turn = Arc::clone(&self.polls).acquire_owned().await;
         let waits = wake.is_some();
         if let Some(wake) = wake {
@@ -202,10 +202,10 @@ impl Remote {
         }
     }
 
-    pub(super) fn malformed(&self) -> Errno {
+    pub(crate) fn malformed(&self) -> Errno {
         super::malformed(
             self.owner,
-            "another answer than to what was asked of a device",
+            "another answer than to what was asked of what is open",
         )
     }
 }

@@ -7,7 +7,8 @@
 //! The end of the stream closes the device, whoever ends it and why. A node that knows no sessions ends it at once.
 //! Variants are part of the protocol: append, never reorder.
 
-use super::{Device, IO_BYTES_MAX, User};
+use super::{Device, GROUPS_MAX, IO_BYTES_MAX, User};
+use crate::export::wire::{Change, FileLock, Stat};
 use crate::path::DevPath;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -106,6 +107,24 @@ pub enum Ask {
         /// Send [`FromOwner::Ready`] when the answer may have changed.
         wake: bool,
     },
+    /// Of a file (as all that follows): writes behind its end; answered by [`Answer::Count`].
+    Append {
+        /// At most [`IO_BYTES_MAX`].
+        data: Bytes,
+    },
+    /// Answered by [`Answer::Stat`].
+    Stat,
+    /// Changes attributes; answered by [`Answer::Stat`].
+    Change {
+        /// For whom.
+        who: User,
+        /// How.
+        change: Change,
+    },
+    /// Takes or gives back a lock, without waiting; answered by [`Answer::Done`].
+    Lock(FileLock),
+    /// Looks for a lock in the way of one; answered by [`Answer::Lock`].
+    TestLock(FileLock),
 }
 
 impl Ask {
@@ -114,9 +133,16 @@ impl Ask {
     pub fn is_sound(&self) -> bool {
         match self {
             Self::Read { size, .. } => *size <= IO_BYTES_MAX,
-            Self::Write { data, .. } => data.len() <= IO_BYTES_MAX as usize,
+            Self::Write { data, .. } | Self::Append { data } => data.len() <= IO_BYTES_MAX as usize,
             Self::Control { input, .. } => input.len() <= CONTROL_BYTES_MAX,
-            Self::Sync | Self::Allocate { .. } | Self::Seek { .. } | Self::Poll { .. } => true,
+            Self::Change { who, .. } => who.groups.len() <= GROUPS_MAX,
+            Self::Sync
+            | Self::Allocate { .. }
+            | Self::Seek { .. }
+            | Self::Poll { .. }
+            | Self::Stat
+            | Self::Lock(_)
+            | Self::TestLock(_) => true,
         }
     }
 }
@@ -161,6 +187,10 @@ pub enum Answer {
     Done,
     /// It is not: an errno of Linux.
     Failed(i32),
+    /// Attributes.
+    Stat(Box<Stat>),
+    /// A lock that is in the way.
+    Lock(Option<FileLock>),
 }
 
 #[cfg(test)]

@@ -39,11 +39,13 @@ pub enum ServiceId {
     Reign = 8,
     /// Voter: `NotesRequest`, about what the leader's own node holds.
     Notes = 9,
+    /// Exported directories (gdev).
+    Export = 10,
 }
 
 impl ServiceId {
     /// All services, for decoding the number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Meta,
         Self::Callback,
         Self::Chunk,
@@ -53,6 +55,7 @@ impl ServiceId {
         Self::Job,
         Self::Reign,
         Self::Notes,
+        Self::Export,
     ];
 }
 

@@ -71,6 +71,7 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
         store: StoreConfig::default(),
         desktop: DesktopConfig::default(),
         devices: gdev::Rules::default(),
+        root: gdev::export::RootConfig::default(),
         tls: TlsPaths {
             ca: dir.tls().join(CA_CERT_FILE),
             cert: dir.tls().join(NODE_CERT_FILE),
@@ -111,6 +112,7 @@ mod tests {
             // An older one does not know of it.
             let text = fs::read_to_string(path).expect("written");
             assert!(!text.contains("[devices]"), "{text}");
+            assert!(!text.contains("[root]"), "{text}");
             assert_eq!(config.nodes().len(), usize::from(nodes));
             assert_eq!(config.voters.len(), usize::from(voters));
             let TlsPaths { ca, cert, key } = &config.tls;

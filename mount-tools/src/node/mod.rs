@@ -28,6 +28,7 @@ use anyhow::{Context, Result, bail};
 use consistency::Duration as Micros;
 use consistency::wire::meta::Name;
 use consistency::wire::request::NodeReport;
+use gdev::export::{self, ExportAgent, ExportTree};
 use gdev::{DevAgent, DevTree};
 use gfs::client::Client;
 use gfs::data::bucket::{Bucket, BucketConfig, WithBucket};
@@ -225,6 +226,9 @@ impl Node {
         let dev_agent = Arc::new(dev_agent);
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));
+        let export_agent = Arc::new(ExportAgent::new(config.node, &config.root));
+        export::register(&router, Arc::clone(&export_agent));
+        let exports = Arc::new(ExportTree::new(Arc::clone(&network), export_agent));
         router.register(ServiceId::Job, job_agent.service());
         let transport_of_jobs: Arc<dyn Transport> = Arc::clone(&transport) as _;
         job_agent.let_jobs_move(
@@ -260,7 +264,8 @@ impl Node {
             .with(name("proc"), Arc::clone(&processes) as _, ProcTree::ROOT)
             .with_nodes(move || nodes.iter().copied().collect())
             .with_per_node(name("proc"), processes, ProcTree::own_root)
-            .with_per_node(name("dev"), devices, DevTree::root);
+            .with_per_node(name("dev"), devices, DevTree::root)
+            .with_per_node(name("root"), exports, ExportTree::root);
         let fuse_config = fuse::Config {
             mount: config.mount.options(),
             locks: true,
