@@ -85,8 +85,14 @@ fn programs_work_on_the_files_of_another_node() {
     let world = World::new(2, false);
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../gdev");
     // Copied there with all that a file has.
-    world.near_sh("mkdir made; cd made; echo a >a; ln a b; ln -s a l; ln -s /nowhere/at/all d; mkfifo p; mkdir -m 2750 s");
-    world.near_sh("cd made; touch -d @1000000000.123456789 a; chmod 640 a; chown 7:8 s; setfattr -n user.x -v y a; truncate -s 1M holes");
+    world.near_sh(
+        "mkdir made; cd made; echo a >a; ln a b; ln -s a l; ln -s /nowhere/at/all d; mkfifo p; \
+         mkdir -m 2750 s",
+    );
+    world.near_sh(
+        "cd made; touch -d @1000000000.123456789 a; chmod 640 a; chown 7:8 s; \
+         setfattr -n user.x -v y a; truncate -s 1M holes",
+    );
     world.far_sh("cp -a made copy");
     let all = "find . -printf '%P %y %m %U %G %n %l ' \\( -type f -printf '%s %T@' -o -true \\) -printf '\\n' | sort";
     let made = world.same(&format!("cd made; {all}"));
@@ -139,8 +145,9 @@ fn a_stranger_gets_what_he_would_get_on_the_owner() {
     let acl = "0x02000000010006 00ffffffff 02000400e1100000 04000000ffffffff 10000400ffffffff 20000000ffffffff";
     let acl = acl.replace(' ', "");
     let prepare = format!(
-        "umask 022; mkdir -m 755 w; cd w; echo p >private; chmod 600 private; echo g >group; chgrp 4242 group; chmod 640 group; \
-         mkdir -m 700 closed; echo x >closed/x; mkdir -m 711 dark; echo y >dark/y; mkdir -m 1777 sticky; echo s >sticky/s; \
+        "umask 022; mkdir -m 755 w; cd w; echo p >private; chmod 600 private; \
+         echo g >group; chgrp 4242 group; chmod 640 group; mkdir -m 700 closed; echo x >closed/x; mkdir -m 711 dark; echo y >dark/y; \
+         mkdir -m 1777 sticky; echo s >sticky/s; \
          mkdir -m 777 open; echo mine >open/mine; chown 4321 open/mine; echo r >open/r; cp /bin/true open/xonly; \
          chmod 711 open/xonly; echo acl >acl; setfattr -n system.posix_acl_access -v {acl} acl; \
          cp /usr/bin/id open/setid; chmod 4755 open/setid; mknod -m 666 open/null c 1 3"

@@ -1,8 +1,9 @@
 //! The devices of other nodes: who may open them, what they do, and what becomes of them when their node dies.
 //!
-//! Needs root, /dev/fuse, loop devices, e2fsprogs, attr.
+//! Needs root, /dev/fuse, loop devices, e2fsprogs, attr, git.
 
 mod faults;
+mod repository;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, openpty};
