@@ -22,6 +22,7 @@ needs=(
     "python3 python3"
     "script bsdutils"
     "sqlite3 sqlite3"
+    "ssh openssh-client"
     "tar tar"
     "timeout coreutils"
     "vim vim"
@@ -33,6 +34,7 @@ for need in "${needs[@]}"; do
     command -v "$program" >/dev/null || missing+=("$package")
 done
 [[ -e /usr/include/stdlib.h ]] || missing+=(libc6-dev)
+[[ -e /usr/sbin/sshd ]] || missing+=(openssh-server)
 
 if ((${#missing[@]} > 0)); then
     if ((EUID != 0)); then
@@ -40,6 +42,11 @@ if ((${#missing[@]} > 0)); then
         exit 1
     fi
     echo "setup: installing ${missing[*]}"
+    if [[ " ${missing[*]} " == *" openssh-server "* && -d /etc/systemd/system ]]; then
+        # Tests start a server of their own; this machine is not to get one by the way.
+        ln -sf /dev/null /etc/systemd/system/ssh.service
+        ln -sf /dev/null /etc/systemd/system/ssh.socket
+    fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null

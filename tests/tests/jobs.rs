@@ -1,13 +1,7 @@
-//! glurun between real nodes: input files, many processes, and that nothing outlives its owner.
+//! glurun between real nodes: input files, options, signals, many processes.
 
-use std::time::{Duration, Instant};
-use tests::{Cluster, DEADLINE, wait_until};
-
-/// Rounds of each kill test; `ROUNDS` asks for more.
-fn rounds() -> u32 {
-    let rounds = std::env::var("ROUNDS").ok();
-    rounds.map_or(1, |rounds| rounds.parse::<u32>().expect("a number").min(20))
-}
+use std::time::Instant;
+use tests::{Cluster, DEADLINE};
 
 #[test]
 fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
@@ -234,65 +228,6 @@ fn every_signal_is_sent_on_once() {
         .wait(DEADLINE);
     let count = signals.split(' ').count();
     assert_eq!(output.ok(), count.to_string());
-}
-
-#[test]
-fn nothing_outlives_its_owner() {
-    let cluster = Cluster::up(3);
-    // Also what has left its session and its parent.
-    let job = "setsid sh -c \"(sleep 4242 &) & sleep 4242\" & sleep 4242 & sleep 4242";
-    let left = |node| cluster.sh(node, "pgrep -c -x sleep").stdout;
-    let started = |script: &str| {
-        let running = cluster.spawn(1, &format!("cd /; {script}"));
-        wait_until("all processes of the job", DEADLINE, || left(2) == "4");
-        running
-    };
-    let gone = |what: &str, start: Instant| {
-        wait_until("the end of all processes of the job", DEADLINE, || {
-            left(2) == "0"
-        });
-        println!("{what}: all ended within {:?}", start.elapsed());
-        start.elapsed()
-    };
-    for _ in 0..rounds() {
-        let running = started(&format!("glurun -w 2 bash -c '{job}'"));
-        let start = Instant::now();
-        cluster.sh(1, "pkill -KILL -x glurun").ok();
-        gone("glurun", start);
-        drop(running);
-        // The shell of a terminal, and with it the terminal.
-        let mut shell = cluster
-            .node(1)
-            .terminal(&["bash", "--norc", "--noprofile", "-i"]);
-        shell.send(&format!("cd /; glurun -w 2 bash -c '{job}'\n"));
-        wait_until("all processes of the job", DEADLINE, || left(2) == "4");
-        let start = Instant::now();
-        cluster
-            .sh(1, "pkill -KILL -f '^bash --norc --noprofile -i'")
-            .ok();
-        gone("shell", start);
-        drop(shell);
-        // The cable, for longer than the silence after which the other end counts as lost; and the power.
-        for what in ["cable", "power"] {
-            let running = started(&format!("glurun -w 2 bash -c '{job}'"));
-            let start = Instant::now();
-            if what == "cable" {
-                cluster.cut(1);
-            } else {
-                cluster.kill(1);
-            }
-            assert!(gone(what, start) < Duration::from_secs(45));
-            if what == "cable" {
-                cluster.heal(1);
-            } else {
-                cluster.start(1);
-            }
-            drop(running);
-            wait_until("a node that serves jobs again", DEADLINE, || {
-                cluster.sh(1, "cd /; glurun -w 2 true").code() == Some(0)
-            });
-        }
-    }
 }
 
 #[test]
