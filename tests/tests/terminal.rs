@@ -121,6 +121,52 @@ fn programs_at_a_terminal_behave_as_here() {
     });
 }
 
+/// What a shell does with jobs: their numbers and lines are the shell's, and so the same in both.
+#[test]
+fn jobs_of_a_shell_go_on_in_the_background() {
+    let cluster = Cluster::up(2);
+    let mut shells = shells(&cluster);
+    // What it writes while in the background shows; what it has done by then it has done once.
+    let works = "r bash -c 'echo ready; while [ ! -e go ]; do sleep 0.05; done; echo went >> went; echo \"at\" end'\n";
+    for foreground in [false, true] {
+        same(&mut shells, |shell| {
+            shell.send("rm -f go went\n");
+            let mut all = shell.expect(PROMPT);
+            shell.send(works);
+            all += &shell.expect("ready\r\n");
+            shell.send("\x1a");
+            all += &shell.expect(PROMPT);
+            shell.send("touch go; sleep 1; cat went; jobs\n");
+            all += &shell.expect(PROMPT);
+            assert!(!all.contains("at end"), "stopped, it does nothing: {all:?}");
+            if foreground {
+                shell.send("fg\n");
+                all += &shell.expect("at end\r\n");
+                all += &shell.expect(PROMPT);
+            } else {
+                shell.send("bg\n");
+                all += &shell.expect("at end\r\n");
+                // The prompt may have come before that.
+                shell.send("wait; echo status $?\n");
+                all = (all + &shell.expect("status 0\r\n")).replace(PROMPT, "");
+                shell.expect(PROMPT);
+            }
+            shell.send("cat went\n");
+            all + &shell.expect("went\r\n") + &shell.expect(PROMPT)
+        });
+    }
+    // One that is started there and reads gets its line in the foreground: a local one has stopped, the other just waits.
+    for shell in &mut shells {
+        shell.send("r bash -c 'read -r x; echo got $x' &\n");
+        shell.expect(PROMPT);
+        shell.send("fg\n");
+        shell.expect("got $x'\r\n");
+        shell.send("one\n");
+        shell.expect("got one\r\n");
+        shell.expect(PROMPT);
+    }
+}
+
 #[test]
 fn full_screen_programs_work() {
     let cluster = Cluster::up(2);

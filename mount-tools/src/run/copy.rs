@@ -1,6 +1,7 @@
 //! Carries a job's input and output, each stream by a thread of its own: one that blocks holds up no other.
 
 use super::owner::Line;
+use super::terminal::Terminal;
 use bytes::Bytes;
 use consistency::NodeId;
 use gproc::job::protocol::{DATA_BYTES_MAX, INPUT_WINDOW, Stream, ToJob};
@@ -182,6 +183,7 @@ pub(super) struct Output {
     stream: Stream,
     label: Option<String>,
     sink: Option<Arc<Sink>>,
+    screen: Option<Terminal>,
     line: Line,
     running: Option<Running>,
 }
@@ -193,17 +195,19 @@ struct Running {
 }
 
 impl Output {
-    /// Prepares to write to descriptor 1 or 2; with a label in front of each line.
+    /// Prepares to write to descriptor 1 or 2; with a label in front of each line. `screen`: what it shows on.
     pub(super) fn new(
         stream: Stream,
         label: Option<String>,
         sink: Option<Arc<Sink>>,
+        screen: Option<Terminal>,
         line: Line,
     ) -> Self {
         Self {
             stream,
             label,
             sink,
+            screen,
             line,
             running: None,
         }
@@ -216,6 +220,7 @@ impl Output {
             stream,
             label: self.label.clone(),
             sink: self.sink.clone(),
+            screen: self.screen.clone(),
             partial: Vec::new(),
         };
         let thread = std::thread::Builder::new()
@@ -297,12 +302,17 @@ struct Writer {
     stream: Stream,
     label: Option<String>,
     sink: Option<Arc<Sink>>,
+    screen: Option<Terminal>,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
 }
 
 impl Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &Bytes) -> io::Result<()> {
+        if let Some(screen) = &self.screen {
+            // Jobs with a terminal have no labels.
+            return self.put(&screen.to_show(bytes));
+        }
         if self.label.is_none() {
             return self.put(bytes);
         }

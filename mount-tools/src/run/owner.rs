@@ -405,7 +405,9 @@ impl Streams {
     ) -> io::Result<()> {
         let output = |stream, kind| {
             let label = label.map(str::to_owned);
-            (kind == Stdio::Pipe).then(|| Output::new(stream, label, sink.cloned(), line.clone()))
+            let screen = self.terminal.clone();
+            (kind == Stdio::Pipe)
+                .then(|| Output::new(stream, label, sink.cloned(), screen, line.clone()))
         };
         self.out = output(Stream::Out, stdio[1]);
         self.err = output(Stream::Err, stdio[2]);

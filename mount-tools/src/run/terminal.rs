@@ -174,6 +174,19 @@ impl Terminal {
         }
     }
 
+    /// Returns what to write so that the job's output shows as its own terminal has made it. While this process is in the
+    /// background the terminal is not raw, and begins lines anew that the job's has begun already.
+    pub(super) fn to_show(&self, bytes: &Bytes) -> Bytes {
+        let own = self.lock();
+        if own.raw || !begins_lines(&own.modes) {
+            return bytes.clone();
+        }
+        match Modes::of(io::stdin().as_fd()) {
+            Ok(now) if begins_lines(&now) => without_returns(bytes),
+            _ => bytes.clone(),
+        }
+    }
+
     /// Ends the use of the terminal. `left`: how much the job has taken of what was typed, and what it has not read
     /// of that; `modes`: how it has left its own terminal.
     pub(super) fn finish(&self, left: Option<(u64, Bytes)>, modes: Option<Modes>) {
@@ -218,6 +231,23 @@ fn size() -> WindowSize {
     WindowSize::of(io::stdin().as_fd()).unwrap_or_default()
 }
 
+/// Returns whether a terminal makes a carriage return and a line feed of a line feed.
+fn begins_lines(modes: &Modes) -> bool {
+    let both = libc::OPOST | libc::ONLCR;
+    modes.output & both == both
+}
+
+/// Takes back what a terminal has made of line feeds. A pair that comes in two pieces keeps its return, which does not show.
+fn without_returns(bytes: &[u8]) -> Bytes {
+    let mut left = Vec::with_capacity(bytes.len());
+    for (at, &byte) in bytes.iter().enumerate() {
+        if byte != b'\r' || bytes.get(at + 1) != Some(&b'\n') {
+            left.push(byte);
+        }
+    }
+    left.into()
+}
+
 fn in_foreground() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == getpgrp())
 }
@@ -225,4 +255,20 @@ fn in_foreground() -> bool {
 fn hung_up(watched: &[PollFd<'_>]) -> bool {
     let events = watched.last().and_then(PollFd::revents);
     events.is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_makes_of_line_feeds_is_taken_back() {
+        let check = |made: &str, was: &str| {
+            assert_eq!(without_returns(made.as_bytes()), was, "{made:?}");
+        };
+        check("a\r\nb\r\n", "a\nb\n");
+        // The program's own returns stay.
+        check("a\r\r\n\rb\r", "a\r\n\rb\r");
+        check("", "");
+    }
 }
