@@ -5,6 +5,7 @@ use super::LEVEL_ENV;
 use super::admission::{Admission, Admissions};
 use super::barrier::Barriers;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::gang::driver::{self, GangList, Gangs};
 use super::group::{Group, Groups};
 use super::limits::Limits;
 use super::protocol::{
@@ -55,6 +56,7 @@ pub struct Agent {
     travel: Arc<Travel>,
     admissions: Arc<Admissions>,
     barriers: Arc<Barriers>,
+    gangs: Arc<Gangs>,
 }
 
 /// Between whom the frames go.
@@ -103,6 +105,7 @@ impl Agent {
             travel: Arc::new(travel),
             admissions,
             barriers: Arc::default(),
+            gangs: Gangs::new(node),
             spawner: Spawner::new(node, groups, leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
@@ -153,6 +156,11 @@ impl Agent {
     /// Levels the jobs that run here, for as long as the daemon runs.
     pub async fn level(self: Arc<Self>, means: Levelling) {
         travel::level(Arc::clone(&self.travel), means).await;
+    }
+
+    /// Has the gangs that run here take their turns, for as long as the daemon runs.
+    pub async fn take_turns(self: Arc<Self>, list: Arc<dyn GangList>) {
+        driver::run(Arc::clone(&self.gangs), list).await;
     }
 
     /// Returns what to register for `ServiceId::Job`.
@@ -235,6 +243,7 @@ impl Agent {
         let Streams { pipes, stdio, pty } = streams;
         let (wire, job_wire) = wire.map(|Wire { ours, job }| (ours, job)).unzip();
         let limits = limits(&extras);
+        let gang = extras.contains(&Extra::Gang);
         let wanted = Wanted {
             pty: pty.clone(),
             // Of pipes alone the first can be something else.
@@ -243,6 +252,7 @@ impl Agent {
             host_name: host_name(&extras).filter(|_| owner.hop.is_remote()),
             wire: job_wire,
             limits,
+            gang,
         };
 
         let vnn = start.request.vnn;
@@ -252,15 +262,17 @@ impl Agent {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        let tied = match (&wire, limits == Limits::default()) {
-            (Some(_), _) => Some("wire"),
-            (None, false) => Some("limits"),
-            (None, true) => None,
+        let tied = match (&wire, limits == Limits::default(), gang) {
+            (Some(_), _, _) => Some("wire"),
+            (None, false, _) => Some("limits"),
+            (None, true, true) => Some("gang"),
+            (None, true, false) => None,
         };
         process.may_move(&self.travel, group, tied, user, levelled);
         if let Hop::Local(seat) = &owner.hop {
             seat.runs(self.node, process.pid());
         }
+        let _turns = gang.then(|| self.gangs.enter(process.pid(), group));
         let started = FromJob::Started {
             node: self.node,
             pid: process.pid(),

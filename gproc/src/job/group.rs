@@ -59,8 +59,8 @@ impl Groups {
         }
     }
 
-    /// Makes the group of a new job, which is kept within limits (J7).
-    pub(super) fn group(&self, limits: Limits) -> io::Result<Group> {
+    /// Makes the group of a new job, which is kept within limits (J7), and is `held` at times if it is of a gang.
+    pub(super) fn group(&self, limits: Limits, held: bool) -> io::Result<Group> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mark = Mark::new(&format!("{}/{number}", self.instance))?;
         let cgroup = self.cgroup.as_ref().map(|all| {
@@ -77,7 +77,7 @@ impl Groups {
             cgroup: cgroup.transpose()?,
         };
         let name = format!("{}.j{number}", self.instance);
-        group.kept = Kept::new(limits, &name, group.dir())?;
+        group.kept = Kept::new(limits, held, &name, group.dir())?;
         Ok(group)
     }
 }
@@ -316,7 +316,7 @@ mod tests {
             eprintln!("no cgroups here: nothing to guard");
             return;
         };
-        let group = groups.group(Limits::default()).expect("a group");
+        let group = groups.group(Limits::default(), false).expect("a group");
         let mut shell = sleepers_in(&group);
         assert!(!group.is_surely_empty());
         // The kernel closes the guardian's pipe as this does, however the daemon ends.
@@ -335,7 +335,7 @@ mod tests {
             eprintln!("no cgroups here: nothing can be left");
             return;
         }
-        let group = earlier.group(Limits::default()).expect("a group");
+        let group = earlier.group(Limits::default(), false).expect("a group");
         let mut shell = sleepers_in(&group);
         let later = Groups::new(&instance);
         assert!(group.is_surely_empty());
@@ -343,7 +343,7 @@ mod tests {
         // However late the earlier daemon's guardian comes, it leaves the later one's alone.
         drop(earlier);
         later
-            .group(Limits::default())
+            .group(Limits::default(), false)
             .expect("the later daemon makes groups");
         // Its cgroup is gone, and so need not be removed.
         std::mem::forget(group);

@@ -21,6 +21,9 @@ pub struct Limits {
 /// In so long the time of a job is measured out.
 const PERIOD_MICROS: u64 = 100_000;
 
+/// The file of a cgroup, of either version, whose processes come behind all others.
+const IDLE: &str = "cpu.idle";
+
 /// What the kernel limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Controller {
@@ -96,21 +99,29 @@ pub(super) struct Kept {
     ended: Option<PathBuf>,
     /// Its cgroups of version 1, with the files that take processes.
     old: Vec<(PathBuf, File)>,
+    /// Where it is said that others come first.
+    idle: Option<PathBuf>,
 }
 
 impl Kept {
     /// Has the kernel keep limits for the job of this name, which is to start in the cgroup `dir` (version 2).
-    pub(super) fn new(limits: Limits, name: &str, dir: Option<&Path>) -> Result<Self, NotKept> {
+    /// `held`: it is to be held at times.
+    pub(super) fn new(
+        limits: Limits,
+        held: bool,
+        name: &str,
+        dir: Option<&Path>,
+    ) -> Result<Self, NotKept> {
         let mut kept = Self::default();
         for controller in Controller::ALL {
             let settings = controller.settings(limits);
-            if settings.is_empty() {
-                continue;
-            }
-            let not_kept = |why| NotKept {
-                option: controller.option(),
-                why,
+            let held = held && controller == Controller::Cpu;
+            let option = match (settings.is_empty(), held) {
+                (true, false) => continue,
+                (true, true) => "--gang",
+                (false, _) => controller.option(),
             };
+            let not_kept = |why| NotKept { option, why };
             let new = match dir {
                 Some(dir) => hand_on(controller, dir),
                 None => Err("there are no cgroups of version 2".into()),
@@ -133,6 +144,17 @@ impl Kept {
                 let set = fs::write(dir.join(file), &value);
                 set.map_err(|error| not_kept(format!("{value} in {file}: {error}")))?;
             }
+            if held {
+                let idle = dir.join(IDLE);
+                if !idle.exists() {
+                    let why = format!("{} has no {IDLE}", dir.display());
+                    return Err(NotKept {
+                        option: "--gang",
+                        why,
+                    });
+                }
+                kept.idle = Some(idle);
+            }
             if controller == Controller::Memory {
                 kept.ended = Some(dir.join(events));
             }
@@ -143,6 +165,14 @@ impl Kept {
     /// Returns the files in which a process of the job enters its further cgroups.
     pub(super) fn entrances(&self) -> Vec<BorrowedFd<'_>> {
         self.old.iter().map(|(_, procs)| procs.as_fd()).collect()
+    }
+
+    /// Has the job get what nobody else wants of the processors, or its share again.
+    pub(super) fn hold(&self, hold: bool) -> io::Result<()> {
+        match &self.idle {
+            Some(idle) => fs::write(idle, if hold { "1" } else { "0" }),
+            None => Ok(()),
+        }
     }
 
     /// Returns how many of its processes the kernel has ended for want of memory.
@@ -304,7 +334,7 @@ mod tests {
     #[test]
     fn limits_of_version_2() {
         let (_dir, group) = tree("cpu memory", "cpu memory\n");
-        let kept = Kept::new(BOTH, "x.j1", Some(&group)).expect("has both");
+        let kept = Kept::new(BOTH, false, "x.j1", Some(&group)).expect("has both");
         assert_eq!(read(group.join("memory.max")), "1048576");
         assert_eq!(read(group.join("cpu.max")), "300000 100000");
         assert!(kept.entrances().is_empty());
@@ -315,6 +345,20 @@ mod tests {
         )
         .expect("writes");
         assert_eq!(kept.ended_for_memory(), 3);
+    }
+
+    #[test]
+    fn a_gang_is_held_by_its_weight() {
+        let none = Limits::default();
+        let (_dir, group) = tree("cpu", "cpu\n");
+        let why = Kept::new(none, true, "x.j1", Some(&group)).expect_err("an older kernel");
+        assert!(why.to_string().contains("cannot keep --gang"), "{why}");
+        fs::write(group.join(IDLE), "0").expect("writes");
+        let kept = Kept::new(none, true, "x.j1", Some(&group)).expect("has it");
+        kept.hold(true).expect("writes");
+        assert_eq!(read(group.join(IDLE)), "1");
+        kept.hold(false).expect("writes");
+        assert_eq!(read(group.join(IDLE)), "0");
     }
 
     #[test]
@@ -331,7 +375,7 @@ mod tests {
 
     #[test]
     fn no_limits_need_nothing() {
-        Kept::new(Limits::default(), "x.j1", None).expect("nothing to keep");
+        Kept::new(Limits::default(), false, "x.j1", None).expect("nothing to keep");
     }
 
     #[test]

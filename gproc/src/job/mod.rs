@@ -15,6 +15,7 @@
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //! - [`roll`]: the jobs of a home, for the record of them (J8).
+//! - [`gang`]: commands that take turns.
 //! - [`barrier`], [`gather`]: barriers of the processes of one command.
 //! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
@@ -34,6 +35,9 @@
 //!   hosts say, not the owner. The record is a hint: a signal goes to a process that is seen to be the job's.
 //! - J9 **Through a barrier go all or none.** Nobody goes on before all are in; who waits for one that is gone is ended. A
 //!   node tells the owner of all its processes at once ([`gather`]).
+//! - J10 **A gang runs together.** In a turn it runs on all of its nodes or on none, and no node has two of them ([`gang`]).
+//! - J11 **Each has its turn.** A gang is held only while one runs that shares a node with it, and never for longer than so
+//!   many turns as there are gangs; who is not heard of holds nobody.
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
@@ -41,6 +45,7 @@ pub mod admission;
 pub mod agent;
 mod barrier;
 mod frame;
+pub mod gang;
 pub mod gather;
 mod group;
 mod input;
@@ -64,6 +69,7 @@ mod travel;
 pub mod view;
 
 pub use agent::Agent;
+pub use gang::driver::GangList;
 pub(crate) use protocol::{Asked, Told};
 pub use roll::AGE_MIN;
 pub use server::{JobServer, bind};

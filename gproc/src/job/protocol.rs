@@ -122,6 +122,8 @@ pub struct RunningJob {
     pub begun: u32,
     /// Those that run.
     pub members: Vec<Member>,
+    /// Its first turn, if it is a gang.
+    pub gang: Option<u64>,
 }
 
 /// A process of a job.
@@ -524,6 +526,7 @@ mod tests {
                 node: NodeId(5),
                 pid: 6,
             }],
+            gang: Some(5),
         };
         let news = |npid, job| JobNews { npid, job };
         let news = JobsNews {
@@ -533,7 +536,7 @@ mod tests {
             more: true,
         };
         #[rustfmt::skip]
-        check(&news, &[20, 0, 0, 0, 2, 7, 2, 8, 1, 1, 2, 1, 2, b'l', b's', 3, 2, 1, 4, 5, 6, 9, 0, 1]);
+        check(&news, &[22, 0, 0, 0, 2, 7, 2, 8, 1, 1, 2, 1, 2, b'l', b's', 3, 2, 1, 4, 5, 6, 1, 5, 9, 0, 1]);
         let request = Request {
             argv: vec![Bytes::from_static(b"ls")],
             env: vec![Bytes::from_static(b"A=1")],
@@ -694,6 +697,7 @@ mod tests {
         check(&Extra::Limits(limits), &[5, 0, 0, 0, 6, 1, 7, 1, 2]);
         check(&FromJob::OutOfMemory(2), &[2, 0, 0, 0, 12, 2]);
         check(&Extra::Gather(3), &[2, 0, 0, 0, 7, 3]);
+        check(&Extra::Gang, &[1, 0, 0, 0, 8]);
         let entered = FromJob::Entered {
             token: 4,
             processes: vec![5, 6],

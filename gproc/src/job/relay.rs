@@ -193,7 +193,12 @@ mod tests {
                 limits: Vec::new(),
                 nice: 0,
             });
-            let extras = vec![Extra::TellInput, Extra::FollowInput, Extra::Gather(7)];
+            let extras = vec![
+                Extra::TellInput,
+                Extra::FollowInput,
+                Extra::Gather(7),
+                Extra::Gang,
+            ];
             let mut job = Job {
                 start,
                 extras,
@@ -202,14 +207,14 @@ mod tests {
             job.keep_known(version);
             assert_eq!(job.extras, expected, "{version:?}");
         };
+        let all = [
+            Extra::TellInput,
+            Extra::FollowInput,
+            Extra::Gather(7),
+            Extra::Gang,
+        ];
         check(Some(10), &[Extra::TellInput]);
-        check(
-            Some(11),
-            &[Extra::TellInput, Extra::FollowInput, Extra::Gather(7)],
-        );
-        check(
-            None,
-            &[Extra::TellInput, Extra::FollowInput, Extra::Gather(7)],
-        );
+        check(Some(11), &all);
+        check(None, &all);
     }
 }

@@ -9,7 +9,10 @@
 //! | was not told of | later | told | nothing |
 //! | was told of | - | told again if it has changed | told |
 
+use super::gang::driver::since_1970;
+use super::gang::{Turn, first_turn};
 use super::protocol::{JobNews, JobsNews, Member, RunningJob, Start};
+use super::terminal::Extra;
 use consistency::NodeId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -59,6 +62,8 @@ struct Entry {
     command: Vec<bytes::Bytes>,
     count: u32,
     begun: u32,
+    /// Its first turn, if it is a gang.
+    gang: Option<Turn>,
     seats: u32,
     members: BTreeMap<u64, Member>,
     version: u64,
@@ -81,7 +86,7 @@ impl Roll {
     }
 
     /// Enters a process of the command of `npid`, whom the kernel has told (J1).
-    pub(super) fn enter(self: &Arc<Self>, npid: u32, start: &Start, parallel: bool) -> Seat {
+    pub(super) fn enter(self: &Arc<Self>, npid: u32, start: &Start, extras: &[Extra]) -> Seat {
         let mut inner = self.lock();
         inner.seats += 1;
         let seat = inner.seats;
@@ -92,12 +97,16 @@ impl Roll {
             command: shortened(&start.request.argv),
             count: 0,
             begun: 0,
+            gang: extras
+                .contains(&Extra::Gang)
+                .then(|| first_turn(since_1970())),
             seats: 0,
             members: BTreeMap::new(),
             version: 0,
         });
         entry.seats += 1;
         // What they are told themselves, or as many as have come.
+        let parallel = extras.contains(&Extra::Wire);
         let told = parallel.then(|| count(&start.request.env)).flatten();
         let at_least = told.unwrap_or(0).max(start.request.vnn.saturating_add(1));
         entry.count = entry.count.max(at_least);
@@ -194,6 +203,7 @@ impl Entry {
             command: self.command.clone(),
             count: self.count,
             begun: self.begun,
+            gang: self.gang,
             members: self.members.values().cloned().collect(),
         }
     }
@@ -296,7 +306,8 @@ mod tests {
     fn what_has_changed_is_told_once() {
         let roll = Roll::new(NodeId(1));
         let mut heard = Heard::default();
-        let seats = [0, 1].map(|vnn| roll.enter(70_000, &start(vnn, &["GLU_COUNT=2"]), true));
+        let seats =
+            [0, 1].map(|vnn| roll.enter(70_000, &start(vnn, &["GLU_COUNT=2"]), &[Extra::Wire]));
         let (young, old) = (Instant::now(), Instant::now() + AGE_MIN);
         assert_eq!(told(&roll, &mut heard, young), []);
         assert!(roll.news(&mut heard, young).1, "one is too young");
@@ -322,7 +333,7 @@ mod tests {
     fn short_jobs_are_never_told_of() {
         let roll = Roll::new(NodeId(1));
         let mut heard = Heard::default();
-        drop(roll.enter(70_000, &start(0, &[]), false));
+        drop(roll.enter(70_000, &start(0, &[]), &[]));
         let later = Instant::now() + AGE_MIN;
         assert_eq!(told(&roll, &mut heard, later), []);
     }
@@ -330,7 +341,7 @@ mod tests {
     #[test]
     fn many_jobs_come_in_pieces() {
         let roll = Roll::new(NodeId(1));
-        let seats = (0..40_u32).map(|at| roll.enter(70_000 + at, &start(0, &[]), false));
+        let seats = (0..40_u32).map(|at| roll.enter(70_000 + at, &start(0, &[]), &[]));
         let seats: Vec<Seat> = seats.collect();
         let later = Instant::now() + AGE_MIN;
         let (pieces, _) = roll.news(&mut Heard::default(), later);

@@ -221,7 +221,7 @@ impl JobServer {
             Ok(placed) => placed,
             Err(why) => return refuse(writer, End::lost(why)).await,
         };
-        let seat = self.roll.enter(npid, &start, extras.contains(&Extra::Wire));
+        let seat = self.roll.enter(npid, &start, &extras);
         if placed.node == self.transport.local() {
             let agent = &self.agent;
             return agent

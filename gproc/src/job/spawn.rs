@@ -72,6 +72,8 @@ pub(super) struct Wanted {
     pub(super) wire: Option<OwnedFd>,
     /// What it may use at most.
     pub(super) limits: Limits,
+    /// It is of a gang.
+    pub(super) gang: bool,
 }
 
 /// Starts programs.
@@ -184,7 +186,7 @@ struct Host {
 impl Order {
     fn carry_out(mut self, host: &Host) {
         let node = host.node;
-        let group = match host.groups.group(self.wanted.limits) {
+        let group = match host.groups.group(self.wanted.limits, self.wanted.gang) {
             Ok(group) => self.group.get_or_init(|| group),
             Err(error) => {
                 let error = match error.kind() {

@@ -44,7 +44,12 @@ pub enum Extra {
     /// The processes of one command that a node runs enter barriers together; the number is the command's alone among
     /// those of its user.
     Gather(u64),
+    /// It takes turns with other gangs.
+    Gang,
 }
+
+/// The version of the protocol from which on nodes know [`Extra::Gang`].
+const GANG_SINCE: u32 = 11;
 
 /// The version of the protocol from which on nodes know [`Extra::Gather`].
 const GATHER_SINCE: u32 = 11;
@@ -76,7 +81,8 @@ impl Extra {
             | Self::HostName(_)
             | Self::Wire
             | Self::FollowInput
-            | Self::Gather(_) => true,
+            | Self::Gather(_)
+            | Self::Gang => true,
         }
     }
 
@@ -91,6 +97,7 @@ impl Extra {
             Self::FollowInput => FOLLOW_SINCE,
             Self::Limits(_) => LIMITS_SINCE,
             Self::Gather(_) => GATHER_SINCE,
+            Self::Gang => GANG_SINCE,
         }
     }
 
@@ -104,7 +111,8 @@ impl Extra {
             | Self::HostName(_)
             | Self::Wire
             | Self::FollowInput
-            | Self::Gather(_) => "extras",
+            | Self::Gather(_)
+            | Self::Gang => "extras",
         }
     }
 }

@@ -181,6 +181,12 @@ pub(crate) fn no_job(npid: ClusterPid) -> String {
     format!("{npid} is no job that runs: `glu jobs` shows them")
 }
 
+/// Where the file of a home is in the tree.
+pub(super) fn path_of(home: NodeId) -> [String; 3] {
+    let [first, second] = DIR;
+    [first.into(), second.into(), name(home)]
+}
+
 fn name(home: NodeId) -> String {
     format!("node{home}.json")
 }
@@ -217,6 +223,7 @@ mod tests {
                 pid: u32::from(node) << 16 | 9,
             }],
             lost: None,
+            gang: None,
         };
         let record = |job| {
             let text = r#"{"version":1,"daemon":1,"jobs":[]}"#;

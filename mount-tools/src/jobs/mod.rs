@@ -7,9 +7,11 @@
 //! - [`record`]: what is on record, and what becomes of it (pure).
 //! - [`recorder`]: the thread that writes a home's file.
 //! - [`files`]: the directory.
+//! - [`gangs`]: the gangs on record, for the daemon.
 //! - [`list`]: `glu jobs`.
 
 pub(crate) mod files;
+pub(crate) mod gangs;
 pub(crate) mod list;
 mod record;
 pub(crate) mod recorder;

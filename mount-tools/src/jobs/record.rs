@@ -9,6 +9,8 @@
 //! What is lost is removed after [`LOST_KEPT`] in any case. J8: a record that its home has written has each of its jobs that is
 //! old enough, and no job twice; one that runs no more is there as lost, and not for ever.
 
+use consistency::NodeId;
+use gproc::job::gang::Gang;
 use gproc::job::protocol::{JobsNews, RunningJob};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,6 +48,9 @@ pub(super) struct Job {
     /// When it was found that its home was lost with it.
     #[serde(default)]
     pub(super) lost: Option<Seconds>,
+    /// The first turn of a gang (J10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gang: Option<u64>,
 }
 
 /// One process of a job.
@@ -178,7 +183,21 @@ impl Job {
             command: if hides { Vec::new() } else { words.collect() },
             processes,
             lost: None,
+            gang: job.gang,
         }
+    }
+
+    /// Returns it as one of the gangs that take turns, if so.
+    fn as_gang(&self) -> Option<Gang> {
+        let since = self.gang.filter(|_| self.lost.is_none())?;
+        let processes = self.processes.iter();
+        Some(Gang {
+            npid: self.npid,
+            since,
+            processes: processes
+                .map(|process| (NodeId(process.node), process.pid))
+                .collect(),
+        })
     }
 
     fn has_expired(&self, now: Seconds) -> bool {
@@ -188,6 +207,11 @@ impl Job {
 }
 
 impl Record {
+    /// Returns the gangs that run.
+    pub(super) fn gangs(&self) -> Vec<Gang> {
+        self.jobs.iter().filter_map(Job::as_gang).collect()
+    }
+
     /// The home of these jobs is lost, and they with it.
     pub(super) fn lose(&mut self, now: Seconds) -> Fate {
         let before = self.jobs.len();
@@ -208,7 +232,6 @@ impl Record {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use consistency::NodeId;
     use gproc::job::protocol::JobNews;
     use std::collections::BTreeSet;
 
@@ -231,6 +254,7 @@ pub(super) mod tests {
                 node: NodeId(2),
                 pid: 131_080,
             }],
+            gang: None,
         }
     }
 
@@ -276,6 +300,25 @@ pub(super) mod tests {
         book.take(news(1, &[], &[7]), 0);
         assert!(book.take_changed() && !book.take_changed());
         assert_eq!(written(&book), None);
+    }
+
+    #[test]
+    fn gangs_of_a_record() {
+        let mut book = Book::new(None, false);
+        let mut told = news(1, &[7, 8], &[]);
+        told.jobs[1].job.as_mut().expect("runs").gang = Some(41);
+        book.take(told, 0);
+        let record = written(&book).expect("jobs");
+        let text = serde_json::to_string(&record).expect("plain data");
+        let mut record: Record = serde_json::from_str(&text).expect("reads");
+        let gang = Gang {
+            npid: 8,
+            since: 41,
+            processes: BTreeSet::from([(NodeId(2), 131_080)]),
+        };
+        assert_eq!(record.gangs(), [gang]);
+        record.lose(10);
+        assert_eq!(record.gangs(), [], "it is lost with its home");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::batch::scheduler;
 use crate::config::{GludConfig, S3Config};
 use crate::daemon::failure_file;
 use crate::identity::NodeIdentity;
+use crate::jobs::gangs::Gangs;
 use crate::transport::{QuicTransport, Versions};
 use anyhow::{Context, Result, bail};
 use consistency::Duration as Micros;
@@ -245,6 +246,8 @@ impl Node {
             nodes: Arc::clone(&members) as _,
             switches: Arc::clone(&rights) as _,
         };
+        let gangs = Gangs::new(Arc::clone(&client) as _, Arc::clone(&members) as _);
+        tokio::spawn(Arc::clone(&job_agent).take_turns(Arc::new(gangs)));
         job_agent.tell_moves(processes.events());
         tokio::spawn(Arc::clone(&job_agent).level(levelling));
         let locks = Arc::clone(&job_agent);

@@ -78,9 +78,13 @@ struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
     cpus: Option<u32>,
 
+    /// Has the processes run together, in turns of a second with those of other gangs that share nodes with them.
+    #[arg(long)]
+    gang: bool,
+
     /// Puts the command into the queue of batch jobs, where it outlives this process, and prints the number of the job;
     /// its output goes to glurun-<job>.out. `glubatch` shows and ends it.
-    #[arg(long, conflicts_with_all = ["all", "gather", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
+    #[arg(long, conflicts_with_all = ["all", "gather", "gang", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
     detach: bool,
 
     /// Beside another job: a process on the node of each of its processes.
@@ -230,6 +234,7 @@ pub fn main() -> ! {
             mem_bytes: args.mem.map(|mib| mib << 20),
             cpus: args.cpus,
         })
+        .in_turns(args.gang)
         .with_terminal(terminal);
     if single && args.time.is_none() {
         end_as(

@@ -60,6 +60,8 @@ pub(super) struct Command {
     parallel: Option<Parallel>,
     /// What each process may use at most.
     limits: Limits,
+    /// They take turns with other gangs.
+    gang: bool,
 }
 
 impl Command {
@@ -99,6 +101,7 @@ impl Command {
             seekable: is_file(io::stdin().as_fd()),
             parallel: None,
             limits: Limits::default(),
+            gang: false,
         })
     }
 
@@ -124,6 +127,12 @@ impl Command {
     /// Limits what each process, with those that it starts, may use.
     pub(super) fn limited(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Has its processes take turns with those of other gangs.
+    pub(super) fn in_turns(mut self, gang: bool) -> Self {
+        self.gang = gang;
         self
     }
 
@@ -322,6 +331,7 @@ impl Command {
             .chain(gather)
             .chain(follows)
             .chain(limits)
+            .chain(self.gang.then_some(Extra::Gang))
             .collect()
     }
 

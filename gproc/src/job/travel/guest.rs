@@ -211,7 +211,7 @@ async fn make(
     if input.as_ref().is_some_and(|input| input.ended) {
         input = None;
     }
-    let group = Arc::new(travel.groups.group(Limits::default())?);
+    let group = Arc::new(travel.groups.group(Limits::default(), false)?);
     let (tell, made) = oneshot::channel::<Made>();
     let (parent, wait) = blocking_mpsc::channel::<()>();
     let (its_group, pid) = (Arc::clone(&group), arrival.pid);
