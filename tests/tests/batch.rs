@@ -105,6 +105,17 @@ fn users_submit_scripts_arrays_and_what_waits_for_them() {
         "what it waited for can never be"
     );
 
+    // What it asks for it may use, and no more.
+    let large = "head -c 200M /dev/zero | tail -n 1";
+    let limited = format!(
+        "cd u; {USER} glubatch submit -c 1 --mem 64 --no-requeue -o large sh -c '{large}; exit 7'"
+    );
+    let number = run(1, &limited).ok();
+    let ended = run(2, &format!("glubatch wait {number}"));
+    assert_eq!(ended.code(), Some(7), "the shell goes on: {ended}");
+    let told = run(2, "cat u/large").ok();
+    let why = "a process of the job ended, which used more than 64 MiB (--mem)";
+    assert!(told.contains(why), "{told}");
     // What cannot be is refused, and says why.
     for (line, why) in [
         ("submit -p nowhere true", "no partition `nowhere`"),

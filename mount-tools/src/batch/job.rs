@@ -111,8 +111,11 @@ pub(super) struct Spec {
     pub(super) count: u32,
     /// Processors of each process, at least 1.
     pub(super) cpus: u32,
-    /// Memory in MiB that a node must have free for each process when it starts.
+    /// Memory in MiB that a node must have free for each process when it starts, and that each may use; 0: that is not said.
     pub(super) mem_mib: u64,
+    /// Processors of which each process may use the time, if that is said.
+    #[serde(default)]
+    pub(super) cpus_max: Option<u32>,
     pub(super) nodes: Option<NodeSet>,
     pub(super) exclude: Option<NodeSet>,
     pub(super) partition: Option<String>,

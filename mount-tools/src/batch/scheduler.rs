@@ -387,6 +387,12 @@ impl Scheduler {
         if let Some(error) = &spec.error {
             command.arg("--error").arg(job.expand(error));
         }
+        if spec.mem_mib > 0 {
+            command.args(["--mem", &spec.mem_mib.to_string()]);
+        }
+        if let Some(cpus) = spec.cpus_max {
+            command.args(["--cpus", &cpus.to_string()]);
+        }
         let places: Vec<String> = on.iter().map(ToString::to_string).collect();
         command.arg("--places").arg(places.join(","));
         command

@@ -5,7 +5,7 @@
 
 use super::job::{ARRAY_MAX, COUNT_MAX, Dependency, Seconds, Spec};
 use crate::nodes::{self, NodeSet};
-use crate::run::command::read_time;
+use crate::run::command::{MEM_MIB_MAX, read_time};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::sys::stat::{Mode, umask};
@@ -37,13 +37,16 @@ pub(super) struct Submit {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
     count: u32,
 
-    /// Processors of each process.
-    #[arg(short, long, value_name = "COUNT", default_value_t = 1)]
+    /// Processors of each process, and the time of which each may use, with those that it starts. If not given each has one,
+    /// and may use more where there are more.
+    #[arg(short, long, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
-    cpus: u32,
+    cpus: Option<u32>,
 
-    /// Memory that a node must have free for each process when it starts, in MiB.
+    /// Memory in MiB that a node must have free for each process when it starts, and that each may use, with those that it
+    /// starts; 0: any.
     #[arg(long, value_name = "MIB", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=MEM_MIB_MAX))]
     mem: u64,
 
     #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
@@ -192,7 +195,8 @@ impl Submit {
             output: self.output,
             error: self.error,
             count: self.count,
-            cpus: self.cpus,
+            cpus: self.cpus.unwrap_or(1),
+            cpus_max: self.cpus,
             mem_mib: self.mem,
             nodes: self.nodes,
             exclude: self.exclude,

@@ -29,7 +29,7 @@ const NAME: &str = "glurun";
 const COUNT_MAX: i64 = 4096;
 
 /// Memory that may be asked for: more than any machine has, and no more than a number of bytes can tell.
-const MEM_MIB_MAX: u64 = 1 << 40;
+pub(crate) const MEM_MIB_MAX: u64 = 1 << 40;
 
 /// Exit status for a command line that is not understood.
 const USAGE_STATUS: i32 = 2;
@@ -69,12 +69,12 @@ struct Args {
     gather: bool,
 
     /// Memory in MiB that a node must have free to be chosen, and that each process may use, with those that it starts.
-    #[arg(long, value_name = "MIB", conflicts_with = "places")]
+    #[arg(long, value_name = "MIB")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=MEM_MIB_MAX))]
     mem: Option<u64>,
 
     /// Processors that a node must have to be chosen, and the time of which each process may use, with those that it starts.
-    #[arg(long, value_name = "COUNT", conflicts_with = "places")]
+    #[arg(long, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
     cpus: Option<u32>,
 

@@ -24,6 +24,7 @@ fn spec() -> Spec {
         count: 1,
         cpus: 1,
         mem_mib: 0,
+        cpus_max: None,
         nodes: None,
         exclude: None,
         partition: None,
