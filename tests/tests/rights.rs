@@ -3,8 +3,9 @@
 //! Needs root and /dev/fuse.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
-use tests::{Cluster, wait_until};
+use tests::{Cluster, Output, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 const STRANGER: &str = "setpriv --reuid 4321 --regid 4321 --clear-groups";
@@ -73,38 +74,106 @@ fn a_node_runs_whom_it_is_for() {
     assert_eq!(refused.code(), Some(125), "{refused}");
 }
 
-#[test]
-fn a_node_at_which_somebody_works_takes_no_guests() {
-    let cluster = Cluster::up(2);
-    let run = |node, script: &str| cluster.node(node).sh_within(LONG, script);
-    let desk = cluster.state().join("desk");
-    let use_it = |ago: u64| {
-        let file = fs::File::create(&desk).expect("its console");
+/// A cluster whose node 2 has a console.
+struct Desk {
+    cluster: Cluster,
+    console: PathBuf,
+}
+
+impl Desk {
+    /// `more`: what else is in its `[desktop]`.
+    fn new(more: &str) -> Self {
+        let cluster = Cluster::up(2);
+        let console = cluster.state().join("desk");
+        let desk = Self { cluster, console };
+        desk.use_it(7200);
+        let path = desk.cluster.state().join("node2/glud.toml");
+        let config = fs::read_to_string(&path).expect("its configuration");
+        let console = &desk.console;
+        let section = format!("[desktop]\nidle_s = 3600\nwatch = [{console:?}]\n{more}\n[tls]");
+        fs::write(&path, config.replacen("[tls]", &section, 1)).expect("written");
+        desk.cluster.kill(2);
+        desk.cluster.start(2);
+        desk.becomes("0");
+        // The connection of before is given up after a while.
+        wait_until("node 2 to take guests", LONG, || {
+            desk.run(1, "glurun -w 2 true").status.success()
+        });
+        desk
+    }
+
+    fn run(&self, node: u32, script: &str) -> Output {
+        self.cluster.node(node).sh_within(LONG, script)
+    }
+
+    /// Uses it, so many seconds ago.
+    fn use_it(&self, ago: u64) {
+        let file = fs::File::create(&self.console).expect("its console");
         let at = SystemTime::now() - Duration::from_secs(ago);
         file.set_times(fs::FileTimes::new().set_accessed(at))
             .expect("its last use");
-    };
-    use_it(7200);
-    let path = cluster.state().join("node2/glud.toml");
-    let config = fs::read_to_string(&path).expect("its configuration");
-    let section = format!("[desktop]\nidle_s = 3600\nwatch = [{desk:?}]\n\n[tls]");
-    fs::write(&path, config.replacen("[tls]", &section, 1)).expect("written");
-    cluster.kill(2);
-    cluster.start(2);
-    let becomes = |value: &str| {
+    }
+
+    fn becomes(&self, value: &str) {
         wait_until("what node 2 says of itself", LONG, || {
-            let shown = run(1, "cat /cluster/proc/cluster/node2/in_use");
+            let shown = self.run(1, "cat /cluster/proc/cluster/node2/in_use");
             shown.status.success() && shown.stdout.trim() == value
         });
-    };
-    becomes("0");
-    // The connection of before is given up after a while.
-    wait_until("node 2 to take guests", LONG, || {
-        run(1, "glurun -w 2 true").status.success()
-    });
+    }
+}
 
-    use_it(0);
-    becomes("1");
+#[test]
+fn guests_that_stay_stand_still_while_the_owner_works() {
+    let desk = Desk::new("freeze = true\n");
+    let state = desk.cluster.state().display();
+    let works = |name: &str| format!("sh -c 'while sleep 0.1; do echo >> {state}/{name}; done'");
+    // From node 1 two on node 2, and one of its own.
+    let guest = desk
+        .cluster
+        .spawn(1, &format!("exec glurun -w 2 {}", works("guest")));
+    let killed = desk
+        .cluster
+        .spawn(1, &format!("exec glurun -w 2 {}", works("killed")));
+    let _own = desk
+        .cluster
+        .spawn(2, &format!("exec glurun -w 2 {}", works("own")));
+    let size = |name: &str| {
+        let about = fs::metadata(desk.cluster.state().join(name));
+        about.map_or(0, |about| about.len())
+    };
+    wait_until("jobs that work", LONG, || {
+        ["guest", "killed", "own"].iter().all(|name| size(name) > 0)
+    });
+    desk.use_it(0);
+    desk.becomes("1");
+    wait_until("guests that stand still", LONG, || {
+        let (guests, own) = (size("guest") + size("killed"), size("own"));
+        wait_until("work of the node's own", LONG, || size("own") > own + 10);
+        size("guest") + size("killed") == guests
+    });
+    // For longer than the silence after which a node counts as lost; one is killed meanwhile.
+    drop(killed);
+    wait_until("the end of a killed one", LONG, || {
+        desk.run(2, "pgrep -f '^sh -c while.*/killed'").code() == Some(1)
+    });
+    let (still, own) = (size("guest"), size("own"));
+    wait_until("work of the node's own", LONG, || size("own") > own + 130);
+    assert_eq!(size("guest"), still);
+    desk.use_it(7200);
+    desk.becomes("0");
+    wait_until("guests that go on", LONG, || size("guest") > still + 5);
+    drop(guest);
+    wait_until("the end of a job", LONG, || {
+        desk.run(2, "pgrep -f '^sh -c while.*/guest'").code() == Some(1)
+    });
+}
+
+#[test]
+fn a_node_at_which_somebody_works_takes_no_guests() {
+    let desk = Desk::new("");
+    let run = |node, script: &str| desk.run(node, script);
+    desk.use_it(0);
+    desk.becomes("1");
     let refused = run(1, "glurun -w 2 true");
     assert_eq!(refused.code(), Some(125), "{refused}");
     let why = "node 2 takes no processes of other nodes while somebody works at it";
@@ -118,7 +187,7 @@ fn a_node_at_which_somebody_works_takes_no_guests() {
     let told = line.is_some_and(|line| line.contains("somebody works at it"));
     assert!(told, "{shown}");
 
-    use_it(7200);
-    becomes("0");
+    desk.use_it(7200);
+    desk.becomes("0");
     run(1, "glurun -w 2 true").ok();
 }

@@ -8,6 +8,7 @@ use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::gang::driver::{self, GangList, Gangs};
 use super::group::{Group, Groups};
 use super::limits::Limits;
+use super::pause::{Guests, Its};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
 };
@@ -57,6 +58,7 @@ pub struct Agent {
     admissions: Arc<Admissions>,
     barriers: Arc<Barriers>,
     gangs: Arc<Gangs>,
+    waiting_guests: Arc<Guests>,
 }
 
 /// Between whom the frames go.
@@ -99,13 +101,20 @@ impl Agent {
     ) -> io::Result<Arc<Self>> {
         let groups = Arc::new(Groups::new(instance));
         let admissions = Arc::<Admissions>::default();
-        let travel = Travel::new(node, Arc::clone(&groups), Arc::clone(&admissions));
+        let guests = Arc::<Guests>::default();
+        let travel = Travel::new(
+            node,
+            Arc::clone(&groups),
+            Arc::clone(&admissions),
+            Arc::clone(&guests),
+        );
         Ok(Arc::new(Self {
             node,
             travel: Arc::new(travel),
             admissions,
             barriers: Arc::default(),
             gangs: Gangs::new(node),
+            waiting_guests: guests,
             spawner: Spawner::new(node, groups, leader)?,
             slots: Semaphore::new(JOBS_MAX),
             guests: AtomicU32::new(0),
@@ -161,6 +170,14 @@ impl Agent {
     /// Has the gangs that run here take their turns, for as long as the daemon runs.
     pub async fn take_turns(self: Arc<Self>, list: Arc<dyn GangList>) {
         driver::run(Arc::clone(&self.gangs), list).await;
+    }
+
+    /// Has the processes of other nodes that run here stand still from now on, or go on (J12).
+    pub async fn pause_guests(&self, pause: bool) {
+        let guests = Arc::clone(&self.waiting_guests);
+        // Fails only when the runtime stops.
+        let paused = tokio::task::spawn_blocking(move || guests.pause(pause));
+        paused.await.ok();
     }
 
     /// Returns what to register for `ServiceId::Job`.
@@ -272,6 +289,12 @@ impl Agent {
         if let Hop::Local(seat) = &owner.hop {
             seat.runs(self.node, process.pid());
         }
+        let pid = process.pid().cast_signed();
+        let waits = || {
+            let its = Its::Slot(Arc::clone(group));
+            self.waiting_guests.enter(pid, its)
+        };
+        let _place = guest.then(waits);
         let _turns = gang.then(|| self.gangs.enter(process.pid(), group));
         let started = FromJob::Started {
             node: self.node,

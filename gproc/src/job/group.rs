@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,7 @@ impl Groups {
             mark,
             kept: Kept::default(),
             cgroup: cgroup.transpose()?,
+            frozen: Mutex::default(),
         };
         let name = format!("{}.j{number}", self.instance);
         group.kept = Kept::new(limits, held, &name, group.dir())?;
@@ -181,6 +183,16 @@ pub(super) struct Group {
     mark: Mark,
     kept: Kept,
     cgroup: Option<(PathBuf, File)>,
+    frozen: Mutex<Frozen>,
+}
+
+/// Who wants it to be frozen.
+#[derive(Debug, Default)]
+struct Frozen {
+    /// It moves.
+    moves: bool,
+    /// The owner of the node is there (J12).
+    owner: bool,
 }
 
 impl Group {
@@ -199,25 +211,44 @@ impl Group {
         self.cgroup.as_ref().map(|(dir, _)| dir.as_path())
     }
 
-    /// Freezes all processes of the job, or lets them go on; returns when that is so. Blocks.
+    /// Freezes all processes of the job for a move, or lets them go on; returns when that is so. Blocks.
     pub(super) fn freeze(&self, frozen: bool) -> io::Result<()> {
-        let Some((dir, _)) = &self.cgroup else {
-            let why = "there are no cgroups of version 2";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
-        };
+        let dir = self.change_frozen(|now| now.moves = frozen)?;
         let events = File::open(dir.join("cgroup.events"))?;
-        fs::write(dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
         let deadline = Instant::now() + FROZEN_WITHIN;
         while frozen && !is_so(&events, "frozen 1")? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                fs::write(dir.join("cgroup.freeze"), "0")?;
+                self.change_frozen(|now| now.moves = false)?;
                 let why = "a process of it cannot be stopped now";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
             sys::await_change(events.as_fd(), left)?;
         }
         Ok(())
+    }
+
+    /// Has all processes of the job stand still, or go on, as the owner of the node wants it.
+    pub(super) fn pause(&self, pause: bool) -> io::Result<()> {
+        self.change_frozen(|now| now.owner = pause).map(drop)
+    }
+
+    /// Freezes the job, or lets it go on, after a change of who wants what; returns the directory of its cgroup.
+    fn change_frozen(&self, change: impl FnOnce(&mut Frozen)) -> io::Result<&Path> {
+        let Some((dir, _)) = &self.cgroup else {
+            let why = "there are no cgroups of version 2";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        };
+        // Held over the write: what was wanted last is what is written last.
+        let mut frozen = self.frozen.lock().expect("no holder panics");
+        change(&mut frozen);
+        let value = if frozen.moves || frozen.owner {
+            "1"
+        } else {
+            "0"
+        };
+        fs::write(dir.join("cgroup.freeze"), value)?;
+        Ok(dir)
     }
 
     /// Returns what must be in the job's environment.

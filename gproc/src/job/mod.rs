@@ -15,7 +15,7 @@
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
 //! - [`roll`]: the jobs of a home, for the record of them (J8).
-//! - [`gang`]: commands that take turns.
+//! - [`gang`]: commands that take turns. [`pause`]: guests that wait for a node's owner to go.
 //! - [`barrier`], [`gather`]: barriers of the processes of one command.
 //! - [`travel`]: jobs that move to other nodes while they run.
 //! - [`terminal`]: pseudo terminals, and what else a job may want; [`leader`]: the leader of a session with one.
@@ -38,6 +38,8 @@
 //! - J10 **A gang runs together.** In a turn it runs on all of its nodes or on none, and no node has two of them ([`gang`]).
 //! - J11 **Each has its turn.** A gang is held only while one runs that shares a node with it, and never for longer than so
 //!   many turns as there are gangs; who is not heard of holds nobody.
+//! - J12 **The owner comes first.** A guest stands still while somebody works at a node that wants that, and nothing else does
+//!   ([`pause`]).
 //!
 //! Lock order: the mutexes of this module are leaves; none is held while another is taken.
 
@@ -52,6 +54,7 @@ mod input;
 pub mod leader;
 pub mod limits;
 mod mark;
+mod pause;
 pub mod peek;
 mod peer;
 pub mod place;

@@ -14,6 +14,15 @@ pub struct DesktopConfig {
     pub idle_s: u32,
     /// Devices whose reading is its use; a directory stands for all that is in it. Absolute.
     pub watch: Vec<PathBuf>,
+    /// What other nodes have here then, and does not leave, stands still meanwhile.
+    #[serde(skip_serializing_if = "is_false")]
+    pub freeze: bool,
+}
+
+/// An older daemon refuses what it does not know.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Default for DesktopConfig {
@@ -22,6 +31,7 @@ impl Default for DesktopConfig {
         Self {
             idle_s: 0,
             watch: consoles.collect(),
+            freeze: false,
         }
     }
 }

@@ -1,21 +1,36 @@
 //! Keeps other nodes' processes off while the owner of this one works at it, as HTCondor does: what is read from its
-//! consoles shows that. The state is a switch of the node (`in_use`), so that every node knows it; what runs here stays.
+//! consoles shows that. The state is a switch of the node (`in_use`), so that every node knows it; what runs here stays, and
+//! stands still if he wants that.
 
 use crate::config::DesktopConfig;
 use consistency::NodeId;
+use gproc::job::Agent;
 use gproc::{Switch, Switches};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often it is looked. The kernel is not more exact than 8 s about reads from terminals.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Guests that are levelled have so long to leave before they are frozen.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
 /// Keeps the switch of this node as its devices have it, for as long as the daemon runs.
-pub(super) async fn run(config: DesktopConfig, node: NodeId, switches: Arc<dyn Switches>) {
+pub(super) async fn run(
+    config: DesktopConfig,
+    node: NodeId,
+    switches: Arc<dyn Switches>,
+    jobs: Arc<Agent>,
+) {
     let mut known = None;
+    let mut presence = Presence::default();
     loop {
         let wanted = in_use(&config).await;
+        presence.look(wanted, Instant::now());
+        if config.freeze {
+            jobs.pause_guests(presence.freezes(Instant::now())).await;
+        }
         if known != Some(wanted) {
             match keep(&*switches, node, wanted).await {
                 Ok(()) => known = Some(wanted),
@@ -28,6 +43,22 @@ pub(super) async fn run(config: DesktopConfig, node: NodeId, switches: Arc<dyn S
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Since when the owner has been there.
+#[derive(Debug, Default)]
+struct Presence(Option<Instant>);
+
+impl Presence {
+    fn look(&mut self, in_use: bool, now: Instant) {
+        self.0 = in_use.then(|| self.0.unwrap_or(now));
+    }
+
+    /// Returns whether guests have had the time to leave.
+    fn freezes(&self, now: Instant) -> bool {
+        self.0
+            .is_some_and(|since| now.duration_since(since) >= LEAVE_WITHIN)
     }
 }
 
@@ -76,6 +107,23 @@ fn is_recent(last: SystemTime, now: SystemTime, idle: Duration) -> bool {
 mod tests {
     use super::*;
     use std::fs::{File, FileTimes};
+
+    #[test]
+    fn guests_have_time_to_leave() {
+        let start = Instant::now();
+        let mut presence = Presence::default();
+        let mut check = |seconds, in_use, expected| {
+            let now = start + Duration::from_secs(seconds);
+            presence.look(in_use, now);
+            assert_eq!(presence.freezes(now), expected, "after {seconds} s");
+        };
+        check(0, false, false);
+        check(2, true, false);
+        check(11, true, false);
+        check(12, true, true);
+        check(14, false, false);
+        check(16, true, false);
+    }
 
     #[test]
     fn the_last_read_of_any_device_counts() {

@@ -241,6 +241,7 @@ impl Node {
             config.desktop.clone(),
             config.node,
             Arc::clone(&rights) as _,
+            Arc::clone(&job_agent),
         ));
         let levelling = job::Levelling {
             nodes: Arc::clone(&members) as _,

@@ -4,6 +4,7 @@
 use super::super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
 use super::super::limits::Limits;
+use super::super::pause::Place;
 use super::super::protocol::{
     Credentials, DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, PING_EVERY,
     SILENCE_MAX, Stream,
@@ -139,6 +140,8 @@ async fn receive(
 struct Guest {
     travel: Arc<Travel>,
     group: Arc<Group>,
+    /// Its place among the guests that wait for the owner of this node.
+    place: Option<Place>,
     pid: i32,
     pidfd: AsyncFd<OwnedFd>,
     copy: Copy,
@@ -230,6 +233,7 @@ async fn make(
     let guest = Guest {
         travel: Arc::clone(travel),
         group,
+        place: None,
         pid,
         pidfd,
         copy: Copy::Ready,
@@ -282,6 +286,8 @@ impl Guest {
                             return Ok(());
                         }
                         reached("target: after the copy runs");
+                        // Not before: what makes it is not to be frozen.
+                        self.place = self.travel.is_guest(self.pid, &self.group);
                         sender.send(&FromGuest::Running).await;
                         reached("target: after it tells that the copy runs");
                     }

@@ -24,7 +24,8 @@ pub(super) use rules::NotMoved;
 
 use super::admission::{Admissions, Refused};
 use super::frame::{FrameReader, FrameWriter};
-use super::group::Groups;
+use super::group::{Group, Groups};
+use super::pause::{Guests, Its, Place};
 use super::protocol::{
     Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, Level, Moved, ToJob, Told,
 };
@@ -67,6 +68,7 @@ pub(super) struct Travel {
     jobs: Mutex<HashMap<i32, Known>>,
     pub(super) admissions: Arc<Admissions>,
     levels: level::Levels,
+    guests: Arc<Guests>,
     /// Hear of moves.
     events: OnceLock<Arc<Events>>,
 }
@@ -107,7 +109,12 @@ enum Order {
 }
 
 impl Travel {
-    pub(super) fn new(node: NodeId, groups: Arc<Groups>, admissions: Arc<Admissions>) -> Self {
+    pub(super) fn new(
+        node: NodeId,
+        groups: Arc<Groups>,
+        admissions: Arc<Admissions>,
+        guests: Arc<Guests>,
+    ) -> Self {
         Self {
             node,
             groups,
@@ -116,6 +123,7 @@ impl Travel {
             jobs: Mutex::default(),
             admissions,
             levels: level::Levels::default(),
+            guests,
             events: OnceLock::new(),
         }
     }
@@ -145,6 +153,13 @@ impl Travel {
     /// Returns whether a job of this pid has been started here, and is not over.
     fn is_home_of(&self, pid: i32) -> bool {
         self.jobs().contains_key(&pid)
+    }
+
+    /// Has a copy that runs here wait for the owner of this node, if it is a guest: it is none if it has come back to the node
+    /// of its owner.
+    fn is_guest(self: &Arc<Self>, pid: i32, group: &Arc<Group>) -> Option<Place> {
+        let guest = !self.is_home_of(pid) || self.guests.has(pid);
+        guest.then(|| self.guests.enter(pid, Its::Group(Arc::clone(group))))
     }
 
     /// Keeps a copy that has been ended here on the process table while its job goes on elsewhere, if it is a job of
