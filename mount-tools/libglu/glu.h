@@ -6,6 +6,10 @@
  *   EPERM      it may not be signalled by the caller
  *   EINVAL     no process, or no signal
  *   ENXIO      there is no such node
+ *   EOPNOTSUPP a process cannot move: its cantmove says why
+ *   EBUSY      it is moving already, or locked where it is
+ *   EAGAIN     it could not be moved now, and goes on where it was
+ *   ECONNREFUSED the node is closed to its user
  *   EHOSTDOWN  the node does not answer; whether a signal was sent is then not known
  *   ENOTCONN   there is no cluster here: the node's daemon does not run (GLU_PROC names another place than
  *              /cluster/proc)
@@ -58,6 +62,14 @@ int glu_load(int node, struct glu_load *load, size_t size);
 /* The node that a process runs on. */
 int glu_where_pid(pid_t pid);
 
+/* How often it has moved. */
+int glu_nmigs(pid_t pid);
+
+/* Has the program of a job of glurun go on on another node, with all its descendants; 0 is the node that has started it, -1
+ * the one where it runs best. Returns when it does; a job that moves stands still meanwhile, so nobody moves his own. There is
+ * no rfork: a child is of its parent's job, which moves as a whole. */
+int glu_migrate(pid_t pid, int node);
+
 /* As kill(2), for a process of any node; pid is above 0. */
 int glu_kill(pid_t pid, int signal);
 
@@ -81,6 +93,10 @@ pid_t glu_spawn(int count, const char *nodes, const char *const argv[]);
 /* Starts a command beside another one, which may be the caller's own: a process on the node of each process of that. Returns
  * as glu_spawn; the child exits with 125 where no command of this number runs. */
 pid_t glu_cospawn(pid_t npid, const char *const argv[]);
+
+/* As execvp(3), on another node, or where node is 0 on the one where it runs best: this process becomes the glurun of that
+ * program, with the same pid, descriptors and parent, and ends as it ends. Returns only with an error. */
+int glu_rexec(int node, const char *const argv[]);
 
 #ifdef __cplusplus
 }

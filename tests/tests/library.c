@@ -15,6 +15,34 @@
 
 #define FAILS(call, error) CHECK((errno = 0, (call) == -1 && errno == (error)))
 
+/* Moves PID, the program of a job of node 1, to node 2 and back. */
+static int move(pid_t pid)
+{
+    CHECK(glu_migrate(pid, 2) == 0);
+    CHECK(glu_where_pid(pid) == 2 && glu_nmigs(pid) == 1);
+    CHECK(glu_migrate(pid, 2) == 0 && glu_nmigs(pid) == 1);
+    CHECK(glu_migrate(pid, 0) == 0);
+    CHECK(glu_where_pid(pid) == 1 && glu_nmigs(pid) == 2);
+    FAILS(glu_migrate(pid, 9), ENXIO);
+    FAILS(glu_migrate(pid, -2), ENXIO);
+    FAILS(glu_migrate(getpid(), 2), EOPNOTSUPP);
+    FAILS(glu_migrate(196000, 2), ESRCH);
+    FAILS(glu_nmigs(0), EINVAL);
+    return 0;
+}
+
+/* Goes on as a program that says on which node it is, and ends with status 7. */
+static int rexec(void)
+{
+    const char *const words[] = {"sh", "-c", "cat /cluster/proc/self/where; exit 7", NULL};
+    const char *const none[] = {NULL};
+
+    FAILS(glu_rexec(2, none), EINVAL);
+    FAILS(glu_rexec(9, words), ENXIO);
+    glu_rexec(2, words);
+    return 1;
+}
+
 /* One of four processes on two nodes: after the barrier all have done what comes before it. */
 static int barrier(void)
 {
@@ -36,6 +64,10 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], "barrier"))
         return barrier();
+    if (argc == 3 && !strcmp(argv[1], "move"))
+        return move(atoi(argv[2]));
+    if (argc == 2 && !strcmp(argv[1], "rexec"))
+        return rexec();
     CHECK(argc == 6);
     int own = atoi(argv[1]), other = atoi(argv[2]);
     pid_t pid = atoi(argv[3]), group = atoi(argv[4]), gone = atoi(argv[5]);

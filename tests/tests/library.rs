@@ -1,6 +1,6 @@
 //! `libglu.so` and `glu.h` under a program in C.
 
-use tests::{Cluster, DEADLINE, program_in_c, wait_until};
+use tests::{Cluster, DEADLINE, moves, program_in_c, wait_until};
 
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
 
@@ -32,4 +32,21 @@ fn a_program_in_c_calls_each_function() {
         let left = "glups -e -w 2 -o args | grep -c '^sleep 100[012]$'";
         cluster.sh(1, left).stdout == "0"
     });
+}
+
+#[test]
+fn a_program_in_c_moves_and_becomes_another() {
+    let cluster = moves::cluster_that_moves(2);
+    let program = program_in_c(&cluster, "library");
+    let program = program.display();
+    let became = cluster.sh(1, &format!("{program} rexec"));
+    assert_eq!((became.code(), &*became.stdout), (Some(7), "2"), "{became}");
+    let moves = format!(
+        "import subprocess
+job = Job(1, 'sh', '-c', 'echo $$; read x; echo $x; exit 5')
+job.pid = job.owner.stdout.readline().strip()
+subprocess.run(['{program}', 'move', job.pid], check=True)
+assert job.ask('well') == ['well'] and job.end() == 5"
+    );
+    moves::drive(&cluster, DEADLINE, &moves);
 }

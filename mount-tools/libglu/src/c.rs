@@ -1,7 +1,7 @@
 //! The functions of `glu.h`, which says what they do. They return -1 and set errno where the Rust API has an error.
 #![allow(unsafe_code)]
 
-use crate::{Cluster, Load, Node, job};
+use crate::{Cluster, Destination, Load, Node, job};
 use libc::{c_char, c_int, size_t};
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -202,6 +202,38 @@ pub unsafe extern "C" fn glu_cospawn(npid: libc::pid_t, argv: *const *const c_ch
         true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         false => job::cospawn(npid, words).map(|child| child.id()),
     })
+}
+
+/// `glu_migrate`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_migrate(pid: libc::pid_t, node: c_int) -> c_int {
+    let to = match node {
+        0 => Ok(Destination::Home),
+        -1 => Ok(Destination::Best),
+        number => self::node(number).map(Destination::Node),
+    };
+    told(to.and_then(|to| Cluster::new().migrate(pid, to).map(|()| 0)))
+}
+
+/// `glu_nmigs`
+#[unsafe(no_mangle)]
+pub extern "C" fn glu_nmigs(pid: libc::pid_t) -> c_int {
+    told(Cluster::new().moves(pid))
+}
+
+/// `glu_rexec`
+///
+/// # Safety
+/// `argv` are strings, and null after the last.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_rexec(node: c_int, argv: *const *const c_char) -> c_int {
+    // SAFETY: as the caller has it.
+    let words = unsafe { words(argv) };
+    let node = match node {
+        0 => Ok(None),
+        number => self::node(number).map(Some),
+    };
+    told::<c_int>(node.and_then(|node| Err(job::rexec(node, words))))
 }
 
 /// Returns the words of a command.

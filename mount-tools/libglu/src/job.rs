@@ -5,11 +5,13 @@
 //! they do not all run at a time (`--fanout`) or a node is of an older revision.
 #![allow(unsafe_code)]
 
+use crate::Cluster;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::Mutex;
 
@@ -101,6 +103,29 @@ pub fn cospawn<S: AsRef<OsStr>>(npid: i32, argv: impl IntoIterator<Item = S>) ->
     let mut glurun = Command::new("glurun");
     glurun.args(["--beside", &npid.to_string(), "--"]);
     glurun.args(argv).spawn()
+}
+
+/// Goes on as another program, on another node or, without one, where it runs best (OpenSSI's `rexecve`): this process
+/// becomes its glurun, with the same pid, descriptors and parent, and ends as it ends. Returns only if that cannot be.
+///
+/// # Errors
+/// EINVAL without a program, ENXIO where there is no such node, ENOTCONN, and those of starting `glurun`.
+pub fn rexec<S: AsRef<OsStr>>(node: Option<u16>, argv: impl IntoIterator<Item = S>) -> io::Error {
+    let mut argv = argv.into_iter().peekable();
+    if argv.peek().is_none() {
+        return io::Error::from_raw_os_error(libc::EINVAL);
+    }
+    let mut glurun = Command::new("glurun");
+    if let Some(node) = node {
+        // While the caller can still be told.
+        match Cluster::new().nodes() {
+            Ok(nodes) if nodes.iter().any(|there| there.number == node) => {}
+            Ok(_) => return io::Error::from_raw_os_error(libc::ENXIO),
+            Err(error) => return error,
+        }
+        glurun.args(["-w", &node.to_string()]);
+    }
+    glurun.arg("--").args(argv).exec()
 }
 
 fn number(name: &str) -> io::Result<i32> {

@@ -11,6 +11,10 @@
 //! | EPERM | it may not be signalled |
 //! | EINVAL | no process, no signal |
 //! | ENXIO | there is no such node |
+//! | EOPNOTSUPP | a process cannot move: its `cantmove` says why |
+//! | EBUSY | it is moving already, or locked where it is |
+//! | EAGAIN | it could not be moved now, and goes on where it was |
+//! | ECONNREFUSED | the node is closed to its user |
 //! | EHOSTDOWN | the node does not answer |
 //! | ENOTCONN | there is no cluster here: the node's daemon does not run |
 #![warn(missing_docs)]
@@ -53,6 +57,17 @@ pub enum State {
     Up = 1,
     /// It answers, and its file data is being moved away.
     Drain = 2,
+}
+
+/// Where a process is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// That node.
+    Node(u16),
+    /// The node that has started it.
+    Home,
+    /// The node where it runs best.
+    Best,
 }
 
 /// How loaded a node is, and how large.
@@ -144,6 +159,31 @@ impl Cluster {
     pub fn where_pid(&self, pid: i32) -> io::Result<u16> {
         let pid = positive(pid)?;
         number(&self.read(&format!("{pid}/where"), libc::ESRCH)?)
+    }
+
+    /// Returns how often a process has moved.
+    ///
+    /// # Errors
+    /// ESRCH, EINVAL, EHOSTDOWN, ENOTCONN.
+    pub fn moves(&self, pid: i32) -> io::Result<u64> {
+        let pid = positive(pid)?;
+        number(&self.read(&format!("{pid}/nmigs"), libc::ESRCH)?)
+    }
+
+    /// Has the program of a job of `glurun` go on on another node, with all its descendants; returns when it does. One that
+    /// is not to wait for itself asks for another: the caller's own job stands still while it moves.
+    ///
+    /// # Errors
+    /// ENXIO, EOPNOTSUPP, EBUSY, EAGAIN, ECONNREFUSED, and as of [`Self::kill`].
+    pub fn migrate(&self, pid: i32, to: Destination) -> io::Result<()> {
+        let pid = positive(pid)?;
+        let to = match to {
+            Destination::Node(0) => return Err(io::Error::from_raw_os_error(libc::ENXIO)),
+            Destination::Node(node) => i32::from(node),
+            Destination::Home => 0,
+            Destination::Best => -1,
+        };
+        self.order(&format!("{pid}/goto"), &to.to_string())
     }
 
     /// Sends a signal to a process of any node; 0 only asks whether that could be done.
