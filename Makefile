@@ -24,7 +24,7 @@ PROGRAMS := glu glud glurun glumake glumake-sh glubatch glupart glukill glups gl
 
 within = timeout --verbose --kill-after=30
 
-.PHONY: help setup build release install demo check test test-long worlds upgrade-test bench conformance soak clean
+.PHONY: help setup build release install demo check test test-long test-vm worlds upgrade-test bench conformance soak clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -77,6 +77,9 @@ worlds: ## Simulated clusters, optimised, with assertions: WORLDS=10000, or SEED
 
 upgrade-test: setup ## Upgrade a cluster in use from the revision UPGRADE_FROM, node by node
 	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)
+
+test-vm: setup release ## Three emulated machines with stock Debian kernels of their own; installs QEMU
+	GLU_BIN_DIR=$(BIN_DIR) $(within) $(LONG_TIMEOUT) scripts/test-vm.sh
 
 bench: setup release ## Measure against the local filesystem
 	GLU_BIN_DIR=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release $(within) $(LONG_TIMEOUT) cargo run --release --quiet -p tests --bin bench

@@ -1,0 +1,123 @@
+#!/bin/bash
+# What three machines with kernels of their own do as one; runs on node 1 of `scripts/test-vm.sh`, which reads the lines that
+# begin with `VM `: ok, failed, done, and `kill N` and `boot N`, which it does. What a check says goes into one line of these.
+set -u
+cd /cluster
+
+ok() { echo "VM ok $*"; }
+failed() { echo "VM failed $*"; }
+# check WHAT COMMAND...: the command succeeds, and says why if it does not.
+check() {
+	local what=$1 said
+	shift
+	if said=$("$@" 2>&1); then ok "$what"; else failed "$what: ${said//$'\n'/ | }"; fi
+}
+# until_so SECONDS COMMAND...
+until_so() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		((SECONDS < end)) || { echo "not within time: $*"; return 1; }
+		sleep 0.2
+	done
+}
+on() { local node=$1; shift; glurun -w "$node" "$@"; }
+same() { [ "$1" = "$2" ] || { echo "'$1' is not '$2'"; return 1; }; }
+state_is() { glustat -w "$1" | grep -qw "$2"; }
+
+three_are_up() { until_so 60 state_is 2 idle && until_so 60 state_is 3 idle; }
+kernels_differ() {
+	local boots
+	boots=$(glurun -a cat /proc/sys/kernel/random/boot_id | sort -u | wc -l)
+	same "$boots" 3
+}
+nothing_is_old() {
+	local round
+	for round in $(seq 10); do
+		echo "$round" >seen
+		same "$(on 2 cat seen)" "$round" || return
+		on 3 sh -c "echo $round again >>seen"
+		same "$(tail -n 1 seen)" "$round again" || return
+		same "$(on 2 stat -c %s seen)" "$(stat -c %s seen)" || return
+		on 2 mv seen moved
+		[ ! -e seen ] || { echo "still there in round $round"; return 1; }
+		on 3 rm moved
+		[ ! -e moved ] || { echo "still there in round $round"; return 1; }
+	done
+}
+# GLUnix's Table 4: edit here, compile there, link here.
+make_is_right() {
+	local round
+	mkdir make && cd make || return
+	printf 'all: a b\n\tcat a b >$@\na: a.c\n\tcp $< $@\nb: b.c\n\tcp $< $@\n' >Makefile
+	echo b >b.c
+	for round in $(seq 5); do
+		echo "$round" >a.c
+		glumake -j4 >/dev/null || return
+		same "$(cat all)" "$round"$'\nb' || return
+		same "$(on 3 make -q && echo nothing to do)" "nothing to do" || return
+	done
+}
+# Each of two nodes counts in a mapped page under a lock.
+mapped_pages_agree() {
+	truncate -s 4096 counter
+	cat >count.py <<'END'
+import fcntl, mmap, struct
+with open('/cluster/counter', 'r+b') as file:
+    page = mmap.mmap(file.fileno(), 4096)
+    for _ in range(100):
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        page[:8] = struct.pack('<Q', struct.unpack('<Q', page[:8])[0] + 1)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+END
+	on 2 python3 /cluster/count.py &
+	on 3 python3 /cluster/count.py || return
+	wait $! || return
+	same "$(od -A n -t u8 -N 8 counter | tr -d ' ')" 200
+}
+processes_are_one_table() {
+	on 3 sleep 1000 &
+	local job=$! pid
+	until_so 20 sh -c 'glups -ef -w 3 | grep -q "sleep 1000"' || return
+	pid=$(glups -e -o pid,args -w 3 | awk '/sleep 1000/ && !/glurun/ { print $1; exit }')
+	grep -q sleep "/cluster/proc/$pid/comm" || { echo "no such process: $pid"; return 1; }
+	glukill -TERM "$pid" || return
+	wait "$job"
+	same $? 143
+}
+devices_of_others() {
+	dd if=/cluster/node2/dev/zero bs=64k count=16 status=none | cmp -n 1048576 - /dev/zero || return
+	timeout 20 dd if=/cluster/node2/dev/kmsg bs=8192 count=1 status=none | grep -q 'Linux version'
+}
+# Another machine's disk, with a filesystem made here.
+disks_of_others() {
+	local disk mount=/tmp/disk
+	modprobe loop
+	disk=$(glu attach node2/dev/vdd) || return
+	mkfs.ext4 -q "$disk" && mkdir -p $mount && mount "$disk" $mount || return
+	dd if=/dev/urandom of=$mount/file bs=64k count=64 status=none
+	sum=$(sha256sum <$mount/file)
+	umount $mount && e2fsck -fn "$disk" >/dev/null && glu detach "$disk" || return
+	same "$(on 2 sh -c 'mkdir -p /tmp/disk && mount -o ro /dev/vdd /tmp/disk && sha256sum </tmp/disk/file && umount /tmp/disk')" "$sum"
+}
+# The whole machine goes, with what its kernel had not written.
+power_fails() {
+	on 3 sh -c 'echo synced >synced && sync synced'
+	on 3 sh -c 'flock -x synced -c "echo locked; sleep 1000"' >locked.out 2>/dev/null &
+	until_so 30 grep -q locked locked.out || return
+	echo "VM kill 3" >/dev/ttyS0
+	until_so 60 flock -n -x synced true || return
+	same "$(cat synced)" synced || return
+	until_so 60 state_is 3 down || return
+	on 2 sh -c 'echo more >>synced' || return
+	echo "VM boot 3" >/dev/ttyS0
+	until_so 240 state_is 3 idle || return
+	same "$(on 3 tail -n 1 synced)" more
+}
+
+for what in three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table devices_of_others \
+	disks_of_others power_fails; do
+	check "${what//_/ } ($SECONDS s)" "$what"
+	cd /cluster || break
+done
+echo "VM done"
