@@ -116,6 +116,12 @@ impl Client {
         stamp
     }
 
+    /// Returns whether a request belongs to the present session.
+    #[must_use]
+    pub fn is_current(&self, stamp: Stamp) -> bool {
+        stamp.life == self.life
+    }
+
     /// Ends a request, answered or not; its reply installs nothing any more. By now the driver of a change has put
     /// the reply's facts into its caches, where [`install`](Self::install) allowed it, and dropped what the change
     /// touched where it did not, or where the reply did not tell.

@@ -429,7 +429,7 @@ impl Core {
     }
 
     /// Begins a request under a session; `None` if that has just ended.
-    fn ticket(self: &Arc<Self>, session: SessionId) -> Option<Ticket> {
+    pub(super) fn ticket(self: &Arc<Self>, session: SessionId) -> Option<Ticket> {
         let mut leases = self.leases();
         let stamp = (leases.session() == Some(session)).then(|| leases.begin_request())?;
         drop(leases);

@@ -5,6 +5,7 @@
 //! time. Many small files travel in one message. What a flush shares with other files, and what becomes of it if they
 //! have changed, is in [`super::share`].
 
+use super::call::Ticket;
 use super::call::Patience;
 use super::content::{Base, Segment, overlay};
 use super::dirty::Dirty;
@@ -61,7 +62,7 @@ impl DirtyFiles {
         self.ids.lock().expect("no holder panics").clear();
     }
 
-    fn take_id(&self) -> Option<ChunkId> {
+    pub(super) fn take_id(&self) -> Option<ChunkId> {
         let mut ids = self.ids.lock().expect("no holder panics");
         let range = ids.last_mut()?;
         let id = range.next();
@@ -484,12 +485,19 @@ impl Core {
                 return Ok(id);
             }
             let count = IDS_PER_REQUEST;
-            let (reply, _) = self.op(Op::AllocateChunks { count }).await?;
+            let (reply, ticket) = self.op(Op::AllocateChunks { count }).await?;
             let OpReply::ChunkIds(ChunkId(first)) = reply else {
                 return Err(super::ops::unexpected(&reply));
             };
-            let mut ids = self.dirty.ids.lock().expect("no holder panics");
-            ids.push(first..first + u64::from(count));
+            self.keep_ids(&ticket, first..first + u64::from(count));
+        }
+    }
+
+    /// Keeps numbers that were given to a session, unless it has ended meanwhile: then what else it had is forgotten already.
+    pub(super) fn keep_ids(&self, ticket: &Ticket, range: Range<u64>) {
+        let mut ids = self.dirty.ids.lock().expect("no holder panics");
+        if self.leases().is_current(ticket.stamp) {
+            ids.push(range);
         }
     }
 }

@@ -204,6 +204,12 @@ impl Client {
         self.core.phase.borrow().session()
     }
 
+    /// Returns whether a session's term goes on, by this node's clock: one that has stood still may not know yet that it is over.
+    #[cfg(test)]
+    pub(crate) fn in_term(&self) -> bool {
+        self.core.clock.now() < self.core.leases().valid_until()
+    }
+
     /// Returns the leader that this node asks, if it knows of one.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {

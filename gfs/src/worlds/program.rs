@@ -243,7 +243,9 @@ impl Program {
         self.shared
             .state()
             .tell(NodeId(who.node), || format!("{op:?}"));
-        let done = match (op, present(who.node)) {
+        let dir = present(who.node);
+        let number = dir.as_ref().map(|dir| dir.number);
+        let done = match (op, dir) {
             (OwnOp::Begin(_), _)
             | (OwnOp::Make | OwnOp::Remove | OwnOp::Sync | OwnOp::SyncFile, None) => {
                 let number = self.shared.state().own.next();
@@ -321,8 +323,12 @@ impl Program {
                 Ok(())
             }
         };
-        if let Err(errno) = done {
-            self.unknown(&format!("{op:?}"), errno);
+        let lost = || present(who.node).map(|dir| dir.number) != number;
+        match done {
+            // S4: it went with the session, or with its directory.
+            Err(Errno::ENOENT | Errno::ESTALE) if lost() => {}
+            Err(errno) => drop(self.unknown(&format!("{op:?}"), errno)),
+            Ok(()) => {}
         }
     }
 

@@ -301,6 +301,7 @@ impl World {
         if host.up {
             let client = host.client.as_ref().and_then(std::sync::Weak::upgrade);
             let session = client.as_ref().and_then(|client| client.session());
+            let in_term = client.as_ref().is_some_and(|client| client.in_term());
             // L3: the rates are such that none has any.
             if let Some(trouble) = client.and_then(|client| client.clock_trouble()) {
                 state.fail(format!("the clock of node {node}: {trouble}"));
@@ -312,6 +313,7 @@ impl World {
                 state.tell(node, || "has lost its session".into());
                 state.lose(who);
             } else if session.is_some()
+                && in_term
                 && let Some(why) = state.own.goes_on(node.0)
             {
                 state.fail(why);

@@ -6,8 +6,8 @@ use super::{wait, within};
 use crate::client::Config;
 use crate::error::Errno;
 use crate::tree::Tree;
-use consistency::NodeId;
 use consistency::wire::meta::INLINE_BYTES_MAX;
+use consistency::{ChunkId, NodeId};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -69,6 +69,22 @@ async fn changes_lost_with_a_session_are_told_by_fsync() {
     assert_eq!(one.fsync("f").await, Ok(()), "told once");
     assert_eq!(&one.read("f").await.expect("readable")[..], b"synced");
     assert_eq!(one.walk("f").await, Ok(ino));
+}
+
+/// Numbers are of one session: an answer that comes when its session has just ended brings none for the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_do_not_outlive_their_session() {
+    let cluster = Cluster::with_term(TERM).await;
+    let one = cluster.node(2).await;
+    let core = &one.client.core;
+    let ticket = |session| core.ticket(session).expect("it is the present one");
+    let old = ticket(one.client.session().expect("there is one"));
+    lose_session(&cluster, &one).await;
+    core.keep_ids(&old, 1..2);
+    assert_eq!(core.dirty.take_id(), None);
+    let new = ticket(one.client.session().expect("there is one"));
+    core.keep_ids(&new, 7..8);
+    assert_eq!(core.dirty.take_id(), Some(ChunkId(7)));
 }
 
 /// S4: what was written under a lost session does not come up under the next, where others have changed the file since.
