@@ -2,6 +2,7 @@
 //!
 //! Needs root, /dev/fuse, loop devices, e2fsprogs, attr, git.
 
+mod classes;
 mod faults;
 mod repository;
 
