@@ -1,10 +1,10 @@
-//! `glu attach` and `glu detach`: a block device of this node that stands for a disk of another one.
+//! `glu attach` and `glu detach`: a device of this node that stands for a disk, terminal or line of another one.
 //!
-//! The stand-in is a loop device over the disk's file in the tree, which every stock kernel has. It is as good as its
+//! The stand-in of a disk is a loop device over its file in the tree, which every stock kernel has. It is as good as its
 //! file: when the daemon or the disk's node ends, it answers EIO from then on, and is to be detached and attached anew.
-//! A terminal cannot be attached: only CUSE could make one; `glu console --pty` is what there is.
+//! That of a terminal or serial line is a pseudo-terminal ([`stand_in`]), since only CUSE could make a real one.
 
-use super::{DeviceName, refused, sys};
+use super::{DeviceName, refused, stand_in, sys};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
-    /// The disk: node3/dev/sdb. Without it, or with --list, what is attached is shown.
+    /// The disk or line: node3/dev/sdb, node3/dev/ttyS0. Without it, or with --list, what is attached is shown.
     #[arg(required_unless_present = "list", conflicts_with = "list")]
     device: Option<DeviceName>,
     /// Show what is attached.
@@ -36,7 +36,7 @@ pub(crate) struct Attach {
 
 #[derive(Debug, Args)]
 pub(crate) struct Detach {
-    /// What `glu attach` has printed: /dev/loop4.
+    /// What `glu attach` has printed: /dev/loop4, /dev/pts/7.
     stand_in: PathBuf,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
@@ -70,6 +70,13 @@ impl Attach {
         let path = device.below(&self.mount);
         match sys::attribute(&path, c"user.glu.device") {
             Some(kind) if kind.starts_with('b') => {}
+            Some(_) if device.may_be_line() && self.read_only => {
+                bail!("{device} is no disk: only those can be attached to read alone")
+            }
+            Some(_) if device.may_be_line() => {
+                println!("{}", stand_in::start(device, &self.mount)?);
+                return Ok(());
+            }
             Some(_) => bail!("{}", no_stand_in(device, &path)),
             None => bail!("{}: there is no such device", path.display()),
         }
@@ -90,6 +97,9 @@ impl Attach {
 impl Detach {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let name = self.stand_in.display();
+        if let Some(line) = stand_in::find(&self.stand_in)? {
+            return line.end(END_PATIENCE);
+        }
         let Some(file) = self.file()? else {
             bail!("{name} stands for no device of another node: glu attach --list shows what does");
         };
@@ -124,6 +134,9 @@ fn list(mount: &Path) -> Result<()> {
         let file = back_file.unwrap_or_default();
         let way = if ro { "read" } else { "write" };
         println!("{} {} {way}", name.display(), file.display());
+    }
+    for line in stand_in::all()? {
+        println!("{line}");
     }
     Ok(())
 }
@@ -162,7 +175,7 @@ fn no_stand_in(device: &DeviceName, path: &Path) -> String {
     };
     format!(
         "{device} is no disk: a character device would need CUSE, {missing}; \
-         read and write {} itself, or for a terminal use glu console --pty {device}",
+         read and write {} itself",
         path.display()
     )
 }
@@ -197,10 +210,10 @@ mod tests {
 
     #[test]
     fn what_has_no_stand_in_says_so() {
-        let device: DeviceName = "node3:ttyS0".parse().expect("a device");
-        let told = no_stand_in(&device, Path::new("/cluster/node3/dev/ttyS0"));
+        let device: DeviceName = "node3:hwrng".parse().expect("a device");
+        let told = no_stand_in(&device, Path::new("/cluster/node3/dev/hwrng"));
         assert!(
-            told.contains("CUSE") && told.contains("glu console --pty node3:ttyS0"),
+            told.contains("CUSE") && told.contains("/cluster/node3/dev/hwrng itself"),
             "{told}"
         );
         assert!(!told.contains('\n'));

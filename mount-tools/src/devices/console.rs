@@ -5,25 +5,22 @@
 //! and the bits that this program sets there are set at the line.
 
 use super::escape::Escape;
-use super::{DeviceName, refused, sys};
+use super::line::Line;
+use super::{DeviceName, stand_in, sys};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{read, ttyname, write};
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// How often the settings of a pseudo-terminal are looked at; nothing tells of their change.
 const MODES_EVERY: Duration = Duration::from_millis(200);
-/// How long the line may take what was typed; a line that is held by its flow control takes nothing.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const PIECE_BYTES: usize = 4096;
 
 #[derive(Debug, Args)]
@@ -36,22 +33,19 @@ pub(crate) struct Console {
     /// Make a pseudo-terminal that stands for the line, print its name, and serve it until it is ended.
     #[arg(long)]
     pty: bool,
+    /// Serve the pseudo-terminal beside `glu attach`, also while the line cannot be reached.
+    #[arg(long, hide = true, requires = "pty")]
+    attached: bool,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
     mount: PathBuf,
 }
 
-/// The line, set back when this is dropped.
-struct Line {
-    file: File,
-    before: libc::termios2,
-}
-
 /// This process's terminal, set back when this is dropped.
-struct Raw(Termios);
+pub(super) struct Raw(Termios);
 
 /// Who is at the near side.
-enum Near {
+pub(super) enum Near {
     /// This terminal, or what is typed without one.
     Own { escape: Escape, _raw: Option<Raw> },
     /// A pseudo-terminal. Its other end stays open, so that programs may come and go.
@@ -64,72 +58,20 @@ enum Near {
 
 impl Console {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let line = Line::open(&self)?;
+        if self.attached {
+            stand_in::serve(&self.device, &self.mount)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let line = Line::open(&self.device, &self.mount, self.baud)?;
         let mut near = if self.pty {
-            Near::pty(&line)?
+            let (near, name) = Near::pty(&line)?;
+            println!("{}", name.display());
+            near
         } else {
             Near::own(&self.device)?
         };
-        near.relay(&line)?;
+        near.relay(&line, None)?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Line {
-    fn open(console: &Console) -> Result<Self> {
-        let path = console.device.below(&console.mount);
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true);
-        let opened = options
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path);
-        let file = opened.map_err(|error| refused(&path, error))?;
-        let Ok(before) = sys::modes(file.as_fd()) else {
-            bail!(
-                "{} is no terminal: use its file, {}",
-                console.device,
-                path.display()
-            );
-        };
-        let line = Self { file, before };
-        let mut raw = raw(before);
-        if let Some(baud) = console.baud {
-            set_speed(&mut raw, baud);
-        }
-        line.set(&raw)
-            .with_context(|| format!("{}: cannot be set", console.device))?;
-        Ok(line)
-    }
-
-    fn set(&self, modes: &libc::termios2) -> Result<(), nix::Error> {
-        sys::set_modes(self.file.as_fd(), modes)
-    }
-
-    /// Writes all of it, as fast as the line takes it.
-    fn send(&self, mut data: &[u8]) -> Result<()> {
-        while !data.is_empty() {
-            match write(&self.file, data) {
-                Ok(taken) => data = &data[taken..],
-                Err(nix::Error::EAGAIN) => {
-                    let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-                    let patience = PollTimeout::try_from(WRITE_PATIENCE).expect("short");
-                    if poll(&mut polled, patience)? == 0 {
-                        bail!("the line takes nothing (flow control?)");
-                    }
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error).context("the line has gone"),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if let Err(error) = self.set(&self.before) {
-            tracing::debug!(%error, "the line is not set back");
-        }
     }
 }
 
@@ -160,26 +102,32 @@ impl Near {
         })
     }
 
-    fn pty(line: &Line) -> Result<Self> {
+    /// Makes a pseudo-terminal set as the line is; returns its name with it.
+    pub(super) fn pty(line: &Line) -> Result<(Self, PathBuf)> {
         let pty = openpty(None, None).context("make a pseudo-terminal")?;
         let told = sys::modes(line.file.as_fd()).context("the line")?;
         sys::set_modes(pty.slave.as_fd(), &told).context("the pseudo-terminal")?;
         let name = ttyname(&pty.slave).context("the pseudo-terminal")?;
-        println!("{}", name.display());
         // As the pseudo-terminal has it, which may leave something out.
         let told = sys::modes(pty.slave.as_fd()).context("the pseudo-terminal")?;
-        Ok(Self::Pty {
+        let near = Self::Pty {
             master: pty.master,
             slave: pty.slave,
             told,
-        })
+        };
+        Ok((near, name))
     }
 
-    /// Carries bytes both ways until one side ends.
-    fn relay(&mut self, line: &Line) -> Result<()> {
+    /// Carries bytes both ways until the near side ends, or there is something to read from `stop`.
+    ///
+    /// # Errors
+    /// If the line has gone.
+    pub(super) fn relay(&mut self, line: &Line, stop: Option<BorrowedFd<'_>>) -> Result<()> {
         let mut piece = [0; PIECE_BYTES];
         loop {
-            let (typed, shown) = self.wait(line)?;
+            let Some((typed, shown)) = self.wait(line, stop)? else {
+                return Ok(());
+            };
             if shown {
                 match read(&line.file, &mut piece) {
                     Ok(0) => bail!("the line has hung up"),
@@ -206,27 +154,26 @@ impl Near {
         }
     }
 
-    /// Waits until something is typed, or shown by the line.
-    fn wait(&self, line: &Line) -> Result<(bool, bool)> {
+    /// Waits until something is typed, or shown by the line; `None`: this is to end.
+    fn wait(&self, line: &Line, stop: Option<BorrowedFd<'_>>) -> Result<Option<(bool, bool)>> {
         let timeout = match self {
             Self::Own { .. } => PollTimeout::NONE,
             Self::Pty { .. } => PollTimeout::try_from(MODES_EVERY).expect("short"),
         };
         let input = self.input();
-        let mut polled = [
-            PollFd::new(input.as_fd(), PollFlags::POLLIN),
-            PollFd::new(line.file.as_fd(), PollFlags::POLLIN),
-        ];
+        let readers = [Some(input.as_fd()), Some(line.file.as_fd()), stop];
+        let readers = readers.into_iter().flatten();
+        let polled = readers.map(|reader| PollFd::new(reader, PollFlags::POLLIN));
+        let mut polled = Vec::from_iter(polled);
         match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
         let happened = |at: usize| {
-            polled[at]
-                .revents()
-                .is_some_and(|events| !events.is_empty())
+            let events = polled.get(at).and_then(PollFd::revents);
+            events.is_some_and(|events| !events.is_empty())
         };
-        Ok((happened(0), happened(1)))
+        Ok((!happened(2)).then(|| (happened(0), happened(1))))
     }
 
     fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
@@ -236,14 +183,22 @@ impl Near {
         }
     }
 
-    /// Sets the line as a program has set the pseudo-terminal.
+    /// Sets the line as a program has set the pseudo-terminal since.
     fn tell(&mut self, line: &Line) -> Result<()> {
         let Self::Pty { slave, told, .. } = self else {
             return Ok(());
         };
         let now = sys::modes(slave.as_fd()).context("the pseudo-terminal")?;
-        let speeds = |modes: &libc::termios2| (modes.c_cflag, modes.c_ispeed, modes.c_ospeed);
         if speeds(&now) != speeds(told) {
+            self.settle(line)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the line as the pseudo-terminal is set.
+    pub(super) fn settle(&mut self, line: &Line) -> Result<()> {
+        if let Self::Pty { slave, told, .. } = self {
+            let now = sys::modes(slave.as_fd()).context("the pseudo-terminal")?;
             let mut modes = sys::modes(line.file.as_fd()).context("the line")?;
             (modes.c_cflag, modes.c_ispeed, modes.c_ospeed) = speeds(&now);
             line.set(&modes)
@@ -283,42 +238,7 @@ fn show(output: BorrowedFd<'_>, mut data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Returns settings without echo, lines or translations, as cfmakeraw(3) makes them.
-fn raw(mut modes: libc::termios2) -> libc::termios2 {
-    modes.c_iflag &= !(libc::IGNBRK
-        | libc::BRKINT
-        | libc::PARMRK
-        | libc::ISTRIP
-        | libc::INLCR
-        | libc::IGNCR
-        | libc::ICRNL
-        | libc::IXON);
-    modes.c_oflag &= !libc::OPOST;
-    modes.c_lflag &= !(libc::ECHO | libc::ECHONL | libc::ICANON | libc::ISIG | libc::IEXTEN);
-    modes.c_cflag = modes.c_cflag & !(libc::CSIZE | libc::PARENB) | libc::CS8 | libc::CLOCAL;
-    modes
-}
-
-/// Speeds that have a code of their own, which all programs know.
-const CODES: [(u32, libc::speed_t); 12] = [
-    (1_200, libc::B1200),
-    (2_400, libc::B2400),
-    (4_800, libc::B4800),
-    (9_600, libc::B9600),
-    (19_200, libc::B19200),
-    (38_400, libc::B38400),
-    (57_600, libc::B57600),
-    (115_200, libc::B115200),
-    (230_400, libc::B230400),
-    (460_800, libc::B460800),
-    (921_600, libc::B921600),
-    (3_000_000, libc::B3000000),
-];
-
-/// Sets the speed of both directions, whatever it is.
-fn set_speed(modes: &mut libc::termios2, baud: u32) {
-    let code = CODES.iter().find(|(speed, _)| *speed == baud);
-    let code = code.map_or(libc::BOTHER, |(_, code)| *code);
-    modes.c_cflag = modes.c_cflag & !(libc::CBAUD | libc::CIBAUD) | code;
-    (modes.c_ispeed, modes.c_ospeed) = (baud, baud);
+/// What is relayed of settings.
+const fn speeds(modes: &libc::termios2) -> (libc::tcflag_t, libc::speed_t, libc::speed_t) {
+    (modes.c_cflag, modes.c_ispeed, modes.c_ospeed)
 }

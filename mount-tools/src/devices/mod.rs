@@ -3,6 +3,8 @@
 mod attach;
 mod console;
 mod escape;
+mod line;
+mod stand_in;
 mod sys;
 
 pub(crate) use attach::{Attach, Detach};
@@ -28,6 +30,16 @@ impl DeviceName {
         mount
             .join(format!("node{}/dev", self.node))
             .join(&self.path)
+    }
+
+    /// Returns whether it has the name of a terminal or serial line. Others are not opened to see: that would start a
+    /// watchdog.
+    fn may_be_line(&self) -> bool {
+        let last = self.path.rsplit('/').next().unwrap_or_default();
+        let names = ["tty", "hvc", "console", "rfcomm"];
+        let dirs = ["pts/", "serial/"];
+        names.iter().any(|name| last.starts_with(name))
+            || dirs.iter().any(|dir| self.path.starts_with(dir))
     }
 }
 
@@ -75,6 +87,27 @@ fn refused(path: &Path, error: io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_lines() {
+        let check = |text: &str, expected| {
+            let name: DeviceName = text.parse().expect("a device");
+            assert_eq!(name.may_be_line(), expected, "{text}");
+        };
+        for line in [
+            "ttyS0",
+            "ttyUSB1",
+            "pts/4",
+            "serial/by-id/usb-x",
+            "hvc0",
+            "console",
+        ] {
+            check(&format!("node3:{line}"), true);
+        }
+        for other in ["null", "watchdog", "sda", "input/event0", "ptmx", "net/tun"] {
+            check(&format!("node3:{other}"), false);
+        }
+    }
 
     #[test]
     fn names() {

@@ -4,6 +4,7 @@
 
 mod classes;
 mod faults;
+mod lines;
 mod repository;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -490,7 +491,7 @@ fn consoles_and_stand_ins() {
     );
     let refused = cluster.sh(1, "glu attach node2/dev/null").to_string();
     assert!(
-        refused.contains("CUSE") && refused.contains("glu console"),
+        refused.contains("CUSE") && refused.contains("/cluster/node2/dev/null itself"),
         "{refused}"
     );
     let refused = cluster.sh(1, "glu attach node2/dev/none").to_string();
