@@ -6,6 +6,7 @@
 
 mod build;
 mod data;
+mod devices;
 mod hand_off;
 mod jobs;
 mod metadata;
@@ -54,6 +55,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("writers", Bench::writers),
     ("jobs", Bench::jobs),
     ("processes", Bench::processes),
+    ("devices", Bench::devices),
 ];
 
 fn main() {
