@@ -1,4 +1,5 @@
 mod hostile;
+mod old;
 mod rights;
 
 use super::wire::{At, FileHow, FileOpened, OpenFile, Reply, Request, What};
