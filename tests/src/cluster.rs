@@ -199,6 +199,28 @@ impl Cluster {
         self.dev(&["start", &number.to_string()]).ok();
     }
 
+    /// Has a node export a directory to the others, once; it is down for a moment.
+    ///
+    /// # Panics
+    /// It does not come back.
+    #[track_caller]
+    pub fn export(&self, number: u32, dir: &Path, read_only: bool) {
+        let path = self.state.join(format!("node{number}/glud.toml"));
+        let config = fs::read_to_string(&path).expect("its configuration");
+        assert!(!config.contains("[root]"), "nothing by default");
+        let shown = dir.display();
+        let section = format!("[root]\nexport = [\"{shown}\"]\nread_only = {read_only}\n[tls]");
+        fs::write(&path, config.replacen("[tls]", &section, 1)).expect("written");
+        self.kill(number);
+        self.start(number);
+        let look = format!("stat /cluster/node{number}/root{shown}");
+        for node in self.nodes() {
+            wait_until("what it exports", DEADLINE, || {
+                node.sh(&look).status.success()
+            });
+        }
+    }
+
     /// Cuts a node's network.
     #[track_caller]
     pub fn cut(&self, number: u32) {

@@ -199,13 +199,19 @@ fn step(dice: &mut Dice, node: &mut Node, model: &mut Vec<u8>, file_max: usize) 
 
 /// Lets the nodes take `ops` steps, each node up to `turn_max` before the other's turn, in a file of these sizes.
 fn nodes_in_turn(ops: usize, turn_max: usize, sizes: &[usize]) {
+    let cluster = Cluster::up(2);
+    let files = [1, 2].map(|node| cluster.path(node).join("f"));
+    in_turn(files, ops, turn_max, sizes);
+}
+
+/// The same with two paths of one file.
+fn in_turn(files: [PathBuf; 2], ops: usize, turn_max: usize, sizes: &[usize]) {
     let seed = std::env::var("SEED").map_or_else(
         |_| u64::from(std::process::id()) * 7919,
         |seed| seed.parse().expect("SEED is a number"),
     );
     println!("SEED={seed}");
-    let cluster = Cluster::up(2);
-    let mut nodes = [1, 2].map(|node| Node::open(cluster.path(node).join("f")));
+    let mut nodes = files.map(Node::open);
     let mut dice = Dice::new(seed.max(1));
     let mut model = Vec::new();
     let (mut doer, mut left) = (0, 0);
@@ -235,6 +241,19 @@ fn nodes_in_turn(ops: usize, turn_max: usize, sizes: &[usize]) {
 #[test]
 fn nodes_change_a_file_in_turn() {
     nodes_in_turn(1_000, 1, &[FILE_BYTES_MAX]);
+}
+
+/// A file of node 2, changed by node 1 and beside on its own node.
+#[test]
+fn a_node_and_an_owner_change_an_exported_file_in_turn() {
+    let cluster = Cluster::up(2);
+    let near = cluster.state().join("exported");
+    std::fs::create_dir(&near).expect("made");
+    cluster.export(2, &near, false);
+    let below = near.strip_prefix("/").expect("absolute");
+    let far = cluster.path(1).join("node2/root").join(below);
+    let files = [far, near].map(|dir| dir.join("f"));
+    in_turn(files, 1_000, TURN_STEPS_MAX, &[FILE_BYTES_MAX]);
 }
 
 #[test]

@@ -27,24 +27,10 @@ impl World {
         let near = cluster.state().join("exported");
         fs::create_dir(&near).expect("made");
         fs::write(cluster.state().join("secret"), "secret").expect("written");
-        let path = cluster.state().join("node2/glud.toml");
-        let config = fs::read_to_string(&path).expect("its configuration");
-        assert!(!config.contains("[root]"), "nothing by default");
         let empty = cluster.sh(1, "ls -A /cluster/node2/root").ok();
-        assert_eq!(empty, "");
-        let section = format!(
-            "[root]\nexport = [{:?}]\nread_only = {read_only}\n[tls]",
-            near.display().to_string()
-        );
-        fs::write(&path, config.replacen("[tls]", &section, 1)).expect("written");
-        cluster.kill(2);
-        cluster.start(2);
-        let world = Self { cluster, near };
-        let look = format!("stat {}", world.far());
-        wait_until("what it exports", LONG, || {
-            world.cluster.sh(1, &look).status.success()
-        });
-        world
+        assert_eq!(empty, "", "nothing by default");
+        cluster.export(2, &near, read_only);
+        Self { cluster, near }
     }
 
     /// Returns where the directory is for the nodes.
