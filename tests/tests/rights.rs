@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
-use tests::{Cluster, Output, wait_until};
+use tests::{Cluster, Output, moves, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 const STRANGER: &str = "setpriv --reuid 4321 --regid 4321 --clear-groups";
@@ -83,7 +83,7 @@ struct Desk {
 impl Desk {
     /// `more`: what else is in its `[desktop]`.
     fn new(more: &str) -> Self {
-        let cluster = Cluster::up(2);
+        let cluster = moves::cluster_that_moves(2);
         let console = cluster.state().join("desk");
         let desk = Self { cluster, console };
         desk.use_it(7200);
@@ -125,24 +125,29 @@ impl Desk {
 #[test]
 fn guests_that_stay_stand_still_while_the_owner_works() {
     let desk = Desk::new("freeze = true\n");
-    let state = desk.cluster.state().display();
-    let works = |name: &str| format!("sh -c 'while sleep 0.1; do echo >> {state}/{name}; done'");
-    // From node 1 two on node 2, and one of its own.
+    // Files of the tree: one that is open on its node alone ties a job to it.
+    let works = |name: &str| format!("sh -c 'while sleep 0.1; do echo >> /cluster/{name}; done'");
+    // From node 1 three on node 2, and one of its own.
     let guest = desk
         .cluster
         .spawn(1, &format!("exec glurun -w 2 {}", works("guest")));
     let killed = desk
         .cluster
         .spawn(1, &format!("exec glurun -w 2 {}", works("killed")));
+    let _mover = desk
+        .cluster
+        .spawn(1, &format!("exec glurun -w 2 {}", works("mover")));
     let _own = desk
         .cluster
         .spawn(2, &format!("exec glurun -w 2 {}", works("own")));
     let size = |name: &str| {
-        let about = fs::metadata(desk.cluster.state().join(name));
+        let about = fs::metadata(desk.cluster.path(1).join(name));
         about.map_or(0, |about| about.len())
     };
     wait_until("jobs that work", LONG, || {
-        ["guest", "killed", "own"].iter().all(|name| size(name) > 0)
+        ["guest", "killed", "mover", "own"]
+            .iter()
+            .all(|name| size(name) > 0)
     });
     desk.use_it(0);
     desk.becomes("1");
@@ -159,6 +164,14 @@ fn guests_that_stay_stand_still_while_the_owner_works() {
     let (still, own) = (size("guest"), size("own"));
     wait_until("work of the node's own", LONG, || size("own") > own + 130);
     assert_eq!(size("guest"), still);
+    // One that moves away goes on there.
+    let mover = desk.run(2, "pgrep -f '^sh -c while.*/mover'").ok();
+    let before = size("mover");
+    desk.run(1, &format!("echo 1 > /cluster/proc/{mover}/goto"))
+        .ok();
+    wait_until("one that has moved to go on", LONG, || {
+        size("mover") > before + 5
+    });
     desk.use_it(7200);
     desk.becomes("0");
     wait_until("guests that go on", LONG, || size("guest") > still + 5);
