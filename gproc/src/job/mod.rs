@@ -36,8 +36,8 @@
 //! - J9 **Through a barrier go all or none.** Nobody goes on before all are in; who waits for one that is gone is ended. A
 //!   node tells the owner of all its processes at once ([`gather`]).
 //! - J10 **A gang runs together.** In a turn it runs on all of its nodes or on none, and no node has two of them ([`gang`]).
-//! - J11 **Each has its turn.** A gang is held only while one runs that shares a node with it, and never for longer than so
-//!   many turns as there are gangs; who is not heard of holds nobody.
+//! - J11 **Each has its turn.** A gang is held only while one runs that shares a node with it and, while the gangs are the
+//!   same, never for more turns than there are gangs; who is not heard of holds nobody.
 //! - J12 **The owner comes first.** A guest stands still while somebody works at a node that wants that, and nothing else does
 //!   ([`pause`]).
 //!
