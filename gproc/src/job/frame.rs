@@ -1,12 +1,13 @@
 //! Frames on asynchronous streams. Reading is cancel-safe: what was read of a frame stays in the reader.
 
-use super::protocol::{checked_len, malformed};
+use super::protocol::{PING_EVERY, checked_len, malformed};
 use bytes::{Buf, Bytes, BytesMut};
 use consistency::wire::decode;
 use serde::de::DeserializeOwned;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Frames that may wait for a stream's writer.
 const FRAMES_QUEUED_MAX: usize = 8;
@@ -102,6 +103,32 @@ impl FrameWriter {
         let Self { queue, mut task } = self;
         drop(queue);
         (&mut task.0).await.ok();
+    }
+}
+
+/// Says for as long as it lives that its end does, whatever that is busy with: it may make images for longer than the other
+/// end waits for a word.
+pub(super) struct Alive {
+    _task: Aborting,
+}
+
+impl Alive {
+    /// Sends `ping` every [`PING_EVERY`] if nothing else is on its way.
+    pub(super) fn new(
+        sender: FrameSender,
+        ping: impl serde::Serialize + Send + Sync + 'static,
+    ) -> Self {
+        let task = tokio::spawn(async move {
+            let mut ticks = interval(PING_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                sender.send_if_idle(&ping);
+            }
+        });
+        Self {
+            _task: Aborting(task),
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 //! The original, or a copy that was at home since, stays on the process table after it has been ended ([`Remains`]): so
 //! its pid is nobody else's until the job is over.
 
-use super::super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
 use super::super::protocol::{
-    DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, PING_EVERY, SILENCE_MAX, Stream, ToJob,
+    DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, SILENCE_MAX, Stream, ToJob,
 };
 use super::super::spawn::GroupSlot;
 use super::super::sys;
@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// The job where it was started.
 pub(super) struct Original {
@@ -40,6 +40,7 @@ pub(super) struct Original {
 struct Link {
     reader: FrameReader<Box<dyn AsyncRead + Send + Unpin>>,
     sender: FrameSender,
+    _alive: Alive,
     _writer: FrameWriter,
     heard: Instant,
     node: NodeId,
@@ -130,8 +131,6 @@ impl Deputy {
 
     /// Serves orders, and the job while it is elsewhere, until that has ended; dropped, it ends it there.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut ping = interval(PING_EVERY);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.end.is_none() {
             let abroad = self.source.is_some() && self.home.is_settled();
             let [out, err] = &mut self.outs;
@@ -146,11 +145,6 @@ impl Deputy {
                 read = self.input.read(), if abroad => self.send_input(read).await,
                 wrote = write_some(out) => self.wrote(0, wrote).await,
                 wrote = write_some(err) => self.wrote(1, wrote).await,
-                _ = ping.tick() => {
-                    for link in [&self.source, &self.target].into_iter().flatten() {
-                        link.sender.send_if_idle(&ToGuest::Ping);
-                    }
-                }
             }
         }
         // What the job has written goes before the news of its end; the owner may take its time.
@@ -428,6 +422,7 @@ impl Deputy {
         let link = Link {
             reader: FrameReader::new(stream.reader),
             sender: writer.sender(),
+            _alive: Alive::new(writer.sender(), ToGuest::Ping),
             _writer: writer,
             heard: Instant::now(),
             node: to,

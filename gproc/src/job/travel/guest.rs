@@ -1,13 +1,13 @@
 //! A host's end of a job that has come from its home: makes the copy, carries its input and output, and makes images of
 //! it when it is to go on.
 
-use super::super::frame::{FrameReader, FrameSender, FrameWriter};
+use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
 use super::super::limits::Limits;
 use super::super::pause::Place;
 use super::super::protocol::{
-    Credentials, DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, PING_EVERY,
-    SILENCE_MAX, Stream,
+    Credentials, DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, SILENCE_MAX,
+    Stream,
 };
 use super::super::sys;
 use super::engine::{Engine, Images, Waiting};
@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// Home has gone, or has broken the protocol.
 struct HomeLost;
@@ -40,6 +40,7 @@ pub(in crate::job) async fn host(
     writer: FrameWriter,
 ) {
     let sender = writer.sender();
+    let alive = Alive::new(writer.sender(), FromGuest::Ping);
     let mut home = FromHome {
         reader,
         heard: Instant::now(),
@@ -70,7 +71,7 @@ pub(in crate::job) async fn host(
             sender.send(&FromGuest::NotRestored(why)).await;
         }
     }
-    drop(sender);
+    drop((alive, sender));
     tokio::select! {
         () = writer.finish() => {}
         () = home.gone() => {}
@@ -270,8 +271,6 @@ impl Guest {
         home: &mut FromHome<impl AsyncRead + Unpin>,
         sender: &FrameSender,
     ) -> Result<(), HomeLost> {
-        let mut ping = interval(PING_EVERY);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let runs = self.copy == Copy::Running;
             let [out, err] = &mut self.outs;
@@ -345,7 +344,6 @@ impl Guest {
                     self.tell_end(ended, sender).await;
                     return Ok(());
                 }
-                _ = ping.tick() => sender.send_if_idle(&FromGuest::Ping),
             }
         }
     }
