@@ -71,7 +71,7 @@ test: setup check ## Everything a change must pass
 
 test-long: setup ## The tests that take minutes, too
 	$(within) $(BUILD_TIMEOUT) cargo build --workspace --all-targets --quiet
-	CHAOS_SECONDS=600 ROUNDS=1000 HAMMER_OPS=10000 LINEAR_OPS=4000 FUZZ_CASES=10000000 PROCESSES=5000 FORKS=10000 DEVICE_MIB=1024 scripts/test.sh $(LONG_TIMEOUT) -- --include-ignored
+	CHAOS_SECONDS=600 ROUNDS=1000 HAMMER_OPS=10000 LINEAR_OPS=4000 FUZZ_CASES=10000000 PROCESSES=5000 FORKS=10000 TRAVELLER_MIB=1024 DEVICE_MIB=1024 scripts/test.sh $(LONG_TIMEOUT) -- --include-ignored
 	WORLDS=10000 $(MAKE) worlds
 	$(within) $(LONG_TIMEOUT) scripts/upgrade-test.sh $(UPGRADE_FROM)
 

@@ -186,6 +186,17 @@ impl Locks {
         owners.is_some_and(|owners| owners.contains_key(&owner))
     }
 
+    /// Returns the inodes that something of this node has locked, each with the processes that asked.
+    pub(super) fn holders(&self) -> Vec<(InodeNo, u32)> {
+        let table = self.table();
+        let mut holders = Vec::new();
+        for (ino, owners) in &table.inodes {
+            let held = owners.values().flat_map(|owned| owned.held.as_slice());
+            holders.extend(held.map(|held| (*ino, held.pid)));
+        }
+        holders
+    }
+
     /// Forgets an open file; returns the owners that locked through it, or are about to.
     pub(super) fn forget_handle(&self, ino: InodeNo, handle: u64) -> Vec<LocalOwner> {
         let mut table = self.table();

@@ -216,6 +216,12 @@ impl Client {
         self.core.calls.known_leader()
     }
 
+    /// Returns the inodes that programs of this node have locked (flock(2), fcntl(2)), each with the processes that asked.
+    #[must_use]
+    pub fn locked(&self) -> Vec<(InodeNo, u32)> {
+        self.core.locks.holders()
+    }
+
     /// Returns how many leases this node holds.
     #[must_use]
     pub fn leases(&self) -> usize {

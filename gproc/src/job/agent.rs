@@ -16,7 +16,7 @@ use super::roll::Seat;
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
 use super::terminal::{Extra, InputFile, Pty, WindowSize};
-use super::travel::{self, Engine, Levelling, Travel};
+use super::travel::{self, Engine, FileLocks, Levelling, Locked, Travel};
 use crate::events::Events;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -123,8 +123,15 @@ impl Agent {
     }
 
     /// Lets jobs move, by the CRIU at this path and over this transport. `instance` as for [`Self::new`].
-    pub fn let_jobs_move(&self, criu: &Path, instance: &str, transport: Arc<dyn Transport>) {
-        self.travel.enable(Engine::new(criu, instance), transport);
+    pub fn let_jobs_move(
+        &self,
+        criu: &Path,
+        instance: &str,
+        transport: Arc<dyn Transport>,
+        locked: Locked,
+    ) {
+        let engine = Engine::new(criu, instance, FileLocks::new(locked));
+        self.travel.enable(engine, transport);
     }
 
     /// Runs from now on only the processes of those that a node is for (J5).

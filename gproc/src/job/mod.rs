@@ -76,8 +76,8 @@ pub use gang::driver::GangList;
 pub(crate) use protocol::{Asked, Told};
 pub use roll::AGE_MIN;
 pub use server::{JobServer, bind};
-pub use travel::Levelling;
 pub(crate) use travel::ask;
+pub use travel::{Levelling, Locked};
 pub use view::Nodes;
 
 /// Where the socket for jobs is unless the environment names another in [`SOCKET_ENV`].

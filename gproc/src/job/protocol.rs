@@ -262,6 +262,8 @@ pub enum Asked {
     GoFor(NodeId, Because),
     /// No question: it has moved. Answered by [`Told::Heard`]. Since version 11.
     Heard(Moved),
+    /// Why the copy that runs there cannot move on; answered by [`Told::Ties`]. Since version 11.
+    TiesThere,
 }
 
 /// A move.
@@ -282,7 +284,7 @@ impl Asked {
     pub(super) const fn since(self) -> u32 {
         match self {
             Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
-            Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) => 11,
+            Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) | Self::TiesThere => 11,
         }
     }
 }
@@ -735,6 +737,7 @@ mod tests {
             &ask(Asked::Heard(moved)),
             &[8, 0, 0, 0, 11, 18, 6, 3, 2, 1, 3, 9],
         );
+        check(&ask(Asked::TiesThere), &[3, 0, 0, 0, 11, 18, 7]);
         let at = NodeId(3);
         check(
             &FromJob::Told(Told::Where { at, moves: 4 }),

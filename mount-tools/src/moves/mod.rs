@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// What words in `cantmove` mean; docs/semantics.md has more.
-const WORDS: [(&str, &str); 13] = [
+const WORDS: [(&str, &str); 17] = [
     ("no_job", "it is not the program of a glurun job"),
     ("terminal", "it has a terminal"),
     ("wire", "it is part of a parallel program"),
@@ -24,6 +24,19 @@ const WORDS: [(&str, &str); 13] = [
     ("device", "it has a device open"),
     ("io_uring", "it uses io_uring"),
     ("local_file", "it writes a file outside of /cluster"),
+    ("file_lock", "it holds locks of files"),
+    (
+        "ipc",
+        "it has shared memory or a message queue, which stay with their node",
+    ),
+    (
+        "kernel_object",
+        "it uses a part of the kernel that does not move",
+    ),
+    (
+        "unix",
+        "it is connected to a program that is not of its job",
+    ),
     (
         "no_criu",
         "its home has no CRIU 4.2 or newer ([migration] criu)",

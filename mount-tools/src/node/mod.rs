@@ -232,10 +232,16 @@ impl Node {
         let exports = Arc::new(ExportTree::new(Arc::clone(&network), export_agent));
         router.register(ServiceId::Job, job_agent.service());
         let transport_of_jobs: Arc<dyn Transport> = Arc::clone(&transport) as _;
+        let files = Arc::clone(&client);
+        let locked = move || {
+            let locked = files.locked().into_iter();
+            locked.map(|(ino, pid)| (ino.0, pid)).collect()
+        };
         job_agent.let_jobs_move(
             &config.migration.criu,
             &instance(&config),
             transport_of_jobs,
+            Arc::new(locked),
         );
         tokio::spawn(desktop::run(
             config.desktop.clone(),

@@ -5,6 +5,7 @@ mod guardian;
 mod inherit;
 mod launch;
 mod terminal;
+mod timer;
 
 pub(super) use guardian::Guardian;
 pub(super) use inherit::start_in_group;
@@ -13,6 +14,7 @@ pub(super) use terminal::{
     Change, await_child, close_standard_descriptors, die_by, set_window_size, start_in_foreground,
     take_descriptor, window_size,
 };
+pub(super) use timer::{descriptor_of, wind_timer};
 
 use super::protocol::{Credentials, End, Limit};
 use nix::errno::Errno;

@@ -489,16 +489,14 @@ impl Deputy {
             self.pipes.push(Pipe {
                 stream: Some(stream),
                 inode,
-                open: file.is_some(),
+                open: true,
             });
-            if let Some(file) = file {
-                *place = Some(Outlet {
-                    stream,
-                    pipe: pipe::Sender::from_file(file)?,
-                    waiting: VecDeque::new(),
-                    ended: false,
-                });
-            }
+            *place = Some(Outlet {
+                stream,
+                pipe: pipe::Sender::from_file(file)?,
+                waiting: VecDeque::new(),
+                ended: false,
+            });
         }
         Ok(())
     }

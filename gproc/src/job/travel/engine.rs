@@ -6,6 +6,9 @@
 //! All of this blocks: never call it on a thread of the runtime.
 
 use super::super::group::Group;
+use super::locks::FileLocks;
+use super::pipes::members;
+use super::timers;
 use super::wire::{IMAGE_BYTES_MAX, Image};
 use bytes::Bytes;
 use std::ffi::OsString;
@@ -23,6 +26,8 @@ use std::time::{Duration, Instant};
 const MEMORY: &str = "/dev/shm";
 /// How long CRIU may take for a dump, and how long until the copy waits at its gate.
 const WITHIN: Duration = Duration::from_secs(60);
+/// How long a program may take to begin.
+const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between looks at what cannot be waited for otherwise.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// What passes the gate.
@@ -36,6 +41,7 @@ pub(in crate::job) struct Engine {
     criu: PathBuf,
     /// Names the directories of this daemon.
     instance: String,
+    locks: FileLocks,
 }
 
 /// A directory of images; it goes with this.
@@ -44,7 +50,7 @@ pub(super) struct Images(PathBuf);
 
 impl Engine {
     /// Removes what an earlier daemon of this name has left.
-    pub(in crate::job) fn new(criu: &Path, instance: &str) -> Self {
+    pub(in crate::job) fn new(criu: &Path, instance: &str, locks: FileLocks) -> Self {
         let left = format!("glu-{instance}-");
         for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
             if entry
@@ -58,7 +64,12 @@ impl Engine {
         Self {
             criu: criu.to_owned(),
             instance: instance.to_owned(),
+            locks,
         }
+    }
+
+    pub(super) fn locks(&self) -> &FileLocks {
+        &self.locks
     }
 
     /// Fails, with what is to be told, if there is no CRIU.
@@ -91,7 +102,7 @@ impl Engine {
     pub(super) fn dump(&self, group: &Group, pid: i32) -> io::Result<Vec<Image>> {
         let images = self.images()?;
         let dump = || {
-            group.freeze(true)?;
+            freeze(group, pid)?;
             self.dump_frozen(group, pid, &images)?;
             images.pieces()
         };
@@ -104,6 +115,10 @@ impl Engine {
 
     fn dump_frozen(&self, group: &Group, pid: i32, images: &Images) -> io::Result<()> {
         let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+        // MV7: from now on it takes none.
+        if self.locks.holds(&members(dir, pid)?)? {
+            return Err(io::Error::other("it holds locks of files"));
+        }
         let mut criu = self.command("dump", images);
         criu.arg("--tree").arg(pid.to_string());
         criu.arg("--freeze-cgroup").arg(dir);
@@ -183,7 +198,11 @@ impl Engine {
         let deadline = Instant::now() + WITHIN;
         loop {
             match (&ready).read(&mut [0; 8]) {
-                Ok(1..) => return Ok(waiting),
+                Ok(1..) => {
+                    let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+                    timers::wind(dir)?;
+                    return Ok(waiting);
+                }
                 Ok(0) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -217,6 +236,41 @@ impl Engine {
             .stderr(Stdio::null());
         criu
     }
+}
+
+/// Freezes a job where images can be made of it. Of a process that waits for its child of vfork(2) to begin a program they
+/// cannot: it counts as frozen, and cannot be traced. Such a child takes a moment to get on.
+fn freeze(group: &Group, pid: i32) -> io::Result<()> {
+    let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+    let deadline = Instant::now() + BEGUN_WITHIN;
+    loop {
+        group.freeze(true)?;
+        if !waits_for_vfork(dir, pid)? {
+            return Ok(());
+        }
+        group.freeze(false)?;
+        if Instant::now() > deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a process of it waits for a program to begin",
+            ));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Returns whether a thread of a frozen job is in a wait that nothing interrupts, which only that one is.
+fn waits_for_vfork(dir: &Path, pid: i32) -> io::Result<bool> {
+    for pid in members(dir, pid)? {
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+            if state.is_some_and(|state| state.starts_with('D')) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// A copy at its gate.

@@ -9,17 +9,23 @@ mod deputy;
 mod engine;
 mod guest;
 mod level;
+mod locks;
 mod pipes;
 mod places;
 mod remains;
 mod rules;
+mod ties;
+mod timers;
 mod told;
+mod unix;
 pub(super) mod wire;
 
 pub(super) use engine::Engine;
 pub(super) use guest::host;
 pub use level::Levelling;
 pub(super) use level::run as level;
+pub(super) use locks::FileLocks;
+pub use locks::Locked;
 pub(super) use rules::NotMoved;
 
 use super::admission::{Admissions, Refused};
@@ -41,6 +47,7 @@ use remains::Remains;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -255,6 +262,13 @@ impl Travel {
                 self.hear_of(pid, moved);
                 Told::Heard
             }
+            Asked::TiesThere => {
+                let ties = match self.levels.dir_of(pid) {
+                    Some(dir) => self.ties_of_processes(dir, pid).await,
+                    None => BTreeSet::new(),
+                };
+                Told::Ties(ties.into_iter().map(ToOwned::to_owned).collect())
+            }
         }
     }
 
@@ -351,25 +365,44 @@ impl Travel {
             return BTreeSet::from(["no_job"]);
         };
         let mut ties: BTreeSet<_> = known.tied.into_iter().collect();
-        let engine = self.engine.get().cloned();
-        let (group, away) = (Arc::clone(&known.group), known.seat.is_away());
-        let found = guest::blocking(move || {
-            let mut ties = BTreeSet::new();
-            if engine.is_none_or(|engine| engine.check().is_err()) {
-                ties.insert("no_criu");
+        let at = known.status.lock().expect("no holder panics").at;
+        match known.group.get().map(|group| group.dir()) {
+            _ if at != self.node => ties.extend(self.ties_there(at, pid).await),
+            Some(None) => drop(ties.insert("no_cgroup")),
+            // Back at home it has another group.
+            Some(Some(dir)) => {
+                let dir = self.levels.dir_of(pid).unwrap_or_else(|| dir.to_owned());
+                ties.extend(self.ties_of_processes(dir, pid).await);
             }
-            match group.get() {
-                Some(group) if group.dir().is_none() => drop(ties.insert("no_cgroup")),
-                Some(group) if !away => ties.extend(pipes::ties(group, pid).unwrap_or_default()),
-                _ => {}
-            }
-            ties
-        });
-        ties.extend(found.await);
+            None => {}
+        }
         if self.admissions.stay(self.node).await {
             ties.insert(STAY);
         }
         ties
+    }
+
+    /// Returns what ties the processes in a cgroup of this node.
+    async fn ties_of_processes(&self, dir: PathBuf, pid: i32) -> BTreeSet<&'static str> {
+        let engine = self.engine.get().cloned();
+        let found = guest::blocking(move || {
+            let Some(engine) = engine.filter(|engine| engine.check().is_ok()) else {
+                return BTreeSet::from(["no_criu"]);
+            };
+            ties::ties(&dir, pid, engine.locks()).unwrap_or_default()
+        });
+        found.await
+    }
+
+    /// Asks the host of a copy what ties it there. One that does not say finds it when it makes images.
+    async fn ties_there(&self, at: NodeId, pid: i32) -> BTreeSet<&'static str> {
+        let Ok(transport) = self.transport() else {
+            return BTreeSet::from(["no_criu"]);
+        };
+        match ask(&**transport, at, pid, Asked::TiesThere).await {
+            Ok(Told::Ties(words)) => ties::known(&words),
+            _ => BTreeSet::new(),
+        }
     }
 }
 
@@ -391,7 +424,12 @@ pub(crate) async fn ask(
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
         Asked::Go(_) | Asked::GoFor(..) => MOVED_WITHIN,
-        Asked::Where | Asked::Ties | Asked::Level | Asked::Why | Asked::Heard(_) => TOLD_WITHIN,
+        Asked::Where
+        | Asked::Ties
+        | Asked::Level
+        | Asked::Why
+        | Asked::Heard(_)
+        | Asked::TiesThere => TOLD_WITHIN,
     };
     match tokio::time::timeout(within, reader.next(FRAME_BYTES_MAX)).await?? {
         Some(FromJob::Told(told)) => Ok(told),

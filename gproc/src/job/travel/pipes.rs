@@ -1,10 +1,12 @@
-//! The pipes of a job to others, and what ties it to its node: found before anything is done to it.
+//! The pipes of a job to others. What nobody else has an end of is the job's own, and CRIU's to carry.
 
 use super::super::group::Group;
 use bytes::{Buf, Bytes};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncWriteExt;
@@ -15,8 +17,8 @@ use tokio::net::unix::pipe;
 pub(super) struct Pipes {
     /// Number, and an own opening of it.
     pub(super) input: Option<(u64, File)>,
-    /// `None`: nobody reads it any more.
-    pub(super) outs: Vec<(u64, Option<File>)>,
+    /// The same of those that it writes.
+    pub(super) outs: Vec<(u64, File)>,
 }
 
 /// Writes some of what waits to a pipe, and returns how much; waits for ever if nothing does. Cancel-safe.
@@ -40,43 +42,62 @@ pub(super) async fn write_some(
 struct Held {
     read: bool,
     write: bool,
+    /// It is somebody's standard input.
+    standard: bool,
     path: PathBuf,
 }
 
 /// Finds the pipes of a frozen job.
 pub(super) fn of(group: &Group, pid: i32) -> io::Result<Pipes> {
     let mut pipes = Pipes::default();
+    let mut ended = None;
     for (inode, held) in held(group, pid)? {
         match (held.read, held.write) {
-            (true, false) if pipes.input.is_some() => {
-                return Err(io::Error::other("it reads more than one pipe of others"));
-            }
             (true, false) => {
                 let mut options = File::options();
                 let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-                pipes.input = Some((inode, options.open(held.path)?));
+                let file = options.open(held.path)?;
+                if has_no_writer(&file)? {
+                    // Else it is one whose writer was of the job.
+                    if held.standard {
+                        ended = Some((inode, file));
+                    }
+                } else if pipes.input.replace((inode, file)).is_some() {
+                    return Err(io::Error::other("it reads more than one pipe of others"));
+                }
             }
             (false, true) => {
                 let mut options = File::options();
                 let options = options.write(true).custom_flags(libc::O_NONBLOCK);
-                let open = match options.open(held.path) {
-                    Err(error) if error.raw_os_error() == Some(libc::ENXIO) => None,
-                    open => Some(open?),
-                };
-                pipes.outs.push((inode, open));
+                match options.open(held.path) {
+                    // Nobody reads it any more, nor will in the copy.
+                    Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {}
+                    open => pipes.outs.push((inode, open?)),
+                }
             }
             _ => {}
         }
     }
+    // What the job leaves of it is others' to read: not for the images.
+    pipes.input = pipes.input.or(ended);
     if pipes.outs.len() > 2 {
         return Err(io::Error::other("it writes more than two pipes of others"));
     }
     Ok(pipes)
 }
 
+/// Returns whether nobody has the other end of a pipe that is open for reading.
+fn has_no_writer(reader: &File) -> io::Result<bool> {
+    let mut fds = [PollFd::new(reader.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    let seen = fds[0].revents().unwrap_or(PollFlags::empty());
+    Ok(seen.contains(PollFlags::POLLHUP))
+}
+
 fn held(group: &Group, pid: i32) -> io::Result<BTreeMap<u64, Held>> {
     let mut all = BTreeMap::<u64, Held>::new();
-    for pid in members(group, pid)? {
+    let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+    for pid in members(dir, pid)? {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
             let target = fs::read_link(&path)?;
@@ -93,6 +114,7 @@ fn held(group: &Group, pid: i32) -> io::Result<BTreeMap<u64, Held>> {
                 libc::O_WRONLY => held.write = true,
                 _ => (held.read, held.write) = (true, true),
             }
+            held.standard |= path.file_name().is_some_and(|fd| fd == "0");
             held.path = path;
         }
     }
@@ -100,7 +122,7 @@ fn held(group: &Group, pid: i32) -> io::Result<BTreeMap<u64, Held>> {
 }
 
 /// Returns how a descriptor was opened.
-fn access(fd: &Path) -> io::Result<i32> {
+pub(super) fn access(fd: &Path) -> io::Result<i32> {
     let name = fd.file_name().unwrap_or_default();
     let info = fd.with_file_name("..").join("fdinfo").join(name);
     let text = fs::read_to_string(info)?;
@@ -110,85 +132,8 @@ fn access(fd: &Path) -> io::Result<i32> {
 }
 
 /// Returns the processes of a job.
-fn members(group: &Group, pid: i32) -> io::Result<BTreeSet<i32>> {
-    let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+pub(super) fn members(dir: &Path, pid: i32) -> io::Result<BTreeSet<i32>> {
     let text = fs::read_to_string(dir.join("cgroup.procs"))?;
     let pids = text.lines().filter_map(|line| line.parse().ok());
     Ok(pids.chain([pid]).collect())
-}
-
-/// Returns why a job cannot move, a word each; none: as far as can be seen it can.
-pub(super) fn ties(group: &Group, pid: i32) -> io::Result<BTreeSet<&'static str>> {
-    let mut ties = BTreeSet::new();
-    let connected = connected()?;
-    for pid in members(group, pid)? {
-        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-            let path = entry?.path();
-            let Ok(target) = fs::read_link(&path) else {
-                continue;
-            };
-            let target = target.to_string_lossy();
-            let harmless = [
-                "/dev/null",
-                "/dev/zero",
-                "/dev/full",
-                "/dev/random",
-                "/dev/urandom",
-            ];
-            if let Some(inode) = target.strip_prefix("socket:[") {
-                if connected.contains(inode.trim_end_matches(']')) {
-                    ties.insert("tcp");
-                }
-            } else if target.contains("[io_uring]") {
-                ties.insert("io_uring");
-            } else if target.starts_with("/dev/pts/") || target.as_ref() == "/dev/tty" {
-                ties.insert("terminal");
-            } else if target.starts_with("/dev/")
-                && !target.starts_with("/dev/shm/")
-                && !harmless.contains(&&*target)
-            {
-                ties.insert("device");
-            } else if target.starts_with('/') && is_local_file(&path)? {
-                ties.insert("local_file");
-            }
-        }
-    }
-    Ok(ties)
-}
-
-/// Returns whether a descriptor writes a file that only this node has, or has it open after its last name went.
-fn is_local_file(fd: &Path) -> io::Result<bool> {
-    let Ok(meta) = fs::metadata(fd) else {
-        return Ok(false);
-    };
-    let kind = nix::sys::statfs::statfs(fd)?.filesystem_type();
-    let shared = kind == nix::sys::statfs::FUSE_SUPER_MAGIC;
-    // CRIU carries the content of a file without a name.
-    let named = std::os::unix::fs::MetadataExt::nlink(&meta) > 0;
-    Ok(meta.is_file() && !shared && named && access(fd)? != libc::O_RDONLY)
-}
-
-/// Returns the inodes of this node's sockets that are connected by TCP.
-fn connected() -> io::Result<BTreeSet<String>> {
-    /// Columns of `/proc/net/tcp`, and the states in which there is no peer.
-    const STATE: usize = 3;
-    const INODE: usize = 9;
-    const CLOSED: &str = "07";
-    const LISTENS: &str = "0A";
-    let mut inodes = BTreeSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = match fs::read_to_string(table) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            text => text?,
-        };
-        for line in text.lines().skip(1) {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            if let (Some(state), Some(inode)) = (columns.get(STATE), columns.get(INODE))
-                && ![CLOSED, LISTENS].contains(state)
-            {
-                inodes.insert((*inode).to_owned());
-            }
-        }
-    }
-    Ok(inodes)
 }

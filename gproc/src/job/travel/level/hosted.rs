@@ -75,6 +75,11 @@ impl Levels {
         self.answers.lock().expect("no holder panics")
     }
 
+    /// Returns the cgroup of a copy here.
+    pub(in crate::job::travel) fn dir_of(&self, pid: i32) -> Option<PathBuf> {
+        self.guests().get(&pid)?.dir.clone()
+    }
+
     /// Says what levelling makes of a job here.
     pub(in crate::job::travel) fn why(&self, pid: i32, is_job: bool) -> String {
         if let Some(answer) = self.answers().get(&pid) {

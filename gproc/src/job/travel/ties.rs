@@ -1,0 +1,172 @@
+//! What ties a job to its node: found before anything is done to it.
+
+use super::locks::FileLocks;
+use super::pipes::{access, members};
+use super::unix;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Devices that are the same everywhere.
+const HARMLESS: [&str; 5] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+];
+
+/// Objects of the kernel without a name that CRIU makes again.
+const MOVING_KINDS: [&str; 6] = [
+    "[eventfd]",
+    "[eventpoll]",
+    "[pidfd]",
+    "[signalfd]",
+    "[timerfd]",
+    "inotify",
+];
+
+/// What statfs(2) says of message queues of POSIX.
+const MQUEUE_MAGIC: libc::__fsword_t = 0x1980_0202;
+
+/// All words.
+const WORDS: [&str; 9] = [
+    "device",
+    "file_lock",
+    "io_uring",
+    "ipc",
+    "kernel_object",
+    "local_file",
+    "tcp",
+    "terminal",
+    "unix",
+];
+
+/// Returns those of the words of another node that this one knows.
+pub(super) fn known(words: &[String]) -> BTreeSet<&'static str> {
+    let known = WORDS.into_iter().chain(["no_criu"]);
+    known
+        .filter(|word| words.iter().any(|said| said == word))
+        .collect()
+}
+
+/// Returns why a job cannot move, a word each; none: as far as can be seen it can.
+pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeSet<&'static str>> {
+    let mut ties = BTreeSet::new();
+    let (mut sockets, connected) = (BTreeSet::new(), connected()?);
+    let members = members(dir, pid)?;
+    for pid in &members {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let path = entry?.path();
+            let Ok(target) = fs::read_link(&path) else {
+                continue;
+            };
+            let target = target.to_string_lossy();
+            if let Some(inode) = target.strip_prefix("socket:[") {
+                let inode = inode.trim_end_matches(']');
+                if connected.contains(inode) {
+                    ties.insert("tcp");
+                }
+                sockets.extend(inode.parse::<u32>());
+            } else if let Some(kind) = target.strip_prefix("anon_inode:") {
+                match kind {
+                    "[io_uring]" => drop(ties.insert("io_uring")),
+                    kind if !MOVING_KINDS.contains(&kind) => drop(ties.insert("kernel_object")),
+                    _ => {}
+                }
+            } else if target.starts_with("/dev/pts/") || target.as_ref() == "/dev/tty" {
+                ties.insert("terminal");
+            } else if target.starts_with("/dev/")
+                && !target.starts_with("/dev/shm/")
+                && !target.starts_with("/dev/mqueue/")
+                && !HARMLESS.contains(&&*target)
+            {
+                ties.insert("device");
+            } else if target.starts_with('/') {
+                ties.extend(of_file(&path)?);
+            }
+        }
+    }
+    if !sockets.is_empty() && unix::has_peer_outside(&sockets).unwrap_or(false) {
+        ties.insert("unix");
+    }
+    if uses_ipc(&members)? {
+        ties.insert("ipc");
+    }
+    if locks.holds(&members)? {
+        ties.insert("file_lock");
+    }
+    Ok(ties)
+}
+
+/// Returns whether processes use shared memory or message queues of System V, which stay with their node. Whose
+/// semaphores are the kernel does not tell.
+fn uses_ipc(members: &BTreeSet<i32>) -> io::Result<bool> {
+    for pid in members {
+        // It may have ended since.
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        if maps.lines().any(|line| line.contains(" /SYSV")) {
+            return Ok(true);
+        }
+    }
+    // The columns with the processes that made them, or were the last to use them.
+    for (table, columns) in [("shm", [4, 5]), ("msg", [5, 6])] {
+        let text = match fs::read_to_string(format!("/proc/sysvipc/{table}")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => text?,
+        };
+        for line in text.lines().skip(1) {
+            let numbers: Vec<i32> = line
+                .split_whitespace()
+                .map(|number| number.parse().unwrap_or(0))
+                .collect();
+            let by = |column: usize| numbers.get(column).is_some_and(|pid| members.contains(pid));
+            if columns.into_iter().any(by) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Returns why an open file does not move: it is written and only this node has it, or is a message queue.
+fn of_file(fd: &Path) -> io::Result<Option<&'static str>> {
+    let Ok(meta) = fs::metadata(fd) else {
+        return Ok(None);
+    };
+    let kind = nix::sys::statfs::statfs(fd)?.filesystem_type();
+    if kind.0 == MQUEUE_MAGIC {
+        return Ok(Some("ipc"));
+    }
+    let shared = kind == nix::sys::statfs::FUSE_SUPER_MAGIC;
+    // CRIU carries the content of a file without a name.
+    let named = std::os::unix::fs::MetadataExt::nlink(&meta) > 0;
+    let local = meta.is_file() && !shared && named && access(fd)? != libc::O_RDONLY;
+    Ok(local.then_some("local_file"))
+}
+
+/// Returns the inodes of this node's sockets that are connected by TCP.
+fn connected() -> io::Result<BTreeSet<String>> {
+    /// Columns of `/proc/net/tcp`, and the states in which there is no peer.
+    const STATE: usize = 3;
+    const INODE: usize = 9;
+    const CLOSED: &str = "07";
+    const LISTENS: &str = "0A";
+    let mut inodes = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = match fs::read_to_string(table) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            text => text?,
+        };
+        for line in text.lines().skip(1) {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            if let (Some(state), Some(inode)) = (columns.get(STATE), columns.get(INODE))
+                && ![CLOSED, LISTENS].contains(state)
+            {
+                inodes.insert((*inode).to_owned());
+            }
+        }
+    }
+    Ok(inodes)
+}

@@ -1,0 +1,61 @@
+//! What moves between real nodes, and what is told to stay: a function of `moves.py` or `stays.py` for each row of the table
+//! in docs/processes.md. `TRAVELLER_MIB` says how much memory the program in C has.
+
+use std::fs;
+use std::time::Duration;
+use tests::moves;
+
+/// What a script may take.
+const LONG: Duration = Duration::from_secs(300);
+
+/// Runs the rows of a script.
+#[track_caller]
+fn travel(rows: &str) {
+    let cluster = moves::cluster_that_moves(3);
+    let dir = cluster.path(1);
+    for (name, text) in [
+        ("traveller.c", include_str!("traveller.c")),
+        ("check.h", include_str!("../check.h")),
+    ] {
+        fs::write(dir.join(name), text).expect("written");
+    }
+    let compile = "cd /cluster && cc -std=c99 -Wall -Wextra -Werror -O1 -o traveller traveller.c";
+    cluster.sh(1, compile).ok();
+    let mib = std::env::var("TRAVELLER_MIB").unwrap_or_else(|_| "64".into());
+    let script = format!(
+        "import os; os.environ['TRAVELLER_MIB'] = '{}'\n{rows}{}",
+        mib.parse::<u32>().expect("a number"),
+        include_str!("rows.py")
+    );
+    print!("{}", moves::drive(&cluster, LONG, &script));
+}
+
+#[test]
+fn what_moves() {
+    travel(include_str!("moves.py"));
+}
+
+#[test]
+fn what_stays() {
+    travel(include_str!("stays.py"));
+}
+
+#[test]
+fn a_terminal_stays() {
+    let cluster = moves::cluster_that_moves(3);
+    // That of its owner, and one of its own on another node.
+    for node in ["1", "2"] {
+        let script = "echo \"pid $$ runs\"; read x; echo \"got $x\"";
+        let program = ["glurun", "-w", node, "sh", "-c", script];
+        let mut terminal = cluster.node(1).terminal(&program);
+        terminal.expect("pid ");
+        let shown = terminal.expect(" runs");
+        let pid = shown.trim_end_matches(" runs").trim();
+        let words = cluster.sh(1, &format!("cat /cluster/proc/{pid}/cantmove"));
+        assert_eq!(words.ok(), "terminal", "on node {node}");
+        let migrate = cluster.sh(1, &format!("migrate {pid} 3"));
+        assert!(migrate.stderr.contains("it has a terminal"), "{migrate}");
+        terminal.send("line\n");
+        terminal.expect("got line");
+    }
+}

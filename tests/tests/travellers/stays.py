@@ -1,0 +1,118 @@
+# What does not move: each is told by its word before anything is done to the process, which goes on unharmed.
+import socket, threading
+
+def refused(word, program):
+    job = Job(1, 'python3', '-u', '-c', f"""
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+{program}
+for line in sys.stdin:
+    print(os.getpid(), check())
+""")
+    job.pid, said = job.ask('first')
+    assert said == 'well', said
+    assert job.file('cantmove') == [word], (word, job.file('cantmove'))
+    assert job.refuses(2) == 'ENOTSUP', word
+    assert job.file('where') == ['1'] and job.file('nmigs') == ['0']
+    said = subprocess.run(['migrate', job.pid, '2'], stderr=subprocess.PIPE, text=True)
+    assert said.returncode == 1 and 'it cannot move: it ' in said.stderr, said
+    assert job.ask('again') == [job.pid, 'well'], word
+    assert job.end() == 0, word
+
+def connection():
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        served = threading.Thread(target=lambda: echo(listener.accept()[0]))
+        served.start()
+        refused('tcp', f"""
+other = socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}))
+def check():
+    other.sendall(b'x')
+    return 'well' if other.recv(1) == b'x' else 'broken'
+""")
+        served.join()
+
+def unix_socket():
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind('/tmp/glu-stays')
+        listener.listen()
+        served = threading.Thread(target=lambda: echo(listener.accept()[0]))
+        served.start()
+        refused('unix', """
+other = socket.socket(socket.AF_UNIX); other.connect('/tmp/glu-stays')
+def check():
+    other.sendall(b'x')
+    return 'well' if other.recv(1) == b'x' else 'broken'
+""")
+        served.join()
+    os.unlink('/tmp/glu-stays')
+
+def echo(connection):
+    with connection:
+        while piece := connection.recv(100):
+            connection.sendall(piece)
+
+def shared_memory():
+    refused('ipc', """
+memory = libc.shmget(0, 4096, 0o1600)
+libc.shmat.restype = ctypes.c_void_p
+at = libc.shmat(memory, None, 0)
+libc.shmctl(memory, 0, None)
+def check():
+    ctypes.memset(at, 7, 4096)
+    return 'well' if ctypes.string_at(at, 4096) == bytes([7]) * 4096 else 'broken'
+""")
+
+def message_queue():
+    refused('ipc', """
+import atexit
+queue = libc.msgget(0, 0o1600)
+atexit.register(libc.msgctl, queue, 0, None)
+class Message(ctypes.Structure):
+    _fields_ = [('kind', ctypes.c_long), ('text', ctypes.c_char * 8)]
+def check():
+    libc.msgsnd(queue, ctypes.byref(Message(1, b'message')), 8, 0)
+    got = Message()
+    libc.msgrcv(queue, ctypes.byref(got), 8, 0, 0)
+    return 'well' if got.text == b'message' else 'broken'
+""")
+
+def file_lock():
+    # By flock(1), which has ended since.
+    refused('file_lock', """
+import subprocess
+file = open('/cluster/locked', 'w'); os.set_inheritable(file.fileno(), True)
+subprocess.run(['flock', str(file.fileno())], close_fds=False, check=True)
+def check():
+    return 'well' if subprocess.run(['flock', '-n', '/cluster/locked', 'true']).returncode == 1 else 'broken'
+""")
+    refused('file_lock', """
+import fcntl
+file = open('/cluster/locked', 'w'); fcntl.lockf(file, fcntl.LOCK_EX, 10, 5)
+def check():
+    return 'well'
+""")
+
+def local_file():
+    refused('local_file', """
+file = open('/tmp/glu-stays-file', 'w')
+def check():
+    return 'well' if file.write('x') else 'broken'
+""")
+    os.unlink('/tmp/glu-stays-file')
+
+def device():
+    refused('device', """
+file = os.open('/dev/fuse', os.O_RDWR)
+def check():
+    return 'well' if os.fstat(file).st_rdev else 'broken'
+""")
+
+def kernel_object():
+    refused('kernel_object', """
+fd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1) if os.uname().machine == 'x86_64' else libc.syscall(282, 0o2004001)
+assert fd >= 0, ctypes.get_errno()
+def check():
+    return 'well' if os.readlink(f'/proc/self/fd/{fd}') == 'anon_inode:[userfaultfd]' else 'broken'
+""")
+
+rows = (connection, unix_socket, shared_memory, message_queue, file_lock, local_file, device, kernel_object)
