@@ -10,6 +10,7 @@ mod devices;
 mod hand_off;
 mod jobs;
 mod metadata;
+mod moves;
 mod processes;
 mod trees;
 mod writers;
@@ -54,6 +55,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("pages", Bench::page_hand_off),
     ("writers", Bench::writers),
     ("jobs", Bench::jobs),
+    ("moves", Bench::moves),
     ("processes", Bench::processes),
     ("devices", Bench::devices),
 ];
@@ -167,8 +169,9 @@ impl Bench {
             "\nMedians per operation; the control is the file system under the state directory (for jobs: a plain"
         );
         println!(
-            "process; for the exclusive hand-off: a write under a lease already held; for writers: both on one node)."
+            "process; for moves: CRIU's dump, a copy in memory and its restore; for the exclusive hand-off: a write under a lease"
         );
+        println!("already held; for writers: both on one node).");
         println!("A rate goal of 0.8 x is a time of 1.25 x.");
         if self.divisor != 1 {
             println!(
