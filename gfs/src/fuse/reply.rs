@@ -2,7 +2,7 @@
 
 use super::abi::kind_bits;
 use crate::error::Errno;
-use crate::tree::{AttrReply, EntryReply, Hold, Lock, NO_CACHE, Opened};
+use crate::tree::{AttrReply, DEV_BASE, EntryReply, Hold, Lock, NO_CACHE, Opened};
 use bytes::Bytes;
 use consistency::wire::meta::{Attr, FileKind, Name, StatFs};
 use consistency::{InodeNo, Timestamp};
@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Preferred size of I/O and unit of [`StatFs`] in bytes.
 const BLOCK_BYTES: u32 = 4096;
+/// The same of a large file that the kernel does not cache, of which each read is a round trip to another node: programs
+/// that read by the preferred size would make hundreds of them for a megabyte.
+const UNCACHED_BYTES: u32 = 128 << 10;
 /// Bytes of an entry: node, time-outs, attributes.
 const ENTRY_BYTES: usize = 128;
 /// Bytes of a reply to STATX: time-out, attributes, room for more.
@@ -427,7 +430,7 @@ impl Fields {
         self.u32(attr.uid);
         self.u32(attr.gid);
         self.u32(attr.rdev);
-        self.u32(BLOCK_BYTES);
+        self.u32(preferred(attr));
         self.u32(0);
     }
 
@@ -435,7 +438,7 @@ impl Fields {
         let born = attr.btime != Timestamp::default();
         let birth = if born { libc::STATX_BTIME } else { 0 };
         self.u32(libc::STATX_BASIC_STATS | birth);
-        self.u32(BLOCK_BYTES);
+        self.u32(preferred(attr));
         self.u64(0);
         self.u32(attr.nlink);
         self.u32(attr.uid);
@@ -461,5 +464,15 @@ impl Fields {
         self.u64(fh);
         self.u32(flags.bits());
         self.u32(0);
+    }
+}
+
+/// Returns the preferred size of I/O, a power of two.
+fn preferred(attr: &Attr) -> u32 {
+    let uncached = attr.ino.0 >= DEV_BASE && attr.kind == FileKind::File;
+    if uncached && attr.size > u64::from(BLOCK_BYTES) {
+        UNCACHED_BYTES
+    } else {
+        BLOCK_BYTES
     }
 }

@@ -301,8 +301,9 @@ fn disks() {
     let disk = Disk::new(&cluster, "disk", 64 << 20);
     let remote = disk.remote();
     assert_eq!(
-        run(1, &format!("stat -c %s {remote}")).ok().trim(),
-        "67108864"
+        run(1, &format!("stat -c '%s %o' {remote}")).ok(),
+        "67108864 131072",
+        "programs that ask for the best size read much at once"
     );
     // Read only by default.
     run(1, &format!("test $(head -c 5000 {remote} | wc -c) = 5000")).ok();
