@@ -5,8 +5,8 @@
 //! time. Many small files travel in one message. What a flush shares with other files, and what becomes of it if they
 //! have changed, is in [`super::share`].
 
-use super::call::Ticket;
 use super::call::Patience;
+use super::call::Ticket;
 use super::content::{Base, Segment, overlay};
 use super::dirty::Dirty;
 use super::node::State;
