@@ -4,30 +4,27 @@
 //! The original, or a copy that was at home since, stays on the process table after it has been ended ([`Remains`]): so
 //! its pid is nobody else's until the job is over.
 
-use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
-use super::super::protocol::{
-    DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, SILENCE_MAX, Stream, ToJob,
-};
+use super::super::protocol::{End, INPUT_WINDOW, Stream, ToJob};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
 use super::guest::blocking;
+use super::link::{Heard, Link, next_of};
+use super::owner::{Input, Outlet, write_some};
 use super::places::reached;
 use super::remains::{self, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
 use super::{Order, Seat, Status, Travel, pipes};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use consistency::NodeId;
-use gfs::net::ServiceId;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// The job where it was started.
 pub(super) struct Original {
@@ -35,35 +32,6 @@ pub(super) struct Original {
     pub(super) pidfd: OwnedFd,
     pub(super) group: GroupSlot,
 }
-
-/// A connection to a host.
-struct Link {
-    reader: FrameReader<Box<dyn AsyncRead + Send + Unpin>>,
-    sender: FrameSender,
-    _alive: Alive,
-    _writer: FrameWriter,
-    heard: Instant,
-    node: NodeId,
-}
-
-impl Link {
-    /// Returns what comes next, or why nothing will. Cancel-safe.
-    async fn next(&mut self) -> Result<FromGuest, String> {
-        let next = self.reader.next(FRAME_BYTES_MAX);
-        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
-        self.heard = Instant::now();
-        let why = match frame {
-            Ok(Ok(Some(frame))) => return Ok(frame),
-            Ok(Ok(None)) => "its daemon has ended, or its Glu is older".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("nothing came from it for {SILENCE_MAX:?}"),
-        };
-        Err(format!("node {} was lost with the job: {why}", self.node))
-    }
-}
-
-/// What a link has brought.
-type Heard = Result<FromGuest, String>;
 
 pub(super) struct Deputy {
     travel: Arc<Travel>,
@@ -83,23 +51,6 @@ pub(super) struct Deputy {
     /// Signals that wait for the end of a move.
     signals: Vec<(i32, bool)>,
     end: Option<End>,
-}
-
-/// The pipe that the owner's input comes by.
-#[derive(Default)]
-struct Input {
-    pipe: Option<pipe::Receiver>,
-    credit: usize,
-    /// What was sent to an earlier host, and not read there.
-    unread: VecDeque<Bytes>,
-}
-
-/// A pipe to the owner.
-struct Outlet {
-    stream: Stream,
-    pipe: pipe::Sender,
-    waiting: VecDeque<Bytes>,
-    ended: bool,
 }
 
 impl Deputy {
@@ -416,17 +367,7 @@ impl Deputy {
             pipes: self.pipes.clone(),
         });
         let transport = self.travel.transport().map_err(|error| error.to_string())?;
-        let stream = transport.open(to, ServiceId::Job).await;
-        let stream = stream.map_err(|error| error.to_string())?;
-        let writer = FrameWriter::new(stream.writer);
-        let link = Link {
-            reader: FrameReader::new(stream.reader),
-            sender: writer.sender(),
-            _alive: Alive::new(writer.sender(), ToGuest::Ping),
-            _writer: writer,
-            heard: Instant::now(),
-            node: to,
-        };
+        let mut link = Link::open(&**transport, to).await?;
         link.sender.send(&ToJob::Receive(arrival)).await;
         for image in &self.images {
             let image = ToGuest::Image(image.clone());
@@ -435,10 +376,8 @@ impl Deputy {
             }
         }
         link.sender.send(&ToGuest::Made).await;
-        self.target = Some(Link {
-            heard: Instant::now(),
-            ..link
-        });
+        link.heard = Instant::now();
+        self.target = Some(link);
         Ok(())
     }
 
@@ -522,38 +461,5 @@ impl Deputy {
     async fn end_original(&mut self) {
         let group = Arc::clone(&self.original.group);
         blocking(move || group.get().map(Group::end)).await;
-    }
-}
-
-impl Input {
-    /// Reads what there is and credit for; none: the end. Cancel-safe.
-    async fn read(&mut self) -> io::Result<Bytes> {
-        if let Some(first) = self.unread.front_mut() {
-            return Ok(first.split_to(first.len().min(DATA_BYTES_MAX)))
-                .inspect(|_| self.unread.retain(|bytes| !bytes.is_empty()));
-        }
-        let most = self.credit.min(DATA_BYTES_MAX);
-        let Some(pipe) = self.pipe.as_mut().filter(|_| most > 0) else {
-            return std::future::pending().await;
-        };
-        let mut bytes = BytesMut::with_capacity(most);
-        pipe.take(most as u64).read_buf(&mut bytes).await?;
-        Ok(bytes.freeze())
-    }
-}
-
-/// Returns what comes next by a link; waits for ever if there is none. Cancel-safe.
-async fn next_of(link: &mut Option<Link>) -> Heard {
-    match link {
-        Some(link) => link.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// As [`pipes::write_some`], if the pipe is there.
-async fn write_some(out: &mut Option<Outlet>) -> io::Result<u32> {
-    match out {
-        Some(out) => pipes::write_some(&mut out.pipe, &mut out.waiting).await,
-        None => std::future::pending().await,
     }
 }

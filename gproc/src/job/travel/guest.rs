@@ -6,11 +6,11 @@ use super::super::group::Group;
 use super::super::limits::Limits;
 use super::super::pause::Place;
 use super::super::protocol::{
-    Credentials, DATA_BYTES_MAX, End, FRAME_BYTES_MAX, INPUT_WINDOW, OUTPUT_WINDOW, SILENCE_MAX,
-    Stream,
+    Credentials, DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream,
 };
 use super::super::sys;
 use super::engine::{Engine, Images, Waiting};
+use super::link::{FromHome, HomeLost};
 use super::places::reached;
 use super::remains::ended;
 use super::rules::{Copy, Word};
@@ -27,10 +27,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
-
-/// Home has gone, or has broken the protocol.
-struct HomeLost;
 
 /// Has a job of another node, or one that has come home, from its arrival to its end or its next move.
 pub(in crate::job) async fn host(
@@ -41,10 +37,7 @@ pub(in crate::job) async fn host(
 ) {
     let sender = writer.sender();
     let alive = Alive::new(writer.sender(), FromGuest::Ping);
-    let mut home = FromHome {
-        reader,
-        heard: Instant::now(),
-    };
+    let mut home = FromHome::new(reader);
     let made = match receive(&travel, &mut home, &sender).await {
         Ok(Ok(images)) => match admit(&travel, &arrival).await {
             Ok(()) => {
@@ -88,29 +81,6 @@ async fn admit(travel: &Travel, arrival: &Arrival) -> io::Result<()> {
     };
     let admitted = travel.admissions.admit(travel.node, &user, guest).await;
     admitted.map_err(io::Error::other)
-}
-
-/// The stream from home.
-struct FromHome<R> {
-    reader: FrameReader<R>,
-    heard: Instant,
-}
-
-impl<R: AsyncRead + Unpin> FromHome<R> {
-    /// Returns what comes next. Cancel-safe.
-    async fn next(&mut self) -> Result<ToGuest, HomeLost> {
-        let next = self.reader.next(FRAME_BYTES_MAX);
-        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
-        self.heard = Instant::now();
-        match frame {
-            Ok(Ok(Some(frame))) => Ok(frame),
-            _ => Err(HomeLost),
-        }
-    }
-
-    async fn gone(&mut self) {
-        while self.next().await.is_ok() {}
-    }
 }
 
 /// Receives the images of a job.

@@ -9,11 +9,14 @@ mod deputy;
 mod engine;
 mod guest;
 mod level;
+mod link;
 mod locks;
+mod owner;
 mod pipes;
 mod places;
 mod remains;
 mod rules;
+mod seat;
 mod ties;
 mod timers;
 mod told;
@@ -27,16 +30,14 @@ pub(super) use level::run as level;
 pub(super) use locks::FileLocks;
 pub use locks::Locked;
 pub(super) use rules::NotMoved;
+use seat::Seat;
 
 use super::admission::{Admissions, Refused};
 use super::frame::{FrameReader, FrameWriter};
 use super::group::{Group, Groups};
 use super::pause::{Guests, Its, Place};
-use super::protocol::{
-    Asked, Credentials, End, FRAME_BYTES_MAX, FromJob, Level, Moved, ToJob, Told,
-};
+use super::protocol::{Asked, Credentials, FRAME_BYTES_MAX, FromJob, Level, Moved, ToJob, Told};
 use super::spawn::GroupSlot;
-use super::sys;
 use crate::events::Events;
 use crate::level::Because;
 use consistency::NodeId;
@@ -46,11 +47,11 @@ use nix::errno::Errno;
 use remains::Remains;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// How long a node may take to say something.
@@ -469,82 +470,5 @@ impl Drop for Ticket {
         if let Some(pidfd) = self.remains.take() {
             tokio::spawn(remains::bury(self.pid, pidfd));
         }
-    }
-}
-
-/// Whose word counts about the end of a job: the kernel's, of the original, or the deputy's.
-#[derive(Debug, Default)]
-pub(super) struct Seat {
-    state: Mutex<SeatState>,
-    changed: Notify,
-}
-
-#[derive(Debug, Default)]
-enum SeatState {
-    #[default]
-    Here,
-    /// As [`Self::Here`], but signals wait.
-    Moves,
-    Away,
-    Over(End),
-}
-
-impl Seat {
-    fn state(&self) -> MutexGuard<'_, SeatState> {
-        self.state.lock().expect("no holder panics")
-    }
-
-    /// Takes the original off the process table if it has ended and counts; returns how the job has ended.
-    pub(super) fn try_wait(&self, pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
-        let mut state = self.state();
-        match &*state {
-            SeatState::Here | SeatState::Moves => {
-                let end = sys::try_wait(pidfd)?;
-                if let Some(end) = &end {
-                    *state = SeatState::Over(end.clone());
-                }
-                Ok(end)
-            }
-            SeatState::Away => Ok(None),
-            SeatState::Over(end) => Ok(Some(end.clone())),
-        }
-    }
-
-    /// Waits until [`Self::try_wait`] may say something else than the original does.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    /// Returns whether the original does not count any more.
-    pub(super) fn is_away(&self) -> bool {
-        matches!(&*self.state(), SeatState::Away)
-    }
-
-    fn is_away_or_moves(&self) -> bool {
-        matches!(&*self.state(), SeatState::Away | SeatState::Moves)
-    }
-
-    /// The original counts no more; `false`: it has ended and was waited for.
-    fn leave(&self) -> bool {
-        let mut state = self.state();
-        if matches!(&*state, SeatState::Over(_)) {
-            return false;
-        }
-        *state = SeatState::Away;
-        true
-    }
-
-    fn moves(&self, moves: bool) {
-        let mut state = self.state();
-        match (&*state, moves) {
-            (SeatState::Here, true) => *state = SeatState::Moves,
-            (SeatState::Moves, false) => *state = SeatState::Here,
-            _ => {}
-        }
-    }
-
-    fn end(&self, end: End) {
-        *self.state() = SeatState::Over(end);
-        self.changed.notify_one();
     }
 }

@@ -1,0 +1,94 @@
+//! The stream between home and a host of a job, at both ends. One that is silent for [`SILENCE_MAX`] has ended.
+
+use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
+use super::super::protocol::{FRAME_BYTES_MAX, SILENCE_MAX};
+use super::wire::{FromGuest, ToGuest};
+use consistency::NodeId;
+use gfs::net::{ServiceId, Transport};
+use tokio::io::AsyncRead;
+use tokio::time::{Instant, timeout_at};
+
+/// A connection to a host.
+pub(super) struct Link {
+    reader: FrameReader<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(super) sender: FrameSender,
+    _alive: Alive,
+    _writer: FrameWriter,
+    pub(super) heard: Instant,
+    node: NodeId,
+}
+
+impl Link {
+    /// Connects to a host.
+    pub(super) async fn open(transport: &dyn Transport, node: NodeId) -> Result<Self, String> {
+        let stream = transport.open(node, ServiceId::Job).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let writer = FrameWriter::new(stream.writer);
+        Ok(Self {
+            reader: FrameReader::new(stream.reader),
+            sender: writer.sender(),
+            _alive: Alive::new(writer.sender(), ToGuest::Ping),
+            _writer: writer,
+            heard: Instant::now(),
+            node,
+        })
+    }
+
+    /// Returns what comes next, or why nothing will. Cancel-safe.
+    async fn next(&mut self) -> Result<FromGuest, String> {
+        let next = self.reader.next(FRAME_BYTES_MAX);
+        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
+        self.heard = Instant::now();
+        let why = match frame {
+            Ok(Ok(Some(frame))) => return Ok(frame),
+            Ok(Ok(None)) => "its daemon has ended, or its Glu is older".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("nothing came from it for {SILENCE_MAX:?}"),
+        };
+        Err(format!("node {} was lost with the job: {why}", self.node))
+    }
+}
+
+/// What a link has brought.
+pub(super) type Heard = Result<FromGuest, String>;
+
+/// Returns what comes next by a link; waits for ever if there is none. Cancel-safe.
+pub(super) async fn next_of(link: &mut Option<Link>) -> Heard {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Home has gone, or has broken the protocol.
+pub(super) struct HomeLost;
+
+/// The stream from home.
+pub(super) struct FromHome<R> {
+    reader: FrameReader<R>,
+    heard: Instant,
+}
+
+impl<R: AsyncRead + Unpin> FromHome<R> {
+    pub(super) fn new(reader: FrameReader<R>) -> Self {
+        Self {
+            reader,
+            heard: Instant::now(),
+        }
+    }
+
+    /// Returns what comes next. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<ToGuest, HomeLost> {
+        let next = self.reader.next(FRAME_BYTES_MAX);
+        let frame = timeout_at(self.heard + SILENCE_MAX, next).await;
+        self.heard = Instant::now();
+        match frame {
+            Ok(Ok(Some(frame))) => Ok(frame),
+            _ => Err(HomeLost),
+        }
+    }
+
+    pub(super) async fn gone(&mut self) {
+        while self.next().await.is_ok() {}
+    }
+}

@@ -1,0 +1,85 @@
+//! Who says how a job has ended.
+
+use super::super::protocol::End;
+use super::super::sys;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// Whose word counts about the end of a job: the kernel's, of the original, or the deputy's.
+#[derive(Debug, Default)]
+pub(in crate::job) struct Seat {
+    state: Mutex<SeatState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+enum SeatState {
+    #[default]
+    Here,
+    /// As [`Self::Here`], but signals wait.
+    Moves,
+    Away,
+    Over(End),
+}
+
+impl Seat {
+    fn state(&self) -> MutexGuard<'_, SeatState> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Takes the original off the process table if it has ended and counts; returns how the job has ended.
+    pub(in crate::job) fn try_wait(&self, pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
+        let mut state = self.state();
+        match &*state {
+            SeatState::Here | SeatState::Moves => {
+                let end = sys::try_wait(pidfd)?;
+                if let Some(end) = &end {
+                    *state = SeatState::Over(end.clone());
+                }
+                Ok(end)
+            }
+            SeatState::Away => Ok(None),
+            SeatState::Over(end) => Ok(Some(end.clone())),
+        }
+    }
+
+    /// Waits until [`Self::try_wait`] may say something else than the original does.
+    pub(in crate::job) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Returns whether the original does not count any more.
+    pub(in crate::job) fn is_away(&self) -> bool {
+        matches!(&*self.state(), SeatState::Away)
+    }
+
+    pub(super) fn is_away_or_moves(&self) -> bool {
+        matches!(&*self.state(), SeatState::Away | SeatState::Moves)
+    }
+
+    /// The original counts no more; `false`: it has ended and was waited for.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.state();
+        if matches!(&*state, SeatState::Over(_)) {
+            return false;
+        }
+        *state = SeatState::Away;
+        true
+    }
+
+    pub(super) fn moves(&self, moves: bool) {
+        let mut state = self.state();
+        match (&*state, moves) {
+            (SeatState::Here, true) => *state = SeatState::Moves,
+            (SeatState::Moves, false) => *state = SeatState::Here,
+            _ => {}
+        }
+    }
+
+    pub(super) fn end(&self, end: End) {
+        *self.state() = SeatState::Over(end);
+        self.changed.notify_one();
+    }
+}
