@@ -42,14 +42,23 @@ if ((${#missing[@]} > 0)); then
         exit 1
     fi
     echo "setup: installing ${missing[*]}"
-    if [[ " ${missing[*]} " == *" openssh-server "* && -d /etc/systemd/system ]]; then
-        # Tests start a server of their own; this machine is not to get one by the way.
-        ln -sf /dev/null /etc/systemd/system/ssh.service
-        ln -sf /dev/null /etc/systemd/system/ssh.socket
+    # Tests start a server of their own; this machine is not to get one by the way.
+    units=()
+    if [[ " ${missing[*]} " == *" openssh-server "* && -d /etc/systemd/system &&
+        ! -e /etc/systemd/system/ssh.service && ! -e /etc/systemd/system/ssh.socket ]]; then
+        units=(ssh.service ssh.socket)
     fi
+    for unit in "${units[@]}"; do
+        ln -s /dev/null "/etc/systemd/system/$unit"
+    done
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+    for unit in "${units[@]}"; do
+        rm "/etc/systemd/system/$unit"
+        # Whoever wants it enables it.
+        deb-systemd-helper disable "$unit" >/dev/null 2>&1 || true
+    done
 fi
 
 if ! command -v cargo >/dev/null; then
