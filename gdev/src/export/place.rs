@@ -274,21 +274,30 @@ fn way(path: &FilePath, names: usize) -> Stat {
             born: 0,
         },
         attr: Attr {
-            ino: InodeNo(ino),
-            kind: FileKind::Dir,
             mode: 0o555,
             nlink: u32::try_from(names).unwrap_or(0).saturating_add(2),
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: Timestamp::default(),
-            mtime: Timestamp::default(),
-            ctime: Timestamp::default(),
-            btime: Timestamp::default(),
-            version: Version(1),
+            ..made_up_dir(InodeNo(ino))
         },
+    }
+}
+
+/// Returns the attributes of a directory that no file system has.
+pub(super) fn made_up_dir(ino: InodeNo) -> Attr {
+    Attr {
+        ino,
+        kind: FileKind::Dir,
+        mode: 0o755,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: Timestamp::default(),
+        mtime: Timestamp::default(),
+        ctime: Timestamp::default(),
+        btime: Timestamp::default(),
+        version: Version(1),
     }
 }
 

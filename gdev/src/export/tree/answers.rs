@@ -1,8 +1,9 @@
 //! What the kernel is answered.
 
-use super::shown::{bits, change, cookie_of, device_of, place_of, root_attr, shown, shown_kind};
+use super::shown::{bits, change, cookie_of, device_of, place_of, shown, shown_kind};
 use super::{ExportTree, XATTR_DEVICE, inodes, malformed, open};
 use crate::caller::user;
+use crate::export::place::made_up_dir;
 use crate::export::wire::{Entry, PAGE_ENTRIES_MAX, Reply, What};
 use crate::wire::IO_BYTES_MAX;
 use crate::wire::session::{Answer, Ask};
@@ -58,7 +59,7 @@ impl Tree for ExportTree {
         };
         if inodes::owner_of_root(ino).is_some() {
             // Not the owner's: it is there whether the owner is up or down.
-            return Ok(reply(root_attr(ino), CACHE));
+            return Ok(reply(made_up_dir(ino), CACHE));
         }
         let told = self.inodes().take_fresh(ino, caller.pid, Instant::now());
         let attr = match told {

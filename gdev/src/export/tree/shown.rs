@@ -4,7 +4,7 @@ use super::inodes::Inode;
 use crate::export::wire::{Change, Mode, NewTime};
 use crate::wire::Device;
 use consistency::wire::meta::{Attr, FileKind};
-use consistency::{InodeNo, Timestamp, Version};
+use consistency::{InodeNo, Version};
 use gfs::tree::{NewMode, SetAttrRequest, TimeOrNow};
 
 /// Bits of a file's mode that are shown: none that changes who executes it.
@@ -41,25 +41,6 @@ pub(super) const fn shown_kind(kind: FileKind) -> FileKind {
         FileKind::File | FileKind::Dir | FileKind::Symlink | FileKind::Fifo | FileKind::Socket => {
             kind
         }
-    }
-}
-
-pub(super) fn root_attr(ino: InodeNo) -> Attr {
-    Attr {
-        ino,
-        kind: FileKind::Dir,
-        mode: 0o755,
-        nlink: 2,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        size: 0,
-        blocks: 0,
-        atime: Timestamp::default(),
-        mtime: Timestamp::default(),
-        ctime: Timestamp::default(),
-        btime: Timestamp::default(),
-        version: Version(1),
     }
 }
 
