@@ -3,6 +3,7 @@
 use super::fan::Fan;
 use super::many::{self, Rules, Wish};
 use super::owner::{self, Command, Reader};
+use super::rsh;
 use super::signals::Signals;
 use super::terminal::Terminal;
 use super::{end_as, socket, sys};
@@ -42,6 +43,10 @@ const USAGE_STATUS: i32 = 2;
 #[derive(Debug, Parser)]
 #[command(name = NAME, version)]
 struct Args {
+    /// As the first argument: HOST [COMMAND...] follow as for ssh, for programs that want a remote shell.
+    #[arg(long, exclusive = true)]
+    rsh: bool,
+
     #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
     nodes: Option<NodeSet>,
 
@@ -160,7 +165,9 @@ struct Args {
 
 /// Runs `glurun` with the arguments of this process, and ends it.
 pub fn main() -> ! {
-    let args = Args::try_parse().unwrap_or_else(|error| match error.kind() {
+    let line = rsh::translated(std::env::args_os().collect(), |name| std::env::var_os(name));
+    let args = line.and_then(Args::try_parse_from);
+    let args = args.unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
         _ => usage(&error),
     });

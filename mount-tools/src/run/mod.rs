@@ -3,7 +3,7 @@
 //! Plain threads and blocking calls: these programs live for milliseconds, their input and output may be anything,
 //! and a blocked read or write must cost nobody but its own stream.
 //!
-//! - [`command`]: what `glurun` was asked to do.
+//! - [`command`]: what `glurun` was asked to do, [`rsh`] as a remote shell.
 //! - [`many`]: several jobs of one command.
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output, [`fan`] one input to all.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
@@ -19,6 +19,7 @@ pub(crate) mod owner;
 mod parallel;
 mod peeked;
 mod pmi;
+mod rsh;
 pub mod shell;
 mod signals;
 mod sys;
