@@ -2,6 +2,7 @@
 //!
 //! Needs root, /dev/fuse, python3 and a kernel with `cpu.idle` (5.15).
 
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tests::{Cluster, DEADLINE, wait_until};
@@ -120,4 +121,15 @@ fn gangs_take_turns_on_shared_nodes() {
         cluster.sh(2, script).stdout.contains("wire")
     });
     drop(tied);
+
+    let submit = "cd /cluster && glurun --detach --gang -n 2 sleep 60";
+    let job = cluster.sh(1, submit).ok();
+    wait_until("a batch job that takes turns", DEADLINE, || {
+        let records = cluster.sh(1, "cat /cluster/.glu/jobs/node*.json").stdout;
+        let records = serde_json::Deserializer::from_str(&records).into_iter::<Value>();
+        let jobs = records.flat_map(|record| record.expect("a record")["jobs"].as_array().cloned());
+        let takes_turns = |job: &Value| job["command"][0] == "sleep" && job["gang"].is_u64();
+        jobs.flatten().any(|job| takes_turns(&job))
+    });
+    cluster.sh(1, &format!("glubatch cancel {job}")).ok();
 }

@@ -116,6 +116,9 @@ pub(super) struct Spec {
     /// Processors of which each process may use the time, if that is said.
     #[serde(default)]
     pub(super) cpus_max: Option<u32>,
+    /// Its processes run together, in turns with other gangs (J10).
+    #[serde(default)]
+    pub(super) gang: bool,
     pub(super) nodes: Option<NodeSet>,
     pub(super) exclude: Option<NodeSet>,
     pub(super) partition: Option<String>,

@@ -393,6 +393,9 @@ impl Scheduler {
         if let Some(cpus) = spec.cpus_max {
             command.args(["--cpus", &cpus.to_string()]);
         }
+        if spec.gang {
+            command.arg("--gang");
+        }
         let places: Vec<String> = on.iter().map(ToString::to_string).collect();
         command.arg("--places").arg(places.join(","));
         command

@@ -49,6 +49,10 @@ pub(super) struct Submit {
     #[arg(value_parser = clap::value_parser!(u64).range(..=MEM_MIB_MAX))]
     mem: u64,
 
+    /// Has the processes run together, in turns of a second with those of other gangs that share nodes with them.
+    #[arg(long)]
+    gang: bool,
+
     #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
     nodes: Option<NodeSet>,
 
@@ -197,6 +201,7 @@ impl Submit {
             count: self.count,
             cpus: self.cpus.unwrap_or(1),
             cpus_max: self.cpus,
+            gang: self.gang,
             mem_mib: self.mem,
             nodes: self.nodes,
             exclude: self.exclude,

@@ -89,7 +89,7 @@ struct Args {
 
     /// Puts the command into the queue of batch jobs, where it outlives this process, and prints the number of the job;
     /// its output goes to glurun-<job>.out. `glubatch` shows and ends it.
-    #[arg(long, conflicts_with_all = ["all", "gather", "gang", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
+    #[arg(long, conflicts_with_all = ["all", "gather", "label", "pty", "fanout", "wait", "kill_on_bad_exit", "places", "node_count"])]
     detach: bool,
 
     /// Beside another job: a process on the node of each of its processes.
@@ -328,6 +328,9 @@ fn detach(args: &Args) -> ! {
         .unwrap_or_else(|| "glurun-%j.out".into());
     option("--output", Some(output.into()));
     option("--error", args.error.clone().map(Into::into));
+    if args.gang {
+        glubatch.arg("--gang");
+    }
     let env = export(&args.export, std::env::vars_os().collect());
     glubatch.env_clear().envs(env).arg("--").args(&args.command);
     let error = std::os::unix::process::CommandExt::exec(&mut glubatch);

@@ -25,6 +25,7 @@ fn spec() -> Spec {
         cpus: 1,
         mem_mib: 0,
         cpus_max: None,
+        gang: false,
         nodes: None,
         exclude: None,
         partition: None,
