@@ -20,6 +20,7 @@ needs=(
     "pkg-config pkg-config"
     "pgrep procps"
     "python3 python3"
+    "rsync rsync"
     "script bsdutils"
     "sqlite3 sqlite3"
     "ssh openssh-client"

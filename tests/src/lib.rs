@@ -20,6 +20,8 @@ mod disk;
 pub mod linear;
 pub mod moves;
 mod s3;
+mod sources;
+mod sshd;
 mod stopped;
 mod terminal;
 
@@ -29,6 +31,8 @@ pub use command::{Output, Running};
 pub use dice::Dice;
 pub use disk::Disk;
 pub use s3::{S3_CREDENTIALS, S3Server};
+pub use sources::sources;
+pub use sshd::Sshd;
 pub use stopped::Stopped;
 pub use terminal::Terminal;
 

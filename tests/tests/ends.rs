@@ -5,9 +5,8 @@
 //! sshd of OpenSSH.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
-use tests::{Cluster, DEADLINE, Running, Stopped, wait_until};
+use tests::{Cluster, DEADLINE, Running, Sshd, Stopped, wait_until};
 
 /// The nodes on which a job runs; its owner is on node 1.
 const HOSTS: [u32; 2] = [2, 3];
@@ -20,8 +19,6 @@ const PROCESSES: u32 = 4;
 
 /// In this time all have ended, whatever has happened: silence of ten seconds, and time to see it on a busy machine.
 const ENDED_WITHIN: Duration = Duration::from_secs(45);
-
-const SSHD: &str = "/usr/sbin/sshd";
 
 /// Rounds of each test; `ROUNDS` asks for more.
 fn rounds() -> u32 {
@@ -167,31 +164,10 @@ fn nothing_outlives_the_daemon_of_its_owner_or_its_own() {
 
 #[test]
 fn nothing_outlives_the_ssh_above_it() {
-    if !Path::new(SSHD).exists() {
-        eprintln!("no {SSHD}: nothing of ssh was tried");
-        return;
-    }
     let cluster = Cluster::up(3);
     let mut times = Times::default();
-    let dir = cluster.state().join("ssh");
-    let dir = dir.display();
-    let keys = format!(
-        "mkdir -p -m 700 {dir} /run/sshd; cd {dir}; \
-         for key in host user; do ssh-keygen -q -t ed25519 -N '' -f $key || exit 1; done; cp user.pub authorized"
-    );
-    cluster.sh(1, &keys).ok();
-    let serve = format!(
-        "{SSHD} -D -e -f /dev/null -h {dir}/host -o AuthorizedKeysFile={dir}/authorized -o StrictModes=no \
-         -o Port=2222 -o ListenAddress=127.0.0.1 -o UsePAM=no -o PidFile=none -o SetEnv=PATH=$PATH"
-    );
-    let _server = cluster.spawn(1, &serve);
-    let ssh = format!(
-        "ssh -F /dev/null -i {dir}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-         -o BatchMode=yes -p 2222 root@127.0.0.1"
-    );
-    wait_until("a server of ssh", DEADLINE, || {
-        cluster.sh(1, &format!("{ssh} true")).code() == Some(0)
-    });
+    let server = Sshd::up(&cluster, 1);
+    let ssh = server.command();
     let job = JOB.replace('"', "\\\"");
     for _ in 0..rounds() {
         // With a terminal, as somebody at work has it: its end is a hang-up.

@@ -1,9 +1,8 @@
 //! A build with make.
 
-use super::{Bench, shell};
+use super::{Bench, Row, installed, shell, time};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 impl Bench {
     pub(super) fn build(&mut self) {
@@ -40,6 +39,7 @@ impl Bench {
             &one,
             &local,
         );
+        self.glumake();
         self.row(
             "no-op make, node that built",
             "<= 1.5 x the time",
@@ -65,35 +65,61 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Recipes on all nodes, which share the machine's processors: what is above 1 x is what sending them costs.
+    fn glumake(&mut self) {
+        let cluster = &self.cluster;
+        let build = |dir: &Path, make: &str| {
+            let dir = dir.display();
+            let script = format!("cd '{dir}/lua' && rm -f lua obj/* && {make} lua");
+            assert!(cluster.sh(1, &script).status.success(), "{script}");
+        };
+        let (tree, local) = (Path::new("/cluster"), &*self.local);
+        let mut controls = vec![
+            (
+                "cold build, glumake -j4; control: make -j4 on one node",
+                "<= 1.12 x the time",
+                tree,
+                "make -s -j4",
+            ),
+            (
+                "cold build, glumake -j4; control: make -j4, local files",
+                "",
+                local,
+                "make -s -j4",
+            ),
+        ];
+        // A server on this machine has the processors that the nodes share.
+        let distcc = "DISTCC_HOSTS=127.0.0.1/4,lzo make -s -j4 CC='distcc gcc'";
+        let _server = installed("distccd").then(|| {
+            controls.push(("cold build, glumake -j4; control: distcc, -j4, local files", "", local, distcc));
+            let serve = "distccd --no-detach --daemon --allow 127.0.0.1 --listen 127.0.0.1 --jobs 4 --log-stderr";
+            cluster.spawn(1, serve)
+        });
+        let mut rows = Vec::new();
+        for (name, goal, dir, make) in controls {
+            let (mut here, mut control) = (Vec::new(), Vec::new());
+            for _ in 0..3 {
+                here.push(time(|| build(tree, "glumake -s -j4")));
+                control.push(time(|| build(dir, make)));
+            }
+            rows.push(Row {
+                name,
+                goal,
+                here,
+                control,
+                ops: 1,
+            });
+        }
+        for row in rows {
+            self.add(row);
+        }
+    }
+}
+
 /// Returns the directory of the demo's sources, out of the registry.
 pub(super) fn sources() -> PathBuf {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/demo/Cargo.toml");
-    shell(&format!(
-        "cargo fetch --quiet --locked --manifest-path '{manifest}'"
-    ));
-    let args = [
-        "metadata",
-        "--quiet",
-        "--locked",
-        "--format-version",
-        "1",
-        "--manifest-path",
-        manifest,
-    ];
-    let output = Command::new("cargo")
-        .args(args)
-        .output()
-        .expect("cargo runs");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let packages = metadata["packages"].as_array().expect("packages");
-    let lua = packages
-        .iter()
-        .find(|package| package["name"] == "lua-src")
-        .expect("lua-src");
-    let root = Path::new(lua["manifest_path"].as_str().expect("a path"))
-        .parent()
-        .expect("a directory")
-        .to_path_buf();
+    let root = tests::sources("scripts/demo/Cargo.toml", "lua-src");
     let versions = fs::read_dir(&root)
         .expect("readdir")
         .map(|entry| entry.expect("entry").path());

@@ -1,6 +1,7 @@
 //! Jobs started elsewhere.
 
-use super::{Bench, Row, time};
+use super::{Bench, Row, installed, time};
+use tests::Sshd;
 
 impl Bench {
     pub(super) fn jobs(&mut self) {
@@ -28,6 +29,31 @@ impl Bench {
             rows.push(Row {
                 name,
                 goal,
+                here,
+                control,
+                ops: 50,
+            });
+        }
+        // What users have without it: here means glurun, the control the other program.
+        let server = Sshd::up(cluster, 1);
+        let mut others = vec![(
+            "null glurun job, other node; control: ssh to the same machine",
+            server.command(),
+        )];
+        // Its configuration is the machine's own.
+        let slurm = installed("srun") && cluster.sh(1, "srun -N 1 /bin/true").code() == Some(0);
+        if slurm {
+            others.push(("null glurun job, other node; control: srun", "srun -N 1"));
+        }
+        for (name, other) in others {
+            let (mut here, mut control) = (Vec::new(), Vec::new());
+            for _ in 0..5 {
+                here.push(time(|| run(&loops("glurun -w 2 /bin/true"))));
+                control.push(time(|| run(&loops(&format!("{other} /bin/true")))));
+            }
+            rows.push(Row {
+                name,
+                goal: "",
                 here,
                 control,
                 ops: 50,

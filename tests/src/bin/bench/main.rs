@@ -166,7 +166,7 @@ impl Bench {
             );
         }
         println!(
-            "\nMedians per operation; the control is the file system under the state directory (for jobs: a plain"
+            "\nMedians per operation; the control is the file system under the state directory (for jobs, if not said: a plain"
         );
         println!(
             "process; for moves: CRIU's dump, a copy in memory and its restore; for the exclusive hand-off: a write under a lease"
@@ -180,6 +180,12 @@ impl Bench {
             );
         }
     }
+}
+
+/// Returns whether there is a program of this name.
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 fn ratio(row: &Row) -> String {
