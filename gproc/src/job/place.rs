@@ -3,17 +3,32 @@
 //! The best node is the one where a new job gets most of a core: least (runnable + placed + 1) / (cpus x speed).
 //! *Placed* are the jobs this node has sent there that its report cannot show yet: those younger than [`FELT_AFTER`]
 //! that have not ended. Ties go to the node with the fewest placements, then to the one that was chosen longest ago.
+//! The node where the same work was last is taken instead while it gives [`FAMILIAR_SHARE`] of what the best one would:
+//! what it read is cached there.
 
 use consistency::wire::node::NodeLoad;
 use consistency::wire::request::NodeStatus;
 use consistency::{Duration, Instant, NodeId};
+use lru::LruCache;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 /// Age at which a job shows in its node's own report: the average of a second, and the way of the report.
 pub const FELT_AFTER: Duration = Duration::from_millis(3_000);
 
 /// A node with less memory than this for new processes gets no job.
 pub const MEMORY_KIB_MIN: u64 = 64 << 10;
+
+/// What a node that knows the work may give less than the best: reading a few files anew costs a short job some tenths of its
+/// time, and a longer one next to nothing.
+pub const FAMILIAR_SHARE: f64 = 0.8;
+
+/// Of so many pieces of work it is remembered where they were: the recipes of a large build.
+const FAMILIAR_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not 0");
+
+/// Names what a job does and with what: one that does the same again has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Work(pub u64);
 
 /// Why there is no node for a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,11 +63,24 @@ impl std::fmt::Display for Asked {
 pub struct Ticket(u64);
 
 /// Remembers the placements that no report shows yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Placer {
     next: u64,
     placed: BTreeMap<Ticket, (NodeId, Instant)>,
     history: BTreeMap<NodeId, History>,
+    /// Where work was done last.
+    familiar: LruCache<Work, NodeId>,
+}
+
+impl Default for Placer {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            placed: BTreeMap::new(),
+            history: BTreeMap::new(),
+            familiar: LruCache::new(FAMILIAR_MAX),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +101,7 @@ impl Placer {
         now: Instant,
         nodes: &[NodeStatus],
         asked: &[NodeId],
+        work: Work,
     ) -> Result<(NodeId, Ticket), PlaceError> {
         let known = |node: &NodeId| nodes.iter().any(|status| status.node == *node);
         if let Some(unknown) = asked.iter().find(|node| !known(node)) {
@@ -88,19 +117,24 @@ impl Placer {
         if up.is_empty() {
             return Err(PlaceError::Down(Asked(asked.to_vec())));
         }
-        let node = up
-            .iter()
-            .filter(|status| has_memory(&status.report.load))
-            .map(|status| {
-                let history = self.history.get(&status.node).copied().unwrap_or_default();
-                (self.score(status), history.count, history.last, status.node)
-            })
-            .min_by(|a, b| {
-                a.0.total_cmp(&b.0)
-                    .then_with(|| (a.1, a.2, a.3).cmp(&(b.1, b.2, b.3)))
-            })
-            .map(|(.., node)| node)
-            .ok_or(PlaceError::Memory)?;
+        let fit = up.iter().filter(|status| has_memory(&status.report.load));
+        let scores: Vec<(f64, NodeId)> = fit
+            .map(|status| (self.score(status), status.node))
+            .collect();
+        let order = |node: NodeId| {
+            let history = self.history.get(&node).copied().unwrap_or_default();
+            (history.count, history.last, node)
+        };
+        let best = scores.iter().min_by(|a, b| {
+            a.0.total_cmp(&b.0)
+                .then_with(|| order(a.1).cmp(&order(b.1)))
+        });
+        let (least, best) = *best.ok_or(PlaceError::Memory)?;
+        let familiar = self.familiar.get(&work).copied();
+        let is_good =
+            |of: &&(f64, NodeId)| Some(of.1) == familiar && of.0 * FAMILIAR_SHARE <= least;
+        let node = scores.iter().find(is_good).map_or(best, |(_, node)| *node);
+        self.familiar.put(work, node);
 
         let ticket = Ticket(self.next);
         self.next += 1;
@@ -177,11 +211,11 @@ mod tests {
         let mut placer = Placer::default();
         let nodes = [silent, node(2, 1.0, 1, 1_000)];
         let placed = placer
-            .place(Instant(0), &nodes, &[])
+            .place(Instant(0), &nodes, &[], Work(1))
             .expect("there are two");
         assert_eq!(placed.0, NodeId(2));
         let placed = placer
-            .place(Instant(0), &nodes, &ids(&[1]))
+            .place(Instant(0), &nodes, &ids(&[1]), Work(2))
             .expect("it is up");
         assert_eq!(placed.0, NodeId(1));
     }
@@ -194,9 +228,8 @@ mod tests {
     #[track_caller]
     fn check(nodes: &[NodeStatus], asked: &[u16], expected: &[u16]) {
         let mut placer = Placer::default();
-        let chosen: Vec<u16> = expected
-            .iter()
-            .map(|_| placer.place(Instant(0), nodes, &ids(asked)))
+        let chosen: Vec<u16> = (0..expected.len() as u64)
+            .map(|work| placer.place(Instant(0), nodes, &ids(asked), Work(work)))
             .map(|placed| placed.expect("there is a node").0.0)
             .collect();
         assert_eq!(chosen, expected);
@@ -204,7 +237,7 @@ mod tests {
 
     #[track_caller]
     fn check_refused(nodes: &[NodeStatus], asked: &[u16], message: &str) {
-        let refused = Placer::default().place(Instant(0), nodes, &ids(asked));
+        let refused = Placer::default().place(Instant(0), nodes, &ids(asked), Work(0));
         assert_eq!(refused.expect_err("no node").to_string(), message);
     }
 
@@ -234,7 +267,8 @@ mod tests {
         let unequal = [node(1, 0.0, 1, 1000), node(2, 0.0, 3, 1000)];
         let mut placer = Placer::default();
         let on_2 = (0..40)
-            .map(|_| placer.place(Instant(0), &unequal, &[]).expect("fits").0)
+            .map(|work| placer.place(Instant(0), &unequal, &[], Work(work)))
+            .map(|placed| placed.expect("fits").0)
             .filter(|node| *node == NodeId(2))
             .count();
         assert_eq!(on_2, 30, "shares follow the number of cores");
@@ -244,11 +278,38 @@ mod tests {
     fn ties_go_round() {
         let equal = [node(1, 0.0, 2, 1000), node(2, 0.0, 2, 1000)];
         let mut placer = Placer::default();
-        for expected in [1, 2, 1, 2] {
-            let (node, ticket) = placer.place(Instant(0), &equal, &[]).expect("fits");
+        for (work, expected) in [(1, 1), (2, 2), (3, 1), (4, 2)] {
+            let placed = placer.place(Instant(0), &equal, &[], Work(work));
+            let (node, ticket) = placed.expect("fits");
             assert_eq!(node, NodeId(expected));
             placer.finished(ticket);
         }
+    }
+
+    #[test]
+    fn work_goes_where_it_was_while_that_costs_little() {
+        let mut placer = Placer::default();
+        let mut place = |work, loads: [f32; 2]| {
+            let nodes = [node(1, loads[0], 2, 1000), node(2, loads[1], 2, 1000)];
+            let placed = placer.place(Instant(0), &nodes, &[], Work(work));
+            let (node, ticket) = placed.expect("fits");
+            placer.finished(ticket);
+            node.0
+        };
+        for work in 1..=4 {
+            let first = place(work, [0.0, 0.0]);
+            assert_eq!(place(work, [0.0, 0.0]), first, "no turn of the other");
+        }
+        assert_eq!(place(7, [0.0, 1.0]), 1);
+        assert_eq!(place(7, [0.2, 0.0]), 1, "it gives 0.8 of the best");
+        assert_eq!(place(7, [0.3, 0.0]), 2, "it gives less");
+        assert_eq!(place(7, [0.0, 0.0]), 2, "now it was there");
+
+        // At once they spread, whatever they did before.
+        let nodes = [node(1, 0.0, 2, 1000), node(2, 0.0, 2, 1000)];
+        let mut at_once = || placer.place(Instant(0), &nodes, &[], Work(7));
+        let chosen = [at_once(), at_once()].map(|placed| placed.expect("fits").0.0);
+        assert_eq!(chosen, [2, 1]);
     }
 
     #[test]
@@ -257,7 +318,8 @@ mod tests {
         let mut placer = Placer::default();
         let mut place = |at_ms: u64| {
             let now = Instant(at_ms * 1_000);
-            placer.place(now, &nodes, &[]).expect("fits").0.0
+            let placed = placer.place(now, &nodes, &[], Work(at_ms));
+            placed.expect("fits").0.0
         };
         assert_eq!(place(0), 1);
         assert_eq!(place(2_999), 2);

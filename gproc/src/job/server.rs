@@ -3,10 +3,10 @@
 use super::agent::{Agent, FIRST_FRAME_WITHIN, Hop};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::peer::Peer;
-use super::place::{PlaceError, Placer};
+use super::place::{PlaceError, Placer, Work};
 use super::protocol::{
-    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, SILENCE_MAX, Start, checked_len,
-    malformed,
+    End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
+    checked_len, malformed,
 };
 use super::relay::{Job, relay};
 use super::roll::{GATHER, Heard, Roll};
@@ -19,6 +19,7 @@ use consistency::wire::request::NodeStatus;
 use consistency::{Instant, NodeId};
 use gfs::net::Transport;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -259,16 +260,17 @@ impl JobServer {
     }
 
     async fn place(&self, start: &Start) -> Result<Placed<'_>, String> {
+        let work = work(start);
         let unknown = |error| format!("the load of the nodes is not known: {error}");
         let nodes = self.view.nodes().await.map_err(unknown)?;
         let asked = self.admitted(&nodes, start).await?;
-        if let Ok(placed) = self.place_on(&nodes, &asked) {
+        if let Ok(placed) = self.place_on(&nodes, &asked, work) {
             return Ok(placed);
         }
         // A node that has come up since is not refused.
         let nodes = self.view.fresh().await.map_err(unknown)?;
         let asked = self.admitted(&nodes, start).await?;
-        self.place_on(&nodes, &asked)
+        self.place_on(&nodes, &asked, work)
             .map_err(|error| error.to_string())
     }
 
@@ -295,10 +297,15 @@ impl JobServer {
         }
     }
 
-    fn place_on(&self, nodes: &[NodeStatus], asked: &[NodeId]) -> Result<Placed<'_>, PlaceError> {
+    fn place_on(
+        &self,
+        nodes: &[NodeStatus],
+        asked: &[NodeId],
+        work: Work,
+    ) -> Result<Placed<'_>, PlaceError> {
         let now = Instant(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX));
         let mut placer = self.placer.lock().expect("no holder panics");
-        let (node, ticket) = placer.place(now, nodes, asked)?;
+        let (node, ticket) = placer.place(now, nodes, asked, work)?;
         Ok(Placed {
             node,
             ticket,
@@ -327,6 +334,14 @@ impl Drop for Placed<'_> {
         let mut placer = self.placer.lock().expect("no holder panics");
         placer.finished(self.ticket);
     }
+}
+
+/// Returns what a job does: its command in its directory, for its user; of several of one command each is its own.
+fn work(start: &Start) -> Work {
+    let Request { argv, cwd, vnn, .. } = &start.request;
+    let mut hasher = DefaultHasher::new();
+    (argv, cwd, vnn, start.credentials.uid).hash(&mut hasher);
+    Work(hasher.finish())
 }
 
 async fn tell(sender: &FrameSender, end: End) {
