@@ -1,7 +1,7 @@
 //! glurun between real nodes: input files, options, signals, many processes.
 
 use std::time::Instant;
-use tests::{Cluster, DEADLINE};
+use tests::{Cluster, DEADLINE, wait_until};
 
 #[test]
 fn a_file_as_input_is_read_as_far_as_the_job_reads_it() {
@@ -251,4 +251,39 @@ fn many_processes_lose_nothing() {
     let output = run(script).ok();
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!((lines[0], lines[2]), (lines[1], "y"));
+}
+
+/// A node dies under a command of thirty processes: those that ran there are told, one line each; the others go on, or end with
+/// them where that is wished.
+#[test]
+fn a_node_that_dies_takes_its_processes_alone() {
+    let cluster = Cluster::up(3);
+    let run = |options: &str| {
+        cluster.sh(1, "rm -f /cluster/began").ok();
+        let script = "sh -c 'echo >> /cluster/began; sleep 6; echo done'";
+        let command = format!("cd /; exec glurun {options} -l -N 3 -n 30 {script}");
+        let running = cluster.spawn(1, &command);
+        wait_until("thirty processes", DEADLINE, || {
+            cluster.sh(1, "wc -l < /cluster/began").stdout.trim() == "30"
+        });
+        cluster.kill(3);
+        running.wait(DEADLINE)
+    };
+    let ended = run("");
+    assert_eq!(ended.code(), Some(125), "{ended}");
+    assert_eq!(ended.stdout.matches("done").count(), 20, "{ended}");
+    assert_eq!(ended.stderr.matches("glurun: ").count(), 10, "{ended}");
+
+    cluster.start(3);
+    wait_until("node 3 takes jobs", DEADLINE, || {
+        cluster.sh(1, "glurun -w 3 true").code() == Some(0)
+    });
+    // The highest status counts, which is that of SIGTERM.
+    let ended = run("-K");
+    assert_eq!(ended.code(), Some(143), "{ended}");
+    assert_eq!(ended.stdout.matches("done").count(), 0, "{ended}");
+    for node in 1..=3 {
+        let left = cluster.sh(node, "pgrep -x sleep").stdout;
+        assert_eq!(left, "", "on node {node}");
+    }
 }

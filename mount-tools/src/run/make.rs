@@ -3,14 +3,22 @@
 //! make runs `glumake-sh` (which lies beside this program on every node) as its shell, and this program as its
 //! sub-make. The shell that the makefile wants is found by reading it, since the command line's `SHELL` hides it from
 //! make: an assignment of a plain name is honoured, one that has to be expanded counts as bash if it names bash.
+//!
+//! This process waits for make, shows on a terminal how far it is, and tells in the end how many recipes could not run in the
+//! cluster and ran here; a sub-make leaves that to the first one.
 
 use super::owner::nodes;
+use super::progress::Progress;
+use super::recipes::{Desk, EVENTS_ENV, Teller};
 use super::shell::{JOB_ENV, SHELL_DEFAULT, SHELL_ENV};
-use super::{give_up, socket};
+use super::signals::Passed;
+use super::{give_up, socket, sys};
 use gproc::job::protocol::Failure;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 const NAME: &str = "glumake";
 
@@ -44,16 +52,48 @@ pub fn main() -> ! {
         setting.push(path);
         setting
     };
-    let error = make
-        .args(args)
+    make.args(args)
         .arg(setting("SHELL=", &shell))
         .arg(setting("MAKE=", &own))
         .env(SHELL_ENV, wanted)
         // Inside a job this make is one of its own; its recipes are new jobs.
-        .env_remove(JOB_ENV)
-        .exec();
+        .env_remove(JOB_ENV);
+    if Teller::from_env().hears() {
+        cannot_run(&make.exec());
+    }
+    let status = watch(&mut make).unwrap_or_else(|error| cannot_run(&error));
+    match status.signal() {
+        Some(signal) => sys::die_by(signal),
+        None => std::process::exit(status.code().unwrap_or(1)),
+    }
+}
+
+/// Runs make and waits for its end, with an ear for its recipes.
+fn watch(make: &mut std::process::Command) -> io::Result<ExitStatus> {
+    // No other thread may have got the signals by then.
+    let signals = Passed::take_over()?;
+    let mut progress = Progress::find();
+    let desk = Desk::open(move |tally| {
+        if let Some(progress) = &mut progress {
+            progress.show(tally);
+        }
+    });
+    let desk = desk.unwrap_or_else(|error| fail(&format!("no socket for recipes: {error}")));
+    sys::dies_with_this_thread(make.env(EVENTS_ENV, desk.path()));
+    let mut child = make.spawn()?;
+    signals.pass_to(&child)?;
+    let status = child.wait()?;
+    let here = desk.close().here;
+    if here > 0 {
+        let recipes = if here == 1 { "recipe" } else { "recipes" };
+        eprintln!("{NAME}: {here} {recipes} ran here, for faults of the cluster");
+    }
+    Ok(status)
+}
+
+fn cannot_run(error: &io::Error) -> ! {
     match error.kind() {
-        std::io::ErrorKind::NotFound => give_up(NAME, Failure::NotFound, "GNU make is not here"),
+        io::ErrorKind::NotFound => give_up(NAME, Failure::NotFound, "GNU make is not here"),
         _ => give_up(NAME, Failure::NotExecutable, &format!("make: {error}")),
     }
 }

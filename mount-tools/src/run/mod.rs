@@ -8,7 +8,7 @@
 //! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output, [`fan`] one input to all.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
 //! - [`parallel`]: how the processes of one command find each other, by [`pmi`].
-//! - [`make`], [`shell`]: GNU make whose recipes are jobs.
+//! - [`make`], [`shell`]: GNU make whose recipes are jobs; [`recipes`]: what they tell it, [`progress`] shows that.
 
 pub mod command;
 mod copy;
@@ -19,6 +19,8 @@ pub(crate) mod owner;
 mod parallel;
 mod peeked;
 mod pmi;
+mod progress;
+mod recipes;
 mod rsh;
 pub mod shell;
 mod signals;

@@ -19,6 +19,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufReader, IoSlice, IsTerminal, Write};
@@ -43,6 +44,13 @@ pub(super) enum Reader {
     Nobody,
     One(u32),
     All(Arc<Fan>),
+}
+
+/// How far a job has come.
+enum Step {
+    /// It may begin from now on.
+    Asked,
+    Runs(NodeId),
 }
 
 /// What all jobs of one command have in common.
@@ -167,12 +175,26 @@ impl Command {
         self
     }
 
-    /// Runs the job with number `vnn`, the first of which has this process's input, and waits for its end.
-    pub(super) fn run(&self, socket: &Path, vnn: u32, signals: &Signals) -> End {
-        self.run_on(socket, vnn, &[], None, signals)
+    /// Runs the one job of this command, and waits for its end; `runs` hears on which node it runs. Returns the end, and whether,
+    /// if it tells of a fault, the job may have begun.
+    pub(super) fn run_told(
+        &self,
+        socket: &Path,
+        signals: &Signals,
+        runs: &dyn Fn(NodeId),
+    ) -> (End, bool) {
+        let asked = Cell::new(false);
+        let told = |step| match step {
+            Step::Asked => asked.set(true),
+            Step::Runs(node) => runs(node),
+        };
+        let end = self.try_run(socket, 0, &[], None, signals, &told);
+        let end = end.unwrap_or_else(|error| End::lost(explain(socket, &error)));
+        (end, asked.get())
     }
 
-    /// As [`Self::run`], on one of `nodes` if there are any; what it writes is gathered in `sink`.
+    /// Runs the job with number `vnn`, the first of which has this process's input, on one of `nodes` if there are any, and waits
+    /// for its end; what it writes is gathered in `sink`.
     pub(super) fn run_on(
         &self,
         socket: &Path,
@@ -181,7 +203,7 @@ impl Command {
         sink: Option<&Arc<Sink>>,
         signals: &Signals,
     ) -> End {
-        let end = self.try_run(socket, vnn, nodes, sink, signals);
+        let end = self.try_run(socket, vnn, nodes, sink, signals, &|_| {});
         if let Some(parallel) = &self.parallel {
             parallel.ended(vnn, signals);
         }
@@ -198,6 +220,7 @@ impl Command {
         nodes: &[NodeId],
         sink: Option<&Arc<Sink>>,
         signals: &Signals,
+        told: &dyn Fn(Step),
     ) -> io::Result<End> {
         let mut request = self.request.clone();
         request.vnn = vnn;
@@ -232,6 +255,7 @@ impl Command {
             // The job may run before this thread goes on: a signal is to find it, but to wait for the request.
             let first = line.0.lock().expect("no holder panics");
             signals.add(line.clone());
+            told(Step::Asked);
             self.send_hello(&first, &hello, request.stdio[0])?;
         }
         let mut reader = BufReader::with_capacity(FRAME_BYTES_MAX, stream);
@@ -248,6 +272,7 @@ impl Command {
             match frame {
                 FromJob::Started { node, relayed, .. } => {
                     signals.job_runs();
+                    told(Step::Runs(node));
                     if let Some(parallel) = &self.parallel {
                         parallel.started(vnn, node, &line, signals);
                     }

@@ -1,14 +1,20 @@
 //! `glumake-sh`: what make runs instead of a shell. Runs the recipe as a job, in the shell the makefile wants.
 //!
-//! A recipe that runs make itself stays here: its sub-make shares the jobserver, whose descriptors cannot travel.
-//! So does everything inside a job: a recipe that says `$(SHELL) script` is a job already.
+//! Some recipes stay here ([`stays`]): those that share make's jobserver, whose descriptors cannot travel (a sub-make's own
+//! recipes are jobs again), those that the makefile or its user wants here, and everything inside a job: a recipe that says
+//! `$(SHELL) script` is a job already. A recipe that could not run in the cluster runs here, once its copy there, if there was
+//! one, cannot run any more; the fault is told, and counted by `glumake`.
 
 use super::owner::{Command, name_of};
+use super::recipes::{EVENTS_ENV, Event, Teller};
 use super::signals::Signals;
 use super::{end_as, give_up, socket, sys};
-use gproc::job::protocol::Failure;
+use gproc::job::protocol::{End, Failure, SILENCE_MAX};
+use nix::sys::signal::SigSet;
+use nix::sys::stat::{SFlag, fstat};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
+use std::time::Duration;
 
 /// The shell that the makefile wants, set by `glumake`.
 pub(super) const SHELL_ENV: &str = "GLUMAKE_SHELL";
@@ -28,17 +34,33 @@ const PREFIXES: [&str; 14] = [
     "nice", "nohup",
 ];
 
+/// What stays here by its makefile or user: names of commands, or `*`.
+const LOCAL_ENV: &str = "GLUMAKE_LOCAL";
+
+/// Programs that run make's recipes, or share its jobserver.
+const MAKES: [&str; 3] = ["make", "gmake", "glumake"];
+const SHARES: [&str; 3] = ["cargo", "cmake", "ninja"];
+
+/// From when the owner hears of a loss until no process of the job is left: its node hears of it in this time (J2), and ends it.
+const LOST_WITHIN: Duration = SILENCE_MAX.saturating_add(Duration::from_secs(2));
+
 /// Runs `glumake-sh` with the arguments of this process, and ends it.
 pub fn main() -> ! {
     let shell = std::env::var_os(SHELL_ENV).unwrap_or_else(|| SHELL_DEFAULT.into());
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let recipe = args.last().and_then(|arg| arg.to_str());
-    if std::env::var_os(JOB_ENV).is_some() || recipe.is_some_and(runs_make) {
-        let error = std::process::Command::new(&shell).args(args).exec();
-        let why = format!("{}: {error}", shell.display());
-        give_up(NAME, Failure::NotExecutable, &why);
+    let recipe = args.last().and_then(|arg| arg.to_str()).unwrap_or_default();
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let flags = variable("MAKEFLAGS");
+    if std::env::var_os(JOB_ENV).is_some()
+        || shares_jobserver(&flags, is_pipe)
+        || stays(recipe, &variable(LOCAL_ENV), flags.contains("--jobserver-"))
+    {
+        become_shell(&shell, &args);
     }
-    let env = std::env::vars_os().map(|(name, value)| {
+    let teller = Teller::from_env();
+    let own = std::process::id();
+    let env = std::env::vars_os().filter(|(name, _)| name != EVENTS_ENV);
+    let env = env.map(|(name, value)| {
         let value = match name.to_str() {
             Some("MAKEFLAGS" | "MFLAGS") => without_jobserver(&value),
             _ => value,
@@ -46,7 +68,7 @@ pub fn main() -> ! {
         (name, value)
     });
     let ignored = sys::ignored_signals();
-    let argv = [shell].into_iter().chain(args).collect();
+    let argv = [shell.clone()].into_iter().chain(args.clone()).collect();
     let command = match Command::new(argv, env, ignored) {
         Ok(command) => command,
         Err(error) => give_up(
@@ -55,19 +77,84 @@ pub fn main() -> ! {
             &format!("no working directory: {error}"),
         ),
     };
-    match Signals::take_over(ignored, None) {
-        Ok(signals) => end_as(NAME, command.run(&socket(), 0, &signals)),
-        Err(error) => give_up(
+    let signals = Signals::take_over(ignored, None);
+    let signals = signals.unwrap_or_else(|error| {
+        give_up(
             NAME,
             Failure::Cluster,
             &format!("cannot take signals: {error}"),
-        ),
+        )
+    });
+    let runs = |node| teller.tell(Event::Runs(own, node));
+    let (end, may_run) = command.run_told(&socket(), &signals, &runs);
+    let End::Failed { kind, message } = end else {
+        teller.tell(Event::Ended(own));
+        end_as(NAME, end)
+    };
+    teller.tell(Event::Here(own));
+    // From here on a signal does what it does to any program.
+    SigSet::all().thread_unblock().ok();
+    let first_line = recipe.lines().next().unwrap_or_default();
+    if kind == Failure::Cluster && may_run {
+        let wait = LOST_WITHIN.as_secs();
+        eprintln!("{NAME}: {message}; here in {wait} s: {first_line}");
+        std::thread::sleep(LOST_WITHIN);
+    } else {
+        eprintln!("{NAME}: {message}; here: {first_line}");
     }
+    become_shell(&shell, &args)
 }
 
-/// Returns whether a recipe runs make as one of its commands.
-fn runs_make(recipe: &str) -> bool {
-    recipe.split(SEPARATORS).any(|command| {
+fn become_shell(shell: &OsStr, args: &[OsString]) -> ! {
+    let error = std::process::Command::new(shell).args(args).exec();
+    let why = format!("{}: {error}", shell.display());
+    give_up(NAME, Failure::NotExecutable, &why)
+}
+
+/// Returns whether make has given its jobserver to this recipe: to those that it takes for a make (`+`, `$(MAKE)`), unless it
+/// has one that all can open by a name (GNU make 4.4).
+fn shares_jobserver(flags: &str, is_pipe: impl Fn(i32) -> bool) -> bool {
+    let options = flags.split(" -- ").next().unwrap_or_default();
+    let prefixes = ["--jobserver-auth=", "--jobserver-fds="];
+    let servers = prefixes.map(|prefix| {
+        options
+            .split(' ')
+            .rev()
+            .find_map(|word| word.strip_prefix(prefix))
+    });
+    let pair = servers
+        .into_iter()
+        .flatten()
+        .find_map(|server| server.split_once(','));
+    pair.is_some_and(|(read, write)| {
+        let both = [read, write].map(str::parse);
+        both.into_iter().all(|number| number.is_ok_and(&is_pipe))
+    })
+}
+
+fn is_pipe(number: i32) -> bool {
+    if number <= libc::STDERR_FILENO {
+        return false;
+    }
+    sys::inherited(number).is_some_and(|fd| {
+        fstat(fd).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits())
+    })
+}
+
+/// Returns whether a recipe stays on its node: one of its commands is in `local`, or is make, or uses a jobserver that is there.
+fn stays(recipe: &str, local: &str, jobserver: bool) -> bool {
+    let local: Vec<&str> = local.split_whitespace().collect();
+    let shares = if jobserver { &SHARES[..] } else { &[] };
+    local.contains(&"*")
+        || commands(recipe).any(|name| {
+            let name = &*name;
+            MAKES.contains(&name) || shares.contains(&name) || local.contains(&name)
+        })
+}
+
+/// Returns the names of the programs that a recipe runs, as far as its text tells.
+fn commands(recipe: &str) -> impl Iterator<Item = String> {
+    recipe.split(SEPARATORS).map(|command| {
         let mut words = command.split_whitespace().skip_while(|word| {
             let prefix = PREFIXES.contains(word) || word.starts_with('-');
             // Assignments, and what make takes off a recipe line itself.
@@ -77,7 +164,7 @@ fn runs_make(recipe: &str) -> bool {
         let program = program
             .trim_start_matches(['@', '+', '-'])
             .trim_matches(['"', '\'']);
-        matches!(&*name_of(OsStr::new(program)), "make" | "gmake" | "glumake")
+        name_of(OsStr::new(program))
     })
 }
 
@@ -114,7 +201,7 @@ mod tests {
 
     #[track_caller]
     fn check(recipe: &str, local: bool) {
-        assert_eq!(runs_make(recipe), local, "{recipe:?}");
+        assert_eq!(stays(recipe, "", false), local, "{recipe:?}");
     }
 
     #[test]
@@ -135,6 +222,44 @@ mod tests {
         check("./make.sh", false);
         check("rm -f make", false);
         check("", false);
+    }
+
+    #[test]
+    fn recipes_that_are_wanted_here_stay() {
+        let check = |recipe, local, jobserver, expected| {
+            assert_eq!(
+                stays(recipe, local, jobserver),
+                expected,
+                "{recipe:?} {local:?}"
+            );
+        };
+        check("install -m 755 a b", "docker install", false, true);
+        check("cc -c install.c", "docker install", false, false);
+        check(
+            "cd x && /usr/bin/docker build .",
+            "docker install",
+            false,
+            true,
+        );
+        check("cc -c a.c", "*", false, true);
+        check("cargo build", "", false, false);
+        check("cargo build", "", true, true);
+        check("cd x && ninja", "", true, true);
+    }
+
+    #[test]
+    fn a_jobserver_that_is_there_is_shared() {
+        let check = |flags, open: &[i32], expected| {
+            let shares = shares_jobserver(flags, |number| open.contains(&number));
+            assert_eq!(shares, expected, "{flags:?} {open:?}");
+        };
+        check("k -j8 --jobserver-auth=3,4 -- X=1", &[3, 4], true);
+        check("k -j8 --jobserver-auth=3,4", &[], false);
+        check("k -j8 --jobserver-auth=3,4", &[4], false);
+        check("-j8 --jobserver-fds=5,6", &[5, 6], true);
+        check("k -- X=--jobserver-auth=3,4", &[3, 4], false);
+        check("-j8 --jobserver-auth=fifo:/tmp/x", &[3, 4], false);
+        check("", &[], false);
     }
 
     #[track_caller]

@@ -9,9 +9,11 @@ use super::owner::Line;
 use super::sys;
 use super::terminal::Terminal;
 use gproc::job::protocol::ToJob;
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use std::io;
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -129,6 +131,44 @@ impl Signals {
         if stop {
             raise(Signal::SIGSTOP).ok();
         }
+    }
+}
+
+/// Signals of this process that go to a child in its own process group, which the terminal's reach anyway.
+#[derive(Debug)]
+pub(super) struct Passed(SignalFd);
+
+impl Passed {
+    /// Takes over the signals that end programs, in a process that has no other thread yet.
+    pub(super) fn take_over() -> io::Result<Self> {
+        let ending = [
+            Signal::SIGHUP,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+        ];
+        let others = [Signal::SIGUSR1, Signal::SIGUSR2];
+        let mask: SigSet = ending.into_iter().chain(others).collect();
+        mask.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Passes them on until this process ends.
+    pub(super) fn pass_to(self, child: &Child) -> io::Result<()> {
+        let child = Pid::from_raw(i32::try_from(child.id()).expect("pids are positive"));
+        let pass = move || {
+            while let Ok(Some(info)) = self.0.read_signal() {
+                let signal = i32::try_from(info.ssi_signo).map(Signal::try_from);
+                if let Ok(Ok(signal)) = signal
+                    && info.ssi_code != SI_KERNEL
+                {
+                    // One that has ended needs none.
+                    kill(child, signal).ok();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".into());
+        thread.spawn(pass).map(drop)
     }
 }
 

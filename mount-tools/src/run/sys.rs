@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Returns the signals that this process ignores: bit `n - 1` for signal `n`. SIGPIPE is left out, which the
 /// runtime of every Rust program ignores.
@@ -52,6 +54,14 @@ pub(super) fn same_open_file(a: RawFd, b: RawFd) -> bool {
     order == 0
 }
 
+/// Returns a descriptor that this process has got by its number alone, if it is open.
+pub(super) fn inherited<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
+    // SAFETY: takes numbers and returns one.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // SAFETY: it is open, and nobody here closes what is not his.
+    (flags >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
 /// Returns how many bytes a pipe holds.
 pub(super) fn bytes_in(pipe: BorrowedFd<'_>) -> io::Result<u64> {
     let mut count: libc::c_int = 0;
@@ -79,6 +89,21 @@ pub(super) fn type_again<'a>(bytes: impl IntoIterator<Item = &'a u8>) {
             return;
         }
     }
+}
+
+/// Has a program that is yet to be started killed when this thread ends.
+pub(super) fn dies_with_this_thread(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // It may have ended just before.
+        match std::os::unix::process::parent_id() == parent {
+            true => Ok(()),
+            false => Err(io::ErrorKind::Interrupted.into()),
+        }
+    };
+    // SAFETY: two system calls, which take no lock and no memory.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Ends this process by a signal, as a job was ended by it.
