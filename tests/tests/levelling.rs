@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
-use tests::moves;
+use tests::{Cluster, moves};
 
 /// What the script may take.
 const LONG: Duration = Duration::from_secs(300);
@@ -137,6 +138,101 @@ asked.terminate()
 for job in jobs:
     job.owner.terminate()
 print(f'spread {count} in {took:.1f} s by {made} moves, speeds {speed}')
+"#,
+    );
+    println!("{said}");
+}
+
+/// How much of a processor each node has, in thousandths of a second for each tenth.
+const QUOTA_MS: u64 = 50;
+
+/// The control groups (cpu, version 1 or 2) by which nodes of one machine have their own share of it each.
+struct Shares(Vec<PathBuf>);
+
+impl Shares {
+    fn of(cluster: &Cluster) -> Self {
+        let cpu = PathBuf::from("/sys/fs/cgroup/cpu");
+        let version_1 = cpu.is_dir();
+        let root = if version_1 {
+            cpu
+        } else {
+            "/sys/fs/cgroup".into()
+        };
+        let text = fs::read(cluster.state().join("cluster.json")).expect("its description");
+        let described: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let mut shares = Self(Vec::new());
+        for node in described["nodes"].as_array().expect("nodes") {
+            let group = root.join(format!("glu-{}-{}", std::process::id(), node["number"]));
+            fs::create_dir(&group).expect("a control group");
+            shares.0.push(group.clone());
+            if version_1 {
+                fs::write(group.join("cpu.cfs_period_us"), "100000").expect("a period");
+                fs::write(
+                    group.join("cpu.cfs_quota_us"),
+                    (QUOTA_MS * 1000).to_string(),
+                )
+                .expect("a quota");
+            } else {
+                fs::write(group.join("cpu.max"), format!("{} 100000", QUOTA_MS * 1000))
+                    .expect("a quota");
+            }
+            let mut pids = vec![node["init"]["pid"].to_string()];
+            while let Some(pid) = pids.pop() {
+                fs::write(group.join("cgroup.procs"), &pid).expect("it joins");
+                let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+                pids.extend(
+                    children
+                        .expect("its children")
+                        .split_whitespace()
+                        .map(str::to_owned),
+                );
+            }
+        }
+        shares
+    }
+}
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let up = group.parent().expect("it is below").join("cgroup.procs");
+            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            for pid in processes.lines() {
+                // One that has ended needs no place.
+                fs::write(&up, pid).ok();
+            }
+            fs::remove_dir(group).ok();
+        }
+    }
+}
+
+/// Prints how long twelve jobs of one node take, levelled and not; each node has half a processor.
+#[test]
+#[ignore = "takes minutes, and measures"]
+fn what_levelling_saves() {
+    let cluster = moves::cluster_that_moves(3);
+    let _shares = Shares::of(&cluster);
+    let work =
+        "#!/usr/bin/python3\nimport time\nwhile time.process_time() < 5: sum(range(10000))\n";
+    let path = cluster.path(1).join("work");
+    fs::write(&path, work).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    let said = moves::drive(
+        &cluster,
+        Duration::from_secs(600),
+        r#"
+def run(names):
+    list = os.open('/cluster/proc/cluster/loadlevellist', os.O_WRONLY)
+    os.write(list, names.encode())
+    os.close(list)
+    began = time.monotonic()
+    jobs = [Job(1, '/cluster/work') for _ in range(12)]
+    ends = [job.end() for job in jobs]
+    assert ends == [0] * 12, ends
+    return time.monotonic() - began
+alone = run('\n')
+spread = run('work\n')
+print(f'12 jobs of 5 s: {alone:.1f} s on one node, {spread:.1f} s levelled on three')
 "#,
     );
     println!("{said}");

@@ -79,6 +79,20 @@ fn programs_at_a_terminal_behave_as_here() {
         all + &shell.expect(PROMPT)
     });
 
+    // A prompt with a line editor of its own, which an interrupt does not end.
+    same(&mut shells, |shell| {
+        shell.send("r python3 -q\n");
+        let mut all = shell.expect(">>> ");
+        shell.send("6*7x\x7f\n");
+        all += &shell.expect("42\r\n");
+        all += &shell.expect(">>> ");
+        shell.send("\x03");
+        all += &shell.expect("KeyboardInterrupt");
+        all += &shell.expect(">>> ");
+        shell.send("\x04");
+        all + &shell.expect(PROMPT)
+    });
+
     // Interrupts; the status tells the signal.
     same(&mut shells, |shell| {
         shell.send("r sh -c 'echo ready; exec sleep 1000'; echo status $?\n");
