@@ -26,6 +26,7 @@ needs=(
     "ssh openssh-client"
     "tar tar"
     "timeout coreutils"
+    "tmux tmux"
     "vim vim"
 )
 

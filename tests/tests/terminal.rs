@@ -224,6 +224,16 @@ fn full_screen_programs_work() {
         shell.expect("back\r\n");
     }
     assert_eq!(files, ["one line\nanother"; 2]);
+
+    // A terminal within the terminal, whose server leaves the job's session; its status line has the time.
+    for shell in &mut shells {
+        shell.send("r tmux -f /dev/null -L glu-$$ new-session 'tty > /dev/null && read x && echo $x-$x; sleep 0.2'\n");
+        shell.expect("[0]");
+        shell.send("typed\n");
+        shell.expect("typed-typed");
+        shell.expect("[exited]");
+        shell.expect(PROMPT);
+    }
 }
 
 #[test]
