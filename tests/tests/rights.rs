@@ -203,4 +203,20 @@ fn a_node_at_which_somebody_works_takes_no_guests() {
     desk.use_it(7200);
     desk.becomes("0");
     run(1, "glurun -w 2 true").ok();
+
+    // A guest that is levelled leaves when the owner comes back.
+    run(1, "printf '#!/bin/sh\\necho $$; while :; do sleep 1; done\\n' > /cluster/guest; chmod 755 /cluster/guest").ok();
+    run(1, "echo guest > /cluster/proc/cluster/loadlevellist").ok();
+    let guest = desk
+        .cluster
+        .spawn(1, "cd /; exec glurun -w 2 /cluster/guest");
+    wait_until("a guest", LONG, || !guest.stdout().is_empty());
+    let file = |name: &str| {
+        let pid = guest.stdout();
+        run(1, &format!("cat /cluster/proc/{}/{name}", pid.trim())).stdout
+    };
+    assert_eq!(file("where").trim(), "2");
+    desk.use_it(0);
+    wait_until("the guest to leave", LONG, || file("where").trim() == "1");
+    assert_eq!(file("nmigs").trim(), "1");
 }

@@ -15,7 +15,7 @@
 //! | levelled, but the nodes are not known | stays: `not_known` |
 //! | the node levels nothing (`loadlevel` 0) | stays: `off` |
 //! | a move of it has failed lately | stays: `failed` |
-//! | the node drains; a guest, and the node's owner works at it | goes home, or to the best node |
+//! | the node drains; a guest (its owner is elsewhere), and the node's owner works at it | goes home, or to the best node |
 //! | has much memory, and the node is short of it | goes where most is left |
 //! | young; came lately | stays: `young`, `came` |
 //! | wants no processor | stays: `idle` |
@@ -149,6 +149,8 @@ impl State {
 pub(crate) struct Job {
     pub(crate) pid: i32,
     pub(crate) home: NodeId,
+    /// Its owner is on another node, or it has come from one.
+    pub(crate) guest: bool,
     /// When it was started here, or came.
     pub(crate) since: Instant,
     /// It has come from another node.

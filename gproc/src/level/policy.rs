@@ -207,7 +207,7 @@ impl Leveller {
             to,
             because,
         };
-        let leaves = match (state.drains, state.in_use && job.home != here.node) {
+        let leaves = match (state.drains, state.in_use && job.guest) {
             (true, _) => Some(Because::Drains),
             (false, true) => Some(Because::InUse),
             (false, false) => None,

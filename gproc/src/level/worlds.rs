@@ -42,6 +42,8 @@ impl Dice {
 #[derive(Clone, Debug)]
 struct Process {
     home: NodeId,
+    /// Its owner is not on its home.
+    lent: bool,
     at: NodeId,
     since: Instant,
     started: Instant,
@@ -153,6 +155,7 @@ impl World {
         };
         let process = Process {
             home: at,
+            lent: self.next_pid % 3 == 0,
             at,
             since: self.now,
             started: self.now,
@@ -262,6 +265,7 @@ impl World {
         let jobs = jobs.map(|(pid, it)| Job {
             pid: *pid,
             home: it.home,
+            guest: it.lent || it.home != here,
             since: it.since,
             came: it.came,
             demand: it.demand,
@@ -404,8 +408,13 @@ impl World {
             sharing.max(1.0) * 1_000.0 / f64::from(load.speed)
         };
         for (pid, process) in &self.processes {
-            let levelled = process.standing == Standing::Levelled && process.demand >= 0.5;
-            if !levelled || self.nodes[&process.at].state.off {
+            let state = self.nodes[&process.at].state;
+            let guest = process.lent || process.home != process.at;
+            let leaves = state.drains || state.in_use && guest;
+            if process.standing != Standing::Levelled
+                || state.off
+                || !leaves && process.demand < 0.5
+            {
                 continue;
             }
             for node in &ids {
@@ -413,7 +422,7 @@ impl World {
                 let room = load.mem_available_kib.saturating_sub(process.memory_kib);
                 let open = machine.state.takes() && room > load.mem_total_kib / 4;
                 let (now, then) = (slowness(process.at, 0.0), slowness(*node, process.demand));
-                if open && *node != process.at && then < now * GROSS {
+                if open && *node != process.at && (leaves || then < now * GROSS) {
                     return Some(format!(
                         "{pid} {process:?} stays, {then} for {now} at {node}"
                     ));

@@ -114,9 +114,11 @@ impl Driver {
         let jobs = standings.into_iter().filter_map(|(pid, standing)| {
             let Hosted { since, came, .. } = *hosted.get(&pid)?;
             let (demand, memory_kib) = wants.remove(&pid).unwrap_or_default();
+            let home = self.travel.home_of(pid).unwrap_or(self.travel.node);
             Some(Job {
                 pid,
-                home: self.travel.home_of(pid).unwrap_or(self.travel.node),
+                home,
+                guest: home != self.travel.node || self.travel.guests.has(pid),
                 since: self.clock(since),
                 came,
                 demand,

@@ -88,13 +88,18 @@ fn the_owner_of_a_node_is_left_alone_and_what_drains_is_left() {
     let guest = run_on(&mut world, NodeId(1), 1.0, 1_000);
     let own = run_on(&mut world, NodeId(2), 0.0, 1_000);
     let process = world.processes.get_mut(&guest).expect("there");
-    (process.at, process.came) = (NodeId(2), true);
+    (process.at, process.came, process.lent) = (NodeId(2), true, false);
+    // Its owner is on another node, though it has begun there.
+    let lent = run_on(&mut world, NodeId(2), 0.0, 1_000);
+    world.processes.get_mut(&lent).expect("there").lent = true;
+    world.processes.get_mut(&own).expect("there").lent = false;
     world.nodes.get_mut(&NodeId(2)).expect("there").state.in_use = true;
-    for _ in 0..5 {
+    for _ in 0..10 {
         world.round().expect("by the rules");
     }
     let at = |world: &World, pid| world.processes[&pid].at;
     assert_eq!((at(&world, guest), at(&world, own)), (NodeId(1), NodeId(2)));
+    assert_ne!(at(&world, lent), NodeId(2));
     world.nodes.get_mut(&NodeId(2)).expect("there").state.drains = true;
     for _ in 0..5 {
         world.round().expect("by the rules");
