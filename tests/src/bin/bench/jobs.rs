@@ -1,6 +1,7 @@
 //! Jobs started elsewhere.
 
-use super::{Bench, Row, installed, time};
+use super::{Bench, Row, shell, time};
+use std::process::Command;
 use tests::Sshd;
 
 impl Bench {
@@ -34,22 +35,25 @@ impl Bench {
                 ops: 50,
             });
         }
-        // What users have without it: here means glurun, the control the other program.
+        // What users have without it: the control is the other program.
         let server = Sshd::up(cluster, 1);
-        let mut others = vec![(
+        let ssh = loops(&format!("{} /bin/true", server.command()));
+        let ssh = || run(&ssh);
+        // Slurm's configuration is the machine's own, and so is its network.
+        let srun = || shell(&loops("srun -N 1 /bin/true"));
+        let mut others: Vec<(_, &dyn Fn())> = vec![(
             "null glurun job, other node; control: ssh to the same machine",
-            server.command(),
+            &ssh,
         )];
-        // Its configuration is the machine's own.
-        let slurm = installed("srun") && cluster.sh(1, "srun -N 1 /bin/true").code() == Some(0);
-        if slurm {
-            others.push(("null glurun job, other node; control: srun", "srun -N 1"));
+        let once = Command::new("srun").args(["-N", "1", "/bin/true"]).status();
+        if once.is_ok_and(|status| status.success()) {
+            others.push(("null glurun job, other node; control: srun", &srun));
         }
         for (name, other) in others {
             let (mut here, mut control) = (Vec::new(), Vec::new());
             for _ in 0..5 {
                 here.push(time(|| run(&loops("glurun -w 2 /bin/true"))));
-                control.push(time(|| run(&loops(&format!("{other} /bin/true")))));
+                control.push(time(other));
             }
             rows.push(Row {
                 name,
