@@ -14,7 +14,7 @@ TEST_TIMEOUT := 2200
 LONG_TIMEOUT := 10000
 
 # The last revision of the protocol version before the present one.
-UPGRADE_FROM := 415bd30
+UPGRADE_FROM := 570be4e
 
 # Where `make install` puts the programs. mount(8) looks for its helpers in /sbin alone.
 PREFIX := /usr/local

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tests::{Cluster, Options, binary, scratch_dir, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const NEW: u32 = 11;
+const NEW: u32 = 12;
 const NODES: u32 = 3;
 
 #[derive(Debug, Deserialize)]

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of the protocol: of the messages, and of the commands in the log. A version only appends to that before it.
-pub const WIRE_VERSION: u32 = 11;
+pub const WIRE_VERSION: u32 = 12;
 
 /// The oldest version that this program still speaks, with nodes that speak no other: a cluster is upgraded node by node.
 pub const WIRE_VERSION_MIN: u32 = WIRE_VERSION - 1;

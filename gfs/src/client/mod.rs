@@ -234,6 +234,14 @@ impl Client {
         self.core.rates().apart().map(rates::trouble)
     }
 
+    /// Makes durable what this node has been told to write so far, by whomever.
+    ///
+    /// # Errors
+    /// The first error of a flush; the changes of that file are lost.
+    pub async fn sync_all(&self) -> Result<(), Errno> {
+        self.core.flush_everything().await
+    }
+
     /// Flushes everything, gives all leases back, and stops. The mount must be gone.
     ///
     /// # Errors

@@ -15,8 +15,8 @@ use super::protocol::{
 use super::roll::Seat;
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
 use super::stdio::{Pipes, Pumps, Violation, Wire};
-use super::terminal::{Extra, InputFile, Pty, WindowSize};
-use super::travel::{self, Engine, FileLocks, Levelling, Locked, Travel};
+use super::terminal::{Checkpoints, Extra, InputFile, Pty, WindowSize};
+use super::travel::{self, Engine, FileLocks, Keeping, Levelling, Locked, Travel, Wishes};
 use crate::events::Events;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -64,8 +64,9 @@ pub struct Agent {
 /// Between whom the frames go.
 #[derive(Debug)]
 pub(super) enum Hop {
-    /// Owner and this node: the kernel tells when the owner is gone. What home knows of the job is here, too.
-    Local(Seat),
+    /// Owner and this node: the kernel tells when the owner is gone. What home knows of the job is here, too, and the node
+    /// that it is to run on, if that is another one.
+    Local(Seat, Option<NodeId>),
     /// Home and this node: pings tell.
     Remote,
 }
@@ -132,6 +133,19 @@ impl Agent {
     ) {
         let engine = Engine::new(criu, instance, FileLocks::new(locked));
         self.travel.enable(engine, transport);
+    }
+
+    /// Lets checkpoints of jobs be made.
+    pub fn keep_checkpoints(&self, keeping: Keeping) {
+        self.travel.keep(keeping);
+    }
+
+    /// Removes the checkpoints that an earlier daemon of this node has left; call it once the tree is mounted.
+    ///
+    /// # Errors
+    /// Of the tree.
+    pub async fn forget_checkpoints(&self) -> io::Result<()> {
+        self.travel.forget_checkpoints().await
     }
 
     /// Runs from now on only the processes of those that a node is for (J5).
@@ -268,6 +282,8 @@ impl Agent {
         let (wire, job_wire) = wire.map(|Wire { ours, job }| (ours, job)).unzip();
         let limits = limits(&extras);
         let gang = extras.contains(&Extra::Gang);
+        let checkpoints = checkpoints(&extras);
+        let nodes = start.request.nodes.clone();
         let wanted = Wanted {
             pty: pty.clone(),
             // Of pipes alone the first can be something else.
@@ -292,9 +308,17 @@ impl Agent {
             (None, true, true) => Some("gang"),
             (None, true, false) => None,
         };
-        process.may_move(&self.travel, group, tied, user, levelled);
-        if let Hop::Local(seat) = &owner.hop {
+        let wishes = Wishes {
+            levelled,
+            checkpoints,
+            nodes,
+            to_owner: sender.clone(),
+        };
+        process.may_move(&self.travel, group, tied, user, wishes);
+        let mut goes_to = None;
+        if let Hop::Local(seat, to) = &owner.hop {
             seat.runs(self.node, process.pid());
+            goes_to = *to;
         }
         let pid = process.pid().cast_signed();
         let waits = || {
@@ -316,6 +340,10 @@ impl Agent {
             sender.send(&FromJob::InputRead(0)).await;
         }
         sender.send(&started).await;
+        if let Some(to) = goes_to {
+            let (travel, sender) = (Arc::clone(&self.travel), sender.clone());
+            tokio::spawn(async move { travel.send(pid, to, &sender).await });
+        }
         let stops = process.watch_stops(sender.clone());
         let mut pumps = pipes
             .map(|pipes| pipes.start(followed, sender))
@@ -485,6 +513,13 @@ fn command(extras: &[Extra]) -> Option<u64> {
     })
 }
 
+fn checkpoints(extras: &[Extra]) -> Option<Checkpoints> {
+    extras.iter().find_map(|extra| match extra {
+        Extra::Checkpoints(checkpoints) => Some(*checkpoints),
+        _ => None,
+    })
+}
+
 fn host_name(extras: &[Extra]) -> Option<Bytes> {
     extras.iter().find_map(|extra| match extra {
         Extra::HostName(name) => Some(name.clone()),
@@ -574,7 +609,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
     async fn next(&mut self) -> Result<ToJob, OwnerLost> {
         let next = self.reader.next(FRAME_BYTES_MAX);
         let frame = match self.hop {
-            Hop::Local(_) => next.await,
+            Hop::Local(..) => next.await,
             Hop::Remote => timeout_at(self.heard + SILENCE_MAX, next)
                 .await
                 .unwrap_or_else(|silent| Err(silent.into())),

@@ -264,6 +264,10 @@ pub enum Asked {
     Heard(Moved),
     /// Why the copy that runs there cannot move on; answered by [`Told::Ties`]. Since version 11.
     TiesThere,
+    /// To make a checkpoint of it; answered by [`Told::Kept`] when that is durable. Since version 12.
+    Keep,
+    /// Which checkpoint of it there is; answered by [`Told::Checkpoint`]. Since version 12.
+    Checkpoint,
 }
 
 /// A move.
@@ -285,6 +289,7 @@ impl Asked {
         match self {
             Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
             Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) | Self::TiesThere => 11,
+            Self::Keep | Self::Checkpoint => 12,
         }
     }
 }
@@ -309,6 +314,30 @@ pub enum Told {
     Why(String),
     /// Those who read events can know of it.
     Heard,
+    /// There is a checkpoint of it with this number, or not: the errno says why.
+    Kept(Result<u64, i32>),
+    /// What there is to start it from.
+    Checkpoint(Checkpoint),
+}
+
+/// What there is to start a job from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The newest that is whole.
+    pub newest: Option<Kept>,
+    /// How often the job was started from one.
+    pub restarts: u64,
+}
+
+/// A checkpoint that is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Counts those of the job, from 1.
+    pub number: u64,
+    /// When its images were made, in seconds since 1970.
+    pub made: u64,
+    /// What it takes in the tree.
+    pub bytes: u64,
 }
 
 /// What has been said of a job that may be levelled.
@@ -377,6 +406,8 @@ pub enum FromJob {
         /// Their numbers in the command.
         processes: Vec<u32>,
     },
+    /// A line for the user about a job that goes on; for who has asked for [`Extra::Checkpoints`]. Since version 12.
+    Note(String),
 }
 
 impl FromJob {
@@ -761,6 +792,27 @@ mod tests {
             &[4, 0, 0, 0, 10, 4, 1, b'w'],
         );
         check(&FromJob::Told(Told::Heard), &[2, 0, 0, 0, 10, 5]);
+        check(&ask(Asked::Keep), &[3, 0, 0, 0, 11, 18, 8]);
+        check(&ask(Asked::Checkpoint), &[3, 0, 0, 0, 11, 18, 9]);
+        let kept = |number| FromJob::Told(Told::Kept(number));
+        check(&kept(Ok(3)), &[4, 0, 0, 0, 10, 6, 0, 3]);
+        check(&kept(Err(5)), &[4, 0, 0, 0, 10, 6, 1, 10]);
+        let newest = Some(Kept {
+            number: 1,
+            made: 2,
+            bytes: 3,
+        });
+        let restarts = 4;
+        check(
+            &FromJob::Told(Told::Checkpoint(Checkpoint { newest, restarts })),
+            &[7, 0, 0, 0, 10, 7, 1, 1, 2, 3, 4],
+        );
+        let (every_s, restart) = (Some(60), true);
+        check(
+            &Extra::Checkpoints(super::super::terminal::Checkpoints { every_s, restart }),
+            &[4, 0, 0, 0, 9, 1, 60, 1],
+        );
+        check(&FromJob::Note("n".into()), &[3, 0, 0, 0, 14, 1, b'n']);
     }
 
     #[test]

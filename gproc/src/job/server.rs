@@ -223,10 +223,18 @@ impl JobServer {
             Err(why) => return refuse(writer, End::lost(why)).await,
         };
         let seat = self.roll.enter(npid, &start, &extras);
-        if placed.node == self.transport.local() {
-            let agent = &self.agent;
+        if placed.node == self.transport.local() || restarts(&extras) {
+            let (agent, mut goes_to) = (&self.agent, None);
+            let mut descriptors = descriptors;
+            if restarts(&extras) {
+                // This node stays its home, so that it ends with its owner's alone; files here would keep it here, too.
+                goes_to = (placed.node != self.transport.local()).then_some(placed.node);
+                descriptors = None;
+                extras.retain(|extra| !matches!(extra, Extra::InputFile(_)));
+            }
+            let hop = Hop::Local(seat, goes_to);
             return agent
-                .run(start, extras, descriptors, reader, writer, Hop::Local(seat))
+                .run(start, extras, descriptors, reader, writer, hop)
                 .await;
         }
         drop(descriptors);
@@ -342,6 +350,12 @@ fn work(start: &Start) -> Work {
     let mut hasher = DefaultHasher::new();
     (argv, cwd, vnn, start.credentials.uid).hash(&mut hasher);
     Work(hasher.finish())
+}
+
+/// Returns whether a job is to go on when its node is lost.
+fn restarts(extras: &[Extra]) -> bool {
+    let restarts = |extra: &Extra| matches!(extra, Extra::Checkpoints(of) if of.restart);
+    extras.iter().any(restarts)
 }
 
 async fn tell(sender: &FrameSender, end: End) {

@@ -9,7 +9,7 @@ use super::limits::Limits;
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
 use super::terminal::{InputFile, Pty};
-use super::travel::{Ticket, Travel};
+use super::travel::{Ticket, Travel, Wishes};
 use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
@@ -444,7 +444,7 @@ impl Process {
         group: &GroupSlot,
         tied: Option<&'static str>,
         user: Credentials,
-        levelled: bool,
+        wishes: Wishes,
     ) {
         let tied = match self {
             Self {
@@ -455,7 +455,7 @@ impl Process {
         };
         if let Ok(pidfd) = self.pidfd.try_clone() {
             let pid = self.pid().cast_signed();
-            self.ticket = Some(travel.register(pid, pidfd, group, tied, user, levelled));
+            self.ticket = Some(travel.register(pid, pidfd, group, tied, user, wishes));
         }
     }
 

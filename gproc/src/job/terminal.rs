@@ -46,7 +46,21 @@ pub enum Extra {
     Gather(u64),
     /// It takes turns with other gangs.
     Gang,
+    /// Checkpoints are made of it.
+    Checkpoints(Checkpoints),
 }
+
+/// How a job is kept safe from the loss of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoints {
+    /// A checkpoint is made so often, in seconds; none: when somebody asks for one.
+    pub every_s: Option<u32>,
+    /// It goes on from the newest when its node is lost.
+    pub restart: bool,
+}
+
+/// The version of the protocol from which on nodes know [`Extra::Checkpoints`].
+const CHECKPOINTS_SINCE: u32 = 12;
 
 /// The version of the protocol from which on nodes know [`Extra::Gang`].
 const GANG_SINCE: u32 = 11;
@@ -75,7 +89,7 @@ impl Extra {
     /// Returns whether the job may run without it.
     pub(super) fn is_optional(&self) -> bool {
         match self {
-            Self::Terminal(_) | Self::Limits(_) => false,
+            Self::Terminal(_) | Self::Limits(_) | Self::Checkpoints(_) => false,
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)
@@ -98,6 +112,7 @@ impl Extra {
             Self::Limits(_) => LIMITS_SINCE,
             Self::Gather(_) => GATHER_SINCE,
             Self::Gang => GANG_SINCE,
+            Self::Checkpoints(_) => CHECKPOINTS_SINCE,
         }
     }
 
@@ -106,6 +121,7 @@ impl Extra {
         match self {
             Self::Terminal(_) => "a terminal",
             Self::Limits(_) => "limits",
+            Self::Checkpoints(_) => "checkpoints",
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)

@@ -10,6 +10,7 @@ use super::table::{
 use super::{ProcTree, who};
 use crate::cluster::View;
 use crate::files::Rule;
+use crate::job::protocol::Checkpoint;
 use crate::job::{Asked, Told};
 use crate::pids::ClusterPid;
 use crate::text;
@@ -166,6 +167,7 @@ impl ProcTree {
         let asked = match what {
             OfMoves::Where | OfMoves::Count | OfMoves::Why => Asked::Where,
             OfMoves::Ties => Asked::Ties,
+            OfMoves::Checkpoints => Asked::Checkpoint,
         };
         let home = identity.pid.home();
         let told = match asked {
@@ -175,6 +177,7 @@ impl ProcTree {
         };
         let told = match (asked, told) {
             (_, Ok(Some(told))) => told,
+            (Asked::Checkpoint, told) => told.map(|_| Told::Checkpoint(Checkpoint::default()))?,
             (Asked::Ties, told) => told.map(|_| Told::Ties(vec!["old_node".into()]))?,
             _ => Told::Where { at: home, moves: 0 },
         };
@@ -190,6 +193,11 @@ impl ProcTree {
                     Some(_) => return Err(Errno::EIO),
                     None => "stays old_node: the Glu of its node is older\n".into(),
                 }
+            }
+            (OfMoves::Checkpoints, Told::Checkpoint(Checkpoint { newest, restarts })) => {
+                let (number, made, bytes) =
+                    newest.map_or_else(Default::default, |of| (of.number, of.made, of.bytes));
+                format!("{number} {made} {bytes} {restarts}\n").into()
             }
             (OfMoves::Count, Told::Where { moves, .. }) => format!("{moves}\n").into(),
             (OfMoves::Ties, Told::Ties(mut ties)) => {

@@ -28,6 +28,8 @@ pub(super) enum Order {
     Loadlevel,
     /// The node to move to; 0 is home, -1 the best one.
     Goto,
+    /// 1: a checkpoint is to be made of it.
+    Checkpoint,
 }
 
 /// An order that has been understood.
@@ -37,6 +39,7 @@ enum Meant {
     GroupSignal(i32),
     Lock(bool),
     Goto(Option<NodeId>),
+    Checkpoint,
 }
 
 impl Order {
@@ -51,6 +54,10 @@ impl Order {
             Self::Ctl => ctl(text).map(Meant::Signal),
             Self::Lock => switch(text).map(Meant::Lock),
             Self::Loadlevel => switch(text).map(|level| Meant::Lock(!level)),
+            Self::Checkpoint => match line(text) {
+                b"1" => Ok(Meant::Checkpoint),
+                _ => Err(Errno::EINVAL),
+            },
             Self::Goto => match line(text) {
                 b"-1" => Ok(Meant::Goto(None)),
                 digits if digits.iter().all(u8::is_ascii_digit) => {
@@ -121,6 +128,7 @@ impl ProcTree {
                 who,
             },
             Meant::Goto(node) => return self.go(who, at.identity, node).await,
+            Meant::Checkpoint => return self.checkpoint(who, at.identity).await,
         };
         self.cluster.act(pid.home(), request).await?.map_err(Errno)
     }
@@ -161,14 +169,7 @@ impl ProcTree {
         if to.is_some_and(|to| !self.cluster.nodes().contains(&to)) {
             return Err(Errno(libc::ENXIO));
         }
-        // Whether it lives and is the caller's is asked of its node.
-        let ask = ProcRequest::Signal {
-            pid: identity.pid,
-            birth: identity.birth,
-            number: 0,
-            who,
-        };
-        self.cluster.act(home, ask).await?.map_err(Errno)?;
+        self.may_control(who, identity).await?;
         let to = match to {
             Some(to) => to,
             None => self.best_for(identity).await?,
@@ -183,6 +184,28 @@ impl ProcTree {
         {
             Some(Told::Gone(done)) => done.map_err(Errno),
             None if to == home => Ok(()),
+            _ => Err(Errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    /// Fails if a process does not live, or is not the caller's: its node knows.
+    async fn may_control(&self, who: Who, identity: Identity) -> Result<(), Errno> {
+        let Identity { pid, birth, .. } = identity;
+        let ask = ProcRequest::Signal {
+            pid,
+            birth,
+            number: 0,
+            who,
+        };
+        self.cluster.act(pid.home(), ask).await?.map_err(Errno)
+    }
+
+    /// Has a checkpoint made of a process.
+    async fn checkpoint(&self, who: Who, identity: Identity) -> Result<(), Errno> {
+        self.may_control(who, identity).await?;
+        let asked = Asked::Keep;
+        match self.cluster.ask_of_moves(identity.pid, asked).await? {
+            Some(Told::Kept(kept)) => kept.map(drop).map_err(Errno),
             _ => Err(Errno(libc::EOPNOTSUPP)),
         }
     }
@@ -246,6 +269,8 @@ mod tests {
             "65536",
             Ok(Meant::Goto(Some(NodeId(u16::MAX)))),
         );
+        check(Order::Checkpoint, "1\n", Ok(Meant::Checkpoint));
+        check(Order::Checkpoint, "0", Err(libc::EINVAL));
         check(Order::Ctl, "close 3", Err(libc::EOPNOTSUPP));
         let all = [
             Order::Note,
@@ -254,6 +279,7 @@ mod tests {
             Order::Lock,
             Order::Loadlevel,
             Order::Goto,
+            Order::Checkpoint,
         ];
         let long = "1".repeat(4096);
         for order in all {

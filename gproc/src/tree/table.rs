@@ -65,6 +65,8 @@ pub(super) enum OfMoves {
     Ties,
     /// What levelling makes of it.
     Why,
+    /// The number, time and size of its newest checkpoint, and how often it was started from one.
+    Checkpoints,
 }
 
 /// What is in a directory besides rows.
@@ -191,6 +193,8 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("goto",          0o222, Takes(Order::Goto)),
     file("wait",          0o444, Wait),
     file("why",           0o444, Moves(OfMoves::Why)),
+    file("checkpoint",    0o222, Takes(Order::Checkpoint)),
+    file("checkpoints",   0o444, Moves(OfMoves::Checkpoints)),
 ];
 
 /// Rows that threads have not: what is done to a process is done to all of it.

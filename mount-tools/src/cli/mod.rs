@@ -4,6 +4,7 @@
 
 mod backup;
 mod check;
+mod checkpoint;
 mod cluster;
 mod debug;
 mod dev;
@@ -60,6 +61,9 @@ enum Command {
     Undrain(cluster::Undrain),
     /// Say what automatic levelling makes of a process: where it goes, or why it stays.
     Why(why::Why),
+    /// Make a checkpoint of a job, which goes on: what it is started from if its node is lost and glurun has been given
+    /// --restart.
+    Checkpoint(checkpoint::Checkpoint),
     /// Show or change the nodes that keep the metadata.
     Voters(voters::Voters),
     /// Make a node's certificate, or have no node accept it any more.
@@ -111,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Why(why) => why.run(),
+        Command::Checkpoint(checkpoint) => checkpoint.run(),
         Command::Voters(voters) => voters.run(),
         Command::Node(node) => node.run(),
         Command::Console(console) => console.run(),

@@ -9,6 +9,7 @@ use super::record::{Fate, Job, Record, Seconds};
 use crate::batch::{read_json, write_json};
 use anyhow::{Context, Result};
 use consistency::NodeId;
+use gproc::job::forget_homes;
 use gproc::pids::ClusterPid;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -97,7 +98,12 @@ impl Files {
                     tracing::info!(node = %home, "the jobs of a node are lost with it");
                     self.write(home, Some(&record))?;
                 }
-                Fate::Remove => self.write(home, None)?,
+                Fate::Remove => {
+                    self.write(home, None)?;
+                    // CK5: nobody is left who would start a job from them.
+                    let mount = self.0.ancestors().nth(DIR.len()).unwrap_or(&self.0);
+                    forget_homes(mount, |of| of != home)?;
+                }
             }
         }
         Ok(())
@@ -250,7 +256,18 @@ mod tests {
         let seen: Vec<_> = jobs.iter().map(|(home, job)| (home.0, job.lost)).collect();
         assert_eq!(seen, [(1, None), (2, Some(100))]);
         assert_eq!(files.process(npid(131_100), 3), None, "it is lost");
+        for home in ["node1", "node2"] {
+            let checkpoints = dir.path().join(".glu/checkpoints").join(home);
+            fs::create_dir_all(&checkpoints).expect("made");
+            fs::write(checkpoints.join("9.1"), "").expect("written");
+        }
         files.lose(|node| node == first, 1000).expect("kept");
+        // CK5
+        let left = fs::read_dir(dir.path().join(".glu/checkpoints")).expect("there");
+        let left: Vec<_> = left
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(left, ["node1"]);
         assert_eq!(files.mark(second).expect("no error"), None);
         assert_eq!(files.mark(first).expect("there"), mark);
 

@@ -15,11 +15,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// What words in `cantmove` mean; docs/semantics.md has more.
-const WORDS: [(&str, &str); 17] = [
+const WORDS: [(&str, &str); 19] = [
     ("no_job", "it is not the program of a glurun job"),
     ("terminal", "it has a terminal"),
     ("wire", "it is part of a parallel program"),
     ("input_file", "its input is a file of the cluster"),
+    ("limits", "it is kept within --mem or --cpus"),
+    ("gang", "it takes turns with other gangs"),
     ("tcp", "it has a connection, whose address does not move"),
     ("device", "it has a device open"),
     ("io_uring", "it uses io_uring"),
@@ -83,7 +85,7 @@ struct Loadlevel {
     words: Vec<OsString>,
 }
 
-fn pid(text: &str) -> Result<ClusterPid, String> {
+pub(crate) fn pid(text: &str) -> Result<ClusterPid, String> {
     ClusterPid::parse(text.as_bytes()).ok_or_else(|| "it is no process of the cluster".to_owned())
 }
 
@@ -146,7 +148,10 @@ fn go(pid: ClusterPid, to: Destination) -> Result<(), String> {
     process
         .order("goto", &to.order())
         .map_err(|errno| match errno {
-            Errno::EOPNOTSUPP => stays(&process.read("cantmove").unwrap_or_default()),
+            Errno::EOPNOTSUPP => {
+                let words = process.read("cantmove").unwrap_or_default();
+                because("it cannot move", &words, &[])
+            }
             Errno::ENXIO => "there is no such node: glustat shows those there are".to_owned(),
             Errno::EBUSY => {
                 "it is moving already, or locked where it is (loadlevel -p PID on)".to_owned()
@@ -165,20 +170,57 @@ fn go(pid: ClusterPid, to: Destination) -> Result<(), String> {
         })
 }
 
-/// Says why a process cannot move.
-fn stays(cantmove: &[u8]) -> String {
+/// Has a checkpoint made of a process; returns its number and size.
+pub(crate) fn checkpoint(pid: ClusterPid) -> Result<(u64, u64), String> {
+    let process = open(pid)?;
+    process
+        .order("checkpoint", "1")
+        .map_err(|errno| match errno {
+            Errno::EOPNOTSUPP => {
+                let words = process.read("cantmove").unwrap_or_default();
+                // Those keep it where it is, no more.
+                because(
+                    "no checkpoint can be made of it",
+                    &words,
+                    &["stay", "user_lock"],
+                )
+            }
+            Errno::EBUSY => "it is moving, or a checkpoint of it is being made".to_owned(),
+            Errno::EAGAIN => {
+                "no checkpoint could be made now, and it goes on: the log of its home says why"
+                    .to_owned()
+            }
+            Errno::EHOSTDOWN => "its home does not answer".to_owned(),
+            errno @ (Errno::ESRCH | Errno::EPERM) => errno.desc().to_owned(),
+            errno => format!(
+                "its images could not be written, and it goes on: {}",
+                errno.desc()
+            ),
+        })?;
+    let text = process.read("checkpoints").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.nth(1)) {
+        (Some(Ok(number)), Some(Ok(bytes))) => Ok((number, bytes)),
+        _ => Err("it has ended since".to_owned()),
+    }
+}
+
+/// Says why something cannot be done with a process, but for what does not matter for it.
+fn because(what: &str, cantmove: &[u8], but: &[&str]) -> String {
     let words = String::from_utf8_lossy(cantmove);
     let why: Vec<&str> = words
         .split_ascii_whitespace()
+        .filter(|word| !but.contains(word))
         .map(|word| {
             let known = WORDS.iter().find(|(known, _)| *known == word);
             known.map_or(word, |(_, meaning)| *meaning)
         })
         .collect();
     if why.is_empty() {
-        "it cannot move".to_owned()
+        what.to_owned()
     } else {
-        format!("it cannot move: {}", why.join("; "))
+        format!("{what}: {}", why.join("; "))
     }
 }
 
@@ -203,7 +245,7 @@ mod tests {
     #[test]
     fn why_a_process_stays() {
         let check = |words: &str, expected: &str| {
-            assert_eq!(stays(words.as_bytes()), expected);
+            assert_eq!(because("it cannot move", words.as_bytes(), &[]), expected);
         };
         check(
             "terminal\ntcp\n",
@@ -211,6 +253,11 @@ mod tests {
         );
         check("news\n", "it cannot move: news");
         check("", "it cannot move");
+        let kept = because("it cannot", b"stay\ntcp\n", &["stay"]);
+        assert_eq!(
+            kept,
+            "it cannot: it has a connection, whose address does not move"
+        );
     }
 
     #[test]

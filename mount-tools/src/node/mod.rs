@@ -26,6 +26,7 @@ use crate::identity::NodeIdentity;
 use crate::jobs::gangs::Gangs;
 use crate::transport::{QuicTransport, Versions};
 use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
 use consistency::Duration as Micros;
 use consistency::wire::meta::Name;
 use consistency::wire::request::NodeReport;
@@ -255,6 +256,11 @@ impl Node {
         };
         let gangs = Gangs::new(Arc::clone(&client) as _, Arc::clone(&members) as _);
         tokio::spawn(Arc::clone(&job_agent).take_turns(Arc::new(gangs)));
+        job_agent.keep_checkpoints(job::Keeping {
+            mount: config.mount_point.clone(),
+            files: Arc::new(Files(Arc::clone(&client))),
+            nodes: Arc::clone(&members) as _,
+        });
         job_agent.tell_moves(processes.events());
         tokio::spawn(Arc::clone(&job_agent).level(levelling));
         let locks = Arc::clone(&job_agent);
@@ -318,6 +324,9 @@ impl Node {
         // Under systemd (`Type=notify`); elsewhere nobody is there to be told.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the node serves");
+        }
+        if let Err(error) = self.jobs.forget_checkpoints().await {
+            tracing::warn!(%error, "checkpoints of earlier jobs are left");
         }
         tracing::info!(node = self.config.node.0, mount = %self.config.mount_point.display(), "serving");
         tokio::select! {
@@ -427,6 +436,17 @@ impl Node {
         };
         let meta = MetaServer::start(service, log.clone(), Arc::clone(network), router);
         Ok((meta, log))
+    }
+}
+
+/// The tree, for who makes what is written there durable.
+struct Files(Arc<Client>);
+
+#[async_trait]
+impl job::Flush for Files {
+    async fn flush(&self) -> Result<(), String> {
+        let flushed = self.0.sync_all().await;
+        flushed.map_err(|errno| errno.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use consistency::NodeId;
 use gproc::job::limits::Limits;
+use gproc::job::terminal::Checkpoints;
 use gproc::pids::ClusterPid;
 use nix::errno::Errno;
 use nix::unistd::{dup2_stderr, dup2_stdout};
@@ -82,6 +83,17 @@ struct Args {
     #[arg(long, value_name = "COUNT")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX))]
     cpus: Option<u32>,
+
+    /// Makes a checkpoint of the program every so often, from which it can be started again: TIME is as for --time, or ends
+    /// with s, m or h; 10 s at least.
+    #[arg(long, value_name = "TIME", value_parser = read_period)]
+    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "mem", "cpus", "gang", "detach", "beside", "pty", "places"])]
+    checkpoint: Option<Duration>,
+
+    /// Has the program go on from its last checkpoint on another node when the one that runs it is lost.
+    #[arg(long)]
+    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "mem", "cpus", "gang", "detach", "beside", "pty", "places"])]
+    restart: bool,
 
     /// Has the processes run together, in turns of a second with those of other gangs that share nodes with them.
     #[arg(long)]
@@ -216,8 +228,16 @@ pub fn main() -> ! {
         }
         Input::All => Reader::All(Fan::new(count)),
     };
+    let kept = args.checkpoint.is_some() || args.restart;
+    if kept && places.len() != 1 {
+        eprintln!("{NAME}: --checkpoint and --restart are for one process");
+        std::process::exit(USAGE_STATUS);
+    }
     let single = places.len() == 1 && !args.label && !args.gather;
-    let terminal = single.then(|| Terminal::find(args.pty)).flatten();
+    // Of a program with a terminal no images can be made.
+    let terminal = (single && !kept)
+        .then(|| Terminal::find(args.pty))
+        .flatten();
     if args.pty && terminal.is_none() {
         eprintln!("{NAME}: --pty is for one process, and wants a terminal as standard input");
         std::process::exit(USAGE_STATUS);
@@ -242,6 +262,14 @@ pub fn main() -> ! {
             cpus: args.cpus,
         })
         .in_turns(args.gang)
+        .kept(
+            kept.then_some(Checkpoints {
+                every_s: args
+                    .checkpoint
+                    .map(|every| u32::try_from(every.as_secs()).unwrap_or(u32::MAX)),
+                restart: args.restart,
+            }),
+        )
         .with_terminal(terminal);
     if single && args.time.is_none() {
         end_as(
@@ -301,6 +329,26 @@ pub(crate) fn read_time(text: &str) -> Result<Duration, String> {
         [hours, minutes, seconds] => Ok(Duration::from_secs(hours * 3600 + minutes * 60 + seconds)),
         _ => Err(wrong()),
     }
+}
+
+/// The shortest time between two checkpoints.
+const CHECKPOINT_MIN: Duration = Duration::from_secs(10);
+
+/// Reads how often something is to be done: as [`read_time`], or a number with its unit.
+fn read_period(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600)];
+    let with_unit = units.iter().find_map(|(unit, seconds)| {
+        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(Duration::from_secs(u64::from(number) * seconds))
+    });
+    let every = match with_unit {
+        Some(every) => every,
+        None => read_time(text)?,
+    };
+    if every < CHECKPOINT_MIN {
+        return Err(format!("{CHECKPOINT_MIN:?} at least"));
+    }
+    Ok(every)
 }
 
 /// Becomes `glubatch`, which has a process that outlives this one start the command.
@@ -457,6 +505,14 @@ mod tests {
         );
         check("glurun -wnode2 -n2 ls", &[2], 2, false, "ls");
         check("glurun -- -odd", &[], 1, false, "-odd");
+        check("glurun --checkpoint 10m ls", &[], 1, false, "ls");
+        for (text, seconds) in [("10s", 10), ("2m", 120), ("3h", 10_800), ("7", 420)] {
+            assert_eq!(read_period(text), Ok(Duration::from_secs(seconds)));
+        }
+        for wrong in ["9s", "0", "m", "1d", "-1m", "99999999999h"] {
+            assert!(read_period(wrong).is_err(), "{wrong}");
+        }
+        check_refused("glurun --restart --gang ls");
         check_refused("glurun");
         check_refused("glurun -x host ls");
         check_refused("glurun --mem x ls");

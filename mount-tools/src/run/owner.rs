@@ -7,6 +7,7 @@ use super::peeked::{self, Peeked, ReadTwice};
 use super::signals::Signals;
 use super::sys;
 use super::terminal::Terminal;
+use crate::table;
 use bytes::Bytes;
 use consistency::NodeId;
 use gproc::job::limits::Limits;
@@ -14,7 +15,7 @@ use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
 };
-use gproc::job::terminal::{Extra, InputFile, Modes};
+use gproc::job::terminal::{Checkpoints, Extra, InputFile, Modes};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
@@ -70,6 +71,8 @@ pub(super) struct Command {
     limits: Limits,
     /// They take turns with other gangs.
     gang: bool,
+    /// How it is kept safe from the loss of its node.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl Command {
@@ -110,6 +113,7 @@ impl Command {
             parallel: None,
             limits: Limits::default(),
             gang: false,
+            checkpoints: None,
         })
     }
 
@@ -141,6 +145,12 @@ impl Command {
     /// Has its processes take turns with those of other gangs.
     pub(super) fn in_turns(mut self, gang: bool) -> Self {
         self.gang = gang;
+        self
+    }
+
+    /// Has checkpoints made of it.
+    pub(super) fn kept(mut self, checkpoints: Option<Checkpoints>) -> Self {
+        self.checkpoints = checkpoints;
         self
     }
 
@@ -298,6 +308,7 @@ impl Command {
                         parallel.entered(vnn, token, &processes, signals);
                     }
                 }
+                FromJob::Note(note) => eprintln!("glurun: {}", table::printable(note.as_bytes())),
                 FromJob::Stopped(_) => {
                     if !streams.stop() {
                         line.send(&GO_ON)?;
@@ -357,6 +368,7 @@ impl Command {
             .chain(follows)
             .chain(limits)
             .chain(self.gang.then_some(Extra::Gang))
+            .chain(self.checkpoints.map(Extra::Checkpoints))
             .collect()
     }
 
@@ -512,6 +524,7 @@ impl Streams {
             | FromJob::Started { .. }
             | FromJob::Stopped(_)
             | FromJob::Entered { .. }
+            | FromJob::Note(_)
             | FromJob::Ended(_)
             | FromJob::Told(_) => {}
         }

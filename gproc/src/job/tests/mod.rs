@@ -232,6 +232,7 @@ impl Job {
             | FromJob::Stopped(_)
             | FromJob::Modes(_)
             | FromJob::InputFromFile
+            | FromJob::Note(_)
             | FromJob::InputRead(_)
             | FromJob::Entered { .. }
             | FromJob::Told(_) => {}

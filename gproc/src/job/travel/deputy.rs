@@ -4,25 +4,30 @@
 //! The original, or a copy that was at home since, stays on the process table after it has been ended ([`Remains`]): so
 //! its pid is nobody else's until the job is over.
 
-use super::super::group::Group;
-use super::super::protocol::{End, INPUT_WINDOW, Stream, ToJob};
+mod original;
+mod restart;
+
+use super::super::frame::FrameSender;
+use super::super::protocol::{Credentials, End, FromJob, INPUT_WINDOW, ToJob};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
-use super::guest::blocking;
 use super::link::{Heard, Link, next_of};
 use super::owner::{Input, Outlet, write_some};
 use super::places::reached;
-use super::remains::{self, Remains};
+use super::remains::Remains;
 use super::rules::{Action, Event, Home, NotMoved};
 use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
-use super::{Order, Seat, Status, Travel, pipes};
+use super::{Order, Seat, Status, Travel};
 use bytes::Bytes;
 use consistency::NodeId;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use restart::{Done, Restart};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
-use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -31,6 +36,17 @@ pub(super) struct Original {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) group: GroupSlot,
+}
+
+/// Whose it is, and what that has asked for.
+pub(super) struct Wanted {
+    pub(super) user: Credentials,
+    /// Where it may be started from a checkpoint; none: everywhere.
+    pub(super) nodes: Vec<NodeId>,
+    /// It goes on from its newest checkpoint when its node is lost.
+    pub(super) restart: bool,
+    /// For notes.
+    pub(super) to_owner: Option<FrameSender>,
 }
 
 pub(super) struct Deputy {
@@ -51,7 +67,18 @@ pub(super) struct Deputy {
     /// Signals that wait for the end of a move.
     signals: Vec<(i32, bool)>,
     end: Option<End>,
+    user: Credentials,
+    nodes: Vec<NodeId>,
+    to_owner: Option<FrameSender>,
+    wants_restart: bool,
+    restart: Restart,
+    waits: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Starts from checkpoints that the user has been told of.
+    told_restarts: u64,
 }
+
+/// Signals that wait for a job that is nowhere; more are lost, as they may be where a process takes none.
+const SIGNALS_MAX: usize = 1024;
 
 impl Deputy {
     pub(super) fn new(
@@ -60,9 +87,10 @@ impl Deputy {
         seat: Arc<Seat>,
         remains: Arc<Remains>,
         status: Arc<Mutex<Status>>,
+        wanted: Wanted,
     ) -> Self {
         Self {
-            home: Home::new(travel.node),
+            home: Home::new(travel.node).with_restart(wanted.restart),
             travel,
             original,
             seat,
@@ -77,6 +105,13 @@ impl Deputy {
             outs: [None, None],
             signals: Vec::new(),
             end: None,
+            user: wanted.user,
+            nodes: wanted.nodes,
+            to_owner: wanted.to_owner,
+            wants_restart: wanted.restart,
+            restart: Restart::default(),
+            waits: FuturesUnordered::new(),
+            told_restarts: 0,
         }
     }
 
@@ -88,9 +123,15 @@ impl Deputy {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Go { to, answer }) => self.go(to, answer).await,
-                    Some(Order::Signal { number, group }) => self.signal(number, group).await,
+                    Some(Order::Signal { number, group }) => {
+                        if !self.kill_lost(number).await {
+                            self.signal(number, group).await;
+                        }
+                    }
+                    Some(Order::Keep { answer }) => self.ask_to_keep(answer).await,
                     None => return,
                 },
+                Some(done) = self.waits.next() => self.done(done).await,
                 heard = next_of(&mut self.source) => self.hear_source(heard).await,
                 heard = next_of(&mut self.target) => self.hear_target(heard).await,
                 read = self.input.read(), if abroad => self.send_input(read).await,
@@ -132,8 +173,13 @@ impl Deputy {
             for action in self.home.on(event) {
                 events.extend(self.act(action).await);
             }
-            let (at, moves) = (self.home.at(), self.home.moves());
-            *self.status.lock().expect("no holder panics") = Status { at, moves };
+            let kept = self.home.kept();
+            *self.status.lock().expect("no holder panics") = Status {
+                at: self.home.at(),
+                moves: self.home.moves(),
+                restarts: self.home.restarts(),
+                newest: self.restart.newest.filter(|of| Some(of.number) == kept),
+            };
         }
         if self.home.is_settled() {
             for (number, group) in std::mem::take(&mut self.signals) {
@@ -147,13 +193,19 @@ impl Deputy {
             Action::Freeze => {
                 reached("home: before the freeze");
                 self.images.clear();
-                self.input.unread.clear();
+                self.input.hold();
                 match &self.source {
                     Some(link) => {
                         link.sender.send(&ToGuest::Freeze).await;
                         return None;
                     }
-                    None => return Some(self.dump_original().await),
+                    None => {
+                        let dumped = self.dump_original().await;
+                        if dumped == Event::Dumped {
+                            self.leaves_pipe();
+                        }
+                        return Some(dumped);
+                    }
                 }
             }
             Action::Offer(to) => {
@@ -165,6 +217,7 @@ impl Deputy {
             }
             Action::Run => {
                 reached("home: before the copy may run");
+                self.input.go();
                 self.input.credit = INPUT_WINDOW as usize;
                 if let Some(link) = &self.target {
                     link.sender.send(&ToGuest::Run).await;
@@ -179,8 +232,7 @@ impl Deputy {
             },
             Action::Thaw => {
                 self.images.clear();
-                // The source has them still.
-                self.input.unread.clear();
+                self.input.stay();
                 match &self.source {
                     Some(link) => {
                         link.sender.send(&ToGuest::Thaw).await;
@@ -199,6 +251,11 @@ impl Deputy {
                     asked.send(answer).ok();
                 }
             }
+            Action::Image => return self.image().await,
+            Action::Store => return self.store(),
+            Action::TellKept(kept) => self.tell_kept(kept),
+            Action::Fence(node) => self.fence(node),
+            Action::Load => self.load(),
             Action::End => {
                 let lost = || End::lost("the job was lost while it moved");
                 self.end.get_or_insert_with(lost);
@@ -215,7 +272,10 @@ impl Deputy {
                 self.pipes = pipes;
                 self.on(Event::Dumped).await;
             }
-            Ok(FromGuest::NotDumped(why)) => self.on(Event::NotDumped(why)).await,
+            Ok(FromGuest::NotDumped(why)) => {
+                self.input.stay();
+                self.on(Event::NotDumped(why)).await;
+            }
             Ok(FromGuest::Output(stream, bytes)) => {
                 for out in self
                     .outs
@@ -228,7 +288,9 @@ impl Deputy {
             }
             Ok(FromGuest::OutputEnd(stream)) => {
                 for out in &mut self.outs {
-                    if let Some(ended) = out.as_mut().filter(|out| out.stream == stream) {
+                    // Of one that may be started again it is not known whether it was the last.
+                    let ends = |out: &&mut Outlet| out.stream == stream && !self.wants_restart;
+                    if let Some(ended) = out.as_mut().filter(ends) {
                         ended.ended = true;
                     }
                     out.take_if(|out| out.ended && out.waiting.is_empty());
@@ -256,6 +318,9 @@ impl Deputy {
             self.end = Some(end);
             return;
         }
+        if let End::Failed { message, .. } = &end {
+            self.is_lost(message);
+        }
         self.on(Event::SourceGone).await;
         if self.end.is_some() {
             self.end = Some(end);
@@ -270,7 +335,7 @@ impl Deputy {
                     self.on(Event::Restored).await;
                 }
             }
-            Ok(FromGuest::Running) => self.on(Event::Running).await,
+            Ok(FromGuest::Running) => self.runs().await,
             Ok(FromGuest::NotRestored(why)) | Err(why) => self.target_gone(why).await,
             Ok(FromGuest::Ping) => {}
             Ok(other) => {
@@ -291,10 +356,22 @@ impl Deputy {
         left
     }
 
+    async fn runs(&mut self) {
+        let restarts = self.home.restarts();
+        self.on(Event::Running).await;
+        if restarts > self.told_restarts {
+            self.told_restarts = restarts;
+            if let Some((to_owner, note)) = self.restart_note() {
+                to_owner.send(&FromJob::Note(note)).await;
+            }
+        }
+    }
+
     async fn target_gone(&mut self, why: String) {
         let lost = End::lost(why.clone());
-        self.on(Event::TargetGone(why)).await;
         self.target = None;
+        self.is_lost(&why);
+        self.on(Event::TargetGone(why)).await;
         if self.end.is_some() {
             self.end = Some(lost);
         }
@@ -302,7 +379,9 @@ impl Deputy {
 
     async fn signal(&mut self, number: i32, group: bool) {
         if !self.home.is_settled() {
-            self.signals.push((number, group));
+            if self.signals.len() < SIGNALS_MAX {
+                self.signals.push((number, group));
+            }
             return;
         }
         match &self.source {
@@ -379,87 +458,5 @@ impl Deputy {
         link.heard = Instant::now();
         self.target = Some(link);
         Ok(())
-    }
-
-    async fn dump_original(&mut self) -> Event {
-        self.seat.moves(true);
-        let engine = self.travel.engine().cloned();
-        let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
-        let dumped = blocking(move || {
-            let engine = engine?;
-            let group = group.get().ok_or(io::ErrorKind::NotFound)?;
-            let images = engine.dump(group, pid)?;
-            match pipes::of(group, pid) {
-                Ok(pipes) => Ok((images, pipes)),
-                Err(error) => {
-                    group.freeze(false)?;
-                    Err(error)
-                }
-            }
-        })
-        .await;
-        let taken = dumped.and_then(|(images, pipes)| self.take_pipes(pipes).map(|()| images));
-        match taken {
-            Ok(images) => {
-                self.images = images;
-                Event::Dumped
-            }
-            Err(error) => {
-                self.thaw_original().await;
-                Event::NotDumped(format!("node {}: {error}", self.travel.node))
-            }
-        }
-    }
-
-    fn take_pipes(&mut self, pipes: pipes::Pipes) -> io::Result<()> {
-        self.pipes.clear();
-        self.input.pipe = None;
-        if let Some((inode, file)) = pipes.input {
-            self.input.pipe = Some(pipe::Receiver::from_file(file)?);
-            self.pipes.push(Pipe {
-                stream: None,
-                inode,
-                open: true,
-            });
-        }
-        self.outs = [None, None];
-        let names = [Stream::Out, Stream::Err];
-        for ((place, stream), (inode, file)) in self.outs.iter_mut().zip(names).zip(pipes.outs) {
-            self.pipes.push(Pipe {
-                stream: Some(stream),
-                inode,
-                open: true,
-            });
-            *place = Some(Outlet {
-                stream,
-                pipe: pipe::Sender::from_file(file)?,
-                waiting: VecDeque::new(),
-                ended: false,
-            });
-        }
-        Ok(())
-    }
-
-    async fn thaw_original(&mut self) {
-        (self.input.pipe, self.outs) = (None, [None, None]);
-        let group = Arc::clone(&self.original.group);
-        let thawed =
-            blocking(move || group.get().map_or(Ok(()), |group| group.freeze(false))).await;
-        if let Err(error) = thawed {
-            tracing::warn!(pid = self.original.pid, %error, "a frozen job does not go on");
-        }
-        self.seat.moves(false);
-    }
-
-    /// Frees the pid here, if it is not that of a process that runs.
-    async fn bury(&mut self) {
-        if let Some(pidfd) = self.remains.take() {
-            remains::bury(self.original.pid, pidfd).await;
-        }
-    }
-
-    async fn end_original(&mut self) {
-        let group = Arc::clone(&self.original.group);
-        blocking(move || group.get().map(Group::end)).await;
     }
 }

@@ -1,5 +1,7 @@
 //! A host's end of a job that has come from its home: makes the copy, carries its input and output, and makes images of
-//! it when it is to go on.
+//! it when it is to go on elsewhere, or when they are to be kept.
+
+mod images;
 
 use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
@@ -14,7 +16,7 @@ use super::link::{FromHome, HomeLost};
 use super::places::reached;
 use super::remains::ended;
 use super::rules::{Copy, Word};
-use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
+use super::wire::{Arrival, FromGuest, Image, ToGuest};
 use super::{Travel, pipes};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -127,7 +129,18 @@ struct Input {
     pipe: pipe::Sender,
     inode: u64,
     waiting: VecDeque<Bytes>,
+    /// So many of these bytes were in the pipe before: there has been credit for them.
+    again: u32,
     ended: bool,
+}
+
+impl Input {
+    /// Returns how much credit there is for what has been written.
+    fn credit(&mut self, written: u32) -> u32 {
+        let again = self.again.min(written);
+        self.again -= again;
+        written - again
+    }
 }
 
 struct Out {
@@ -161,6 +174,7 @@ async fn make(
                     pipe: ours,
                     inode,
                     waiting: VecDeque::new(),
+                    again: 0,
                     ended: !wanted.open,
                 });
                 (theirs, wanted.inode)
@@ -261,6 +275,12 @@ impl Guest {
                         reached("target: after it tells that the copy runs");
                     }
                     ToGuest::Freeze if runs => self.freeze(sender).await,
+                    ToGuest::Keep if runs => {
+                        if let Err(error) = self.keep(sender).await {
+                            tracing::warn!(pid = self.pid, %error, "a frozen job does not go on");
+                            return Ok(());
+                        }
+                    }
                     ToGuest::Thaw if self.copy == Copy::Frozen => {
                         self.copy = self.copy.after(Word::Thaw);
                         if let Err(error) = self.set_frozen(false).await {
@@ -294,12 +314,15 @@ impl Guest {
                         }
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
-                    ToGuest::Ping | ToGuest::Freeze | ToGuest::Thaw => {}
+                    ToGuest::Ping | ToGuest::Freeze | ToGuest::Keep | ToGuest::Thaw => {}
                     ToGuest::Image(_) | ToGuest::Made => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
                     Ok(len) => {
-                        sender.send(&FromGuest::InputCredit(len)).await;
+                        let len = self.input.as_mut().map_or(len, |input| input.credit(len));
+                        if len > 0 {
+                            sender.send(&FromGuest::InputCredit(len)).await;
+                        }
                         self.end_input();
                     }
                     Err(_) => {
@@ -338,73 +361,6 @@ impl Guest {
                 self.outs[place] = None;
             }
         }
-    }
-
-    /// Sends what is in the pipes, whatever credit there is: it is no more than fits a pipe.
-    async fn drain(&mut self, sender: &FrameSender) {
-        for out in self.outs.iter().flatten() {
-            while let Some(bytes) = read_now(out.pipe.as_fd()) {
-                sender.send(&FromGuest::Output(out.stream, bytes)).await;
-            }
-        }
-    }
-
-    async fn freeze(&mut self, sender: &FrameSender) {
-        reached("source: before the freeze");
-        let images = match self.dump().await {
-            Ok(images) => images,
-            Err(error) => {
-                let why = format!("node {}: {error}", self.travel.node);
-                sender.send(&FromGuest::NotDumped(why)).await;
-                return;
-            }
-        };
-        self.copy = self.copy.after(Word::Freeze);
-        reached("source: after the freeze");
-        self.drain(sender).await;
-        if let Some(input) = &mut self.input {
-            let mut unread = VecDeque::new();
-            if let Ok(reader) = sys::reader_of(input.pipe.as_fd()) {
-                while let Some(bytes) = read_now(reader.as_fd()) {
-                    unread.push_back(bytes);
-                }
-            }
-            unread.append(&mut input.waiting);
-            for bytes in &unread {
-                sender.send(&FromGuest::Unread(bytes.clone())).await;
-            }
-            // If it goes on here it is to read them still.
-            input.waiting = unread;
-        }
-        for image in images {
-            sender.send(&FromGuest::Image(image)).await;
-        }
-        reached("source: after the images");
-        let input = self.input.iter().map(|input| Pipe {
-            stream: None,
-            inode: input.inode,
-            open: true,
-        });
-        let outs = self.outs.iter().flatten().map(|out| Pipe {
-            stream: Some(out.stream),
-            inode: out.inode,
-            open: true,
-        });
-        sender
-            .send(&FromGuest::Dumped(input.chain(outs).collect()))
-            .await;
-        reached("source: after it tells of the images");
-    }
-
-    async fn dump(&self) -> io::Result<Vec<Image>> {
-        let engine = self.travel.engine()?.clone();
-        let (group, pid) = (Arc::clone(&self.group), self.pid);
-        blocking(move || engine.dump(&group, pid)).await
-    }
-
-    async fn set_frozen(&self, frozen: bool) -> io::Result<()> {
-        let group = Arc::clone(&self.group);
-        blocking(move || group.freeze(frozen)).await
     }
 
     fn signal(&self, number: i32, group: bool) {
@@ -473,16 +429,6 @@ async fn read_some(out: &mut Option<Out>) -> io::Result<Bytes> {
     let mut bytes = BytesMut::with_capacity(most);
     pipe.take(most as u64).read_buf(&mut bytes).await?;
     Ok(bytes.freeze())
-}
-
-/// Reads what a pipe has now; `None`: nothing.
-fn read_now(pipe: std::os::fd::BorrowedFd<'_>) -> Option<Bytes> {
-    let mut bytes = vec![0; DATA_BYTES_MAX];
-    let len = nix::unistd::read(pipe, &mut bytes)
-        .ok()
-        .filter(|len| *len > 0)?;
-    bytes.truncate(len);
-    Some(bytes.into())
 }
 
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -16,7 +16,11 @@ pub(super) struct Link {
     _writer: FrameWriter,
     pub(super) heard: Instant,
     node: NodeId,
+    keeps: bool,
 }
+
+/// The version of the protocol from which on hosts know [`ToGuest::Keep`].
+const KEEPS_SINCE: u32 = 12;
 
 impl Link {
     /// Connects to a host.
@@ -31,7 +35,19 @@ impl Link {
             _writer: writer,
             heard: Instant::now(),
             node,
+            keeps: transport
+                .version_of(node)
+                .is_none_or(|version| version >= KEEPS_SINCE),
         })
+    }
+
+    pub(super) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Returns whether the host makes images that are to be kept.
+    pub(super) const fn keeps(&self) -> bool {
+        self.keeps
     }
 
     /// Returns what comes next, or why nothing will. Cancel-safe.

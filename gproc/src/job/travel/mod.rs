@@ -5,6 +5,7 @@
 //! when it has come back. All there is between home and a host goes by one stream ([`wire`]); when that ends the host
 //! ends its copy.
 
+mod checkpoint;
 mod deputy;
 mod engine;
 mod guest;
@@ -17,31 +18,38 @@ mod places;
 mod remains;
 mod rules;
 mod seat;
+mod ticket;
 mod ties;
 mod timers;
 mod told;
 mod unix;
 pub(super) mod wire;
 
+pub use checkpoint::{Flush, Keeping, forget_homes};
 pub(super) use engine::Engine;
 pub(super) use guest::host;
 pub use level::Levelling;
 pub(super) use level::run as level;
 pub(super) use locks::FileLocks;
 pub use locks::Locked;
+use rules::NotKept;
 pub(super) use rules::NotMoved;
 use seat::Seat;
+pub(super) use ticket::Ticket;
 
 use super::admission::{Admissions, Refused};
-use super::frame::{FrameReader, FrameWriter};
+use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
 use super::pause::{Guests, Its, Place};
-use super::protocol::{Asked, Credentials, FRAME_BYTES_MAX, FromJob, Level, Moved, ToJob, Told};
+use super::protocol::{
+    Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, Moved, ToJob, Told,
+};
 use super::spawn::GroupSlot;
+use super::terminal::Checkpoints;
 use crate::events::Events;
 use crate::level::Because;
 use consistency::NodeId;
-use deputy::{Deputy, Original};
+use deputy::{Deputy, Original, Wanted};
 use gfs::net::{ServiceId, Transport};
 use nix::errno::Errno;
 use remains::Remains;
@@ -52,7 +60,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 /// How long a node may take to say something.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
@@ -71,6 +78,7 @@ pub(super) struct Travel {
     pub(super) node: NodeId,
     pub(super) groups: Arc<Groups>,
     engine: OnceLock<Engine>,
+    keeping: OnceLock<Keeping>,
     transport: OnceLock<Arc<dyn Transport>>,
     /// Jobs of this node, by the pids of their programs.
     jobs: Mutex<HashMap<i32, Known>>,
@@ -101,6 +109,30 @@ struct Known {
 struct Status {
     at: NodeId,
     moves: u64,
+    restarts: u64,
+    newest: Option<Kept>,
+}
+
+impl Status {
+    const fn new(at: NodeId) -> Self {
+        Self {
+            at,
+            moves: 0,
+            restarts: 0,
+            newest: None,
+        }
+    }
+}
+
+/// What the owner wants of a job that may move.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    pub(super) levelled: bool,
+    pub(super) checkpoints: Option<Checkpoints>,
+    /// Where it may run; none: everywhere.
+    pub(super) nodes: Vec<NodeId>,
+    /// For notes about it.
+    pub(super) to_owner: FrameSender,
 }
 
 /// For a deputy.
@@ -113,6 +145,9 @@ enum Order {
     Signal {
         number: i32,
         group: bool,
+    },
+    Keep {
+        answer: oneshot::Sender<Result<u64, NotKept>>,
     },
 }
 
@@ -127,6 +162,7 @@ impl Travel {
             node,
             groups,
             engine: OnceLock::new(),
+            keeping: OnceLock::new(),
             transport: OnceLock::new(),
             jobs: Mutex::default(),
             admissions,
@@ -193,22 +229,21 @@ impl Travel {
         group: &GroupSlot,
         tied: Option<&'static str>,
         user: Credentials,
-        levelled: bool,
+        wishes: Wishes,
     ) -> Ticket {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
-        let (at, moves) = (self.node, 0);
         let known = Known {
             orders,
             seat: Arc::default(),
             remains: Arc::default(),
-            status: Arc::new(Mutex::new(Status { at, moves })),
+            status: Arc::new(Mutex::new(Status::new(self.node))),
             group: Arc::clone(group),
             tied,
-            user,
+            user: user.clone(),
             since: Instant::now(),
             level: Level {
                 locked: false,
-                asked: levelled,
+                asked: wishes.levelled,
             },
         };
         let original = Original {
@@ -224,8 +259,20 @@ impl Travel {
             Arc::clone(&seat),
             Arc::clone(&remains),
             Arc::clone(&known.status),
+            Wanted {
+                user,
+                nodes: wishes.nodes,
+                restart: wishes.checkpoints.is_some_and(|of| of.restart),
+                to_owner: wishes.checkpoints.map(|_| wishes.to_owner.clone()),
+            },
         );
         self.jobs().insert(pid, known.clone());
+        let every = wishes.checkpoints.and_then(|of| of.every_s);
+        let keeper = every.map(|every| {
+            let every = Duration::from_secs(every.into());
+            let travel = Arc::clone(self);
+            tokio::spawn(travel.checkpoint_every(pid, every, wishes.to_owner))
+        });
         Ticket {
             travel: Arc::clone(self),
             pid,
@@ -233,6 +280,7 @@ impl Travel {
             seat,
             remains,
             deputy: tokio::spawn(deputy.run(queue)),
+            keeper,
         }
     }
 
@@ -242,14 +290,20 @@ impl Travel {
         match asked {
             Asked::Where => {
                 let status = known.map(|known| *known.status.lock().expect("no holder panics"));
-                let status = status.unwrap_or(Status {
-                    at: self.node,
-                    moves: 0,
-                });
+                let status = status.unwrap_or_else(|| Status::new(self.node));
                 Told::Where {
                     at: status.at,
                     moves: status.moves,
                 }
+            }
+            Asked::Keep => self.told_kept(known, pid).await,
+            Asked::Checkpoint => {
+                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                let of = |status: Status| Checkpoint {
+                    newest: status.newest,
+                    restarts: status.restarts,
+                };
+                Told::Checkpoint(status.map(of).unwrap_or_default())
             }
             Asked::Ties => {
                 let ties = self.ties(known.as_ref(), pid).await;
@@ -356,7 +410,8 @@ impl Travel {
                 tracing::warn!(pid, %to, %why, "a process was not moved");
                 Err(libc::EAGAIN)
             }
-            Ok(Err(NotMoved::Ended)) | Err(_) => Err(libc::ESRCH),
+            // ESRCH also of one that will run again: the move has come to nothing.
+            Ok(Err(NotMoved::Ended | NotMoved::Lost)) | Err(_) => Err(libc::ESRCH),
         }
     }
 
@@ -424,51 +479,18 @@ pub(crate) async fn ask(
     writer.sender().send(&ToJob::Ask { pid, asked }).await;
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
-        Asked::Go(_) | Asked::GoFor(..) => MOVED_WITHIN,
+        Asked::Go(_) | Asked::GoFor(..) | Asked::Keep => MOVED_WITHIN,
         Asked::Where
         | Asked::Ties
         | Asked::Level
         | Asked::Why
         | Asked::Heard(_)
-        | Asked::TiesThere => TOLD_WITHIN,
+        | Asked::TiesThere
+        | Asked::Checkpoint => TOLD_WITHIN,
     };
     match tokio::time::timeout(within, reader.next(FRAME_BYTES_MAX)).await?? {
         Some(FromJob::Told(told)) => Ok(told),
         // Of an older revision.
         _ => Err(io::ErrorKind::Unsupported.into()),
-    }
-}
-
-/// A job's place among those that may move; dropped, its copies elsewhere end.
-#[derive(Debug)]
-pub(super) struct Ticket {
-    travel: Arc<Travel>,
-    pid: i32,
-    orders: mpsc::Sender<Order>,
-    seat: Arc<Seat>,
-    remains: Arc<Remains>,
-    deputy: JoinHandle<()>,
-}
-
-impl Ticket {
-    pub(super) fn seat(&self) -> &Seat {
-        &self.seat
-    }
-
-    /// Sends a signal by way of the deputy; `false`: the job is here.
-    pub(super) fn signal(&self, number: i32, group: bool) -> bool {
-        let order = Order::Signal { number, group };
-        self.seat.is_away_or_moves() && self.orders.try_send(order).is_ok()
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.deputy.abort();
-        self.travel.jobs().remove(&self.pid);
-        // What is kept from now on nobody would take: `keep_or_bury` keeps nothing of a job that is over.
-        if let Some(pidfd) = self.remains.take() {
-            tokio::spawn(remains::bury(self.pid, pidfd));
-        }
     }
 }

@@ -6,6 +6,9 @@
 //! - MV2 **Never lost on the way.** Until home has let the new copy run, every failure of the move lets the old one go on.
 //! - MV3 **One move at a time.** What is asked meanwhile is refused.
 //! - MV4 **Nothing outlives its home.** A host that has lost home ends its copy (as J2 has it).
+//! - CK1 **A checkpoint runs in the place of nobody.** A copy is made from one only when the one that ran cannot run any more.
+//! - CK2 **A checkpoint harms no job.** The source goes on at once, whatever becomes of its images.
+//! - CK3 **Whole or not there.** Nothing starts from a checkpoint that has not been kept whole.
 
 use consistency::NodeId;
 
@@ -18,9 +21,33 @@ pub(in crate::job) enum NotMoved {
     /// It has ended meanwhile.
     #[error("it has ended")]
     Ended,
+    /// Its node was lost with it; it goes on from its last checkpoint.
+    #[error("it was lost, and goes on from its last checkpoint")]
+    Lost,
     /// Its copy could not be made or started; it goes on where it was.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Why there is no new checkpoint of a process, which goes on if it has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::job) enum NotKept {
+    /// It moves, or another one is being made.
+    #[error("it is moving, or a checkpoint of it is being made")]
+    Busy,
+    /// It has ended meanwhile.
+    #[error("it has ended")]
+    Ended,
+    /// No images could be made of it.
+    #[error("{0}")]
+    NoImages(String),
+    /// The images could not be written.
+    #[error("its images could not be written: {why}")]
+    NotWritten {
+        /// As write(2) has it.
+        errno: i32,
+        why: String,
+    },
 }
 
 /// What happens at home.
@@ -28,6 +55,22 @@ pub(in crate::job) enum NotMoved {
 pub(super) enum Event {
     /// Somebody wants it to move.
     Asked(NodeId),
+    /// Somebody wants a checkpoint.
+    Keep,
+    /// That has been kept, whole, under this number.
+    Stored(u64),
+    /// That could not be kept.
+    NotStored(NotKept),
+    /// What has been kept is of no use any more.
+    Forget,
+    /// The one that was lost cannot run any more.
+    Fenced,
+    /// What was kept is here, and is to run there.
+    Loaded(NodeId),
+    /// It cannot be had, or no node is left to run it.
+    NotLoaded,
+    /// It has been killed while nobody ran it.
+    Killed,
     /// The source has frozen it, and its images are all here.
     Dumped,
     /// The source could not make images, and has let it go on.
@@ -59,6 +102,16 @@ pub(super) enum Action {
     Abort,
     /// Tells who asked.
     Answer(Result<(), NotMoved>),
+    /// Has the source make images and go on.
+    Image,
+    /// Keeps the images that are here.
+    Store,
+    /// Tells who wanted a checkpoint.
+    TellKept(Result<u64, NotKept>),
+    /// Finds out when the copy that was lost on this node cannot run any more.
+    Fence(NodeId),
+    /// Gets what was kept, and a node for it.
+    Load,
     /// The job is over: nobody has a copy that may run.
     End,
 }
@@ -80,7 +133,29 @@ enum State {
     Landing {
         to: NodeId,
     },
+    /// The source makes images that are to be kept.
+    Imaging,
+    /// The one that ran is lost. `fenced`: it cannot run any more.
+    Lost {
+        fenced: bool,
+    },
+    /// What was kept is being read.
+    Loading,
+    /// A node makes a copy from what was kept.
+    Starting {
+        to: NodeId,
+    },
     Over,
+}
+
+/// What becomes of the newest images that are to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Storing {
+    Nothing,
+    /// They are being written.
+    Writing,
+    /// They are, and are of no use any more.
+    InVain,
 }
 
 /// A job as its home knows it.
@@ -89,6 +164,12 @@ pub(super) struct Home {
     at: NodeId,
     moves: u64,
     state: State,
+    /// Its owner wants it to go on from a checkpoint when its node is lost.
+    restart: bool,
+    restarts: u64,
+    /// The number of its newest checkpoint.
+    kept: Option<u64>,
+    storing: Storing,
 }
 
 impl Home {
@@ -98,7 +179,17 @@ impl Home {
             at: home,
             moves: 0,
             state: State::Settled,
+            restart: false,
+            restarts: 0,
+            kept: None,
+            storing: Storing::Nothing,
         }
+    }
+
+    /// Has it go on from its newest checkpoint when its node is lost.
+    pub(super) const fn with_restart(mut self, restart: bool) -> Self {
+        self.restart = restart;
+        self
     }
 
     /// Returns where it runs, or is frozen.
@@ -111,6 +202,24 @@ impl Home {
         self.moves
     }
 
+    /// Returns how often it was started from a checkpoint.
+    pub(super) const fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// Returns the number of its newest checkpoint.
+    pub(super) const fn kept(&self) -> Option<u64> {
+        self.kept
+    }
+
+    /// Returns whether nobody runs it, and it is to be started from a checkpoint.
+    pub(super) const fn is_lost(&self) -> bool {
+        matches!(
+            self.state,
+            State::Lost { .. } | State::Loading | State::Starting { .. }
+        )
+    }
+
     /// Returns whether it neither moves nor has ended.
     pub(super) fn is_settled(&self) -> bool {
         self.state == State::Settled
@@ -118,7 +227,9 @@ impl Home {
 
     /// Takes an event; returns what is to be done, in this order.
     pub(super) fn on(&mut self, event: Event) -> Vec<Action> {
-        use Action::{Abort, Answer, Drop, End, Freeze, Offer, Run, Thaw};
+        use Action::{
+            Abort, Answer, Drop, End, Freeze, Image, Load, Offer, Run, Store, TellKept, Thaw,
+        };
         match (self.state, event) {
             (State::Over, Event::Asked(_)) => vec![Answer(Err(NotMoved::Ended))],
             (State::Settled, Event::Asked(to)) if to == self.at => vec![Answer(Ok(()))],
@@ -137,13 +248,10 @@ impl Home {
                 self.state = State::Settled;
                 vec![Answer(Err(NotMoved::Failed(why)))]
             }
-            (State::Settled, Event::SourceGone) => {
-                self.state = State::Over;
-                vec![End]
-            }
+            (State::Settled, Event::SourceGone) => self.lose(),
             (State::Freezing { .. }, Event::SourceGone) => {
-                self.state = State::Over;
-                vec![Answer(Err(NotMoved::Ended)), End]
+                let lost = self.lose();
+                self.answer_lost(lost)
             }
 
             // MV1: from here on the source's copy must not run again, so this is where it is decided.
@@ -163,8 +271,8 @@ impl Home {
                 vec![Abort, Thaw, Answer(Err(NotMoved::Failed(why)))]
             }
             (State::Sending { alone: true, .. }, Event::TargetGone(_)) => {
-                self.state = State::Over;
-                vec![Abort, Answer(Err(NotMoved::Ended)), End]
+                let lost = self.lose();
+                [vec![Abort], self.answer_lost(lost)].concat()
             }
 
             (State::Landing { .. }, Event::Running) => {
@@ -173,12 +281,120 @@ impl Home {
             }
             // MV1: it may have run, so the old copy is of no use.
             (State::Landing { .. }, Event::TargetGone(_)) => {
+                let lost = self.lose();
+                self.answer_lost(lost)
+            }
+
+            (State::Over, Event::Keep) => vec![TellKept(Err(NotKept::Ended))],
+            (State::Settled, Event::Keep) if self.storing == Storing::Nothing => {
+                self.state = State::Imaging;
+                vec![Image]
+            }
+            (_, Event::Keep) => vec![TellKept(Err(NotKept::Busy))],
+            // CK2: the source goes on already.
+            (State::Imaging, Event::Dumped) => {
+                (self.state, self.storing) = (State::Settled, Storing::Writing);
+                vec![Store]
+            }
+            (State::Imaging, Event::NotDumped(why)) => {
+                self.state = State::Settled;
+                vec![TellKept(Err(NotKept::NoImages(why)))]
+            }
+            (State::Imaging, Event::SourceGone) => {
+                let told = TellKept(Err(NotKept::Ended));
+                [vec![told], self.lose()].concat()
+            }
+            (_, Event::Stored(number)) => {
+                let told = if self.storing == Storing::Writing {
+                    self.kept = Some(number);
+                    Ok(number)
+                } else {
+                    Err(NotKept::Busy)
+                };
+                self.storing = Storing::Nothing;
+                [vec![TellKept(told)], self.go_on()].concat()
+            }
+            (_, Event::NotStored(why)) => {
+                self.storing = Storing::Nothing;
+                [vec![TellKept(Err(why))], self.go_on()].concat()
+            }
+            (_, Event::Forget) => {
+                self.kept = None;
+                if self.storing == Storing::Writing {
+                    self.storing = Storing::InVain;
+                }
+                Vec::new()
+            }
+
+            // CK1
+            (State::Lost { .. }, Event::Fenced) => {
+                self.state = State::Lost { fenced: true };
+                self.go_on()
+            }
+            (State::Loading, Event::Loaded(to)) => {
+                self.state = State::Starting { to };
+                vec![Offer(to)]
+            }
+            (State::Loading, Event::NotLoaded) => {
                 self.state = State::Over;
-                vec![Answer(Err(NotMoved::Ended)), End]
+                vec![End]
+            }
+            (State::Starting { to }, Event::Restored) => {
+                (self.at, self.state) = (to, State::Landing { to });
+                self.restarts += 1;
+                vec![Run]
+            }
+            // It has never run: another node may.
+            (State::Starting { .. }, Event::TargetGone(_)) => {
+                self.state = State::Loading;
+                vec![Abort, Load]
+            }
+            (State::Lost { .. } | State::Loading, Event::Killed) => {
+                self.state = State::Over;
+                vec![End]
+            }
+            (State::Starting { .. }, Event::Killed) => {
+                self.state = State::Over;
+                vec![Abort, End]
             }
 
             // Late news of what is decided.
             _ => Vec::new(),
+        }
+    }
+
+    /// Nobody is known to run it any more.
+    fn lose(&mut self) -> Vec<Action> {
+        if self.restart && (self.kept.is_some() || self.storing == Storing::Writing) {
+            self.state = State::Lost { fenced: false };
+            return vec![Action::Fence(self.at)];
+        }
+        self.state = State::Over;
+        vec![Action::End]
+    }
+
+    /// Tells who has asked for a move before what comes of the loss.
+    fn answer_lost(&self, lost: Vec<Action>) -> Vec<Action> {
+        let why = match self.state {
+            State::Over => NotMoved::Ended,
+            _ => NotMoved::Lost,
+        };
+        [vec![Action::Answer(Err(why))], lost].concat()
+    }
+
+    /// Starts it from its newest checkpoint, once it is known which that is and the one that ran cannot run any more.
+    fn go_on(&mut self) -> Vec<Action> {
+        let (State::Lost { fenced: true }, false) = (self.state, self.storing == Storing::Writing)
+        else {
+            return Vec::new();
+        };
+        // CK3
+        if self.kept.is_some() {
+            self.state = State::Loading;
+            vec![Action::Load]
+        } else {
+            self.state = State::Over;
+            vec![Action::End]
         }
     }
 }

@@ -57,6 +57,8 @@ pub(super) enum ToGuest {
     End,
     /// The sender lives.
     Ping,
+    /// Images of it are to be sent, with what it has written before them durable; it goes on. Since version 12.
+    Keep,
 }
 
 /// From the host.
@@ -82,7 +84,7 @@ pub(super) enum FromGuest {
     Unread(Bytes),
     /// All images have been sent; its pipes have these numbers.
     Dumped(Vec<Pipe>),
-    /// It cannot be moved, and goes on.
+    /// It cannot be imaged, and goes on.
     NotDumped(String),
     /// It has exited with this status.
     Exited(i32),
@@ -148,6 +150,7 @@ mod tests {
         check(&ToGuest::Thaw, &[9]);
         check(&ToGuest::End, &[10]);
         check(&ToGuest::Ping, &[11]);
+        check(&ToGuest::Keep, &[12]);
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);

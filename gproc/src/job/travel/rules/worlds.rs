@@ -1,13 +1,34 @@
-//! All worlds of a job with two moves between three nodes, in which connections break and hosts die at any step, and
-//! what must hold in each of them. Exhaustive: every order of deliveries and faults is one path.
+//! All worlds of a job with two moves between three nodes, or with a move and two checkpoints, in which connections break
+//! and hosts die at any step, and what must hold in each of them. Exhaustive: every order of deliveries and faults is one
+//! path.
+
+mod kept;
 
 use super::{Action, Copy, Event, Home, NotMoved, State, Word};
 use consistency::NodeId;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
 const NODES: usize = 3;
-const MOVES_MAX: u8 = 2;
 const FAULTS_MAX: u8 = 2;
+
+/// What may be asked of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Wishes {
+    moves: u8,
+    keeps: u8,
+    restart: bool,
+}
+
+const MOVES: Wishes = Wishes {
+    moves: 2,
+    keeps: 0,
+    restart: false,
+};
+const CHECKPOINTS: Wishes = Wishes {
+    moves: 1,
+    keeps: 2,
+    restart: true,
+};
 
 /// A rule that is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +44,18 @@ enum Missing {
     EndWithHome,
     /// A host that could not make images goes on (MV2).
     ThawItself,
+    /// Nothing starts from a checkpoint before the one that ran has ended (CK1).
+    Fence,
+    /// A host that has made images that are to be kept goes on (CK2).
+    GoOnAtOnce,
+    /// What could not be written whole is no checkpoint (CK3).
+    Whole,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Down {
     Offer,
+    Keep,
     Word(Word),
 }
 
@@ -55,6 +83,7 @@ struct Host {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
+    wishes: Wishes,
     home: Home,
     hosts: [Host; NODES],
     source: usize,
@@ -67,15 +96,24 @@ struct World {
     homeless: bool,
     /// The age of the youngest copy that has run.
     ran: u64,
+    keeps: u8,
+    told_kept: u8,
+    /// What home waits for: the end of a copy, images to be written, images to be read.
+    fence: Option<usize>,
+    writes: bool,
+    reads: bool,
+    /// Checkpoints that are whole, and whether there is one.
+    written: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(wishes: Wishes) -> Self {
         let mut hosts: [Host; NODES] = Default::default();
         hosts[0].copy = Some(Copy::Running);
         hosts[0].linked = true;
         Self {
-            home: Home::new(NodeId(0)),
+            wishes,
+            home: Home::new(NodeId(0)).with_restart(wishes.restart),
             hosts,
             source: 0,
             target: None,
@@ -85,6 +123,12 @@ impl World {
             over: false,
             homeless: false,
             ran: 0,
+            keeps: 0,
+            told_kept: 0,
+            fence: None,
+            writes: false,
+            reads: false,
+            written: 0,
         }
     }
 
@@ -111,7 +155,7 @@ impl World {
                     // The old copy on the same node is another connection's; it is gone before home can be a target.
                     self.hosts[to] = Host {
                         linked: true,
-                        age: self.home.moves() + 1,
+                        age: self.home.moves() + self.home.restarts() + 1,
                         ..Host::default()
                     };
                     self.tell(to, Down::Offer);
@@ -131,12 +175,26 @@ impl World {
                         self.home.state != State::Over,
                         "MV2: {answer:?} is not how it is"
                     );
-                    self.answered += 1;
+                    // Nobody has asked for a start from a checkpoint.
+                    self.answered = (self.answered + 1).min(self.asked);
                     if self.home.is_settled() && usize::from(self.home.at().0) != self.source {
                         self.source = self.target.take().expect("it has arrived");
                     }
                 }
                 Action::End => self.over = true,
+                Action::Image => self.tell(self.source, Down::Keep),
+                Action::Store => self.writes = true,
+                Action::TellKept(_) => self.told_kept += 1,
+                Action::Fence(node) => {
+                    // One that was let run is the source from then on.
+                    self.source = usize::from(node.0);
+                    self.target = None;
+                    self.fence = Some(self.source);
+                }
+                Action::Load => {
+                    assert!(self.written > 0, "CK3: no checkpoint is whole");
+                    self.reads = true;
+                }
             }
         }
     }
@@ -189,7 +247,8 @@ impl World {
             change(&mut world);
             worlds.push(world);
         };
-        if self.asked < MOVES_MAX {
+        self.next_of_checkpoints(missing, &mut add);
+        if self.asked < self.wishes.moves {
             for to in 0..NODES {
                 // A target has no old copy left: home frees the number, and another host's has ended.
                 let free = self.hosts[to].copy.is_none_or(|copy| copy == Copy::Gone);
@@ -306,6 +365,15 @@ impl World {
                 Up::Restored
             }
             (Down::Offer, false) => Up::NotRestored,
+            (Down::Keep, well) => {
+                if self.hosts[host].copy != Some(Copy::Running) {
+                    return;
+                }
+                if missing == Missing::GoOnAtOnce {
+                    self.set(host, Copy::Frozen);
+                }
+                if well { Up::Dumped } else { Up::NotDumped }
+            }
             (Down::Word(word), well) => {
                 let Some(copy) = self.hosts[host].copy else {
                     return;
@@ -338,6 +406,7 @@ impl World {
             .hosts
             .iter()
             .all(|host| host.down.is_empty() && host.up.is_empty() && !host.unseen);
+        let rests = rests && self.fence.is_none() && !self.writes && !self.reads;
         let left = missing != Missing::EndWithHome
             && self
                 .hosts
@@ -352,18 +421,19 @@ impl World {
             assert!(running == 0 || left, "MV4: a copy outlives its job");
         } else {
             assert_eq!(self.answered, self.asked, "who asked waits for ever");
-            assert_eq!(running, 1, "MV2: the job is lost on its way");
+            assert_eq!(self.told_kept, self.keeps, "who asked waits for ever");
+            assert_eq!(running, 1, "MV2, CK2: the job is lost on its way");
         }
         if self.faults == 0 {
-            assert!(!self.over, "MV2: the job ends without a fault");
+            assert!(!self.over, "MV2, CK2: the job ends without a fault");
         }
     }
 }
 
 /// Visits all worlds; returns how many there are, or panics at one in which a rule is broken.
-fn visit(missing: Missing) -> usize {
-    let mut seen = HashSet::from([World::new()]);
-    let mut open = vec![World::new()];
+fn visit(wishes: Wishes, missing: Missing) -> usize {
+    let mut seen = HashSet::from([World::new(wishes)]);
+    let mut open = vec![World::new(wishes)];
     while let Some(world) = open.pop() {
         world.check_rest(missing);
         for next in world.next(missing) {
@@ -377,20 +447,26 @@ fn visit(missing: Missing) -> usize {
 
 #[test]
 fn exactly_one_copy_runs_in_all_worlds() {
-    let worlds = visit(Missing::Nothing);
-    assert!(worlds > 1_000, "only {worlds} worlds were visited");
+    for wishes in [MOVES, CHECKPOINTS] {
+        let worlds = visit(wishes, Missing::Nothing);
+        println!("{worlds} worlds");
+        assert!(worlds > 1_000, "only {worlds} worlds were visited");
+    }
 }
 
 #[test]
 fn a_missing_rule_is_noticed() {
-    for missing in [
-        Missing::Wait,
-        Missing::Decide,
-        Missing::GoOn,
-        Missing::EndWithHome,
-        Missing::ThawItself,
+    for (wishes, missing) in [
+        (MOVES, Missing::Wait),
+        (MOVES, Missing::Decide),
+        (MOVES, Missing::GoOn),
+        (MOVES, Missing::EndWithHome),
+        (MOVES, Missing::ThawItself),
+        (CHECKPOINTS, Missing::Fence),
+        (CHECKPOINTS, Missing::GoOnAtOnce),
+        (CHECKPOINTS, Missing::Whole),
     ] {
-        let broken = std::panic::catch_unwind(|| visit(missing));
+        let broken = std::panic::catch_unwind(|| visit(wishes, missing));
         assert!(broken.is_err(), "{missing:?} is not noticed");
     }
 }
