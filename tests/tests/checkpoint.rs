@@ -254,6 +254,115 @@ for row in (strangers, full, tied, periodic, usage):
     script.end();
 }
 
+/// The daemon of the node that runs a job dies while that is frozen for a checkpoint: the one before counts.
+#[test]
+fn a_checkpoint_that_does_not_come_to_its_end_is_none() {
+    let cluster = moves::cluster_that_moves(3);
+    let script = Script::start(
+        &cluster,
+        "half",
+        r#"
+job = Kept('-w', '2,3', '--restart', *counter, '/cluster/half')
+job.pid, *_ = job.ask('1')
+job.wait_for('where', lambda where: where != ['1'])
+assert (why := job.checkpoint()) == '', why
+assert job.ask('2') == [job.pid, '2', '2']
+mark('ready', *job.file('where'))
+marked('armed')
+assert 'No such process' in (why := job.checkpoint()), why
+assert job.owner.stdout.readline().split() == [job.pid, '2', '2'], job.note()
+assert job.ask('3') == [job.pid, '3', '3']
+assert job.file('checkpoints')[0::3] == ['1', '1'] and images(1) == [f'{job.pid}.1']
+assert (why := job.checkpoint()) == '', why
+assert job.file('checkpoints')[0::3] == ['2', '1'] and images(1) == [f'{job.pid}.2']
+assert job.end() == 42
+"#,
+    );
+    let node = script.said("ready");
+    let Ok(number) = node.parse::<u32>() else {
+        return script.end();
+    };
+    let nodes = cluster.status().nodes.into_iter();
+    let mut pids = nodes.filter_map(|node| (node.number == number).then_some(node.pid?));
+    let pid = pids.next().expect("it runs");
+    let word = format!("/proc/{pid}/root/dev/shm/glu-fail-at");
+    fs::write(word, "source: in the checkpoint").expect("written");
+    script.say("armed");
+    script.end();
+}
+
+/// A node that is only cut off ends its copy by itself, before another one is started.
+#[test]
+fn one_copy_runs_when_a_node_is_cut_off() {
+    let cluster = moves::cluster_that_moves(3);
+    let script = Script::start(
+        &cluster,
+        "cut",
+        r#"
+job = Kept('-w', '2,3', '--restart', *counter, '/cluster/cut')
+job.pid, *_ = job.ask('1')
+job.wait_for('where', lambda where: where != ['1'])
+assert (why := job.checkpoint()) == '', why
+before, = job.file('where')
+mark('ready', before)
+marked('cut')
+# A signal waits for it, as does what it is asked.
+job.owner.send_signal(18)
+assert job.ask('2') == [job.pid, '2', '2'], job.note()
+assert job.file('where') not in (['1'], [before])
+mark('again')
+marked('healed')
+assert job.ask('3') == [job.pid, '3', '3']
+assert job.end() == 42
+"#,
+    );
+    let node = script.said("ready");
+    let Ok(number) = node.parse() else {
+        return script.end();
+    };
+    cluster.cut(number);
+    script.say("cut");
+    let again = script.dir.join("again");
+    let mut most = 0;
+    wait_until("the job", LONG, || {
+        most = most.max(copies(&cluster, "/cluster/counter.py"));
+        again.exists() || script.dir.join("failed").exists()
+    });
+    assert_eq!(most, 1, "CK1");
+    cluster.heal(number);
+    assert_eq!(copies(&cluster, "/cluster/counter.py"), 1, "CK1");
+    script.say("healed");
+    script.end();
+}
+
+#[test]
+fn a_job_ends_with_its_home_and_its_images_go() {
+    let cluster = moves::cluster_that_moves(3);
+    let script = Script::start(
+        &cluster,
+        "home",
+        r#"
+job = Kept('-w', '2', '--checkpoint', '1h', *counter, '/dev/null')
+job.pid, *_ = job.ask('1')
+job.go(3)
+assert (why := job.checkpoint()) == '', why
+assert images(2) == [f'{job.pid}.1']
+mark('ready')
+marked('dead')
+assert job.owner.wait() == 125, job.note()
+mark('ended')
+until(lambda: images(2) == [], 'images that go')
+"#,
+    );
+    script.said("ready");
+    cluster.kill(2);
+    script.say("dead");
+    script.said("ended");
+    // A daemon that starts has no jobs.
+    cluster.start(2);
+    script.end();
+}
+
 /// Input without end, of which a job that is started again is to read each line in its order, and after its checkpoint again.
 #[test]
 fn input_is_read_again_from_where_the_checkpoint_was() {
