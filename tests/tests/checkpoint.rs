@@ -237,13 +237,46 @@ def periodic():
     assert job.end() == 42
     until(lambda: images(2) == [], 'images that go')
 
+def by_hand():
+    def restart(*words):
+        ran = subprocess.run(['glu', 'restart', *words], capture_output=True, text=True)
+        return ran.stderr.strip() if ran.returncode else ''
+    job = Kept('-w', '2', *counter, '/cluster/by-hand')
+    job.pid, *_ = job.ask('1')
+    assert 'no checkpoint' in (why := restart(job.pid, '1')), why
+    assert (why := job.checkpoint()) == '', why
+    # What it has read since at its home went by nobody.
+    assert 'goes on as it was' in (why := restart(job.pid, '1')), why
+    assert job.ask('2') == [job.pid, '2', '2'] and job.file('checkpoints')[0] == '1'
+    job.go(1)
+    assert job.file('checkpoints')[0] == '0'
+    assert (why := job.checkpoint()) == '', why
+    for n in '34':
+        assert job.ask(n) == [job.pid, n, n]
+    assert 'it runs there' in (why := restart(job.pid, '1')), why
+    ran = subprocess.run(['setpriv', '--reuid', '1234', 'glu', 'restart', job.pid], capture_output=True, text=True)
+    assert ran.returncode == 1 and 'ermitted' in ran.stderr, ran
+    # Home takes it, whose process holds its pid till then.
+    for node in '21':
+        assert (why := restart(job.pid)) == '', why
+        assert job.file('where') == [node]
+        for n in '34':
+            assert job.owner.stdout.readline().split() == [job.pid, n, n]
+    assert job.ask('5') == [job.pid, '5', '5']
+    job.go(2)
+    assert job.ask('6') == [job.pid, '6', '6']
+    assert job.end() == 42
+    counted = open('/cluster/by-hand').read().split()
+    assert counted == list('1234343456'), counted
+    until(lambda: images(2) == [], 'images that go')
+
 def usage():
     for words in (['--checkpoint', '9s'], ['--checkpoint', 'x'], ['--restart', '--gang'],
                   ['--restart', '-n', '2'], ['--checkpoint', '1m', '--mem', '9']):
         ran = subprocess.run(['glurun', *words, 'true'], capture_output=True, text=True)
         assert ran.returncode == 2, (words, ran)
 
-for row in (strangers, full, tied, periodic, usage):
+for row in (strangers, full, tied, by_hand, periodic, usage):
     try:
         row()
     except Exception:

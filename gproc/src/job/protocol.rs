@@ -268,6 +268,8 @@ pub enum Asked {
     Keep,
     /// Which checkpoint of it there is; answered by [`Told::Checkpoint`]. Since version 12.
     Checkpoint,
+    /// To go on on this node as its newest checkpoint; answered by [`Told::Gone`] when that runs there. Since version 12.
+    Restart(NodeId),
 }
 
 /// A move.
@@ -289,7 +291,7 @@ impl Asked {
         match self {
             Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
             Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) | Self::TiesThere => 11,
-            Self::Keep | Self::Checkpoint => 12,
+            Self::Keep | Self::Checkpoint | Self::Restart(_) => 12,
         }
     }
 }
@@ -794,6 +796,10 @@ mod tests {
         check(&FromJob::Told(Told::Heard), &[2, 0, 0, 0, 10, 5]);
         check(&ask(Asked::Keep), &[3, 0, 0, 0, 11, 18, 8]);
         check(&ask(Asked::Checkpoint), &[3, 0, 0, 0, 11, 18, 9]);
+        check(
+            &ask(Asked::Restart(NodeId(2))),
+            &[4, 0, 0, 0, 11, 18, 10, 2],
+        );
         let kept = |number| FromJob::Told(Told::Kept(number));
         check(&kept(Ok(3)), &[4, 0, 0, 0, 10, 6, 0, 3]);
         check(&kept(Err(5)), &[4, 0, 0, 0, 10, 6, 1, 10]);

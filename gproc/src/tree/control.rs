@@ -30,6 +30,8 @@ pub(super) enum Order {
     Goto,
     /// 1: a checkpoint is to be made of it.
     Checkpoint,
+    /// The node to go on on as its newest checkpoint, as for `Goto`.
+    Restart,
 }
 
 /// An order that has been understood.
@@ -40,6 +42,7 @@ enum Meant {
     Lock(bool),
     Goto(Option<NodeId>),
     Checkpoint,
+    Restart(Option<NodeId>),
 }
 
 impl Order {
@@ -58,23 +61,29 @@ impl Order {
                 b"1" => Ok(Meant::Checkpoint),
                 _ => Err(Errno::EINVAL),
             },
-            Self::Goto => match line(text) {
-                b"-1" => Ok(Meant::Goto(None)),
-                digits if digits.iter().all(u8::is_ascii_digit) => {
-                    let digits = std::str::from_utf8(digits).ok();
-                    let number = digits.and_then(|digits| digits.parse::<u64>().ok());
-                    // What is a number but that of no node is no device.
-                    let node = number.ok_or(Errno::EINVAL)?.try_into();
-                    Ok(Meant::Goto(Some(NodeId(node.unwrap_or(u16::MAX)))))
-                }
-                _ => Err(Errno::EINVAL),
-            },
+            Self::Goto => node(line(text)).map(Meant::Goto),
+            Self::Restart => node(line(text)).map(Meant::Restart),
         }
     }
 }
 
 fn line(text: &[u8]) -> &[u8] {
     text.strip_suffix(b"\n").unwrap_or(text)
+}
+
+/// Reads where something is to go.
+fn node(text: &[u8]) -> Result<Option<NodeId>, Errno> {
+    match text {
+        b"-1" => Ok(None),
+        digits if digits.iter().all(u8::is_ascii_digit) => {
+            let digits = std::str::from_utf8(digits).ok();
+            let number = digits.and_then(|digits| digits.parse::<u64>().ok());
+            // What is a number but that of no node is no device.
+            let node = number.ok_or(Errno::EINVAL)?.try_into();
+            Ok(Some(NodeId(node.unwrap_or(u16::MAX))))
+        }
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// Reads 0 or 1.
@@ -127,7 +136,8 @@ impl ProcTree {
                 lock,
                 who,
             },
-            Meant::Goto(node) => return self.go(who, at.identity, node).await,
+            Meant::Goto(node) => return self.go(who, at.identity, node, false).await,
+            Meant::Restart(node) => return self.go(who, at.identity, node, true).await,
             Meant::Checkpoint => return self.checkpoint(who, at.identity).await,
         };
         self.cluster.act(pid.home(), request).await?.map_err(Errno)
@@ -162,8 +172,14 @@ impl ProcTree {
             .map_err(Errno)
     }
 
-    /// Moves a process.
-    async fn go(&self, who: Who, identity: Identity, to: Option<NodeId>) -> Result<(), Errno> {
+    /// Moves a process, as it is or as its newest checkpoint.
+    async fn go(
+        &self,
+        who: Who,
+        identity: Identity,
+        to: Option<NodeId>,
+        restart: bool,
+    ) -> Result<(), Errno> {
         let home = identity.pid.home();
         let to = to.map(|node| if node == NodeId(0) { home } else { node });
         if to.is_some_and(|to| !self.cluster.nodes().contains(&to)) {
@@ -172,18 +188,18 @@ impl ProcTree {
         self.may_control(who, identity).await?;
         let to = match to {
             Some(to) => to,
-            None => self.best_for(identity).await?,
+            None => self.best_for(identity, restart).await?,
         };
         if to != home && self.is_locked(identity).await? {
             return Err(Errno(libc::EBUSY));
         }
-        match self
-            .cluster
-            .ask_of_moves(identity.pid, Asked::Go(to))
-            .await?
-        {
+        let asked = match restart {
+            true => Asked::Restart(to),
+            false => Asked::Go(to),
+        };
+        match self.cluster.ask_of_moves(identity.pid, asked).await? {
             Some(Told::Gone(done)) => done.map_err(Errno),
-            None if to == home => Ok(()),
+            None if to == home && !restart => Ok(()),
             _ => Err(Errno(libc::EOPNOTSUPP)),
         }
     }
@@ -210,8 +226,8 @@ impl ProcTree {
         }
     }
 
-    /// Returns the node that a process runs best on, if it can move.
-    async fn best_for(&self, identity: Identity) -> Result<NodeId, Errno> {
+    /// Returns the node that a process runs best on, if it can move. `other`: among those that it is not on.
+    async fn best_for(&self, identity: Identity, other: bool) -> Result<NodeId, Errno> {
         match self.cluster.ask_of_moves(identity.pid, Asked::Ties).await? {
             Some(Told::Ties(ties)) if ties.is_empty() => {}
             _ => return Err(Errno(libc::EOPNOTSUPP)),
@@ -229,6 +245,12 @@ impl ProcTree {
         let loads: Vec<_> = loads
             .filter_map(|(node, load)| Some((node, load?)))
             .collect();
+        if other {
+            let others = loads.into_iter().filter(|(node, _)| *node != at);
+            let others: Vec<_> = others.collect();
+            // Where it is not known it is better off anywhere.
+            return Ok(best::best(&others, at));
+        }
         Ok(best::best(&loads, at))
     }
 
@@ -271,6 +293,8 @@ mod tests {
         );
         check(Order::Checkpoint, "1\n", Ok(Meant::Checkpoint));
         check(Order::Checkpoint, "0", Err(libc::EINVAL));
+        check(Order::Restart, "-1", Ok(Meant::Restart(None)));
+        check(Order::Restart, "3\n", Ok(Meant::Restart(Some(NodeId(3)))));
         check(Order::Ctl, "close 3", Err(libc::EOPNOTSUPP));
         let all = [
             Order::Note,
@@ -280,6 +304,7 @@ mod tests {
             Order::Loadlevel,
             Order::Goto,
             Order::Checkpoint,
+            Order::Restart,
         ];
         let long = "1".repeat(4096);
         for order in all {

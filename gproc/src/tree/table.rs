@@ -195,6 +195,7 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("why",           0o444, Moves(OfMoves::Why)),
     file("checkpoint",    0o222, Takes(Order::Checkpoint)),
     file("checkpoints",   0o444, Moves(OfMoves::Checkpoints)),
+    file("restart",       0o222, Takes(Order::Restart)),
 ];
 
 /// Rows that threads have not: what is done to a process is done to all of it.

@@ -64,6 +64,9 @@ enum Command {
     /// Make a checkpoint of a job, which goes on: what it is started from if its node is lost and glurun has been given
     /// --restart.
     Checkpoint(checkpoint::Checkpoint),
+    /// Have a job go on as its newest checkpoint, on another node than where it is. What it did since is forgotten, but for
+    /// what it has written. If that fails it goes on as it is.
+    Restart(checkpoint::Restart),
     /// Show or change the nodes that keep the metadata.
     Voters(voters::Voters),
     /// Make a node's certificate, or have no node accept it any more.
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Undrain(undrain) => undrain.run(),
         Command::Why(why) => why.run(),
         Command::Checkpoint(checkpoint) => checkpoint.run(),
+        Command::Restart(restart) => restart.run(),
         Command::Voters(voters) => voters.run(),
         Command::Node(node) => node.run(),
         Command::Console(console) => console.run(),

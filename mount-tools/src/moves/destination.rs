@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Where a process is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(crate) enum Destination {
     Node(NodeId),
     /// The node that has started it.
     Home,
@@ -16,11 +16,11 @@ pub(super) enum Destination {
 /// A word that names no such place.
 #[derive(Debug, thiserror::Error)]
 #[error("write a node's number, `home` or `balance`")]
-pub(super) struct NoDestination;
+pub(crate) struct NoDestination;
 
 impl Destination {
     /// Returns what is written to `goto`.
-    pub(super) fn order(self) -> String {
+    pub(crate) fn order(self) -> String {
         match self {
             Self::Node(node) => node.to_string(),
             Self::Home => "0".to_owned(),

@@ -1,7 +1,7 @@
 //! `migrate` and `loadlevel`: where a process is to run, and whether it may move. They write the control files of
 //! `/cluster/proc` (MOSIX, OpenSSI) and say in words what those answer in errnos.
 
-mod destination;
+pub(crate) mod destination;
 
 use crate::cli::refuse;
 use crate::table::{self, Process};
@@ -145,29 +145,32 @@ fn open(pid: ClusterPid) -> Result<Process, String> {
 
 fn go(pid: ClusterPid, to: Destination) -> Result<(), String> {
     let process = open(pid)?;
-    process
-        .order("goto", &to.order())
-        .map_err(|errno| match errno {
-            Errno::EOPNOTSUPP => {
-                let words = process.read("cantmove").unwrap_or_default();
-                because("it cannot move", &words, &[])
-            }
-            Errno::ENXIO => "there is no such node: glustat shows those there are".to_owned(),
-            Errno::EBUSY => {
-                "it is moving already, or locked where it is (loadlevel -p PID on)".to_owned()
-            }
-            Errno::EAGAIN => {
-                "it could not be moved now and goes on where it was: the log of its home says why"
-                    .to_owned()
-            }
-            Errno::ECONNREFUSED => {
-                "that node is closed to its user, or reserved for others: see glu nodes".to_owned()
-            }
-            Errno::EHOSTDOWN => {
-                "its home does not answer: look where it runs with glups -p PID".to_owned()
-            }
-            errno => errno.desc().to_owned(),
-        })
+    let moved = process.order("goto", &to.order());
+    moved.map_err(|errno| not_moved(&process, errno))
+}
+
+fn not_moved(process: &Process, errno: Errno) -> String {
+    match errno {
+        Errno::EOPNOTSUPP => {
+            let words = process.read("cantmove").unwrap_or_default();
+            because("it cannot move", &words, &[])
+        }
+        Errno::ENXIO => "there is no such node: glustat shows those there are".to_owned(),
+        Errno::EBUSY => {
+            "it is moving already, or locked where it is (loadlevel -p PID on)".to_owned()
+        }
+        Errno::EAGAIN => {
+            "it could not be moved now and goes on where it was: the log of its home says why"
+                .to_owned()
+        }
+        Errno::ECONNREFUSED => {
+            "that node is closed to its user, or reserved for others: see glu nodes".to_owned()
+        }
+        Errno::EHOSTDOWN => {
+            "its home does not answer: look where it runs with glups -p PID".to_owned()
+        }
+        errno => errno.desc().to_owned(),
+    }
 }
 
 /// Has a checkpoint made of a process; returns its number and size.
@@ -204,6 +207,22 @@ pub(crate) fn checkpoint(pid: ClusterPid) -> Result<(u64, u64), String> {
         (Some(Ok(number)), Some(Ok(bytes))) => Ok((number, bytes)),
         _ => Err("it has ended since".to_owned()),
     }
+}
+
+/// Has a process go on as its newest checkpoint, on another node than where it is.
+pub(crate) fn restart(pid: ClusterPid, to: Destination) -> Result<(), String> {
+    let process = open(pid)?;
+    process
+        .order("restart", &to.order())
+        .map_err(|errno| match errno {
+            Errno::ENODATA => "there is no checkpoint of it: glu checkpoint makes one".to_owned(),
+            Errno::EEXIST => "it runs there: name another node".to_owned(),
+            Errno::EAGAIN => {
+                "it could not be started from its checkpoint now and goes on as it was: the log of its home says why"
+                    .to_owned()
+            }
+            errno => not_moved(&process, errno),
+        })
 }
 
 /// Says why something cannot be done with a process, but for what does not matter for it.

@@ -122,7 +122,7 @@ impl Deputy {
             let [out, err] = &mut self.outs;
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Go { to, answer }) => self.go(to, answer).await,
+                    Some(Order::Go { to, restart, answer }) => self.go(to, restart, answer).await,
                     Some(Order::Signal { number, group }) => {
                         if !self.kill_lost(number).await {
                             self.signal(number, group).await;
@@ -158,12 +158,18 @@ impl Deputy {
         }
     }
 
-    async fn go(&mut self, to: NodeId, answer: oneshot::Sender<Result<(), NotMoved>>) {
-        if self.asked.is_some() {
+    async fn go(
+        &mut self,
+        to: NodeId,
+        restart: bool,
+        answer: oneshot::Sender<Result<(), NotMoved>>,
+    ) {
+        if self.asked.is_some() || !self.home.is_settled() {
             answer.send(Err(NotMoved::Busy)).ok();
             return;
         }
         self.asked = Some(answer);
+        self.restart.is_wanted(restart);
         self.on(Event::Asked(to)).await;
     }
 
@@ -199,17 +205,14 @@ impl Deputy {
                         link.sender.send(&ToGuest::Freeze).await;
                         return None;
                     }
-                    None => {
-                        let dumped = self.dump_original().await;
-                        if dumped == Event::Dumped {
-                            self.leaves_pipe();
-                        }
-                        return Some(dumped);
-                    }
+                    None => return Some(self.dump_original().await),
                 }
             }
             Action::Offer(to) => {
                 reached("home: before the offer");
+                if let Err(why) = self.take_back().await {
+                    return Some(Event::TargetGone(why));
+                }
                 if let Err(why) = self.offer(to).await {
                     return Some(Event::TargetGone(why));
                 }
@@ -217,7 +220,7 @@ impl Deputy {
             }
             Action::Run => {
                 reached("home: before the copy may run");
-                self.input.go();
+                self.input_goes();
                 self.input.credit = INPUT_WINDOW as usize;
                 if let Some(link) = &self.target {
                     link.sender.send(&ToGuest::Run).await;
@@ -346,7 +349,10 @@ impl Deputy {
     }
 
     /// The original counts no more, if it has not ended.
-    fn leaves(&self) -> bool {
+    fn leaves(&mut self) -> bool {
+        if self.reads_pipe_itself() {
+            self.home.on(Event::Forget);
+        }
         let original = (!self.seat.is_away()).then(|| self.original.pidfd.try_clone());
         let left = self.seat.leave();
         // From now on nobody else waits for it.

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod deputy;
 mod engine;
+mod go;
 mod guest;
 mod level;
 mod link;
@@ -37,20 +38,20 @@ pub(super) use rules::NotMoved;
 use seat::Seat;
 pub(super) use ticket::Ticket;
 
-use super::admission::{Admissions, Refused};
+use super::admission::Admissions;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
 use super::pause::{Guests, Its, Place};
 use super::protocol::{
-    Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, Moved, ToJob, Told,
+    Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, ToJob, Told,
 };
 use super::spawn::GroupSlot;
 use super::terminal::Checkpoints;
 use crate::events::Events;
-use crate::level::Because;
 use consistency::NodeId;
 use deputy::{Deputy, Original, Wanted};
 use gfs::net::{ServiceId, Transport};
+use go::Why;
 use nix::errno::Errno;
 use remains::Remains;
 use std::collections::{BTreeSet, HashMap};
@@ -104,6 +105,14 @@ struct Known {
     level: Level,
 }
 
+impl Known {
+    /// Returns whether there is a checkpoint of it.
+    fn is_kept(&self) -> bool {
+        let status = self.status.lock().expect("no holder panics");
+        status.newest.is_some()
+    }
+}
+
 /// Where a job is.
 #[derive(Clone, Copy, Debug)]
 struct Status {
@@ -140,6 +149,8 @@ pub(super) struct Wishes {
 enum Order {
     Go {
         to: NodeId,
+        /// As its newest checkpoint, not as it is.
+        restart: bool,
         answer: oneshot::Sender<Result<(), NotMoved>>,
     },
     Signal {
@@ -309,8 +320,12 @@ impl Travel {
                 let ties = self.ties(known.as_ref(), pid).await;
                 Told::Ties(ties.into_iter().map(ToOwned::to_owned).collect())
             }
-            Asked::Go(to) => Told::Gone(self.go(known, pid, to, None).await),
-            Asked::GoFor(to, because) => Told::Gone(self.go(known, pid, to, Some(because)).await),
+            Asked::Go(to) => Told::Gone(self.go(known, pid, to, Why::Asked).await),
+            Asked::GoFor(to, because) => {
+                let why = Why::Levelled(because);
+                Told::Gone(self.go(known, pid, to, why).await)
+            }
+            Asked::Restart(to) => Told::Gone(self.go(known, pid, to, Why::Restart).await),
             Asked::Level => Told::Level(known.map(|known| known.level).unwrap_or_default()),
             Asked::Why => Told::Why(self.levels.why(pid, known.is_some())),
             Asked::Heard(moved) => {
@@ -340,79 +355,6 @@ impl Travel {
         }
         let sent = known.orders.try_send(Order::Signal { number, group });
         Some(sent.map_err(|_| Errno::EAGAIN))
-    }
-
-    async fn go(
-        self: &Arc<Self>,
-        known: Option<Known>,
-        pid: i32,
-        to: NodeId,
-        because: Option<Because>,
-    ) -> Result<(), i32> {
-        let begun = Instant::now();
-        let at_home = || self.node;
-        let at = known.as_ref().map_or_else(at_home, |known| {
-            known.status.lock().expect("no holder panics").at
-        });
-        if at == to {
-            return Ok(());
-        }
-        let mut ties = self.ties(known.as_ref(), pid).await;
-        if to == self.node {
-            ties.remove(STAY);
-        }
-        let Some(known) = known.filter(|_| ties.is_empty()) else {
-            return Err(libc::EOPNOTSUPP);
-        };
-        // A lock binds levelling as well, and whoever has not seen it.
-        if known.level.locked && to != self.node {
-            return Err(libc::EBUSY);
-        }
-        // The target is not told whose it is, so home asks in its place (J5).
-        let guest = to != self.node;
-        match self.admissions.admit(to, &known.user, guest).await {
-            Ok(()) => {}
-            Err(
-                Refused::Closed { .. }
-                | Refused::Reserved { .. }
-                | Refused::Blocked { .. }
-                | Refused::InUse { .. },
-            ) => {
-                return Err(libc::ECONNREFUSED);
-            }
-            Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
-        }
-        let (answer, told) = oneshot::channel();
-        let order = Order::Go { to, answer };
-        if known.orders.send(order).await.is_err() {
-            return Err(libc::ESRCH);
-        }
-        // It moves also if whoever asked has gone away meanwhile.
-        let travel = Arc::clone(self);
-        let told = tokio::spawn(async move {
-            let told = told.await;
-            if let Ok(Ok(())) = told {
-                let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
-                let moved = Moved {
-                    from: at,
-                    to,
-                    because,
-                    took_ms,
-                };
-                tokio::spawn(async move { travel.tell_of(pid, moved).await });
-            }
-            told
-        });
-        match told.await.expect("it does not panic") {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(NotMoved::Busy)) => Err(libc::EBUSY),
-            Ok(Err(NotMoved::Failed(why))) => {
-                tracing::warn!(pid, %to, %why, "a process was not moved");
-                Err(libc::EAGAIN)
-            }
-            // ESRCH also of one that will run again: the move has come to nothing.
-            Ok(Err(NotMoved::Ended | NotMoved::Lost)) | Err(_) => Err(libc::ESRCH),
-        }
     }
 
     /// Returns every reason why a process cannot move.
@@ -479,7 +421,7 @@ pub(crate) async fn ask(
     writer.sender().send(&ToJob::Ask { pid, asked }).await;
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
-        Asked::Go(_) | Asked::GoFor(..) | Asked::Keep => MOVED_WITHIN,
+        Asked::Go(_) | Asked::GoFor(..) | Asked::Keep | Asked::Restart(_) => MOVED_WITHIN,
         Asked::Where
         | Asked::Ties
         | Asked::Level

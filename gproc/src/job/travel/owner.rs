@@ -84,6 +84,11 @@ impl Input {
         self.stay();
     }
 
+    /// Returns whether all is kept that was sent since its last checkpoint.
+    pub(super) fn can_rewind(&self) -> bool {
+        self.replay.since_kept().is_some()
+    }
+
     /// Begins anew where its last checkpoint was made. `false`: more was sent since than is kept.
     pub(super) fn rewind(&mut self) -> bool {
         let Some(sent) = self.replay.since_kept() else {

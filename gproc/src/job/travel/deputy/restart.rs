@@ -30,10 +30,21 @@ pub(super) struct Restart {
     number: u64,
     /// The newest.
     pub(super) newest: Option<Kept>,
+    /// Somebody wants it to go on as its newest checkpoint.
+    by_hand: bool,
+    /// The copy that waits is of a checkpoint.
+    rewinds: bool,
     /// Why it was lost.
     why: String,
     /// Nodes that have not been able to run it since.
     tried: std::collections::BTreeSet<NodeId>,
+}
+
+impl Restart {
+    /// Somebody wants it to move; `by_hand`: as its newest checkpoint.
+    pub(super) const fn is_wanted(&mut self, by_hand: bool) {
+        (self.by_hand, self.rewinds) = (by_hand, false);
+    }
 }
 
 impl Deputy {
@@ -134,11 +145,9 @@ impl Deputy {
         }
     }
 
-    /// The original leaves. What it has read of its owner's pipe since its last checkpoint nobody knows.
-    pub(super) fn leaves_pipe(&mut self) {
-        if self.input.pipe.is_some() && self.source.is_none() {
-            self.home.on(Event::Forget);
-        }
+    /// What the original has read of its owner's pipe since its last checkpoint nobody knows.
+    pub(super) fn reads_pipe_itself(&self) -> bool {
+        self.source.is_none() && self.input.pipe.is_some() && !self.seat.is_away()
     }
 
     pub(super) fn is_lost(&mut self, why: &str) {
@@ -179,19 +188,51 @@ impl Deputy {
         }));
     }
 
+    /// If somebody wants that, has its newest checkpoint go in the place of what it is now. It is a move but for that: where it
+    /// fails the job goes on as it is.
+    pub(super) async fn take_back(&mut self) -> Result<(), String> {
+        if !std::mem::take(&mut self.restart.by_hand) {
+            return Ok(());
+        }
+        let kept = self.home.kept().zip(self.restart.checkpoints.clone());
+        let (number, checkpoints) = kept.ok_or("its checkpoint does not count any more")?;
+        if self.reads_pipe_itself() {
+            return Err("what it has read since its checkpoint is not known".to_owned());
+        }
+        if !self.input.can_rewind() {
+            return Err("it has read too much input since its checkpoint".to_owned());
+        }
+        let saved = checkpoints.get(number).await;
+        self.takes(saved.map_err(|error| error.to_string())?);
+        self.restart.rewinds = true;
+        Ok(())
+    }
+
+    /// The copy that runs now is sent what it is to read.
+    pub(super) fn input_goes(&mut self) {
+        if std::mem::take(&mut self.restart.rewinds) {
+            self.input.rewind();
+            return;
+        }
+        self.input.go();
+    }
+
+    fn takes(&mut self, saved: Saved) {
+        self.images = saved.images;
+        self.pipes = saved.pipes;
+        for pipe in &mut self.pipes {
+            let mut outs = self.outs.iter().flatten().map(|out| Some(out.stream));
+            pipe.open = pipe.stream.is_none() || outs.any(|stream| stream == pipe.stream);
+        }
+    }
+
     pub(super) async fn done(&mut self, done: Done) {
         let event = match done {
             Done::Stored(stored) => self.stored(stored),
             Done::Fenced => Event::Fenced,
             Done::Loaded(Ok((node, saved))) => {
                 self.restart.tried.insert(node);
-                self.images = saved.images;
-                self.pipes = saved.pipes;
-                for pipe in &mut self.pipes {
-                    let outs = self.outs.iter().flatten();
-                    pipe.open = pipe.stream.is_none()
-                        || outs.map(|out| Some(out.stream)).any(|of| of == pipe.stream);
-                }
+                self.takes(saved);
                 Event::Loaded(node)
             }
             Done::Loaded(Err(why)) => {

@@ -1,0 +1,115 @@
+//! Orders to move a job, as its home takes them.
+
+use super::super::admission::Refused;
+use super::super::protocol::Moved;
+use super::rules::NotMoved;
+use super::{Known, Order, STAY, Travel};
+use crate::level::Because;
+use consistency::NodeId;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// Why a job is to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    Asked,
+    Levelled(Because),
+    /// It is to go on as its newest checkpoint.
+    Restart,
+}
+
+impl Why {
+    const fn because(self) -> Option<Because> {
+        match self {
+            Self::Levelled(because) => Some(because),
+            Self::Asked | Self::Restart => None,
+        }
+    }
+}
+
+impl Travel {
+    pub(super) async fn go(
+        self: &Arc<Self>,
+        known: Option<Known>,
+        pid: i32,
+        to: NodeId,
+        why: Why,
+    ) -> Result<(), i32> {
+        let begun = Instant::now();
+        let at_home = || self.node;
+        let at = known.as_ref().map_or_else(at_home, |known| {
+            known.status.lock().expect("no holder panics").at
+        });
+        match why {
+            // Its pid is there already.
+            Why::Restart if at == to => return Err(libc::EEXIST),
+            _ if at == to => return Ok(()),
+            Why::Restart | Why::Asked | Why::Levelled(_) => {}
+        }
+        let mut ties = self.ties(known.as_ref(), pid).await;
+        if to == self.node {
+            ties.remove(STAY);
+        }
+        let Some(known) = known.filter(|_| ties.is_empty()) else {
+            return Err(libc::EOPNOTSUPP);
+        };
+        // A lock binds levelling as well, and whoever has not seen it.
+        if known.level.locked && to != self.node {
+            return Err(libc::EBUSY);
+        }
+        // The target is not told whose it is, so home asks in its place (J5).
+        let guest = to != self.node;
+        match self.admissions.admit(to, &known.user, guest).await {
+            Ok(()) => {}
+            Err(
+                Refused::Closed { .. }
+                | Refused::Reserved { .. }
+                | Refused::Blocked { .. }
+                | Refused::InUse { .. },
+            ) => {
+                return Err(libc::ECONNREFUSED);
+            }
+            Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
+        }
+        let (answer, told) = oneshot::channel();
+        if why == Why::Restart && !known.is_kept() {
+            return Err(libc::ENODATA);
+        }
+        let restart = why == Why::Restart;
+        let order = Order::Go {
+            to,
+            restart,
+            answer,
+        };
+        if known.orders.send(order).await.is_err() {
+            return Err(libc::ESRCH);
+        }
+        // It moves also if whoever asked has gone away meanwhile.
+        let travel = Arc::clone(self);
+        let told = tokio::spawn(async move {
+            let told = told.await;
+            if let Ok(Ok(())) = told {
+                let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+                let moved = Moved {
+                    from: at,
+                    to,
+                    because: why.because(),
+                    took_ms,
+                };
+                tokio::spawn(async move { travel.tell_of(pid, moved).await });
+            }
+            told
+        });
+        match told.await.expect("it does not panic") {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(NotMoved::Busy)) => Err(libc::EBUSY),
+            Ok(Err(NotMoved::Failed(why))) => {
+                tracing::warn!(pid, %to, %why, "a process was not moved");
+                Err(libc::EAGAIN)
+            }
+            // ESRCH also of one that will run again: the move has come to nothing.
+            Ok(Err(NotMoved::Ended | NotMoved::Lost)) | Err(_) => Err(libc::ESRCH),
+        }
+    }
+}
