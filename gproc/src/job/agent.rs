@@ -140,12 +140,10 @@ impl Agent {
         self.travel.keep(keeping);
     }
 
-    /// Removes the checkpoints that an earlier daemon of this node has left; call it once the tree is mounted.
-    ///
-    /// # Errors
-    /// Of the tree.
-    pub async fn forget_checkpoints(&self) -> io::Result<()> {
-        self.travel.forget_checkpoints().await
+    /// Removes the checkpoints that an earlier daemon of this node has left; call it once the tree is mounted, before there are
+    /// jobs.
+    pub fn forget_checkpoints(&self) {
+        self.travel.forget_checkpoints();
     }
 
     /// Runs from now on only the processes of those that a node is for (J5).

@@ -316,6 +316,7 @@ impl Node {
         let mut interrupt = signal(SignalKind::interrupt())?;
         self.await_session().await;
         let control = control::serve(&self)?;
+        self.jobs.forget_checkpoints();
         let jobs = self.serve_jobs()?;
         if let Some(ready) = &self.config.ready_file {
             std::fs::write(ready, "ready\n")
@@ -324,9 +325,6 @@ impl Node {
         // Under systemd (`Type=notify`); elsewhere nobody is there to be told.
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "systemd was not told that the node serves");
-        }
-        if let Err(error) = self.jobs.forget_checkpoints().await {
-            tracing::warn!(%error, "checkpoints of earlier jobs are left");
         }
         tracing::info!(node = self.config.node.0, mount = %self.config.mount_point.display(), "serving");
         tokio::select! {

@@ -80,6 +80,7 @@ pub(super) struct Travel {
     pub(super) groups: Arc<Groups>,
     engine: OnceLock<Engine>,
     keeping: OnceLock<Keeping>,
+    clearing: checkpoint::Clearing,
     transport: OnceLock<Arc<dyn Transport>>,
     /// Jobs of this node, by the pids of their programs.
     jobs: Mutex<HashMap<i32, Known>>,
@@ -174,6 +175,7 @@ impl Travel {
             groups,
             engine: OnceLock::new(),
             keeping: OnceLock::new(),
+            clearing: Arc::default(),
             transport: OnceLock::new(),
             jobs: Mutex::default(),
             admissions,

@@ -79,12 +79,18 @@ pub(super) struct Checkpoints {
     pid: i32,
     /// Held by who writes; tells that nothing is to be written any more.
     over: Arc<Mutex<bool>>,
+    /// Held while what earlier jobs have left is removed.
+    clearing: Clearing,
 }
+
+pub(super) type Clearing = Arc<tokio::sync::Mutex<()>>;
 
 impl Checkpoints {
     /// Keeps one; returns its size.
     pub(super) async fn put(&self, number: u64, saved: Saved) -> io::Result<u64> {
         let (shelf, pid, over) = (self.shelf.clone(), self.pid, Arc::clone(&self.over));
+        // Else it might go with them.
+        drop(self.clearing.lock().await);
         on_thread(move || {
             let over = over.lock().expect("no holder panics");
             if *over {
@@ -179,13 +185,26 @@ impl Travel {
             shelf: Shelf::new(&self.keeping()?.mount, self.node),
             pid,
             over: Arc::default(),
+            clearing: Arc::clone(&self.clearing),
         })
     }
 
     /// Removes what an earlier daemon of this node has left; call it once the tree is mounted. CK5: its jobs ended with it.
-    pub(in crate::job) async fn forget_checkpoints(&self) -> io::Result<()> {
-        let shelf = Shelf::new(&self.keeping()?.mount, self.node);
-        on_thread(move || shelf.check().and_then(|()| shelf.clear_all())).await
+    /// Nobody waits for that but who has new ones.
+    pub(in crate::job) fn forget_checkpoints(&self) {
+        let (Ok(keeping), Ok(clearing)) =
+            (self.keeping(), Arc::clone(&self.clearing).try_lock_owned())
+        else {
+            return;
+        };
+        let shelf = Shelf::new(&keeping.mount, self.node);
+        tokio::spawn(async move {
+            let cleared = on_thread(move || shelf.check().and_then(|()| shelf.clear_all()));
+            if let Err(error) = cleared.await {
+                tracing::warn!(%error, "checkpoints of earlier jobs are left");
+            }
+            drop(clearing);
+        });
     }
 
     /// Makes durable what was written here (CK6), what is in mapped pages, too.
