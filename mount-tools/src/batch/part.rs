@@ -8,7 +8,7 @@ use super::submit::{When, read_when};
 use super::tool::{is_broken_pipe, lines, read_user, spool, through};
 use crate::cli::refuse;
 use crate::nodes::{self, NodeSet};
-use crate::run::command::read_time;
+use crate::run::args::read_time;
 use crate::table::user_name;
 use anyhow::Result;
 use clap::{Parser, Subcommand};

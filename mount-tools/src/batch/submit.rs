@@ -5,7 +5,7 @@
 
 use super::job::{ARRAY_MAX, COUNT_MAX, Dependency, Seconds, Spec};
 use crate::nodes::{self, NodeSet};
-use crate::run::command::{MEM_MIB_MAX, read_time};
+use crate::run::args::{MEM_MIB_MAX, read_time};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::sys::stat::{Mode, umask};

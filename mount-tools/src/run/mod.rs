@@ -3,13 +3,14 @@
 //! Plain threads and blocking calls: these programs live for milliseconds, their input and output may be anything,
 //! and a blocked read or write must cost nobody but its own stream.
 //!
-//! - [`command`]: what `glurun` was asked to do, [`rsh`] as a remote shell.
+//! - [`command`]: what `glurun` was asked to do ([`args`]), [`rsh`] as a remote shell.
 //! - [`many`]: several jobs of one command.
-//! - [`owner`]: one job, from the request to its end; [`copy`] carries its input and output, [`fan`] one input to all.
+//! - [`owner`]: one job, from the request to its end; [`streams`] and [`copy`] carry its input and output, [`fan`] one input to all.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
 //! - [`parallel`]: how the processes of one command find each other, by [`pmi`].
 //! - [`make`], [`shell`]: GNU make whose recipes are jobs; [`recipes`]: what they tell it, [`progress`] shows that.
 
+pub(crate) mod args;
 pub mod command;
 mod copy;
 mod fan;
@@ -24,6 +25,7 @@ mod recipes;
 mod rsh;
 pub mod shell;
 mod signals;
+mod streams;
 mod sys;
 mod terminal;
 

@@ -1,21 +1,21 @@
 //! One job from its owner's side: the request, its descriptors, its frames, its end.
 
-use super::copy::{Input, Output, Sink};
+use super::copy::Sink;
 use super::fan::Fan;
 use super::parallel::Parallel;
-use super::peeked::{self, Peeked, ReadTwice};
+use super::peeked;
 use super::signals::Signals;
+use super::streams::Streams;
 use super::sys;
 use super::terminal::Terminal;
 use crate::table;
-use bytes::Bytes;
 use consistency::NodeId;
 use gproc::job::limits::Limits;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
 };
-use gproc::job::terminal::{Checkpoints, Extra, InputFile, Modes};
+use gproc::job::terminal::{Checkpoints, Extra, InputFile};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{Mode, fstat, umask};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
@@ -273,11 +273,7 @@ impl Command {
             Reader::All(fan) => Some((vnn, Arc::clone(fan))),
             Reader::Nobody | Reader::One(_) => None,
         };
-        let mut streams = Streams {
-            terminal: self.terminal.clone(),
-            fan,
-            ..Streams::default()
-        };
+        let mut streams = Streams::new(self.terminal.clone(), fan);
         while let Some(frame) = read_frame(&mut reader, FRAME_BYTES_MAX)? {
             match frame {
                 FromJob::Started { node, relayed, .. } => {
@@ -417,145 +413,6 @@ impl Line {
     }
 }
 
-/// The threads that carry a job's streams.
-#[derive(Default)]
-struct Streams {
-    terminal: Option<Terminal>,
-    input: Option<Input>,
-    /// The input is all jobs', and this one's number.
-    fan: Option<(u32, Arc<Fan>)>,
-    out: Option<Output>,
-    err: Option<Output>,
-    /// What became of the input.
-    left: Option<(u64, Bytes)>,
-    /// How the job has left its terminal.
-    modes: Option<Modes>,
-    /// The job reads the file that is the input.
-    file_is_read: bool,
-    /// The host tells how much of the input the job has read.
-    followed: bool,
-    /// The input, if so.
-    peeked: Option<Peeked>,
-    /// Where it runs.
-    node: Option<NodeId>,
-    /// Its processes that were ended for want of memory.
-    out_of_memory: u64,
-}
-
-impl Streams {
-    fn start(
-        &mut self,
-        stdio: &[Stdio; 3],
-        label: Option<&str>,
-        sink: Option<&Arc<Sink>>,
-        line: &Line,
-    ) -> io::Result<()> {
-        let output = |stream, kind| {
-            let label = label.map(str::to_owned);
-            let screen = self.terminal.clone();
-            (kind == Stdio::Pipe)
-                .then(|| Output::new(stream, label, sink.cloned(), screen, line.clone()))
-        };
-        self.out = output(Stream::Out, stdio[1]);
-        self.err = output(Stream::Err, stdio[2]);
-        match (&self.terminal, &self.fan) {
-            (Some(terminal), _) => terminal.start(line.clone())?,
-            (None, Some((vnn, fan))) if stdio[0] == Stdio::Pipe => fan.join(*vnn, line.clone()),
-            (None, Some(_)) => {}
-            (None, None) if stdio[0] == Stdio::Pipe && self.followed => {
-                self.peeked = Some(Peeked::start(line.clone())?);
-            }
-            (None, None) if stdio[0] == Stdio::Pipe && !self.file_is_read => {
-                self.input = Some(Input::start(line.clone())?);
-            }
-            (None, None) => {}
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, frame: FromJob) -> io::Result<()> {
-        match frame {
-            FromJob::Output { stream, bytes } => {
-                let output = match stream {
-                    Stream::Out => self.out.as_mut(),
-                    Stream::Err => self.err.as_mut(),
-                    Stream::Wire => None,
-                };
-                if let Some(output) = output {
-                    output.push(bytes)?;
-                }
-            }
-            FromJob::InputCredit(bytes) => {
-                if let Some(input) = &self.input {
-                    input.add_credit(bytes);
-                }
-                if let Some(peeked) = &self.peeked {
-                    peeked.add_credit(bytes);
-                }
-                if let Some((vnn, fan)) = &self.fan {
-                    fan.add_credit(*vnn, bytes);
-                }
-                if let Some(terminal) = &self.terminal {
-                    terminal.add_credit(bytes);
-                }
-            }
-            FromJob::InputClosed => {
-                if let Some(input) = &self.input {
-                    input.close();
-                }
-                if let Some(peeked) = &self.peeked {
-                    peeked.close();
-                }
-                if let Some((vnn, fan)) = &self.fan {
-                    fan.leave(*vnn);
-                }
-            }
-            FromJob::InputRead(in_all) => {
-                self.followed = true;
-                if let Some(peeked) = &self.peeked {
-                    peeked.read(in_all);
-                }
-            }
-            FromJob::InputLeft { taken, unread } => self.left = Some((taken, unread)),
-            FromJob::Modes(modes) => self.modes = Some(modes),
-            FromJob::InputFromFile => self.file_is_read = true,
-            FromJob::OutOfMemory(processes) => self.out_of_memory = processes,
-            FromJob::Ping
-            | FromJob::Started { .. }
-            | FromJob::Stopped(_)
-            | FromJob::Entered { .. }
-            | FromJob::Note(_)
-            | FromJob::Ended(_)
-            | FromJob::Told(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Stops this process, as its job has stopped; returns whether that was possible, once it goes on.
-    fn stop(&self) -> bool {
-        for output in [&self.out, &self.err].into_iter().flatten() {
-            output.flush();
-        }
-        self.terminal.as_ref().is_some_and(Terminal::stop)
-    }
-
-    fn finish(self, seekable: bool) -> Result<(), ReadTwice> {
-        for output in [self.out, self.err].into_iter().flatten() {
-            output.finish();
-        }
-        if let Some(peeked) = self.peeked {
-            return peeked.finish(self.left.map(|(taken, _)| taken));
-        }
-        match (self.terminal, self.input, self.left) {
-            (Some(terminal), _, left) => terminal.finish(left, self.modes),
-            (None, Some(input), Some((taken, _))) if seekable => input.seek_back(taken),
-            (None, None, Some((taken, _))) if self.file_is_read => seek_on(taken),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
 /// Returns what this process's descriptors are. Closed ones are `/dev/null` by now: the runtime of every Rust
 /// program sees to that.
 fn own_stdio() -> [Stdio; 3] {
@@ -594,12 +451,6 @@ fn input_file() -> Option<InputFile> {
         inode: fstat(stdin.as_fd()).ok()?.st_ino,
         offset: u64::try_from(offset).ok()?,
     })
-}
-
-/// Moves on in the file at descriptor 0 by what a job has read of it.
-fn seek_on(read: u64) {
-    // A job may have moved backwards: the difference is then negative.
-    lseek(io::stdin().as_fd(), read.cast_signed(), Whence::SeekCur).ok();
 }
 
 fn is_null(device: u64) -> bool {
