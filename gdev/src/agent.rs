@@ -70,7 +70,7 @@ impl DevAgent {
             devices: Arc::new(Devices {
                 dev: Dev::new(dev_path.into()),
                 rules,
-                disks: Arc::default(),
+                disks: Arc::new(Disks::new()),
             }),
             turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),

@@ -10,6 +10,9 @@
 //! | claimed | open with O_EXCL, whoever asks | refused, EBUSY |
 //! | claimed | close of the claimer | nobody has claimed it |
 //!
+//! How often each node has opened a disk to write is counted and told (DV6): who opens one anew finds out whether another
+//! node had it meanwhile.
+//!
 //! Opens that neither write nor claim are not known here. What the owner's own kernel does with a disk (mounted, swap,
 //! part of an array) it knows itself: the first of the opens known here claims the disk there as well.
 
@@ -26,7 +29,20 @@ struct Disk {
 
 /// The disks that are written or claimed.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(BTreeMap<Device, Disk>);
+pub(crate) struct Claims {
+    disks: BTreeMap<Device, Disk>,
+    /// How often which node has opened which one to write, since this daemon was started.
+    writers: BTreeMap<(Device, NodeId), u64>,
+}
+
+/// What a node is told of a disk that it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// How often other nodes have opened it to write.
+    pub(crate) others: u64,
+    /// How many opens to write there are.
+    pub(crate) open: u64,
+}
 
 /// An open that is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +68,12 @@ impl Claims {
         if let Some(busy) = self.busy(&claim) {
             return Err(busy);
         }
-        let disk = self.0.entry(claim.device).or_default();
+        let disk = self.disks.entry(claim.device).or_default();
         if claim.write {
             let (_, opens) = disk.writer.get_or_insert((claim.node, 0));
             *opens += 1;
+            let writer = self.writers.entry((claim.device, claim.node));
+            *writer.or_default() += 1;
         }
         disk.claimed |= claim.exclusive;
         Ok(())
@@ -63,16 +81,29 @@ impl Claims {
 
     /// Returns what is in the way of an open.
     pub(crate) fn busy(&self, claim: &Claim) -> Option<Busy> {
-        let disk = self.0.get(&claim.device)?;
+        let disk = self.disks.get(&claim.device)?;
         match disk.writer {
             Some((node, _)) if claim.write && node != claim.node => Some(Busy::WrittenBy(node)),
             _ => (claim.exclusive && disk.claimed).then_some(Busy::Claimed),
         }
     }
 
+    /// Returns what a node is told of a disk (DV6).
+    pub(crate) fn told(&self, device: Device, node: NodeId) -> Told {
+        let (first, last) = ((device, NodeId(0)), (device, NodeId(u16::MAX)));
+        let writers = self.writers.range(first..=last);
+        let others = writers.filter(|((_, writer), _)| *writer != node);
+        let disk = self.disks.get(&device);
+        let writer = disk.and_then(|disk| disk.writer);
+        Told {
+            others: others.map(|(_, count)| count).sum(),
+            open: writer.map_or(0, |(_, opens)| opens as u64),
+        }
+    }
+
     /// Takes an open out that was entered; returns whether it was the last one of its disk.
     pub(crate) fn close(&mut self, claim: Claim) -> bool {
-        let disk = self.0.get_mut(&claim.device).expect("it was entered");
+        let disk = self.disks.get_mut(&claim.device).expect("it was entered");
         if claim.write {
             let (_, opens) = disk.writer.as_mut().expect("it was entered");
             *opens -= 1;
@@ -85,7 +116,7 @@ impl Claims {
         }
         let last = *disk == Disk::default();
         if last {
-            self.0.remove(&claim.device);
+            self.disks.remove(&claim.device);
         }
         last
     }
@@ -128,7 +159,37 @@ mod tests {
         assert!(claims.close(two));
         assert_eq!(claims.open(three), Ok(()));
         assert!(claims.close(three) && claims.close(other));
-        assert!(claims.0.is_empty());
+        assert!(claims.disks.is_empty());
+    }
+
+    #[test]
+    fn who_comes_back_is_told_of_others() {
+        let mut claims = Claims::default();
+        let (two, three) = (claim(2, true, false), claim(3, true, false));
+        let reads = claim(4, false, true);
+        let told = |claims: &Claims| {
+            let told = claims.told(two.device, two.node);
+            (told.others, told.open)
+        };
+        assert_eq!(told(&claims), (0, 0));
+        claims.open(two).expect("free");
+        claims.open(reads).expect("it does not write");
+        assert_eq!(told(&claims), (0, 1));
+        // What has ended is not closed yet.
+        claims.open(two).expect("its own");
+        assert_eq!(told(&claims), (0, 2));
+        claims.close(two);
+        claims.close(two);
+        claims.close(reads);
+        claims.open(three).expect("free");
+        claims.close(three);
+        claims.open(two).expect("free");
+        assert_eq!(told(&claims), (1, 1));
+        let other = Device {
+            minor: 1,
+            ..two.device
+        };
+        assert_eq!(claims.told(other, two.node).others, 0, "of another disk");
     }
 
     #[test]

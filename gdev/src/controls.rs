@@ -1,8 +1,8 @@
 //! The ioctls that are carried: one row each, all others are ENOTTY.
 //!
 //! Only those can be carried whose number says how much goes which way, for that is all that FUSE tells a daemon. So
-//! TCGETS, TIOCGWINSZ, BLKGETSIZE and others of the early days are not here, nor those that carry an address, a value
-//! in place of one (EVIOCGRAB), or more than their number says (HIDIOCGRDESC).
+//! TCGETS, BLKGETSIZE and others of the early days are not here, nor those that carry an address, a value in place of one
+//! (EVIOCGRAB), or more than their number says (HIDIOCGRDESC).
 
 use crate::class::Class;
 use crate::wire::session::How;
@@ -49,6 +49,7 @@ const CARRIED: &[Row] = &[
     (Class::Block,    OUT,  0x12, 112,  112,  LONG,           Needs::Nothing, "BLKBSZGET"),
     (Class::Block,    OUT,  0x12, 114,  114,  LONG,           Needs::Nothing, "BLKGETSIZE64"),
     (Class::Block,    OUT,  0x12, 128,  128,  LONG,           Needs::Nothing, "BLKGETDISKSEQ"),
+    (Class::Block,    OUT,  0x12, 240,  240,  Size::Is(24),   Needs::Write,   "the claims of a disk: Glu's own"),
     (Class::Rtc,      OUT,  b'p', 0x08, 0x08, RTC_TIME,       Needs::Nothing, "RTC_ALM_READ"),
     (Class::Rtc,      OUT,  b'p', 0x09, 0x09, RTC_TIME,       Needs::Nothing, "RTC_RD_TIME"),
     (Class::Rtc,      IN,   b'p', 0x0a, 0x0a, RTC_TIME,       Needs::Root,    "RTC_SET_TIME"),
@@ -86,6 +87,9 @@ const CARRIED: &[Row] = &[
     (Class::Watchdog, BOTH, b'W', 8,    8,    INT,            Needs::Write,   "WDIOC_SETPRETIMEOUT"),
     (Class::Watchdog, OUT,  b'W', 9,    10,   INT,            Needs::Nothing, "WDIOC_GETPRETIMEOUT, -TIMELEFT"),
 ];
+
+/// Tells how a disk is claimed ([`crate::disks::Guard::told`]); no kernel has it.
+pub(crate) const DISK_CLAIMS: u32 = 0x8018_12f0;
 
 /// An ioctl that may be done; the only way to get one is [`allow`] (DV4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

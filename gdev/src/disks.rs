@@ -13,10 +13,15 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 /// The disks of this node that other nodes write or claim.
-#[derive(Debug, Default)]
-pub(crate) struct Disks(Mutex<Claimed>);
+#[derive(Debug)]
+pub(crate) struct Disks {
+    claimed: Mutex<Claimed>,
+    /// Of this daemon's start: no two are the same.
+    since: u64,
+}
 
 #[derive(Debug, Default)]
 struct Claimed {
@@ -35,9 +40,19 @@ pub(crate) struct Guard {
 }
 
 impl Disks {
+    /// Nobody has claimed any.
+    pub(crate) fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let since = now.map_or(0, |now| now.as_nanos());
+        Self {
+            claimed: Mutex::default(),
+            since: u64::try_from(since).unwrap_or(u64::MAX),
+        }
+    }
+
     /// Claims the disk that is at `path`. Blocks.
     pub(crate) fn claim(self: &Arc<Self>, claim: Claim, path: &Path) -> Result<Guard, Errno> {
-        let mut claimed = self.0.lock().expect("no holder panics");
+        let mut claimed = self.claimed.lock().expect("no holder panics");
         let claimed = &mut *claimed;
         let busy = |busy: Busy| Refusal::from(busy).errno();
         claimed.claims.open(claim).map_err(busy)?;
@@ -60,7 +75,7 @@ impl Disks {
 
     /// Returns what is in the way of a claim. Blocks.
     pub(crate) fn in_the_way(&self, claim: Claim, path: &Path) -> Option<Refusal> {
-        let claimed = self.0.lock().expect("no holder panics");
+        let claimed = self.claimed.lock().expect("no holder panics");
         if let Some(busy) = claimed.claims.busy(&claim) {
             return Some(busy.into());
         }
@@ -75,11 +90,19 @@ impl Guard {
     pub(crate) fn held(&self) -> &File {
         self.held.as_ref().expect("gone only in the drop")
     }
+
+    /// Returns what who has claimed it is told (DV6): when this daemon was started, how often other nodes have opened it to
+    /// write since then, and how many opens to write there are.
+    pub(crate) fn told(&self) -> [u64; 3] {
+        let claimed = self.disks.claimed.lock().expect("no holder panics");
+        let told = claimed.claims.told(self.claim.device, self.claim.node);
+        [self.disks.since, told.others, told.open]
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut claimed = self.disks.0.lock().expect("no holder panics");
+        let mut claimed = self.disks.claimed.lock().expect("no holder panics");
         // The last of them before the claim: who comes next finds nothing half given back.
         self.held = None;
         if claimed.claims.close(self.claim) {

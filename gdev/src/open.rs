@@ -5,7 +5,7 @@
 //! Devices that poll(2) knows nothing of (disks, `zero`) never make anybody wait for long, and are used from threads.
 
 use crate::class::Class;
-use crate::controls;
+use crate::controls::{self, DISK_CLAIMS};
 use crate::disks::Guard;
 use crate::readiness::Readiness;
 use crate::session::Served;
@@ -278,6 +278,10 @@ impl Open {
 
     fn control(&self, command: u32, input: &[u8]) -> Result<Bytes, Errno> {
         let control = controls::allow(self.class, command, input.len(), self.how, self.root)?;
+        if control.command == DISK_CLAIMS {
+            let claim = self.claim.as_ref().ok_or(Errno(libc::EBADF))?;
+            return Ok(claim.told().map(u64::to_ne_bytes).concat().into());
+        }
         let output = sys::control(self.file.as_fd(), control, input);
         output.map(Bytes::from).map_err(|errno| Errno(errno as i32))
     }

@@ -1,6 +1,7 @@
 //! Disks, and what is asked of drivers.
 
 use super::*;
+use crate::controls::DISK_CLAIMS;
 
 /// A file as a disk of this machine.
 struct Disk {
@@ -126,6 +127,12 @@ async fn disks() {
     let alone = libc::O_RDWR | libc::O_EXCL;
     let again = fake.open(ROOT_USER, 2, at, alone).await.expect("opened");
     assert_eq!(fake.open(ROOT_USER, 2, at, alone).await, busy);
+    let claims = fake
+        .tree
+        .ioctl(ROOT_USER, root, fh, DISK_CLAIMS, Bytes::new(), 24);
+    let claims = claims.await.expect("it is claimed");
+    let told = [0_u64, 2].map(u64::to_ne_bytes).concat();
+    assert_eq!(claims[8..], told, "no other node, opened twice");
     let claim = |path: String| {
         std::fs::OpenOptions::new()
             .read(true)
