@@ -3,6 +3,9 @@
 //! Only those can be carried whose number says how much goes which way, for that is all that FUSE tells a daemon. So
 //! TCGETS, BLKGETSIZE and others of the early days are not here, nor those that carry an address, a value in place of one
 //! (EVIOCGRAB), or more than their number says (HIDIOCGRDESC).
+//!
+//! What a stand-in for a line needs of the early days ([`EARLY`]: TIOCMGET, TIOCGWINSZ, TCSBRK) is carried under numbers
+//! that say it, which no kernel knows: TIOCMGET, 0x5415, is 0x80045415 on its way.
 
 use crate::class::Class;
 use crate::wire::session::How;
@@ -88,13 +91,48 @@ const CARRIED: &[Row] = &[
     (Class::Watchdog, OUT,  b'W', 9,    10,   INT,            Needs::Nothing, "WDIOC_GETPRETIMEOUT, -TIMELEFT"),
 ];
 
+/// How an ioctl of the early days is given what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Address,
+    /// An int in the place of an address.
+    Value,
+}
+
+/// Those of terminals that are carried under a number of our own: direction, number, size, how, who, name.
+#[rustfmt::skip]
+const EARLY: &[(u32, u8, u32, By, Needs, &str)] = &[
+    (IN,   0x09, 4,  By::Value,   Needs::Write,   "TCSBRK"),
+    (IN,   0x0a, 4,  By::Value,   Needs::Write,   "TCXONC"),
+    (IN,   0x0b, 4,  By::Value,   Needs::Write,   "TCFLSH"),
+    (0,    0x0c, 0,  By::Value,   Needs::Write,   "TIOCEXCL"),
+    (0,    0x0d, 0,  By::Value,   Needs::Write,   "TIOCNXCL"),
+    (OUT,  0x11, 4,  By::Address, Needs::Nothing, "TIOCOUTQ"),
+    (OUT,  0x13, 8,  By::Address, Needs::Nothing, "TIOCGWINSZ"),
+    (IN,   0x14, 8,  By::Address, Needs::Write,   "TIOCSWINSZ"),
+    (OUT,  0x15, 4,  By::Address, Needs::Nothing, "TIOCMGET"),
+    (IN,   0x16, 4,  By::Address, Needs::Write,   "TIOCMBIS"),
+    (IN,   0x17, 4,  By::Address, Needs::Write,   "TIOCMBIC"),
+    (IN,   0x18, 4,  By::Address, Needs::Write,   "TIOCMSET"),
+    (OUT,  0x19, 4,  By::Address, Needs::Nothing, "TIOCGSOFTCAR"),
+    (IN,   0x1a, 4,  By::Address, Needs::Write,   "TIOCSSOFTCAR"),
+    (OUT,  0x1b, 4,  By::Address, Needs::Nothing, "FIONREAD"),
+    (OUT,  0x24, 4,  By::Address, Needs::Nothing, "TIOCGETD"),
+    (IN,   0x25, 4,  By::Value,   Needs::Write,   "TCSBRKP"),
+    (0,    0x27, 0,  By::Value,   Needs::Write,   "TIOCSBRK"),
+    (0,    0x28, 0,  By::Value,   Needs::Write,   "TIOCCBRK"),
+    (OUT,  0x5d, 80, By::Address, Needs::Nothing, "TIOCGICOUNT"),
+];
+
 /// Tells how a disk is claimed ([`crate::disks::Guard::told`]); no kernel has it.
 pub(crate) const DISK_CLAIMS: u32 = 0x8018_12f0;
 
 /// An ioctl that may be done; the only way to get one is [`allow`] (DV4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Control {
+    /// As the driver knows it.
     pub(crate) command: u32,
+    pub(crate) by: By,
     /// How many bytes come back.
     pub(crate) out: usize,
 }
@@ -120,7 +158,13 @@ pub(crate) fn allow(
                 && (*from..=*to).contains(&number)
                 && fits
         });
-    let (.., needs, _) = row.ok_or(Errno(libc::ENOTTY))?;
+    let row = row.map(|(.., needs, _)| (command, By::Address, *needs));
+    let early = EARLY.iter().find(|(way, early, bytes, ..)| {
+        (class, kind) == (Class::Terminal, b'T')
+            && (*way, *early, *bytes) == (direction, number, size)
+    });
+    let early = early.map(|(.., by, needs, _)| (command & 0xffff, *by, *needs));
+    let (known, by, needs) = row.or(early).ok_or(Errno(libc::ENOTTY))?;
     let bytes = size as usize;
     if input != if direction & IN == 0 { 0 } else { bytes } {
         return Err(Errno::EINVAL);
@@ -129,7 +173,8 @@ pub(crate) fn allow(
         Needs::Write if !how.write => Err(Errno(libc::EBADF)),
         Needs::Root if !root => Err(Errno::EPERM),
         Needs::Nothing | Needs::Write | Needs::Root => Ok(Control {
-            command,
+            command: known,
+            by,
             out: if direction & OUT == 0 { 0 } else { bytes },
         }),
     }
@@ -193,7 +238,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_carried_under_another_number() {
+        let check = |command, input, how, expected: Result<(u32, By, usize), i32>| {
+            let allowed = allow(Class::Terminal, command, input, how, false);
+            let allowed = allowed.map(|control| (control.command, control.by, control.out));
+            assert_eq!(allowed, expected.map_err(Errno), "{command:#x}");
+        };
+        let notty = Err(libc::ENOTTY);
+        check(0x8004_5415, 0, READ, Ok((0x5415, By::Address, 4)));
+        check(0x4004_5418, 4, WRITE, Ok((0x5418, By::Address, 0)));
+        check(0x4004_5418, 4, READ, Err(libc::EBADF));
+        check(0x4004_540b, 4, WRITE, Ok((0x540b, By::Value, 0)));
+        check(0x5427, 0, WRITE, Ok((0x5427, By::Value, 0)));
+        // Under its own number it does not say what it carries; nor are others of those days done.
+        check(0x5415, 0, READ, notty);
+        check(0x4004_5412, 4, WRITE, notty);
+        check(0x540e, 0, WRITE, notty);
+        let of_a_disk = allow(Class::Block, 0x5427, 0, WRITE, true);
+        assert_eq!(of_a_disk, Err(Errno(libc::ENOTTY)));
+    }
+
+    #[test]
     fn rows_are_told_apart() {
+        for (index, one) in EARLY.iter().enumerate() {
+            let other = |other: &(u32, u8, u32, By, Needs, &str)| other.1 != one.1;
+            assert!(EARLY[index + 1..].iter().all(other), "{}", one.5);
+            let known = |row: &&Row| row.2 == b'T' && (row.3..=row.4).contains(&one.1);
+            assert_eq!(CARRIED.iter().find(known), None, "{}", one.5);
+        }
         for (index, one) in CARRIED.iter().enumerate() {
             assert!(one.3 <= one.4, "{}", one.7);
             for other in &CARRIED[index + 1..] {

@@ -1,7 +1,7 @@
 //! System calls on devices that the standard library and nix do not offer, behind safe functions.
 #![allow(unsafe_code)]
 
-use crate::controls::Control;
+use crate::controls::{By, Control};
 use crate::wire::session::CONTROL_BYTES_MAX;
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,14 @@ pub(crate) fn control(
     let mut carried = vec![0_u8; CONTROL_BYTES_MAX + 1];
     carried[..input.len()].copy_from_slice(input);
     let (descriptor, command) = (device.as_raw_fd(), libc::c_ulong::from(control.command));
+    if control.by == By::Value {
+        let value = input
+            .first_chunk()
+            .map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+        // SAFETY: the commands of the table that are given a value take none for an address.
+        let result = unsafe { libc::ioctl(descriptor, command, libc::c_long::from(value)) };
+        return Errno::result(result).map(|_| Vec::new());
+    }
     // SAFETY: `carried` lives through the call and is larger than any size that a command's number holds; commands of
     // the table take an address of so many bytes, without addresses in them.
     let result = unsafe { libc::ioctl(descriptor, command, carried.as_mut_ptr()) };

@@ -73,6 +73,22 @@ async fn a_terminal_is_waited_for() {
     let termios = ioctl(0x802c_542a, 44).await.expect("termios");
     assert_eq!((termios.len(), termios[12] & 0x0a), (44, 0));
     assert_eq!(ioctl(0x5401, 0).await, Err(Errno(libc::ENOTTY)));
+    // Those of the early days under numbers that say it: TIOCSWINSZ and TIOCGWINSZ, FIONREAD, TCFLSH with a value.
+    let size = Bytes::from_static(&[24, 0, 80, 0, 0, 0, 0, 0]);
+    let set = |command, input| fake.tree.ioctl(ROOT_USER, root, fh, command, input, 0);
+    assert_eq!(set(0x4008_5414, size.clone()).await, Ok(Bytes::new()));
+    assert_eq!(ioctl(0x8008_5413, 8).await, Ok(size));
+    assert_eq!(nix::unistd::write(&pty.master, b"typed"), Ok(5));
+    let unread = Bytes::from(5_u32.to_ne_bytes().to_vec());
+    // The kernel brings it over in a task of its own.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while ioctl(0x8004_541b, 4).await.as_ref() != Ok(&unread) {
+        assert!(std::time::Instant::now() < end, "it does not come");
+        tokio::task::yield_now().await;
+    }
+    let all = Bytes::from_static(&[2, 0, 0, 0]);
+    assert_eq!(set(0x4004_540b, all).await, Ok(Bytes::new()));
+    assert_eq!(ioctl(0x8004_541b, 4).await, Ok(vec![0; 4].into()));
     drop(pty);
     let hung_up = read(0).await;
     assert!(matches!(&hung_up, Err(Errno(libc::EIO))) || hung_up.expect("read").data.is_empty());
