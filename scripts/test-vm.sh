@@ -3,6 +3,8 @@
 # anywhere, and slowly. What they do is in scripts/vm/smoke.sh.
 #
 #   GLU_BIN_DIR=target/release scripts/test-vm.sh
+#
+# CHECKS=three_are_up,disks_of_others does those alone; disks_are_measured is done if it is named.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -45,7 +47,7 @@ make_disk() {
 		[ -x "$bin/$program" ] || fail "$bin/$program is missing: run 'make release'"
 		install -s "$bin/$program" "$tree/bin/"
 	done
-	install "$root/scripts/vm/init" "$root/scripts/vm/smoke.sh" "$tree/"
+	install "$root/scripts/vm/init" "$root/scripts/vm/smoke.sh" "$root/scripts/vm/"*.py "$tree/"
 	"$bin/glu" init vm "$tree/etc" node1=10.77.0.1:7420 node2=10.77.0.2:7420 node3=10.77.0.3:7420 >/dev/null
 	for node in "${nodes[@]}"; do
 		# Emulated processors are slow, and many more want the real ones.
@@ -63,7 +65,7 @@ boot() {
 	# What one sends all get.
 	qemu-system-x86_64 -accel tcg,thread=multi -machine pc -cpu max -m 512 -smp 1 \
 		-nodefaults -no-user-config -display none -no-reboot -serial stdio \
-		-kernel "$image/vmlinuz" -initrd "$image/initrd.gz" -append "console=ttyS0 quiet panic=-1 glu.node=$node" \
+		-kernel "$image/vmlinuz" -initrd "$image/initrd.gz" -append "console=ttyS0 quiet panic=-1 glu.node=$node glu.checks=${CHECKS:-}" \
 		-drive "file=$image/root.sqfs,format=raw,if=virtio,readonly=on,file.locking=off" \
 		-drive "file=$run/glu.sqfs,format=raw,if=virtio,readonly=on,file.locking=off" \
 		-drive "file=$run/state-$node,format=raw,if=virtio,cache=unsafe" \
@@ -88,6 +90,7 @@ follow() {
 		case $line in
 		"VM ok "*) say "ok: ${line#VM ok }"; count=$((count + 1)) ;;
 		"VM failed "*) say "FAILED: ${line#VM failed }"; failures=$((failures + 1)) ;;
+		"VM row "*) say "${line#VM row }" ;;
 		"VM kill "*) stop "${line#VM kill }" ;;
 		"VM boot "*) boot "${line#VM boot }" ;;
 		"VM done") say "$count right, $failures wrong, $SECONDS s"; return "$failures" ;;

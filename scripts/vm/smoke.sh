@@ -25,7 +25,7 @@ on() { local node=$1; shift; glurun -w "$node" "$@"; }
 same() { [ "$1" = "$2" ] || { echo "'$1' is not '$2'"; return 1; }; }
 state_is() { glustat -w "$1" | grep -qw "$2"; }
 
-three_are_up() { until_so 60 state_is 2 idle && until_so 60 state_is 3 idle; }
+three_are_up() { until_so 240 state_is 2 idle && until_so 240 state_is 3 idle; }
 kernels_differ() {
 	local boots
 	boots=$(glurun -a cat /proc/sys/kernel/random/boot_id | sort -u | wc -l)
@@ -99,12 +99,59 @@ devices_of_others() {
 disks_of_others() {
 	local disk mount=/tmp/disk
 	modprobe loop
-	disk=$(glu attach node2/dev/vdd) || return
+	disk=$(glu attach --with loop node2/dev/vdd) || return
 	mkfs.ext4 -q "$disk" && mkdir -p $mount && mount "$disk" $mount || return
 	dd if=/dev/urandom of=$mount/file bs=64k count=64 status=none
 	sum=$(sha256sum <$mount/file)
 	umount $mount && e2fsck -fn "$disk" >/dev/null && glu detach "$disk" || return
 	same "$(on 2 sh -c 'mkdir -p /tmp/disk && mount -o ro /dev/vdd /tmp/disk && sha256sum </tmp/disk/file && umount /tmp/disk')" "$sum"
+}
+# The same as a network block device, which outlives the daemon of this node.
+disks_outlive_the_daemon() {
+	local disk mount=/tmp/disk sum writer said
+	disk=$(glu attach node3/dev/vdd 2>&1) || { echo "$disk"; return 1; }
+	case $disk in /dev/nbd*) ;; *) echo "$disk is no network block device"; return 1 ;; esac
+	same "$(glu attach --list)" "$disk /cluster/node3/dev/vdd write" || return
+	same "$(blockdev --getsize64 "$disk")" 1073741824 || return
+	mkfs.ext4 -q "$disk" && mkdir -p $mount && mount "$disk" $mount || return
+	dd if=/dev/urandom of=$mount/before bs=64k count=64 status=none || return
+	sum=$(sha256sum <$mount/before)
+	# Some is on its way, more is written while nobody answers.
+	cd /
+	kill -KILL "$(pgrep -o -x glud)"
+	umount -l /cluster
+	dd if=/dev/urandom of=$mount/meanwhile bs=64k count=16 status=none &
+	writer=$!
+	starts_again || return
+	wait $writer || return
+	sync -f $mount/meanwhile || return
+	sum+=$(sha256sum <$mount/meanwhile)
+	said=$(glu detach "$disk" 2>&1) && { echo "it was detached while it was mounted"; return 1; }
+	case $said in *"is in use"*) ;; *) echo "$said"; return 1 ;; esac
+	umount $mount && e2fsck -fn "$disk" >/dev/null && glu detach "$disk" || return
+	same "$(glu attach --list)" "" || return
+	same "$(on 3 sh -c 'mkdir -p /tmp/disk && mount -o ro /dev/vdd /tmp/disk && cd /tmp/disk &&
+		sha256sum <before && sha256sum <meanwhile && cd / && umount /tmp/disk' | tr -d '\n')" "${sum//$'\n'/}" || return
+	disk=$(glu attach --read-only node3/dev/vdd) || return
+	same "$(glu attach --list)" "$disk /cluster/node3/dev/vdd read" || return
+	dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct status=none 2>/dev/null && { echo "written"; return 1; }
+	e2fsck -fn "$disk" >/dev/null && glu detach "$disk"
+}
+# What stands for a disk against its file in the tree, and against the disk on its own node.
+disks_are_measured() {
+	local nbd loop
+	modprobe loop
+	cp /glu/disk.py . || return
+	on 3 python3 /cluster/disk.py "its own node" /dev/vdd >rows || return
+	python3 disk.py "the file in the tree" /cluster/node3/dev/vdd >>rows || return
+	nbd=$(glu attach --with nbd node3/dev/vdd) && python3 disk.py nbd "$nbd" >>rows && glu detach "$nbd" || return
+	loop=$(glu attach --with loop node3/dev/vdd) && python3 disk.py loop "$loop" >>rows && glu detach "$loop" || return
+	cat rows >/dev/ttyS0
+}
+# As scripts/vm/init has done it.
+starts_again() {
+	setsid glud >/dev/ttyS0 2>&1 &
+	until_so 120 mountpoint -q /cluster && until_so 120 glu status
 }
 # The whole machine goes, with what its kernel had not written.
 power_fails() {
@@ -121,8 +168,10 @@ power_fails() {
 	same "$(on 3 tail -n 1 synced)" more
 }
 
-for what in three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table devices_of_others \
-	disks_of_others power_fails; do
+all=(three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table devices_of_others
+	disks_of_others disks_outlive_the_daemon power_fails)
+IFS=, read -r -a some <<<"$(sed -n 's/.*glu.checks=\([a-z_,]*\).*/\1/p' /proc/cmdline)"
+for what in "${some[@]:-${all[@]}}"; do
 	check "${what//_/ } ($SECONDS s)" "$what"
 	cd /cluster || break
 done

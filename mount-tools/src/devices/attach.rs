@@ -1,11 +1,15 @@
 //! `glu attach` and `glu detach`: a device of this node that stands for a disk, terminal or line of another one.
 //!
-//! The stand-in of a disk is a loop device over its file in the tree, which every stock kernel has. It is as good as its
-//! file: when the daemon or the disk's node ends, it answers EIO from then on, and is to be detached and attached anew.
-//! That of a terminal or serial line is a pseudo-terminal ([`stand_in`]), since only CUSE could make a real one.
+//! | device | with | what it is |
+//! | --- | --- | --- |
+//! | disk | `nbd`, where the kernel has it | a network block device that is served in the background ([`nbd`]) |
+//! | disk | `loop` | a loop device over the disk's file in the tree, which every stock kernel has. It is as good as its file: when the daemon or the disk's node ends, it answers EIO from then on, and is to be detached and attached anew |
+//! | line | `pty` | a pseudo-terminal, which knows speeds but no modem lines ([`pty`]) |
 
-use super::{DeviceName, refused, stand_in, sys};
-use anyhow::{Context, Result, bail};
+use super::modules::NBD;
+use super::stand_in::Kind;
+use super::{DeviceName, nbd, pty, refused, stand_in, sys};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
 use std::fs::OpenOptions;
@@ -14,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
 
-/// How long a stand-in is waited for that others may have open, and how often it is looked at.
+/// How long a loop device is waited for that others may have open, and how often it is looked at.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -29,6 +33,12 @@ pub(crate) struct Attach {
     /// To read only.
     #[arg(long)]
     read_only: bool,
+    /// What stands for it; by itself the first that this node has: nbd, loop for disks.
+    #[arg(long, value_name = "KIND")]
+    with: Option<Kind>,
+    /// Serve it, as the process in the background.
+    #[arg(long, hide = true, requires = "with")]
+    serve: bool,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
     mount: PathBuf,
@@ -36,7 +46,7 @@ pub(crate) struct Attach {
 
 #[derive(Debug, Args)]
 pub(crate) struct Detach {
-    /// What `glu attach` has printed: /dev/loop4, /dev/pts/7.
+    /// What `glu attach` has printed: /dev/nbd0, /dev/loop4, /dev/pts/7.
     stand_in: PathBuf,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
@@ -68,28 +78,70 @@ impl Attach {
 
     fn attach(&self, device: &DeviceName) -> Result<()> {
         let path = device.below(&self.mount);
+        if self.serve {
+            return self.serve(device);
+        }
         match sys::attribute(&path, c"user.glu.device") {
-            Some(kind) if kind.starts_with('b') => {}
-            Some(_) if device.may_be_line() && self.read_only => {
-                bail!("{device} is no disk: only those can be attached to read alone")
-            }
-            Some(_) if device.may_be_line() => {
-                println!("{}", stand_in::start(device, &self.mount)?);
-                return Ok(());
-            }
+            Some(kind) if kind.starts_with('b') => self.attach_disk(device, &path),
+            Some(_) if device.may_be_line() => self.attach_line(device),
             Some(_) => bail!("{}", no_stand_in(device, &path)),
             None => bail!("{}: there is no such device", path.display()),
         }
+    }
+
+    fn serve(&self, device: &DeviceName) -> Result<()> {
+        match self.with {
+            Some(Kind::Nbd) => nbd::serve(device, &self.mount, self.read_only),
+            Some(Kind::Pty) => pty::serve(device, &self.mount),
+            Some(Kind::Loop) | None => bail!("the kernel serves it"),
+        }
+    }
+
+    fn attach_disk(&self, device: &DeviceName, path: &Path) -> Result<()> {
+        let nbd = match self.with {
+            Some(Kind::Loop) => false,
+            Some(Kind::Pty) => bail!("{device} is a disk: --with nbd or loop"),
+            Some(Kind::Nbd) => {
+                NBD.load()
+                    .map_err(|why| anyhow!("{why}: --with loop needs none"))?;
+                true
+            }
+            None => {
+                let loaded = NBD.load();
+                if let Err(why) = &loaded {
+                    eprintln!("glu: {why}: a loop device instead, which ends when the daemon does");
+                }
+                loaded.is_ok()
+            }
+        };
         let mut options = OpenOptions::new();
-        let opened = options.read(true).write(!self.read_only).open(&path);
-        opened.map_err(|error| refused(&path, error))?;
+        let opened = options.read(true).write(!self.read_only).open(path);
+        drop(opened.map_err(|error| refused(path, error))?);
+        if nbd {
+            let name = stand_in::start(Kind::Nbd, device, &self.mount, self.read_only)?;
+            println!("{name}");
+            return Ok(());
+        }
         let mut losetup = Command::new("losetup");
         losetup.args(["--find", "--show"]);
         if self.read_only {
             losetup.arg("--read-only");
         }
-        let made = run(losetup.arg("--").arg(&path))?;
+        let made = run(losetup.arg("--").arg(path))?;
         print!("{}", String::from_utf8_lossy(&made.stdout));
+        Ok(())
+    }
+
+    fn attach_line(&self, device: &DeviceName) -> Result<()> {
+        if self.read_only {
+            bail!("{device} is no disk: only those can be attached to read alone");
+        }
+        match self.with {
+            Some(Kind::Nbd | Kind::Loop) => bail!("{device} is no disk: --with pty"),
+            Some(Kind::Pty) | None => {}
+        }
+        let name = stand_in::start(Kind::Pty, device, &self.mount, false)?;
+        println!("{name}");
         Ok(())
     }
 }
@@ -98,7 +150,7 @@ impl Detach {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let name = self.stand_in.display();
         if let Some(line) = stand_in::find(&self.stand_in)? {
-            return line.end(END_PATIENCE);
+            return line.end();
         }
         let Some(file) = self.file()? else {
             bail!("{name} stands for no device of another node: glu attach --list shows what does");
@@ -165,17 +217,10 @@ fn is_device(mount: &Path, file: &Path) -> bool {
         && names.next().as_deref() == Some("dev")
 }
 
-/// Says why a device that is no disk has no stand-in, and what there is.
+/// Says why a device that is neither a disk nor a line has no stand-in, and what there is.
 fn no_stand_in(device: &DeviceName, path: &Path) -> String {
-    let cuse = Path::new("/dev/cuse").exists();
-    let missing = if cuse {
-        "that is not done yet"
-    } else {
-        "and this kernel has no CUSE (modprobe cuse)"
-    };
     format!(
-        "{device} is no disk: a character device would need CUSE, {missing}; \
-         read and write {} itself",
+        "{device} is neither a disk nor a line, and only those can be attached: read and write {} itself",
         path.display()
     )
 }
@@ -213,7 +258,7 @@ mod tests {
         let device: DeviceName = "node3:hwrng".parse().expect("a device");
         let told = no_stand_in(&device, Path::new("/cluster/node3/dev/hwrng"));
         assert!(
-            told.contains("CUSE") && told.contains("/cluster/node3/dev/hwrng itself"),
+            told.contains("neither") && told.contains("/cluster/node3/dev/hwrng itself"),
             "{told}"
         );
         assert!(!told.contains('\n'));

@@ -6,7 +6,7 @@
 
 use super::escape::Escape;
 use super::line::Line;
-use super::{DeviceName, stand_in, sys};
+use super::{DeviceName, sys};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,9 +33,6 @@ pub(crate) struct Console {
     /// Make a pseudo-terminal that stands for the line, print its name, and serve it until it is ended.
     #[arg(long)]
     pty: bool,
-    /// Serve the pseudo-terminal beside `glu attach`, also while the line cannot be reached.
-    #[arg(long, hide = true, requires = "pty")]
-    attached: bool,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
     mount: PathBuf,
@@ -58,10 +55,6 @@ pub(super) enum Near {
 
 impl Console {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        if self.attached {
-            stand_in::serve(&self.device, &self.mount)?;
-            return Ok(ExitCode::SUCCESS);
-        }
         let line = Line::open(&self.device, &self.mount, self.baud)?;
         let mut near = if self.pty {
             let (near, name) = Near::pty(&line)?;

@@ -4,6 +4,9 @@ mod attach;
 mod console;
 mod escape;
 mod line;
+mod modules;
+mod nbd;
+mod pty;
 mod stand_in;
 mod sys;
 

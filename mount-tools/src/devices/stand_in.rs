@@ -1,18 +1,9 @@
-//! Pseudo-terminals that stand for terminals and serial lines of other nodes, each served by a process in the background.
+//! Stand-ins for devices of other nodes, each served by a process in the background.
 //!
 //! The process has a file in [`DIR`] with its pid, what it stands for and whether that can be reached; it has the file
-//! locked as long as it runs. When the line goes (its node, or this node's daemon, ends) the pseudo-terminal stays: what
-//! programs write waits, and when the line is back it is set as they have set the pseudo-terminal.
-//!
-//! | state | event | then |
-//! | --- | --- | --- |
-//! | write | a read or a write of the line fails, or it hangs up | lost |
-//! | lost | the line opens again (looked at every [`TRY_EVERY`]) | set it, write |
-//! | both | SIGTERM (`glu detach`) | set the line back as it was at first, end |
+//! locked as long as it runs, which is until SIGTERM (`glu detach`).
 
-use super::DeviceName;
-use super::console::Near;
-use super::line::Line;
+use super::{DeviceName, nbd};
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -29,9 +20,31 @@ use std::time::{Duration, Instant};
 
 /// Where the files are: gone with the processes when the machine starts again.
 const DIR: &str = "/run/glu/attached";
-/// How often a line that has gone is tried, and one that ends is looked at.
-const TRY_EVERY: Duration = Duration::from_millis(500);
+/// How often one that ends is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long one may take to end: a disk that has gone holds its requests for 30 s.
+const END_WITHIN: Duration = Duration::from_secs(40);
+
+/// What stands for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    /// A network block device, for disks.
+    Nbd,
+    /// A loop device, for disks.
+    Loop,
+    /// A pseudo-terminal, for lines.
+    Pty,
+}
+
+impl Kind {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Nbd => "nbd",
+            Self::Loop => "loop",
+            Self::Pty => "pty",
+        }
+    }
+}
 
 /// One that is served.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,17 +56,23 @@ pub(super) struct StandIn {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
+    Read,
     Write,
     Lost,
 }
 
+/// What the list calls them.
+const STATES: [(State, &str); 3] = [
+    (State::Read, "read"),
+    (State::Write, "write"),
+    (State::Lost, "lost"),
+];
+
 impl State {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Write => "write",
-            Self::Lost => "lost",
-        }
+    fn word(self) -> &'static str {
+        let row = STATES.iter().find(|(state, _)| *state == self);
+        row.map(|(_, word)| *word).expect("it has all")
     }
 }
 
@@ -65,12 +84,20 @@ impl fmt::Display for StandIn {
     }
 }
 
-/// Starts a process that serves a line; returns the name of the pseudo-terminal.
-pub(super) fn start(device: &DeviceName, mount: &Path) -> Result<String> {
+/// Starts a process that serves a device; returns the name of what stands for it.
+pub(super) fn start(
+    kind: Kind,
+    device: &DeviceName,
+    mount: &Path,
+    read_only: bool,
+) -> Result<String> {
     let program = std::env::current_exe().context("this program")?;
     let mut serves = Command::new(program);
-    serves.args(["console", "--pty", "--attached", "--mount"]);
+    serves.args(["attach", "--serve", "--with", kind.word(), "--mount"]);
     serves.arg(mount).arg(device.to_string());
+    if read_only {
+        serves.arg("--read-only");
+    }
     serves
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -91,63 +118,64 @@ pub(super) fn start(device: &DeviceName, mount: &Path) -> Result<String> {
     Ok(name.trim_end().to_owned())
 }
 
-/// Serves a line until SIGTERM.
-pub(super) fn serve(device: &DeviceName, mount: &Path) -> Result<()> {
-    // Not with the terminal that it was started from.
-    setsid().context("leave the terminal")?;
-    let mut end = SigSet::empty();
-    end.add(Signal::SIGTERM);
-    end.thread_block().context("signals")?;
-    let end = SignalFd::with_flags(&end, SfdFlags::SFD_CLOEXEC).context("signals")?;
-    let mut line = Line::open(device, mount, None)?;
-    let (mut near, name) = Near::pty(&line)?;
-    let entry = Entry::new(Path::new(DIR), &name, device.below(mount))?;
-    println!("{}", name.display());
-    std::env::set_current_dir("/").context("leave the directory")?;
-    let null = File::options().write(true).open("/dev/null")?;
-    dup2_stdout(&null)
-        .and_then(|()| dup2_stderr(&null))
-        .context("leave the terminal")?;
-    while near.relay(&line, Some(end.as_fd())).is_err() {
-        entry.tell(State::Lost)?;
-        let before = line.before;
-        line = loop {
-            if stopped(end.as_fd(), TRY_EVERY)? {
-                return Ok(());
-            }
-            if let Ok(line) = Line::open(device, mount, None) {
-                break line;
-            }
-        };
-        // Not as this has left it.
-        line.before = before;
-        if near.settle(&line).is_ok() {
-            entry.tell(State::Write)?;
+/// A process that serves: it has left who started it, and is told when to end.
+#[derive(Debug)]
+pub(super) struct Background(SignalFd);
+
+impl Background {
+    /// Begins, before there are other threads.
+    pub(super) fn begin() -> Result<Self> {
+        // Not with the terminal that it was started from.
+        setsid().context("leave the terminal")?;
+        let mut end = SigSet::empty();
+        end.add(Signal::SIGTERM);
+        end.thread_block().context("signals")?;
+        let end = SignalFd::with_flags(&end, SfdFlags::SFD_CLOEXEC).context("signals")?;
+        Ok(Self(end))
+    }
+
+    /// Leaves the directory and the output, when all is told.
+    pub(super) fn leave(&self) -> Result<()> {
+        std::env::set_current_dir("/").context("leave the directory")?;
+        let null = File::options().write(true).open("/dev/null")?;
+        dup2_stdout(&null)
+            .and_then(|()| dup2_stderr(&null))
+            .context("leave the terminal")
+    }
+
+    /// Waits a while, or until this is to end.
+    pub(super) fn is_told_to_end(&self, patience: Duration) -> Result<bool> {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(patience).expect("short");
+        match poll(&mut polled, patience) {
+            Ok(count) => Ok(count > 0),
+            Err(nix::Error::EINTR) => Ok(false),
+            Err(error) => Err(error).context("poll"),
         }
     }
-    Ok(())
 }
 
-/// Waits a while, or until this is to end.
-fn stopped(end: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
-    let mut polled = [PollFd::new(end, PollFlags::POLLIN)];
-    let patience = PollTimeout::try_from(patience).expect("short");
-    match poll(&mut polled, patience) {
-        Ok(count) => Ok(count > 0),
-        Err(nix::Error::EINTR) => Ok(false),
-        Err(error) => Err(error).context("poll"),
+/// Has something to read when this is to end.
+impl AsFd for Background {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
 /// The file of a process that serves, locked by it, and removed at its end.
-struct Entry {
+#[derive(Debug)]
+pub(super) struct Entry {
     file: File,
     path: PathBuf,
     device: PathBuf,
 }
 
 impl Entry {
-    fn new(dir: &Path, name: &Path, device: PathBuf) -> Result<Self> {
+    pub(super) fn new(name: &Path, device: PathBuf, state: State) -> Result<Self> {
+        Self::new_in(Path::new(DIR), name, device, state)
+    }
+
+    fn new_in(dir: &Path, name: &Path, device: PathBuf, state: State) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let path = dir.join(file_name(name));
         let shown = path.display().to_string();
@@ -159,13 +187,13 @@ impl Entry {
             // Whoever lists takes away what nobody has locked, as this was a moment ago.
             if file.metadata()?.nlink() > 0 {
                 let entry = Self { file, path, device };
-                entry.tell(State::Write)?;
+                entry.tell(state)?;
                 return Ok(entry);
             }
         }
     }
 
-    fn tell(&self, state: State) -> Result<()> {
+    pub(super) fn tell(&self, state: State) -> Result<()> {
         let (pid, word) = (std::process::id(), state.word());
         let text = format!("{pid} {word} {}\n", self.device.display());
         self.file.set_len(0)?;
@@ -182,10 +210,15 @@ impl Drop for Entry {
     }
 }
 
-/// `/dev/pts/7` is in `pts-7`.
+/// `/dev/pts/7` is in `pts-7`; a `-` of the name is doubled.
 fn file_name(name: &Path) -> String {
     let below = name.strip_prefix("/dev").unwrap_or(name);
-    below.to_string_lossy().replace('/', "-")
+    below.to_string_lossy().replace('-', "--").replace('/', "-")
+}
+
+fn device_name(file: &str) -> PathBuf {
+    let parts = file.split("--").map(|part| part.replace('-', "/"));
+    Path::new("/dev").join(Vec::from_iter(parts).join("-"))
 }
 
 /// Returns all that are served.
@@ -223,16 +256,12 @@ fn all_in(dir: &Path) -> Result<Vec<StandIn>> {
 fn parse(path: &Path, text: &str) -> Option<StandIn> {
     let mut words = text.strip_suffix('\n')?.splitn(3, ' ');
     let pid = words.next()?.parse().ok()?;
-    let state = match words.next()? {
-        "write" => State::Write,
-        "lost" => State::Lost,
-        _ => return None,
-    };
-    let name = path.file_name()?.to_str()?.replacen('-', "/", 1);
+    let told = words.next()?;
+    let (state, _) = STATES.iter().find(|(_, word)| *word == told)?;
     Some(StandIn {
-        name: Path::new("/dev").join(name),
+        name: device_name(path.file_name()?.to_str()?),
         pid,
-        state,
+        state: *state,
         device: words.next()?.into(),
     })
 }
@@ -244,17 +273,25 @@ pub(super) fn find(name: &Path) -> Result<Option<StandIn>> {
 
 impl StandIn {
     /// Ends it.
-    pub(super) fn end(self, patience: Duration) -> Result<ExitCode> {
+    pub(super) fn end(self) -> Result<ExitCode> {
         let name = self.name.display();
+        let mut lost = Ok(());
+        if nbd::is_one(&self.name) {
+            lost = nbd::release(&self.name);
+            if matches!(&lost, Err(error) if error.kind() == ErrorKind::ResourceBusy) {
+                bail!("{name} is in use: unmount it, or end who has it open");
+            }
+        }
         kill(Pid::from_raw(self.pid), Signal::SIGTERM)
             .with_context(|| format!("end process {}, which serves {name}", self.pid))?;
-        let end = Instant::now() + patience;
+        let end = Instant::now() + END_WITHIN;
         while find(&self.name)?.is_some_and(|one| one.pid == self.pid) {
             if Instant::now() > end {
                 bail!("process {}, which serves {name}, does not end", self.pid);
             }
             std::thread::sleep(LOOK_EVERY);
         }
+        lost.with_context(|| format!("{name} has ended; what was not written yet is lost"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -269,7 +306,13 @@ mod tests {
         let list = || all_in(dir.path()).expect("listed");
         let name = Path::new("/dev/pts/7");
         assert_eq!(all_in(&dir.path().join("none")).expect("listed"), []);
-        let entry = Entry::new(dir.path(), name, "/cluster/node3/dev/a b".into()).expect("made");
+        let entry = Entry::new_in(
+            dir.path(),
+            name,
+            "/cluster/node3/dev/a b".into(),
+            State::Write,
+        )
+        .expect("made");
         assert_eq!(
             list()[0].to_string(),
             "/dev/pts/7 /cluster/node3/dev/a b write"
@@ -291,5 +334,17 @@ mod tests {
         assert_eq!(list(), []);
         assert!(!dir.path().join("pts-9").exists());
         assert_eq!(parse(Path::new("pts-9"), "1 write"), None);
+    }
+
+    #[test]
+    fn names_of_files() {
+        for (name, file) in [
+            ("/dev/pts/7", "pts-7"),
+            ("/dev/nbd0", "nbd0"),
+            ("/dev/glu/node3/usb-a--b", "glu-node3-usb--a----b"),
+        ] {
+            assert_eq!(file_name(Path::new(name)), file);
+            assert_eq!(device_name(file), Path::new(name));
+        }
     }
 }

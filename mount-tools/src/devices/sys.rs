@@ -9,7 +9,62 @@ use std::path::Path;
 
 /// Longest value of an attribute that is shown.
 const VALUE_BYTES_MAX: usize = 1024;
+/// `BLKGETSIZE64`.
+const DISK_BYTES: libc::c_ulong = 0x8008_1272;
+/// The claims of a disk: an ioctl of Glu's own, see `gdev::controls`.
+const DISK_CLAIMS: libc::c_ulong = 0x8018_12f0;
+/// `PR_SET_IO_FLUSHER` of Linux 5.6.
+const SET_IO_FLUSHER: libc::c_int = 57;
 
+/// What the kernel's driver of network block devices is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NbdCommand {
+    SetSocket = 0xab00,
+    SetBlockBytes = 0xab01,
+    DoIt = 0xab03,
+    SetBlocks = 0xab07,
+    Disconnect = 0xab08,
+    SetFlags = 0xab0a,
+}
+
+/// Tells the driver of network block devices.
+pub(super) fn nbd(
+    device: BorrowedFd<'_>,
+    command: NbdCommand,
+    value: libc::c_ulong,
+) -> Result<(), Errno> {
+    // SAFETY: these commands carry a number each, no address.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), command as libc::c_ulong, value) };
+    Errno::result(result).map(drop)
+}
+
+/// Returns the size of a disk, be it one of another node.
+pub(super) fn disk_bytes(disk: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes = 0_u64;
+    let room = std::ptr::from_mut(&mut bytes);
+    // SAFETY: the kernel writes 8 bytes, for which `bytes` has room.
+    let result = unsafe { libc::ioctl(disk.as_raw_fd(), DISK_BYTES, room) };
+    Errno::result(result)?;
+    Ok(bytes)
+}
+
+/// Returns how a disk of another node is claimed.
+pub(super) fn disk_claims(disk: BorrowedFd<'_>) -> Result<[u64; 3], Errno> {
+    let mut claims = [0_u64; 3];
+    // SAFETY: the kernel writes the 24 bytes that the number of the command tells, for which `claims` has room.
+    let result = unsafe { libc::ioctl(disk.as_raw_fd(), DISK_CLAIMS, claims.as_mut_ptr()) };
+    Errno::result(result)?;
+    Ok(claims)
+}
+
+/// Tells the kernel that this process serves a disk, so that it does not wait for that disk when it wants memory.
+pub(super) fn serves_a_disk() {
+    let unused: libc::c_ulong = 0;
+    let yes: libc::c_ulong = 1;
+    // SAFETY: the command carries numbers alone. What it changes is how this process is given memory; a kernel that does not
+    // know it, or does not let this user, leaves that as it was.
+    unsafe { libc::prctl(SET_IO_FLUSHER, yes, unused, unused, unused) };
+}
 /// Returns how a terminal is set, with its speeds as numbers. Unlike tcgetattr(3) this says how much it carries, and so
 /// reaches terminals of other nodes.
 pub(super) fn modes(terminal: BorrowedFd<'_>) -> Result<libc::termios2, Errno> {

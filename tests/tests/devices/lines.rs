@@ -29,7 +29,10 @@ fn an_attached_line_outlives_its_node() {
     };
     let device = format!("/cluster/node2{}", slave.display());
     let near = cluster
-        .sh(1, &format!("glu attach node2{}", slave.display()))
+        .sh(
+            1,
+            &format!("glu attach --with pty node2{}", slave.display()),
+        )
         .ok();
     assert!(near.starts_with("/dev/pts/"), "{near}");
     let listed = |state: &str| {

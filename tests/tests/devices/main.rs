@@ -465,7 +465,9 @@ fn consoles_and_stand_ins() {
     // A block device of this node that stands for a disk of the other one.
     let disk = Disk::new(&cluster, "disk", 16 << 20);
     let name = format!("node2{}", disk.device);
-    let attached = cluster.sh(1, &format!("glu attach {name}")).ok();
+    let attached = cluster
+        .sh(1, &format!("glu attach --with loop {name}"))
+        .ok();
     let attached = Attached(attached.trim().to_owned());
     let near = attached.0.as_str();
     // Nodes of one machine have their loop devices in common, those of other clusters included.
@@ -492,7 +494,22 @@ fn consoles_and_stand_ins() {
     );
     let refused = cluster.sh(1, "glu attach node2/dev/null").to_string();
     assert!(
-        refused.contains("CUSE") && refused.contains("/cluster/node2/dev/null itself"),
+        refused.contains("neither") && refused.contains("/cluster/node2/dev/null itself"),
+        "{refused}"
+    );
+    // What the kernel does not have is named, with what there is instead.
+    let missing = |device: &Path| !device.exists();
+    if missing(Path::new("/dev/nbd0")) {
+        let refused = cluster.sh(1, &format!("glu attach --with nbd {name}"));
+        let refused = refused.to_string();
+        let told = refused.contains("module nbd") && refused.contains("--with loop");
+        assert!(told, "{refused}");
+    }
+    let refused = cluster
+        .sh(1, &format!("glu attach --with pty {name}"))
+        .to_string();
+    assert!(
+        refused.contains("is a disk: --with nbd or loop"),
         "{refused}"
     );
     let refused = cluster.sh(1, "glu attach node2/dev/none").to_string();
