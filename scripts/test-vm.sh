@@ -52,7 +52,7 @@ make_disk() {
 	for node in "${nodes[@]}"; do
 		# Emulated processors are slow, and many more want the real ones.
 		sed -i '/^listen/a lease_term_ms = 10000' "$tree/etc/node$node/glud.toml"
-		printf '\n[devices]\nblock = "write"\n' >>"$tree/etc/node$node/glud.toml"
+		printf '\n[devices]\nblock = "write"\nterminal = "write"\n' >>"$tree/etc/node$node/glud.toml"
 	done
 	mksquashfs "$tree" "$run/glu.sqfs" -comp lz4 -noappend -no-progress -quiet
 }
@@ -62,9 +62,15 @@ boot() {
 	for disk in state spare; do
 		[ -f "$run/$disk-$node" ] || truncate -s 1G "$run/$disk-$node"
 	done
+	# The second serial lines of nodes 2 and 3 are joined.
+	local line=(-serial null)
+	case $node in
+	2) line=(-chardev "socket,id=line,path=$run/line,reconnect=1" -serial chardev:line) ;;
+	3) line=(-chardev "socket,id=line,path=$run/line,server=on,wait=off" -serial chardev:line) ;;
+	esac
 	# What one sends all get.
 	qemu-system-x86_64 -accel tcg,thread=multi -machine pc -cpu max -m 512 -smp 1 \
-		-nodefaults -no-user-config -display none -no-reboot -serial stdio \
+		-nodefaults -no-user-config -display none -no-reboot -serial stdio "${line[@]}" \
 		-kernel "$image/vmlinuz" -initrd "$image/initrd.gz" -append "console=ttyS0 quiet panic=-1 glu.node=$node glu.checks=${CHECKS:-}" \
 		-drive "file=$image/root.sqfs,format=raw,if=virtio,readonly=on,file.locking=off" \
 		-drive "file=$run/glu.sqfs,format=raw,if=virtio,readonly=on,file.locking=off" \

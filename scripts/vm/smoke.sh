@@ -142,12 +142,49 @@ disks_are_measured() {
 	local nbd loop
 	modprobe loop
 	cp /glu/disk.py . || return
-	on 3 python3 /cluster/disk.py "its own node" /dev/vdd >rows || return
-	python3 disk.py "the file in the tree" /cluster/node3/dev/vdd >>rows || return
-	nbd=$(glu attach --with nbd node3/dev/vdd) && python3 disk.py nbd "$nbd" >>rows && glu detach "$nbd" || return
-	loop=$(glu attach --with loop node3/dev/vdd) && python3 disk.py loop "$loop" >>rows && glu detach "$loop" || return
-	cat rows >/dev/ttyS0
+	on 3 python3 /cluster/disk.py "its own node" /dev/vdd >/dev/ttyS0 || return
+	python3 disk.py "the file in the tree" /cluster/node3/dev/vdd >/dev/ttyS0 || return
+	nbd=$(glu attach --with nbd node3/dev/vdd) && python3 disk.py nbd "$nbd" >/dev/ttyS0 && glu detach "$nbd" || return
+	loop=$(glu attach --with loop node3/dev/vdd) && python3 disk.py loop "$loop" >/dev/ttyS0 && glu detach "$loop"
 }
+# Node 3's second serial line, which leads to that of node 2; there somebody may log in.
+lines_of_others() {
+	local line reader
+	line=$(glu attach node3/dev/ttyS1 2>&1) || { echo "$line"; return 1; }
+	same "$line" /dev/glu/node3/ttyS1 || return
+	same "$(glu attach --list)" "$line /cluster/node3/dev/ttyS1 write" || return
+	[ -c "$line" ] && test -t 0 <"$line" || { echo "$line is no terminal"; return 1; }
+	stty -F "$line" 19200 raw -echo || return
+	same "$(stty -F "$line" speed) $(on 3 stty -F /dev/ttyS1 speed)" "19200 19200" || return
+	timeout -s INT 2 cat "$line"
+	same $? 124 || return
+	cp /glu/login.py /glu/user.py . || return
+	rm -f ready
+	timeout 200 python3 user.py "$line" ready &
+	reader=$!
+	until_so 100 test -e ready || return
+	on 2 timeout 200 python3 /cluster/login.py &
+	wait $reader || return
+	wait $! || return
+	# Who has it open sees nothing of a daemon that is started again.
+	exec 9<>"$line"
+	head -c 5 <&9 >/tmp/heard &
+	reader=$!
+	cd /
+	kill -KILL "$(pgrep -o -x glud)"
+	umount -l /cluster
+	until_so 60 is_listed "$line" lost || return
+	starts_again || return
+	until_so 60 is_listed "$line" write || return
+	on 2 sh -c 'stty -F /dev/ttyS1 raw -echo && printf again >/dev/ttyS1' || return
+	wait $reader
+	same "$(cat /tmp/heard)" again || return
+	same "$(stty -F "$line" speed) $(on 3 stty -F /dev/ttyS1 speed)" "19200 19200" || return
+	exec 9>&-
+	glu detach "$line" || return
+	[ ! -e "$line" ] || { echo "$line is still there"; return 1; }
+}
+is_listed() { glu attach --list | grep -q "^$1 .* $2\$"; }
 # As scripts/vm/init has done it.
 starts_again() {
 	setsid glud >/dev/ttyS0 2>&1 &
@@ -169,7 +206,7 @@ power_fails() {
 }
 
 all=(three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table devices_of_others
-	disks_of_others disks_outlive_the_daemon power_fails)
+	disks_of_others disks_outlive_the_daemon lines_of_others power_fails)
 IFS=, read -r -a some <<<"$(sed -n 's/.*glu.checks=\([a-z_,]*\).*/\1/p' /proc/cmdline)"
 for what in "${some[@]:-${all[@]}}"; do
 	check "${what//_/ } ($SECONDS s)" "$what"

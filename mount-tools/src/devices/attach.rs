@@ -4,11 +4,12 @@
 //! | --- | --- | --- |
 //! | disk | `nbd`, where the kernel has it | a network block device that is served in the background ([`nbd`]) |
 //! | disk | `loop` | a loop device over the disk's file in the tree, which every stock kernel has. It is as good as its file: when the daemon or the disk's node ends, it answers EIO from then on, and is to be detached and attached anew |
+//! | line | `cuse`, where the kernel has it | a terminal that the line's own node is asked about ([`cuse`]) |
 //! | line | `pty` | a pseudo-terminal, which knows speeds but no modem lines ([`pty`]) |
 
-use super::modules::NBD;
+use super::modules::{CUSE, NBD};
 use super::stand_in::Kind;
-use super::{DeviceName, nbd, pty, refused, stand_in, sys};
+use super::{DeviceName, cuse, nbd, pty, refused, stand_in, sys};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
@@ -33,7 +34,8 @@ pub(crate) struct Attach {
     /// To read only.
     #[arg(long)]
     read_only: bool,
-    /// What stands for it; by itself the first that this node has: nbd, loop for disks.
+    /// What stands for it; by itself the first that this node has: nbd, loop for disks; cuse, pty for
+    /// lines.
     #[arg(long, value_name = "KIND")]
     with: Option<Kind>,
     /// Serve it, as the process in the background.
@@ -46,7 +48,7 @@ pub(crate) struct Attach {
 
 #[derive(Debug, Args)]
 pub(crate) struct Detach {
-    /// What `glu attach` has printed: /dev/nbd0, /dev/loop4, /dev/pts/7.
+    /// What `glu attach` has printed: /dev/nbd0, /dev/loop4, /dev/glu/node3/ttyS0, /dev/pts/7.
     stand_in: PathBuf,
     /// Where the tree is mounted.
     #[arg(long, value_name = "DIR", default_value = "/cluster")]
@@ -92,6 +94,7 @@ impl Attach {
     fn serve(&self, device: &DeviceName) -> Result<()> {
         match self.with {
             Some(Kind::Nbd) => nbd::serve(device, &self.mount, self.read_only),
+            Some(Kind::Cuse) => cuse::serve(device, &self.mount),
             Some(Kind::Pty) => pty::serve(device, &self.mount),
             Some(Kind::Loop) | None => bail!("the kernel serves it"),
         }
@@ -100,7 +103,7 @@ impl Attach {
     fn attach_disk(&self, device: &DeviceName, path: &Path) -> Result<()> {
         let nbd = match self.with {
             Some(Kind::Loop) => false,
-            Some(Kind::Pty) => bail!("{device} is a disk: --with nbd or loop"),
+            Some(Kind::Cuse | Kind::Pty) => bail!("{device} is a disk: --with nbd or loop"),
             Some(Kind::Nbd) => {
                 NBD.load()
                     .map_err(|why| anyhow!("{why}: --with loop needs none"))?;
@@ -136,11 +139,23 @@ impl Attach {
         if self.read_only {
             bail!("{device} is no disk: only those can be attached to read alone");
         }
-        match self.with {
-            Some(Kind::Nbd | Kind::Loop) => bail!("{device} is no disk: --with pty"),
-            Some(Kind::Pty) | None => {}
-        }
-        let name = stand_in::start(Kind::Pty, device, &self.mount, false)?;
+        let kind = match self.with {
+            Some(Kind::Nbd | Kind::Loop) => bail!("{device} is no disk: --with cuse or pty"),
+            Some(Kind::Pty) => Kind::Pty,
+            Some(Kind::Cuse) => {
+                CUSE.load()
+                    .map_err(|why| anyhow!("{why}: --with pty needs none"))?;
+                Kind::Cuse
+            }
+            None => match CUSE.load() {
+                Ok(()) => Kind::Cuse,
+                Err(why) => {
+                    eprintln!("glu: {why}: a pseudo-terminal instead, without modem lines");
+                    Kind::Pty
+                }
+            },
+        };
+        let name = stand_in::start(kind, device, &self.mount, false)?;
         println!("{name}");
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod console;
+mod cuse;
 mod escape;
 mod line;
 mod modules;

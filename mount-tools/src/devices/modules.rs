@@ -16,6 +16,11 @@ pub(super) const NBD: Module = Module {
     device: "/dev/nbd0",
 };
 
+pub(super) const CUSE: Module = Module {
+    name: "cuse",
+    device: "/dev/cuse",
+};
+
 impl Module {
     /// Loads it if need be.
     ///

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Nbd,
     /// A loop device, for disks.
     Loop,
+    /// A character device in user space, for lines.
+    Cuse,
     /// A pseudo-terminal, for lines.
     Pty,
 }
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Self::Nbd => "nbd",
             Self::Loop => "loop",
+            Self::Cuse => "cuse",
             Self::Pty => "pty",
         }
     }

@@ -94,3 +94,27 @@ pub(super) fn attribute(path: &Path, name: &CStr) -> Option<String> {
     value.truncate(usize::try_from(len).ok()?);
     String::from_utf8(value).ok()
 }
+
+/// Most that an ioctl of a terminal carries.
+const CONTROL_BYTES_MAX: usize = 128;
+
+/// Does an ioctl of a terminal of another node, whose number says how much it carries; returns what comes back.
+pub(super) fn line_control(
+    line: BorrowedFd<'_>,
+    command: u32,
+    input: &[u8],
+    out: usize,
+) -> Result<Vec<u8>, Errno> {
+    let told = command as usize >> 16 & 0x3fff;
+    if told > CONTROL_BYTES_MAX || input.len() > told || out > told {
+        return Err(Errno::EINVAL);
+    }
+    let mut carried = [0_u8; CONTROL_BYTES_MAX];
+    carried[..input.len()].copy_from_slice(input);
+    let (descriptor, command) = (line.as_raw_fd(), libc::c_ulong::from(command));
+    // SAFETY: `carried` lives through the call and has room for what the command's number says; none of the commands of
+    // `cuse::ioctls` carries an address.
+    let result = unsafe { libc::ioctl(descriptor, command, carried.as_mut_ptr()) };
+    Errno::result(result)?;
+    Ok(carried[..out].to_vec())
+}

@@ -505,6 +505,12 @@ fn consoles_and_stand_ins() {
         let told = refused.contains("module nbd") && refused.contains("--with loop");
         assert!(told, "{refused}");
     }
+    if missing(Path::new("/dev/cuse")) {
+        let refused = cluster.sh(1, &format!("glu attach --with cuse {line}"));
+        let refused = refused.to_string();
+        let told = refused.contains("module cuse") && refused.contains("--with pty");
+        assert!(told, "{refused}");
+    }
     let refused = cluster
         .sh(1, &format!("glu attach --with pty {name}"))
         .to_string();
