@@ -36,6 +36,10 @@
 //! idle_s = 900                      # until so long after its last use; 0, as by default: takes them always
 //! watch = ["/dev/tty1", "/dev/pts"] # what is read then; /dev/tty1 to 6 by default
 //!
+//! [guests]                          # whose processes of other nodes run here
+//! root = false                      # not root's; true by default
+//! strangers = false                 # only those of users who have an account here; true by default
+//!
 //! [store]                           # file data in a bucket instead of on disks; the same on all nodes
 //! s3 = { bucket = "glu", endpoint = "https://s3.example.org", credentials = "/etc/glu/s3.toml", cache_mib = 10240 }
 //!
@@ -65,12 +69,14 @@
 //! error, because a misspelt limit that silently has its default is found only when it was needed.
 
 mod desktop;
+mod guests;
 mod migration;
 mod mount;
 mod repair;
 mod store;
 
 pub use desktop::DesktopConfig;
+pub use guests::GuestsConfig;
 pub use migration::MigrationConfig;
 pub use mount::MountConfig;
 pub use repair::RepairConfig;
@@ -146,6 +152,9 @@ pub struct GludConfig {
     /// When its owner works at this node.
     #[serde(default, skip_serializing_if = "is_default")]
     pub desktop: DesktopConfig,
+    /// Whose processes of other nodes run here.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub guests: GuestsConfig,
     /// Where file data is kept.
     #[serde(default)]
     pub store: StoreConfig,

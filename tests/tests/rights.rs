@@ -182,6 +182,45 @@ fn guests_that_stay_stand_still_while_the_owner_works() {
 }
 
 #[test]
+fn a_node_says_which_users_of_other_nodes_it_takes() {
+    let cluster = moves::cluster_that_moves(2);
+    let path = cluster.state().join("node2/glud.toml");
+    let config = fs::read_to_string(&path).expect("its configuration");
+    let guests = "[guests]\nroot = false\nstrangers = false\n[tls]";
+    fs::write(&path, config.replacen("[tls]", guests, 1)).expect("written");
+    cluster.kill(2);
+    cluster.start(2);
+    let nobody = "setpriv --reuid nobody --clear-groups";
+    wait_until("node 2 to take guests", LONG, || {
+        cluster.sh(1, &format!("{nobody} glurun -w 2 true")).code() == Some(0)
+    });
+    for (who, why) in [
+        ("", "node 2 takes no processes of other nodes' root"),
+        (STRANGER, "node 2 has no account for user 4321"),
+    ] {
+        let refused = cluster.sh(1, &format!("{who} glurun -w 2 true"));
+        assert_eq!(refused.code(), Some(125), "{refused}");
+        assert!(refused.to_string().contains(why), "{refused}");
+        // It is about guests alone.
+        cluster.sh(2, &format!("{who} glurun -w 2 true")).ok();
+    }
+
+    // Nor does it take them when they have begun elsewhere.
+    let job = cluster.spawn(
+        1,
+        "cd /; exec glurun -w 1 sh -c 'echo $$; while :; do sleep 1; done'",
+    );
+    wait_until("a job", LONG, || !job.stdout().is_empty());
+    let pid = job.stdout().trim().to_owned();
+    let moved = cluster.sh(1, &format!("migrate {pid} 2"));
+    assert!(!moved.status.success(), "{moved}");
+    let place = cluster
+        .sh(1, &format!("cat /cluster/proc/{pid}/where"))
+        .ok();
+    assert_eq!(place, "1", "it goes on where it was");
+}
+
+#[test]
 fn a_node_at_which_somebody_works_takes_no_guests() {
     let desk = Desk::new("");
     let run = |node, script: &str| desk.run(node, script);

@@ -23,6 +23,10 @@ pub enum Admitted {
     Blocked,
     /// Nor while its owner works at it.
     InUse,
+    /// Nor root's.
+    NoRoot,
+    /// Nor those of users who have no account there.
+    NoAccount,
 }
 
 /// Knows whom the nodes are for.
@@ -75,6 +79,16 @@ pub(super) enum Refused {
         /cluster/proc/cluster/node{node}/in_use is 1"
     )]
     InUse { node: NodeId },
+    /// Root of other nodes is nobody there.
+    #[error(
+        "node {node} takes no processes of other nodes' root: [guests] in its glud.toml says so"
+    )]
+    NoRoot { node: NodeId },
+    /// Only users are taken that it knows.
+    #[error(
+        "node {node} has no account for user {uid}, and takes no processes of strangers: [guests] in its glud.toml"
+    )]
+    NoAccount { node: NodeId, uid: u32 },
     /// That is not known.
     #[error("whether node {node} is open to user {uid} is not known: {why}")]
     Unknown { node: NodeId, uid: u32, why: String },
@@ -106,6 +120,8 @@ impl Admissions {
             Ok(Ok(Admitted::Closed)) => Err(Refused::Closed { node, uid }),
             Ok(Ok(Admitted::Blocked)) => Err(Refused::Blocked { node }),
             Ok(Ok(Admitted::InUse)) => Err(Refused::InUse { node }),
+            Ok(Ok(Admitted::NoRoot)) => Err(Refused::NoRoot { node }),
+            Ok(Ok(Admitted::NoAccount)) => Err(Refused::NoAccount { node, uid }),
             Ok(Ok(Admitted::Reserved(name))) => Err(Refused::Reserved { node, uid, name }),
             Ok(Err(why)) => Err(Refused::Unknown { node, uid, why }),
             Err(_) => {

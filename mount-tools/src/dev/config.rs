@@ -3,8 +3,8 @@
 use super::state::{NodeDir, StateDir, node_name};
 use super::{host_dir, network};
 use crate::config::{
-    DesktopConfig, GludConfig, MigrationConfig, MountConfig, PeerConfig, RepairConfig, StoreConfig,
-    TlsPaths, default_cache_mib, default_log,
+    DesktopConfig, GludConfig, GuestsConfig, MigrationConfig, MountConfig, PeerConfig,
+    RepairConfig, StoreConfig, TlsPaths, default_cache_mib, default_log,
 };
 use crate::identity::{CA_CERT_FILE, ClusterCa, NODE_CERT_FILE, NODE_KEY_FILE};
 use anyhow::{Context, Result};
@@ -70,6 +70,7 @@ fn config_of(number: u16, nodes: u16, voters: u16, dir: &NodeDir) -> GludConfig 
         migration: migration(),
         store: StoreConfig::default(),
         desktop: DesktopConfig::default(),
+        guests: GuestsConfig::default(),
         devices: gdev::Rules::default(),
         root: gdev::export::RootConfig::default(),
         tls: TlsPaths {

@@ -212,7 +212,11 @@ impl Node {
         let proc_agent = Arc::new(proc_agent);
         gproc::register(&router, Arc::clone(&proc_agent));
         let drains = Arc::clone(&members);
-        let rights = Arc::new(rights::OfTree::new(Arc::clone(&client) as _));
+        let rights = Arc::new(rights::OfTree::new(
+            Arc::clone(&client) as _,
+            config.node,
+            config.guests,
+        ));
         let processes_agent = Arc::clone(&proc_agent);
         let processes = ProcTree::new(Arc::clone(&network), proc_agent)
             .with_draining(Box::new(move || drains.draining()))

@@ -1,6 +1,7 @@
 //! Whom the nodes are for, as the tree has it: their rights, the reservations, and what root has switched.
 
 use crate::batch::{RULES, Reservations};
+use crate::config::GuestsConfig;
 use async_trait::async_trait;
 use consistency::{InodeNo, NodeId, Version};
 use gfs::error::Errno;
@@ -18,15 +19,20 @@ const RULES_BYTES_MAX: usize = 16 << 20;
 pub(super) struct OfTree {
     rights: NodeRights,
     files: Arc<dyn Tree>,
+    /// This node, and whose processes of others it takes; it alone knows.
+    node: NodeId,
+    guests: GuestsConfig,
     /// The reservations, as they were in this state of this file. A leaf.
     read: Mutex<Option<(InodeNo, Version, Arc<Reservations>)>>,
 }
 
 impl OfTree {
-    pub(super) fn new(files: Arc<dyn Tree>) -> Self {
+    pub(super) fn new(files: Arc<dyn Tree>, node: NodeId, guests: GuestsConfig) -> Self {
         Self {
             rights: NodeRights::new(Arc::clone(&files)),
             files,
+            node,
+            guests,
             read: Mutex::default(),
         }
     }
@@ -67,6 +73,14 @@ impl Admission for OfTree {
         }
         if guest && self.is_on(node, Switch::InUse).await.map_err(failed)? {
             return Ok(Admitted::InUse);
+        }
+        if guest && node == self.node {
+            let (guests, uid) = (self.guests, user.uid);
+            let admitted = tokio::task::spawn_blocking(move || guests.admit(uid)).await;
+            match admitted.map_err(|error| error.to_string())? {
+                Admitted::Yes => {}
+                refused => return Ok(refused),
+            }
         }
         if user.uid == 0 {
             return Ok(Admitted::Yes);

@@ -130,6 +130,14 @@ async fn j5_a_node_refuses_whom_it_is_not_for_whatever_home_believes() {
             Admitted::InUse,
             Some("while somebody works at it: /cluster/proc/cluster/node2/in_use is 1"),
         ),
+        (
+            Admitted::NoRoot,
+            Some("node 2 takes no processes of other nodes' root"),
+        ),
+        (
+            Admitted::NoAccount,
+            Some("node 2 has no account for user 12345"),
+        ),
     ] {
         let cluster = Cluster::new();
         cluster.agents[1].ask_for_rights(Arc::new(Choosy(says)));

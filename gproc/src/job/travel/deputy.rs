@@ -454,6 +454,9 @@ impl Deputy {
         let transport = self.travel.transport().map_err(|error| error.to_string())?;
         let mut link = Link::open(&**transport, to).await?;
         link.sender.send(&ToJob::Receive(arrival)).await;
+        if link.knows_users() {
+            link.sender.send(&ToGuest::For(self.user.clone())).await;
+        }
         for image in &self.images {
             let image = ToGuest::Image(image.clone());
             if !link.sender.send(&image).await {

@@ -58,7 +58,7 @@ impl Travel {
         if known.level.locked && to != self.node {
             return Err(libc::EBUSY);
         }
-        // The target is not told whose it is, so home asks in its place (J5).
+        // Before anything stands still; the target looks itself, too (J5).
         let guest = to != self.node;
         match self.admissions.admit(to, &known.user, guest).await {
             Ok(()) => {}
@@ -66,7 +66,9 @@ impl Travel {
                 Refused::Closed { .. }
                 | Refused::Reserved { .. }
                 | Refused::Blocked { .. }
-                | Refused::InUse { .. },
+                | Refused::InUse { .. }
+                | Refused::NoRoot { .. }
+                | Refused::NoAccount { .. },
             ) => {
                 return Err(libc::ECONNREFUSED);
             }

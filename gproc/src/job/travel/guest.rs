@@ -41,7 +41,7 @@ pub(in crate::job) async fn host(
     let alive = Alive::new(writer.sender(), FromGuest::Ping);
     let mut home = FromHome::new(reader);
     let made = match receive(&travel, &mut home, &sender).await {
-        Ok(Ok(images)) => match admit(&travel, &arrival).await {
+        Ok(Ok((user, images))) => match admit(&travel, &arrival, user).await {
             Ok(()) => {
                 reached("target: before the copy is made");
                 make(&travel, &arrival, images).await
@@ -73,25 +73,26 @@ pub(in crate::job) async fn host(
     }
 }
 
-/// J5, as far as it is known here: home has looked after the rest.
-async fn admit(travel: &Travel, arrival: &Arrival) -> io::Result<()> {
+/// J5. A home of version 11 does not say whose it is; it has looked after what goes by users, as far as it knows.
+async fn admit(travel: &Travel, arrival: &Arrival, user: Option<Credentials>) -> io::Result<()> {
     let guest = !travel.is_home_of(arrival.pid);
-    let user = Credentials {
+    let user = user.unwrap_or(Credentials {
         uid: 0,
         gid: 0,
         groups: Vec::new(),
-    };
+    });
     let admitted = travel.admissions.admit(travel.node, &user, guest).await;
     admitted.map_err(io::Error::other)
 }
 
-/// Receives the images of a job.
+/// Receives the images of a job, and whose it is.
 async fn receive(
     travel: &Travel,
     home: &mut FromHome<impl AsyncRead + Unpin>,
     sender: &FrameSender,
-) -> Result<io::Result<Images>, HomeLost> {
+) -> Result<io::Result<(Option<Credentials>, Images)>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
+    let mut user = None;
     loop {
         match home.next().await? {
             ToGuest::Image(Image { name, bytes }) => {
@@ -102,7 +103,8 @@ async fn receive(
                     images = Err(error);
                 }
             }
-            ToGuest::Made => return Ok(images),
+            ToGuest::For(whose) => user = Some(whose),
+            ToGuest::Made => return Ok(images.map(|images| (user, images))),
             ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
             _ => return Err(HomeLost),
         }
@@ -315,7 +317,7 @@ impl Guest {
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
                     ToGuest::Ping | ToGuest::Freeze | ToGuest::Keep | ToGuest::Thaw => {}
-                    ToGuest::Image(_) | ToGuest::Made => return Err(HomeLost),
+                    ToGuest::Image(_) | ToGuest::Made | ToGuest::For(_) => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
                     Ok(len) => {

@@ -16,11 +16,11 @@ pub(super) struct Link {
     _writer: FrameWriter,
     pub(super) heard: Instant,
     node: NodeId,
-    keeps: bool,
+    is_new: bool,
 }
 
-/// The version of the protocol from which on hosts know [`ToGuest::Keep`].
-const KEEPS_SINCE: u32 = 12;
+/// The version of the protocol from which on hosts know [`ToGuest::Keep`] and [`ToGuest::For`].
+const NEW_SINCE: u32 = 12;
 
 impl Link {
     /// Connects to a host.
@@ -35,9 +35,9 @@ impl Link {
             _writer: writer,
             heard: Instant::now(),
             node,
-            keeps: transport
+            is_new: transport
                 .version_of(node)
-                .is_none_or(|version| version >= KEEPS_SINCE),
+                .is_none_or(|version| version >= NEW_SINCE),
         })
     }
 
@@ -47,7 +47,12 @@ impl Link {
 
     /// Returns whether the host makes images that are to be kept.
     pub(super) const fn keeps(&self) -> bool {
-        self.keeps
+        self.is_new
+    }
+
+    /// Returns whether the host wants to know whose a job is.
+    pub(super) const fn knows_users(&self) -> bool {
+        self.is_new
     }
 
     /// Returns what comes next, or why nothing will. Cancel-safe.

@@ -3,7 +3,7 @@
 //! A stream of the job service that begins with [`ToJob::Receive`](super::super::protocol::ToJob::Receive) carries them
 //! from then on. A node of an older revision ends such a stream.
 
-use super::super::protocol::Stream;
+use super::super::protocol::{Credentials, Stream};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,8 @@ pub(super) enum ToGuest {
     Ping,
     /// Images of it are to be sent, with what it has written before them durable; it goes on. Since version 12.
     Keep,
+    /// Whose it is; comes before the images. Since version 12.
+    For(Credentials),
 }
 
 /// From the host.
@@ -151,6 +153,12 @@ mod tests {
         check(&ToGuest::End, &[10]);
         check(&ToGuest::Ping, &[11]);
         check(&ToGuest::Keep, &[12]);
+        let user = Credentials {
+            uid: 1,
+            gid: 2,
+            groups: vec![3],
+        };
+        check(&ToGuest::For(user), &[13, 1, 2, 1, 3]);
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);
