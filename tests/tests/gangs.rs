@@ -21,7 +21,11 @@ while True:
 /// Turns that are looked at.
 const TURNS: u64 = 12;
 
-/// How often each gang worked on each node in each second.
+/// The part of a second, in milliseconds, in which a turn has begun also where processors are short: a daemon that waits for one
+/// changes turns late.
+const WITHIN: std::ops::Range<u64> = 450..950;
+
+/// How often each gang worked on each node in that part of each second.
 fn seconds(cluster: &Cluster, names: &[&str]) -> BTreeMap<u64, BTreeMap<(String, u32), u32>> {
     let mut seconds = BTreeMap::<u64, BTreeMap<_, u32>>::new();
     for name in names {
@@ -30,8 +34,10 @@ fn seconds(cluster: &Cluster, names: &[&str]) -> BTreeMap<u64, BTreeMap<(String,
             let text = std::fs::read_to_string(path).expect("it has worked");
             for line in text.lines() {
                 let at: u64 = line.parse().expect("milliseconds");
-                let of = seconds.entry(at / 1000).or_default();
-                *of.entry(((*name).to_owned(), node)).or_default() += 1;
+                if WITHIN.contains(&(at % 1000)) {
+                    let of = seconds.entry(at / 1000).or_default();
+                    *of.entry(((*name).to_owned(), node)).or_default() += 1;
+                }
             }
         }
     }
