@@ -38,6 +38,10 @@ fn a_revoked_node_is_shut_out() {
 
     let refused = cluster.sh(1, &glu("node revoke 9"));
     assert!(refused.stderr.contains("there is no node 9"), "{refused}");
+    // A cluster that has just begun may know of one disk alone, and make the second copies later.
+    wait_until("two copies of each file", MADE_ANEW, || {
+        status(&cluster, left[0]).contains("all file data has its copies")
+    });
     let revoked = Instant::now();
     let said = cluster.sh(1, &glu(&format!("node revoke {lost}"))).ok();
     assert!(said.contains(&format!("node {lost} is revoked")), "{said}");
