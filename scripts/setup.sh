@@ -5,6 +5,7 @@ set -euo pipefail
 # What provides what is looked for, as "command package"; libc6-dev has no command of its own.
 needs=(
     "cc gcc"
+    "c++ g++"
     "ip iproute2"
     "less less"
     "losetup mount"
