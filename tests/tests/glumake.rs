@@ -133,7 +133,9 @@ fn a_terminal_shows_how_far_a_build_is() {
     let script = "cd /cluster; TERM=xterm glumake -j2; echo status $?";
     let mut terminal = cluster.node(1).terminal(&["bash", "-c", script]);
     let shown = terminal.expect("status 0");
-    assert!(shown.contains("glumake: 1 done, "), "{shown:?}");
+    // Not each state is shown.
+    let told = (1..=3).any(|done| shown.contains(&format!("glumake: {done} done, ")));
+    assert!(told, "{shown:?}");
     assert!(shown.contains("built 4"), "{shown:?}");
     let (set_apart, given_back) = (shown.find("\u{1b}[1;"), shown.rfind("\u{1b}[r"));
     assert!(set_apart.is_some() && set_apart < given_back, "{shown:?}");

@@ -260,7 +260,7 @@ fn a_node_that_dies_takes_its_processes_alone() {
     let cluster = Cluster::up(3);
     let run = |options: &str| {
         cluster.sh(1, "rm -f /cluster/began").ok();
-        let script = "sh -c 'echo >> /cluster/began; sleep 6; echo done'";
+        let script = "sh -c 'echo >> /cluster/began; sleep 10; echo done'";
         let command = format!("cd /; exec glurun {options} -l -N 3 -n 30 {script}");
         let running = cluster.spawn(1, &command);
         wait_until("thirty processes", DEADLINE, || {
