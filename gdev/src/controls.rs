@@ -124,8 +124,8 @@ const EARLY: &[(u32, u8, u32, By, Needs, &str)] = &[
     (OUT,  0x5d, 80, By::Address, Needs::Nothing, "TIOCGICOUNT"),
 ];
 
-/// Tells how a disk is claimed ([`crate::disks::Guard::told`]); no kernel has it.
-pub(crate) const DISK_CLAIMS: u32 = 0x8018_12f0;
+/// The ioctl that tells who has a disk of another node open for writing how that is claimed (DV6), as three `u64`; no kernel has it.
+pub const DISK_CLAIMS: u32 = 0x8018_12f0;
 
 /// An ioctl that may be done; the only way to get one is [`allow`] (DV4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,6 +49,7 @@ pub mod wire;
 
 pub use agent::{Audit, DevAgent, REQUESTS_MAX, SESSIONS_MAX};
 pub use class::{Class, Grant, Rules};
+pub use controls::DISK_CLAIMS;
 pub use tree::DevTree;
 
 use gfs::net::{Router, ServiceId};

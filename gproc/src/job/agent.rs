@@ -10,7 +10,8 @@ use super::group::{Group, Groups};
 use super::limits::Limits;
 use super::pause::{Guests, Its};
 use super::protocol::{
-    End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, PING_EVERY, SILENCE_MAX, Start, ToJob,
+    End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, KILLED_WITHIN, PING_EVERY, SILENCE_MAX, Start,
+    ToJob,
 };
 use super::roll::Seat;
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
@@ -40,9 +41,6 @@ pub const JOBS_MAX: usize = 4096;
 
 /// How long the first frame of a connection may take.
 pub(super) const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
-
-/// How long a killed program gets to disappear.
-pub(super) const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Signals that may come before the program runs.
 const EARLY_SIGNALS_MAX: usize = 64;

@@ -153,20 +153,24 @@ impl Placer {
     fn score(&self, status: &NodeStatus) -> f64 {
         let placed = self.placed.values();
         let placed = placed.filter(|(node, _)| *node == status.node).count();
-        let load = &status.report.load;
-        // A report may be nonsense; it must not win by that.
-        let runnable = if load.runnable.is_finite() {
-            f64::from(load.runnable.max(0.0))
-        } else {
-            f64::MAX
-        };
         #[expect(
             clippy::cast_precision_loss,
             reason = "far fewer than 2^52 jobs are placed at a time"
         )]
         let placed = placed as f64;
-        (runnable + placed + 1.0) / (f64::from(load.cpus.max(1)) * f64::from(load.speed.max(1)))
+        score(&status.report.load, placed)
     }
+}
+
+/// Returns how little of a core a new job would get, beside so many that the load does not show yet.
+pub(super) fn score(load: &NodeLoad, placed: f64) -> f64 {
+    // A report may be nonsense; it must not win by that.
+    let runnable = if load.runnable.is_finite() {
+        f64::from(load.runnable.max(0.0))
+    } else {
+        f64::MAX
+    };
+    (runnable + placed + 1.0) / (f64::from(load.cpus.max(1)) * f64::from(load.speed.max(1)))
 }
 
 /// A node that has just joined has not reported yet: it is asked last, and not refused.

@@ -47,6 +47,17 @@ pub const PING_EVERY: Duration = Duration::from_secs(2);
 /// Silence on the second hop after which the other end counts as lost.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// How long a killed program gets to disappear.
+pub(super) const KILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// From when a job's owner or home has lost it until nothing of it runs any more (J2): its host ends it [`SILENCE_MAX`] after the
+/// last word from there, which may have been on its way for as long, or the host would have ended it before it came.
+pub const GONE_AFTER: Duration = Duration::from_secs(30);
+
+const _: () = assert!(
+    GONE_AFTER.as_secs() >= 2 * SILENCE_MAX.as_secs() + KILLED_WITHIN.as_secs(),
+    "CK1"
+);
 const _: () = assert!(PING_EVERY.as_millis() * 3 < SILENCE_MAX.as_millis());
 const _: () = assert!(DATA_BYTES_MAX < INPUT_WINDOW as usize);
 

@@ -11,8 +11,6 @@ use std::path::Path;
 const VALUE_BYTES_MAX: usize = 1024;
 /// `BLKGETSIZE64`.
 const DISK_BYTES: libc::c_ulong = 0x8008_1272;
-/// The claims of a disk: an ioctl of Glu's own, see `gdev::controls`.
-const DISK_CLAIMS: libc::c_ulong = 0x8018_12f0;
 /// `PR_SET_IO_FLUSHER` of Linux 5.6.
 const SET_IO_FLUSHER: libc::c_int = 57;
 
@@ -52,7 +50,13 @@ pub(super) fn disk_bytes(disk: BorrowedFd<'_>) -> Result<u64, Errno> {
 pub(super) fn disk_claims(disk: BorrowedFd<'_>) -> Result<[u64; 3], Errno> {
     let mut claims = [0_u64; 3];
     // SAFETY: the kernel writes the 24 bytes that the number of the command tells, for which `claims` has room.
-    let result = unsafe { libc::ioctl(disk.as_raw_fd(), DISK_CLAIMS, claims.as_mut_ptr()) };
+    let result = unsafe {
+        libc::ioctl(
+            disk.as_raw_fd(),
+            gdev::DISK_CLAIMS.into(),
+            claims.as_mut_ptr(),
+        )
+    };
     Errno::result(result)?;
     Ok(claims)
 }

@@ -9,12 +9,11 @@ use super::owner::{Command, name_of};
 use super::recipes::{EVENTS_ENV, Event, Teller};
 use super::signals::Signals;
 use super::{end_as, give_up, socket, sys};
-use gproc::job::protocol::{End, Failure, SILENCE_MAX};
+use gproc::job::protocol::{End, Failure, GONE_AFTER};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::{SFlag, fstat};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
 
 /// The shell that the makefile wants, set by `glumake`.
 pub(super) const SHELL_ENV: &str = "GLUMAKE_SHELL";
@@ -40,9 +39,6 @@ const LOCAL_ENV: &str = "GLUMAKE_LOCAL";
 /// Programs that run make's recipes, or share its jobserver.
 const MAKES: [&str; 3] = ["make", "gmake", "glumake"];
 const SHARES: [&str; 3] = ["cargo", "cmake", "ninja"];
-
-/// From when the owner hears of a loss until no process of the job is left: its node hears of it in this time (J2), and ends it.
-const LOST_WITHIN: Duration = SILENCE_MAX.saturating_add(Duration::from_secs(2));
 
 /// Runs `glumake-sh` with the arguments of this process, and ends it.
 pub fn main() -> ! {
@@ -96,9 +92,9 @@ pub fn main() -> ! {
     SigSet::all().thread_unblock().ok();
     let first_line = recipe.lines().next().unwrap_or_default();
     if kind == Failure::Cluster && may_run {
-        let wait = LOST_WITHIN.as_secs();
+        let wait = GONE_AFTER.as_secs();
         eprintln!("{NAME}: {message}; here in {wait} s: {first_line}");
-        std::thread::sleep(LOST_WITHIN);
+        std::thread::sleep(GONE_AFTER);
     } else {
         eprintln!("{NAME}: {message}; here: {first_line}");
     }

@@ -4,8 +4,8 @@
 //! Whoever takes it buries it: the deputy before a copy is to have the pid here, and who drops the job's
 //! [`Ticket`](super::Ticket).
 
-use super::super::agent::KILLED_WITHIN;
 use super::super::protocol::End;
+use super::super::protocol::KILLED_WITHIN;
 use super::super::sys;
 use nix::errno::Errno;
 use std::io;

@@ -11,9 +11,9 @@ pub(super) use replay::Replay;
 pub use shelf::forget_homes;
 pub(super) use shelf::{Saved, Shelf};
 
-use super::super::agent::KILLED_WITHIN;
 use super::super::frame::FrameSender;
-use super::super::protocol::{Asked, Credentials, FromJob, SILENCE_MAX, Told};
+use super::super::place;
+use super::super::protocol::{Asked, Credentials, FromJob, GONE_AFTER, Told};
 use super::super::view::Nodes;
 use super::rules::NotKept;
 use super::wire::{IMAGE_BYTES_MAX, Image};
@@ -32,13 +32,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// A copy that has lost home ends within [`SILENCE_MAX`] after the last word from there (MV4). Such a word may be on its way
-/// for as long, or the host would have ended the copy before it came.
-const FENCED_AFTER: Duration = Duration::from_secs(30);
-const _: () = assert!(
-    FENCED_AFTER.as_secs() >= 2 * SILENCE_MAX.as_secs() + KILLED_WITHIN.as_secs(),
-    "CK1"
-);
 /// How long until it is tried again to hear of the nodes.
 const AGAIN: Duration = Duration::from_secs(1);
 /// What a job has written may take so long to be durable; it stands still meanwhile.
@@ -317,7 +310,7 @@ impl Travel {
     /// Returns once a copy of which home has heard nothing since the call cannot run any more (CK1). This node is then
     /// known not to be the one that is cut off.
     pub(super) async fn fence(&self) {
-        tokio::time::sleep(FENCED_AFTER).await;
+        tokio::time::sleep(GONE_AFTER).await;
         while self.nodes().await.is_err() {
             tokio::time::sleep(AGAIN).await;
         }
@@ -340,11 +333,8 @@ impl Travel {
             let asked = among.is_empty() || among.contains(&of.node);
             asked && of.up && !of.draining && !tried.contains(&of.node)
         });
-        let waits = |of: &NodeStatus| {
-            let load = &of.report.load;
-            (load.runnable + 1.0) / (load.cpus.max(1) as f32 * load.speed.max(1) as f32)
-        };
-        nodes.sort_by(|a, b| waits(a).total_cmp(&waits(b)).then(a.node.cmp(&b.node)));
+        let score = |of: &NodeStatus| place::score(&of.report.load, 0.0);
+        nodes.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.node.cmp(&b.node)));
         for of in nodes {
             let guest = of.node != self.node;
             if self.admissions.admit(of.node, user, guest).await.is_ok() {
