@@ -1,6 +1,6 @@
 //! Clusters of one test.
 
-use crate::command::Logs;
+use crate::command::{Logs, without_caller};
 use crate::{DEADLINE, Output, Running, Terminal, binary, scratch_dir, wait_until};
 use serde::Deserialize;
 use std::ffi::OsStr;
@@ -270,7 +270,7 @@ impl Cluster {
             .arg("--state")
             .arg(&self.state)
             .args(args);
-        command.env_remove("GLU_DEV_GLUD");
+        without_caller(&mut command);
         command.envs(criu.map(|criu| ("GLU_CRIU", criu)));
         let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
         let what = format!("glu dev {}", words.join(" "));

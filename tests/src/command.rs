@@ -12,6 +12,23 @@ use std::time::Duration;
 /// Lines of each node's log that are shown when something fails, unless `LOG_LINES` says how many.
 const LOG_LINES_SHOWN: usize = 30;
 
+/// What tells a program of who has started the tests: another program under test, and make, whose children say where they
+/// are.
+const CALLER: [&str; 5] = [
+    "GLU_DEV_GLUD",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MAKEOVERRIDES",
+    "MFLAGS",
+];
+
+/// Has a command run as if nobody had started the tests.
+pub(crate) fn without_caller(command: &mut Command) {
+    for name in CALLER {
+        command.env_remove(name);
+    }
+}
+
 /// What a command that ended left behind.
 #[derive(Debug, Clone)]
 pub struct Output {

@@ -1,6 +1,6 @@
 //! A terminal with a shell in a node, driven as a person would.
 
-use crate::command::Logs;
+use crate::command::{Logs, without_caller};
 use crate::{DEADLINE, wait_until};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use std::fs::File;
@@ -38,12 +38,14 @@ impl Terminal {
         };
         let OpenptyResult { master, slave } = openpty(Some(&size), None).expect("make a terminal");
         let copy = |fd: &OwnedFd| Stdio::from(fd.try_clone().expect("duplicate a descriptor"));
-        let child = Command::new("setsid")
+        let mut leader = Command::new("setsid");
+        leader
             .arg("--ctty")
             .arg(command.get_program())
             .args(command.get_args())
-            .env("TERM", "vt100")
-            .env_remove("GLU_DEV_GLUD")
+            .env("TERM", "vt100");
+        without_caller(&mut leader);
+        let child = leader
             .stdin(copy(&slave))
             .stdout(copy(&slave))
             .stderr(copy(&slave))
