@@ -163,10 +163,12 @@ fn users_submit_scripts_arrays_and_what_waits_for_them() {
     );
 
     // What glurun is to leave alone is a job, and ends with nothing of the one who asked.
-    let detached = "sh -c 'A=5 glurun --detach -w 2 sh -c \"sleep 0.3; echo \\$A \\$GLU_NODE\"'";
+    let detached = "sh -c 'A=5 glurun --detach --private net -w 2 sh -c \"sleep 0.3; echo \\$A \\$GLU_NODE; readlink /proc/self/ns/net\"'";
     let detached = run(1, detached).ok();
     run(2, &format!("glubatch wait {detached}")).ok();
-    assert_eq!(run(2, &format!("cat glurun-{detached}.out")).ok(), "5 2");
+    let said = run(2, &format!("cat glurun-{detached}.out")).ok();
+    let network = said.strip_prefix("5 2\n").expect("its output");
+    assert_ne!(network, run(2, "readlink /proc/self/ns/net").ok());
 
     // Time, and a program that does not want to end.
     let long = run(1, "glubatch submit -t 0:01 -o /dev/null sh -c 'trap : TERM; sleep 1000 & wait; echo late > late'").ok();

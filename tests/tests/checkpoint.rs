@@ -270,13 +270,41 @@ def by_hand():
     assert counted == list('1234343456'), counted
     until(lambda: images(2) == [], 'images that go')
 
+def private():
+    job = Kept('-w', '2', '--private', 'net,ipc', 'python3', '-u', '-c', """
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None)
+sems = libc.semget(0x676c75, 1, 0o1600)
+listener = socket.create_server(('127.0.0.1', 80))
+one = socket.create_connection(listener.getsockname()); other, _ = listener.accept()
+for line in sys.stdin:
+    # What is sent by one line is received by the next.
+    one.sendall(line.encode()); libc.semctl(sems, 0, 16, libc.semctl(sems, 0, 12) + 1)
+    print(os.getpid(), libc.semctl(libc.semget(0x676c75, 1, 0), 0, 12), other.recv(2).decode().strip() if line[0] > '1' else '-')
+""")
+    job.pid, *_ = job.ask('1')
+    job.go(1)
+    assert job.ask('2') == [job.pid, '2', '1']
+    assert (why := job.checkpoint()) == '', why
+    # Its connection goes on, also where it was taken back from.
+    for n in '34':
+        assert job.ask(n) == [job.pid, n, str(int(n) - 1)]
+    for node in '21':
+        ran = subprocess.run(['glu', 'restart', job.pid], capture_output=True, text=True)
+        assert ran.returncode == 0 and job.file('where') == [node], ran
+        for n in '34':
+            assert job.owner.stdout.readline().split() == [job.pid, n, str(int(n) - 1)]
+    assert job.end() == 0
+    until(lambda: images(2) == [], 'images that go')
+
 def usage():
     for words in (['--checkpoint', '9s'], ['--checkpoint', 'x'], ['--restart', '--gang'],
-                  ['--restart', '-n', '2'], ['--checkpoint', '1m', '--mem', '9']):
+                  ['--restart', '-n', '2'], ['--checkpoint', '1m', '--mem', '9'],
+                  ['--private', 'pid'], ['--private', '']):
         ran = subprocess.run(['glurun', *words, 'true'], capture_output=True, text=True)
         assert ran.returncode == 2, (words, ran)
 
-for row in (strangers, full, tied, by_hand, periodic, usage):
+for row in (strangers, full, tied, private, by_hand, periodic, usage):
     try:
         row()
     except Exception:

@@ -9,6 +9,7 @@ use super::gang::driver::{self, GangList, Gangs};
 use super::group::{Group, Groups};
 use super::limits::Limits;
 use super::pause::{Guests, Its};
+use super::private::Private;
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, KILLED_WITHIN, PING_EVERY, SILENCE_MAX, Start,
     ToJob,
@@ -279,6 +280,7 @@ impl Agent {
         let limits = limits(&extras);
         let gang = extras.contains(&Extra::Gang);
         let checkpoints = checkpoints(&extras);
+        let private = private(&extras);
         let nodes = start.request.nodes.clone();
         let wanted = Wanted {
             pty: pty.clone(),
@@ -289,6 +291,7 @@ impl Agent {
             wire: job_wire,
             limits,
             gang,
+            private,
         };
 
         let vnn = start.request.vnn;
@@ -307,6 +310,7 @@ impl Agent {
         let wishes = Wishes {
             levelled,
             checkpoints,
+            private,
             nodes,
             to_owner: sender.clone(),
         };
@@ -514,6 +518,14 @@ fn checkpoints(extras: &[Extra]) -> Option<Checkpoints> {
         Extra::Checkpoints(checkpoints) => Some(*checkpoints),
         _ => None,
     })
+}
+
+fn private(extras: &[Extra]) -> Private {
+    let private = extras.iter().find_map(|extra| match extra {
+        Extra::Private(private) => Some(*private),
+        _ => None,
+    });
+    private.unwrap_or_default()
 }
 
 fn host_name(extras: &[Extra]) -> Option<Bytes> {

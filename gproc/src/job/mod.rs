@@ -58,6 +58,7 @@ mod pause;
 pub mod peek;
 mod peer;
 pub mod place;
+pub mod private;
 pub mod protocol;
 mod relay;
 mod roll;

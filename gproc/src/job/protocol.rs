@@ -829,6 +829,9 @@ mod tests {
             &Extra::Checkpoints(super::super::terminal::Checkpoints { every_s, restart }),
             &[4, 0, 0, 0, 9, 1, 60, 1],
         );
+        let (net, ipc) = (true, false);
+        let private = super::super::private::Private { net, ipc };
+        check(&Extra::Private(private), &[3, 0, 0, 0, 10, 1, 0]);
         check(&FromJob::Note("n".into()), &[3, 0, 0, 0, 14, 1, b'n']);
     }
 

@@ -6,6 +6,7 @@ use super::frame::FrameSender;
 use super::group::{Group, Groups};
 use super::leader::{self, Report};
 use super::limits::Limits;
+use super::private::Private;
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
 use super::terminal::{InputFile, Pty};
@@ -74,6 +75,8 @@ pub(super) struct Wanted {
     pub(super) limits: Limits,
     /// It is of a gang.
     pub(super) gang: bool,
+    /// What it has to itself.
+    pub(super) private: Private,
 }
 
 /// Starts programs.
@@ -273,6 +276,18 @@ fn start(
         }
     };
 
+    let own = wanted.private.make().map_err(|error| {
+        let rights = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; its daemon needs CAP_SYS_ADMIN and CAP_NET_ADMIN, which root has"
+            }
+            _ => "",
+        };
+        let private = wanted.private;
+        let why = format!("node {node} cannot give a job its own {private}: {error}{rights}");
+        SpawnError::cluster(why)
+    })?;
+
     let launch = Launch {
         candidates: &candidates,
         argv: &argv,
@@ -284,6 +299,7 @@ fn start(
         wire: wanted.wire.as_ref().map(AsFd::as_fd),
         cgroup: group.cgroup(),
         entrances: &group.kept().entrances(),
+        namespaces: &own,
         credentials: credentials(node, start)?,
         limits: &start.limits,
         nice: start.nice,

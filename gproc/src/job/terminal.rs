@@ -4,6 +4,7 @@
 //! mode meanwhile, and is given what the job has left: the modes, and what was typed and not read.
 
 use super::limits::Limits;
+use super::private::Private;
 use super::sys;
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -48,6 +49,8 @@ pub enum Extra {
     Gang,
     /// Checkpoints are made of it.
     Checkpoints(Checkpoints),
+    /// What it has to itself. Since version 12.
+    Private(Private),
 }
 
 /// How a job is kept safe from the loss of its node.
@@ -61,6 +64,9 @@ pub struct Checkpoints {
 
 /// The version of the protocol from which on nodes know [`Extra::Checkpoints`].
 const CHECKPOINTS_SINCE: u32 = 12;
+
+/// The version of the protocol from which on nodes know [`Extra::Private`].
+const PRIVATE_SINCE: u32 = 12;
 
 /// The version of the protocol from which on nodes know [`Extra::Gang`].
 const GANG_SINCE: u32 = 11;
@@ -89,7 +95,7 @@ impl Extra {
     /// Returns whether the job may run without it.
     pub(super) fn is_optional(&self) -> bool {
         match self {
-            Self::Terminal(_) | Self::Limits(_) | Self::Checkpoints(_) => false,
+            Self::Terminal(_) | Self::Limits(_) | Self::Checkpoints(_) | Self::Private(_) => false,
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)
@@ -113,6 +119,7 @@ impl Extra {
             Self::Gather(_) => GATHER_SINCE,
             Self::Gang => GANG_SINCE,
             Self::Checkpoints(_) => CHECKPOINTS_SINCE,
+            Self::Private(_) => PRIVATE_SINCE,
         }
     }
 
@@ -122,6 +129,7 @@ impl Extra {
             Self::Terminal(_) => "a terminal",
             Self::Limits(_) => "limits",
             Self::Checkpoints(_) => "checkpoints",
+            Self::Private(_) => "a network or IPC of their own",
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)

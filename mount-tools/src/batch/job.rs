@@ -2,6 +2,7 @@
 
 use crate::nodes::NodeSet;
 use consistency::NodeId;
+use gproc::job::private::Private;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -119,6 +120,9 @@ pub(super) struct Spec {
     /// Its processes run together, in turns with other gangs (J10).
     #[serde(default)]
     pub(super) gang: bool,
+    /// What each of its processes has to itself.
+    #[serde(default)]
+    pub(super) private: Option<Private>,
     pub(super) nodes: Option<NodeSet>,
     pub(super) exclude: Option<NodeSet>,
     pub(super) partition: Option<String>,

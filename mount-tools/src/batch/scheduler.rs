@@ -393,6 +393,9 @@ impl Scheduler {
         if let Some(cpus) = spec.cpus_max {
             command.args(["--cpus", &cpus.to_string()]);
         }
+        if let Some(private) = spec.private {
+            command.args(["--private", &private.to_string()]);
+        }
         if spec.gang {
             command.arg("--gang");
         }

@@ -8,6 +8,7 @@ use crate::nodes::{self, NodeSet};
 use crate::run::args::{MEM_MIB_MAX, read_time};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use gproc::job::private::Private;
 use nix::sys::stat::{Mode, umask};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -52,6 +53,11 @@ pub(super) struct Submit {
     /// Has the processes run together, in turns of a second with those of other gangs that share nodes with them.
     #[arg(long)]
     gang: bool,
+
+    /// What each process, with those that it starts, has to itself, so that it moves with them: `net`, a network in which they
+    /// reach each other and nobody else; `ipc`, System V IPC; `net,ipc`.
+    #[arg(long, value_name = "LIST")]
+    private: Option<Private>,
 
     #[arg(short = 'w', long, value_name = "NODES", help = nodes::HELP)]
     nodes: Option<NodeSet>,
@@ -202,6 +208,7 @@ impl Submit {
             cpus: self.cpus.unwrap_or(1),
             cpus_max: self.cpus,
             gang: self.gang,
+            private: self.private,
             mem_mib: self.mem,
             nodes: self.nodes,
             exclude: self.exclude,

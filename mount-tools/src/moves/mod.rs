@@ -22,14 +22,17 @@ const WORDS: [(&str, &str); 19] = [
     ("input_file", "its input is a file of the cluster"),
     ("limits", "it is kept within --mem or --cpus"),
     ("gang", "it takes turns with other gangs"),
-    ("tcp", "it has a connection, whose address does not move"),
+    (
+        "tcp",
+        "it has a connection, whose address does not move (those inside of a job do under glurun --private net)",
+    ),
     ("device", "it has a device open"),
     ("io_uring", "it uses io_uring"),
     ("local_file", "it writes a file outside of /cluster"),
     ("file_lock", "it holds locks of files"),
     (
         "ipc",
-        "it has shared memory or a message queue, which stay with their node",
+        "it has shared memory or a message queue, which stay with their node (those of System V move under glurun --private ipc)",
     ),
     (
         "kernel_object",
@@ -268,14 +271,14 @@ mod tests {
         };
         check(
             "terminal\ntcp\n",
-            "it cannot move: it has a terminal; it has a connection, whose address does not move",
+            "it cannot move: it has a terminal; it has a connection, whose address does not move (those inside of a job do under glurun --private net)",
         );
         check("news\n", "it cannot move: news");
         check("", "it cannot move");
         let kept = because("it cannot", b"stay\ntcp\n", &["stay"]);
         assert_eq!(
             kept,
-            "it cannot: it has a connection, whose address does not move"
+            "it cannot: it has a connection, whose address does not move (those inside of a job do under glurun --private net)"
         );
     }
 

@@ -3,6 +3,7 @@
 use super::command::NAME;
 use crate::nodes::{self, NodeSet};
 use clap::Parser;
+use gproc::job::private::Private;
 use gproc::pids::ClusterPid;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +73,11 @@ pub(super) struct Args {
     #[arg(long)]
     #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "mem", "cpus", "gang", "detach", "beside", "pty", "places"])]
     pub(super) restart: bool,
+
+    /// Gives each process, with those that it starts, what others share with all of their node, so that it moves with them:
+    /// `net`, a network in which they reach each other and nobody else; `ipc`, System V IPC; `net,ipc`.
+    #[arg(long, value_name = "LIST")]
+    pub(super) private: Option<Private>,
 
     /// Has the processes run together, in turns of a second with those of other gangs that share nodes with them.
     #[arg(long)]
@@ -261,6 +267,9 @@ mod tests {
             assert!(read_period(wrong).is_err(), "{wrong}");
         }
         check_refused("glurun --restart --gang ls");
+        check("glurun --private net,ipc ls", &[], 1, false, "ls");
+        check_refused("glurun --private pid ls");
+        check_refused("glurun --private ls");
         check_refused("glurun");
         check_refused("glurun -x host ls");
         check_refused("glurun --mem x ls");

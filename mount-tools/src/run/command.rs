@@ -118,6 +118,7 @@ pub fn main() -> ! {
             cpus: args.cpus,
         })
         .in_turns(args.gang)
+        .with_its_own(args.private.unwrap_or_default())
         .kept(
             kept.then_some(Checkpoints {
                 every_s: args
@@ -175,6 +176,7 @@ fn detach(args: &Args) -> ! {
         .unwrap_or_else(|| "glurun-%j.out".into());
     option("--output", Some(output.into()));
     option("--error", args.error.clone().map(Into::into));
+    option("--private", args.private.map(|own| own.to_string().into()));
     if args.gang {
         glubatch.arg("--gang");
     }

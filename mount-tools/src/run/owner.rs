@@ -11,6 +11,7 @@ use super::terminal::Terminal;
 use crate::table;
 use consistency::NodeId;
 use gproc::job::limits::Limits;
+use gproc::job::private::Private;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
     ToJob, frame, read_frame,
@@ -71,6 +72,8 @@ pub(super) struct Command {
     limits: Limits,
     /// They take turns with other gangs.
     gang: bool,
+    /// What each process has to itself.
+    private: Private,
     /// How it is kept safe from the loss of its node.
     checkpoints: Option<Checkpoints>,
 }
@@ -113,6 +116,7 @@ impl Command {
             parallel: None,
             limits: Limits::default(),
             gang: false,
+            private: Private::default(),
             checkpoints: None,
         })
     }
@@ -145,6 +149,12 @@ impl Command {
     /// Has its processes take turns with those of other gangs.
     pub(super) fn in_turns(mut self, gang: bool) -> Self {
         self.gang = gang;
+        self
+    }
+
+    /// Gives each process, with those that it starts, something to itself.
+    pub(super) fn with_its_own(mut self, private: Private) -> Self {
+        self.private = private;
         self
     }
 
@@ -355,6 +365,8 @@ impl Command {
         let gather = parallel.map(|parallel| Extra::Gather(parallel.number()));
         let limited = self.limits != Limits::default();
         let limits = limited.then_some(Extra::Limits(self.limits));
+        let private = self.private != Private::default();
+        let private = private.then_some(Extra::Private(self.private));
         let extras = terminal.map(Extra::Terminal).into_iter();
         extras
             .chain(asks)
@@ -365,6 +377,7 @@ impl Command {
             .chain(limits)
             .chain(self.gang.then_some(Extra::Gang))
             .chain(self.checkpoints.map(Extra::Checkpoints))
+            .chain(private)
             .collect()
     }
 

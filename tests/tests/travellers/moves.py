@@ -225,4 +225,173 @@ os.wait()
     said = list(answers_all_the_way(job))
     assert said == [['ON', 'NODE', str(node)] for node in (2, 3, 1)], said
 
-rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets)
+# Ends of connections by both protocols that have sent all that fits both ways, and a program that says whether it has come.
+CONNECTIONS = """
+import os, socket, sys
+def pair(family, address):
+    listener = socket.create_server((address, 0), family=family)
+    return listener, connect(listener)
+def connect(listener):
+    one = socket.create_connection(listener.getsockname()[:2])
+    return one, listener.accept()[0]
+def fill(end, byte):
+    end.setblocking(False)
+    sent = 0
+    try:
+        while True:
+            sent += end.send(byte * 65536)
+    except BlockingIOError:
+        return sent
+def drain(end, byte, sent):
+    end.setblocking(True)
+    while sent:
+        piece = end.recv(min(sent, 1 << 20))
+        assert piece and not piece.strip(byte), 'other bytes have come'
+        sent -= len(piece)
+pairs = [pair(socket.AF_INET, '127.0.0.1'), pair(socket.AF_INET6, '::1')]
+def full():
+    return [[fill(end, byte) for end, byte in zip(ends, (b'a', b'b'))] for _, ends in pairs]
+def empty(sent):
+    for (_, (one, other)), (to_other, to_one) in zip(pairs, sent):
+        drain(other, b'a', to_other); drain(one, b'b', to_one)
+"""
+
+def private_connections():
+    job = Job(1, '--private', 'net', 'python3', '-u', '-c', CONNECTIONS + """
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); datagrams.bind(('127.0.0.1', 0))
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sender.connect(datagrams.getsockname())
+# One half is closed, and what has come has not been read.
+_, (closed, half) = pair(socket.AF_INET, '127.0.0.1')
+closed.sendall(b'last words'); closed.shutdown(socket.SHUT_WR)
+sent = full()
+for line in sys.stdin:
+    empty(sent)
+    for listener, _ in pairs:
+        one, other = connect(listener); one.sendall(b'new'); assert other.recv(10) == b'new'
+    sender.send(b'datagram'); assert datagrams.recv(10) == b'datagram'
+    assert half.recv(20, socket.MSG_PEEK) == b'last words'
+    half.sendall(b'x'); assert closed.recv(1) == b'x'
+    sent = full()
+    print(os.getpid(), 'well', sum(map(sum, sent)) > 1 << 20)
+assert half.recv(20) == b'last words' and half.recv(20) == b''
+""")
+    assert list(answers_all_the_way(job)) == [['well', 'True']] * 3
+
+def private_server():
+    # Two programs of a job, one of which waits in the kernel while it moves, and a name that only their network has.
+    job = Job(1, '--private', 'net,ipc', 'python3', '-u', '-c', """
+import os, socket, sys
+listener = socket.create_server(('127.0.0.1', 80))
+named = socket.socket(socket.AF_UNIX); named.bind('\\0glu'); named.listen()
+if os.fork() == 0:
+    one, other = socket.create_connection(('127.0.0.1', 80)), socket.socket(socket.AF_UNIX)
+    other.connect('\\0glu')
+    listener.close(); named.close()
+    while line := one.recv(100):
+        other.sendall(line.upper())
+    os._exit(0)
+(client, _), (upper, _) = listener.accept(), named.accept()
+for line in sys.stdin:
+    client.sendall(line.encode())
+    print(os.getpid(), upper.recv(100).decode().strip())
+client.close()
+os.wait()
+""")
+    said = list(answers_all_the_way(job))
+    assert said == [['ON', 'NODE', str(node)] for node in (2, 3, 1)], said
+
+IPC = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+class Message(ctypes.Structure):
+    _fields_ = [('kind', ctypes.c_long), ('text', ctypes.c_char * 8)]
+def put(queue, text):
+    assert libc.msgsnd(queue, ctypes.byref(Message(1, text)), 8, 0o4000) == 0, ctypes.get_errno()
+def take(queue):
+    got = Message()
+    assert libc.msgrcv(queue, ctypes.byref(got), 8, 0, 0o4000) == 8, ctypes.get_errno()
+    return got.text
+def memory(key, gone):
+    number = libc.shmget(key, 8192, 0o1600)
+    at = libc.shmat(number, None, 0)
+    if gone:
+        libc.shmctl(number, 0, None)
+    return number, at
+"""
+
+def private_ipc():
+    job = Job(1, '--private', 'ipc', 'python3', '-u', '-c', IPC + """
+# One that others find, one that has no name any more, and one that nobody has mapped.
+named, gone, unmapped = memory(0x676c75, False), memory(0, True), memory(0x676c76, False)
+ctypes.memset(unmapped[1], 9, 8192); libc.shmdt(ctypes.c_void_p(unmapped[1]))
+sems, queue = libc.semget(0x676c75, 2, 0o1600), libc.msgget(0x676c75, 0o1600)
+libc.semctl(sems, 1, 16, 5)
+for n, line in enumerate(sys.stdin):
+    if n:
+        for _, at in (named, gone):
+            assert ctypes.string_at(at, 8192) == bytes([n]) * 8192
+        assert libc.shmget(0x676c75, 8192, 0) == named[0]
+        again = libc.shmat(libc.shmget(0x676c76, 8192, 0), None, 0)
+        assert ctypes.string_at(again, 8192) == bytes([9]) * 8192
+        libc.shmdt(ctypes.c_void_p(again))
+        assert libc.semget(0x676c75, 2, 0) == sems and libc.semctl(sems, 1, 12) == 4 + n
+        assert libc.msgget(0x676c75, 0) == queue
+        assert [take(queue), take(queue)] == [b'first', b'second']
+    for _, at in (named, gone):
+        ctypes.memset(at, n + 1, 8192)
+    libc.semctl(sems, 1, 16, 5 + n)
+    put(queue, b'first'); put(queue, b'second')
+    print(os.getpid(), 'well')
+""")
+    assert list(answers_all_the_way(job)) == [['well']] * 3
+
+def private_of_a_user():
+    # Each has its own, whoever it is, and nobody sees the node's.
+    program = """
+import os, socket
+print(os.getpid(), os.getuid(), *(name for _, name in socket.if_nameindex()), len(open('/proc/sysvipc/shm').readlines()),
+      socket.create_server(('127.0.0.1', 4444)) is not None)
+input()
+"""
+    stranger = ('setpriv', '--reuid', '4321', '--regid', '4321', '--clear-groups')
+    here = subprocess.Popen(['ipcmk', '-M', '4096'], stdout=subprocess.PIPE, text=True)
+    memory = here.communicate()[0].split()[-1]
+    jobs = [Job(1, '--private', 'net,ipc', 'python3', '-u', '-c', program, user=stranger) for _ in range(2)]
+    for job in jobs:
+        _, *said = job.owner.stdout.readline().split()
+        assert said[0] == '4321' and 'lo' in said and said[-2:] == ['1', 'True'], said
+        print(file=job.owner.stdin, flush=True)
+        assert job.end() == 0
+    subprocess.run(['ipcrm', '-m', memory], check=True)
+
+def private_busy():
+    # A connection that nobody has accepted yet, and one that has been closed with something to deliver: it stays just then, and
+    # its connections go on.
+    job = Job(1, '--private', 'net', 'python3', '-u', '-c', CONNECTIONS + """
+listener, (one, other) = pair(socket.AF_INET, '127.0.0.1')
+waiting = socket.create_connection(listener.getsockname())
+def check():
+    one.sendall(b'x')
+    print(os.getpid(), other.recv(10).decode())
+sys.stdin.readline(); check()
+sys.stdin.readline(); accepted = listener.accept()[0]
+sent = fill(waiting, b'c'); waiting.close(); check()
+sys.stdin.readline(); drain(accepted, b'c', sent); assert accepted.recv(1) == b''; check()
+sys.stdin.readline(); check()
+""")
+    job.pid, _ = job.ask('first')
+    for text in ('accept', 'drain'):
+        assert job.file('cantmove') == [] and job.refuses(2) == 'EAGAIN', job.file('cantmove')
+        assert job.file('where') == ['1']
+        assert job.ask(text) == [job.pid, 'x']
+    # Its end is acknowledged a moment after it has come.
+    deadline = time.monotonic() + 60
+    while job.refuses(2) == 'EAGAIN':
+        assert time.monotonic() < deadline
+    assert job.file('where') == ['2']
+    assert job.ask('away') == [job.pid, 'x']
+    assert job.end() == 0
+
+rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets,
+        private_connections, private_server, private_ipc, private_of_a_user, private_busy)

@@ -1,8 +1,8 @@
 # What does not move: each is told by its word before anything is done to the process, which goes on unharmed.
 import socket, threading
 
-def refused(word, program):
-    job = Job(1, 'python3', '-u', '-c', f"""
+def refused(word, program, *options, told='it cannot move: it '):
+    job = Job(1, *options, 'python3', '-u', '-c', f"""
 import ctypes, os, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
 {program}
@@ -15,7 +15,7 @@ for line in sys.stdin:
     assert job.refuses(2) == 'ENOTSUP', word
     assert job.file('where') == ['1'] and job.file('nmigs') == ['0']
     said = subprocess.run(['migrate', job.pid, '2'], stderr=subprocess.PIPE, text=True)
-    assert said.returncode == 1 and 'it cannot move: it ' in said.stderr, said
+    assert said.returncode == 1 and told in said.stderr, said
     assert job.ask('again') == [job.pid, 'well'], word
     assert job.end() == 0, word
 
@@ -31,7 +31,48 @@ def check():
 """)
         served.join()
 
-def unix_socket():
+def connection_of_another_job():
+    # What is said tells what to do.
+    server = Job(1, 'python3', '-u', '-c', """
+import os, socket
+listener = socket.create_server(('127.0.0.1', 0)); print(os.getpid(), listener.getsockname()[1])
+other, _ = listener.accept()
+while piece := other.recv(100):
+    other.sendall(piece)
+""")
+    server.pid, port = server.owner.stdout.readline().split()
+    refused('tcp', f"""
+other = socket.create_connection(('127.0.0.1', {port}))
+def check():
+    other.sendall(b'x')
+    return 'well' if other.recv(1) == b'x' else 'broken'
+""", told='glurun --private net')
+    assert server.end() == 0
+
+def private_apart():
+    # What one of them has is not the other's.
+    refused('tcp', """
+listener = socket.create_server(('127.0.0.1', 0))
+one = socket.create_connection(listener.getsockname()); other, _ = listener.accept()
+def check():
+    one.sendall(b'x')
+    return 'well' if other.recv(1) == b'x' else 'broken'
+""", '--private', 'ipc')
+    shared_memory('--private', 'net')
+
+def private_ways_out():
+    # A network of its own has a way out by names of files, and an IPC of its own has what CRIU does not carry.
+    unix_socket('--private', 'net,ipc')
+    refused('ipc', """
+queue = libc.mq_open(b'/left', os.O_CREAT | os.O_RDWR, 0o600, None)
+assert queue >= 0, ctypes.get_errno()
+os.close(queue)
+def check():
+    again = libc.mq_open(b'/left', os.O_RDWR)
+    return 'well' if again >= 0 and os.close(again) is None else 'broken'
+""", '--private', 'ipc')
+
+def unix_socket(*options):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind('/tmp/glu-stays')
         listener.listen()
@@ -42,7 +83,7 @@ other = socket.socket(socket.AF_UNIX); other.connect('/tmp/glu-stays')
 def check():
     other.sendall(b'x')
     return 'well' if other.recv(1) == b'x' else 'broken'
-""")
+""", *options)
         served.join()
     os.unlink('/tmp/glu-stays')
 
@@ -51,7 +92,7 @@ def echo(connection):
         while piece := connection.recv(100):
             connection.sendall(piece)
 
-def shared_memory():
+def shared_memory(*options):
     refused('ipc', """
 memory = libc.shmget(0, 4096, 0o1600)
 libc.shmat.restype = ctypes.c_void_p
@@ -60,7 +101,7 @@ libc.shmctl(memory, 0, None)
 def check():
     ctypes.memset(at, 7, 4096)
     return 'well' if ctypes.string_at(at, 4096) == bytes([7]) * 4096 else 'broken'
-""")
+""", *options, told='glurun --private ipc')
 
 def message_queue():
     refused('ipc', """
@@ -115,4 +156,5 @@ def check():
     return 'well' if os.readlink(f'/proc/self/fd/{fd}') == 'anon_inode:[userfaultfd]' else 'broken'
 """)
 
-rows = (connection, unix_socket, shared_memory, message_queue, file_lock, local_file, device, kernel_object)
+rows = (connection, connection_of_another_job, private_apart, private_ways_out, unix_socket, shared_memory, message_queue,
+        file_lock, local_file, device, kernel_object)

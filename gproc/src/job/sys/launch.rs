@@ -3,6 +3,7 @@
 use super::super::leader::REPORT_FD;
 use super::super::protocol::{Credentials, Limit};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, chdir, setsid};
@@ -40,6 +41,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) cgroup: Option<BorrowedFd<'a>>,
     /// Files that take the processes of further cgroups, to be entered once it lives.
     pub(in crate::job) entrances: &'a [BorrowedFd<'a>],
+    /// Namespaces to be in.
+    pub(in crate::job) namespaces: &'a [OwnedFd],
     /// As whom; `None`: as the daemon.
     pub(in crate::job) credentials: Option<&'a Credentials>,
     /// Limits; a hard one above the daemon's own is cut to it unless the daemon may raise it.
@@ -269,6 +272,9 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     if let Some(name) = launch.host_name {
         // A daemon without the right leaves the host's: no reason not to run.
         name_host(name).ok();
+    }
+    for namespace in launch.namespaces {
+        setns(namespace, CloneFlags::empty()).map_err(setup)?;
     }
     for limit in launch.limits {
         set_limit(limit).map_err(setup)?;

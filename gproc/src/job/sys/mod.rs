@@ -4,12 +4,14 @@
 mod guardian;
 mod inherit;
 mod launch;
+mod mounted;
 mod terminal;
 mod timer;
 
 pub(super) use guardian::Guardian;
 pub(super) use inherit::start_in_group;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
+pub(super) use mounted::mounted;
 pub(super) use terminal::{
     Change, await_child, close_standard_descriptors, die_by, set_window_size, start_in_foreground,
     take_descriptor, window_size,

@@ -150,6 +150,16 @@ async fn a_node_of_an_older_revision_gets_no_extras() {
     assert_eq!(kind, Failure::Cluster);
     assert!(text.contains("its Glu is older"), "{text}");
 
+    let private = Extra::Private("net".parse().expect("a word"));
+    let mut job = cluster
+        .start_with(script(THERE, "true"), vec![private])
+        .await;
+    let (_, text) = failed(job.end().await);
+    assert!(
+        text.contains("a network or IPC of their own: its Glu is older"),
+        "{text}"
+    );
+
     let mut job = cluster
         .start_with(script(HERE, "true"), vec![terminal; 17])
         .await;

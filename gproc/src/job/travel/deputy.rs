@@ -8,6 +8,7 @@ mod original;
 mod restart;
 
 use super::super::frame::FrameSender;
+use super::super::private::Private;
 use super::super::protocol::{Credentials, End, FromJob, INPUT_WINDOW, ToJob};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
@@ -41,6 +42,8 @@ pub(super) struct Original {
 /// Whose it is, and what that has asked for.
 pub(super) struct Wanted {
     pub(super) user: Credentials,
+    /// What it has to itself.
+    pub(super) private: Private,
     /// Where it may be started from a checkpoint; none: everywhere.
     pub(super) nodes: Vec<NodeId>,
     /// It goes on from its newest checkpoint when its node is lost.
@@ -68,6 +71,7 @@ pub(super) struct Deputy {
     signals: Vec<(i32, bool)>,
     end: Option<End>,
     user: Credentials,
+    private: Private,
     nodes: Vec<NodeId>,
     to_owner: Option<FrameSender>,
     wants_restart: bool,
@@ -106,6 +110,7 @@ impl Deputy {
             signals: Vec::new(),
             end: None,
             user: wanted.user,
+            private: wanted.private,
             nodes: wanted.nodes,
             to_owner: wanted.to_owner,
             wants_restart: wanted.restart,
@@ -453,9 +458,16 @@ impl Deputy {
         });
         let transport = self.travel.transport().map_err(|error| error.to_string())?;
         let mut link = Link::open(&**transport, to).await?;
+        let private = self.private != Private::default();
+        if private && !link.knows_private() {
+            return Err(format!("the Glu of node {to} is older"));
+        }
         link.sender.send(&ToJob::Receive(arrival)).await;
         if link.knows_users() {
             link.sender.send(&ToGuest::For(self.user.clone())).await;
+        }
+        if private {
+            link.sender.send(&ToGuest::Private(self.private)).await;
         }
         for image in &self.images {
             let image = ToGuest::Image(image.clone());

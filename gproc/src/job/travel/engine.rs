@@ -6,15 +6,17 @@
 //! All of this blocks: never call it on a thread of the runtime.
 
 use super::super::group::Group;
+use super::super::private::{Network, Private, has_queues};
 use super::locks::FileLocks;
 use super::pipes::members;
+use super::tcp;
 use super::timers;
 use super::wire::{IMAGE_BYTES_MAX, Image};
 use bytes::Bytes;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,6 +34,8 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// What passes the gate.
 const WORD: &[u8] = b"run\n";
+/// What CRIU calls the network of a job's own.
+const NETWORK: &str = "glu-net";
 /// Lines of CRIU's log that say why.
 const WHY_LINES: usize = 2;
 
@@ -99,11 +103,21 @@ impl Engine {
     }
 
     /// Freezes a job and makes images of it. If that fails it goes on; else it stays frozen.
-    pub(super) fn dump(&self, group: &Group, pid: i32) -> io::Result<Vec<Image>> {
+    pub(super) fn dump(&self, group: &Group, pid: i32, private: Private) -> io::Result<Vec<Image>> {
         let images = self.images()?;
         let dump = || {
             freeze(group, pid)?;
-            self.dump_frozen(group, pid, &images)?;
+            if private.ipc && has_queues(pid)? {
+                return Err(io::Error::other("it has message queues of POSIX"));
+            }
+            let network = private.net.then(|| Network::of(pid)).transpose()?;
+            still(network.as_ref(), || {
+                if private.net && tcp::delivers_for_nobody(pid)? {
+                    let why = "a connection that it has closed has something to deliver";
+                    return Err(io::Error::other(why));
+                }
+                self.dump_frozen(group, pid, network.as_ref(), &images)
+            })?;
             images.pieces()
         };
         let dumped = dump();
@@ -113,7 +127,13 @@ impl Engine {
         dumped
     }
 
-    fn dump_frozen(&self, group: &Group, pid: i32, images: &Images) -> io::Result<()> {
+    fn dump_frozen(
+        &self,
+        group: &Group,
+        pid: i32,
+        network: Option<&Network>,
+        images: &Images,
+    ) -> io::Result<()> {
         let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
         // MV7: from now on it takes none.
         if self.locks.holds(&members(dir, pid)?)? {
@@ -123,6 +143,12 @@ impl Engine {
         criu.arg("--tree").arg(pid.to_string());
         criu.arg("--freeze-cgroup").arg(dir);
         criu.args(["--leave-running", "--ext-unix-sk", "--file-locks"]);
+        if let Some(network) = network {
+            let external = format!("net[{}]:{NETWORK}", network.inode()?);
+            criu.arg("--external").arg(external);
+            // What stops it is ours.
+            criu.args(["--tcp-established", "--network-lock", "skip"]);
+        }
         let mut criu = criu.spawn()?;
         let deadline = Instant::now() + WITHIN;
         loop {
@@ -149,6 +175,19 @@ impl Engine {
         group: &Group,
         images: Images,
         pipes: &[(u64, OwnedFd)],
+        private: Private,
+    ) -> io::Result<Waiting> {
+        let network = private.net.then(Network::new).transpose()?;
+        let network = network.as_ref();
+        still(network, || self.to_the_gate(group, images, pipes, network))
+    }
+
+    fn to_the_gate(
+        &self,
+        group: &Group,
+        images: Images,
+        pipes: &[(u64, OwnedFd)],
+        network: Option<&Network>,
     ) -> io::Result<Waiting> {
         let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
         for path in [&gate, &ready] {
@@ -188,7 +227,14 @@ impl Engine {
             .ok_or(io::ErrorKind::Unsupported)?
             .join("cgroup.procs");
         let procs = File::options().write(true).open(procs)?;
-        let ends = pipes.iter().map(|(_, end)| end.as_raw_fd()).collect();
+        let network = network.map(|network| network.as_fd().as_raw_fd());
+        if let Some(network) = network {
+            criu.arg("--inherit-fd")
+                .arg(format!("fd[{network}]:{NETWORK}"));
+            criu.arg("--tcp-established");
+        }
+        let ends = pipes.iter().map(|(_, end)| end.as_raw_fd());
+        let ends = ends.chain(network).collect();
         super::super::sys::start_in_group(&mut criu, procs.into(), ends);
         let mut waiting = Waiting {
             criu: criu.spawn()?,
@@ -236,6 +282,19 @@ impl Engine {
             .stderr(Stdio::null());
         criu
     }
+}
+
+/// Does something while nothing passes in a job's network (MV8). Each end of a connection is looked at, and made, at another
+/// moment: what passed between them meanwhile would be lost, or would end a connection whose peer is not there yet.
+fn still<T>(network: Option<&Network>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let Some(network) = network else {
+        return work();
+    };
+    let failed = |error| io::Error::other(format!("its network does not stand still: {error}"));
+    network.stop().map_err(failed)?;
+    let done = work();
+    network.go_on().map_err(failed)?;
+    done
 }
 
 /// Freezes a job where images can be made of it. Of a process that waits for its child of vfork(2) to begin a program they

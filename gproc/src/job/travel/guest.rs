@@ -7,6 +7,7 @@ use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
 use super::super::limits::Limits;
 use super::super::pause::Place;
+use super::super::private::Private;
 use super::super::protocol::{
     Credentials, DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream,
 };
@@ -41,10 +42,11 @@ pub(in crate::job) async fn host(
     let alive = Alive::new(writer.sender(), FromGuest::Ping);
     let mut home = FromHome::new(reader);
     let made = match receive(&travel, &mut home, &sender).await {
-        Ok(Ok((user, images))) => match admit(&travel, &arrival, user).await {
+        Ok(Ok((Announced { user, private }, images))) => match admit(&travel, &arrival, user).await
+        {
             Ok(()) => {
                 reached("target: before the copy is made");
-                make(&travel, &arrival, images).await
+                make(&travel, &arrival, private, images).await
             }
             Err(error) => Err(error),
         },
@@ -85,14 +87,21 @@ async fn admit(travel: &Travel, arrival: &Arrival, user: Option<Credentials>) ->
     admitted.map_err(io::Error::other)
 }
 
-/// Receives the images of a job, and whose it is.
+/// What home tells of a job before its images.
+#[derive(Default)]
+struct Announced {
+    user: Option<Credentials>,
+    private: Private,
+}
+
+/// Receives the images of a job, and what home tells of it.
 async fn receive(
     travel: &Travel,
     home: &mut FromHome<impl AsyncRead + Unpin>,
     sender: &FrameSender,
-) -> Result<io::Result<(Option<Credentials>, Images)>, HomeLost> {
+) -> Result<io::Result<(Announced, Images)>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
-    let mut user = None;
+    let mut announced = Announced::default();
     loop {
         match home.next().await? {
             ToGuest::Image(Image { name, bytes }) => {
@@ -103,8 +112,9 @@ async fn receive(
                     images = Err(error);
                 }
             }
-            ToGuest::For(whose) => user = Some(whose),
-            ToGuest::Made => return Ok(images.map(|images| (user, images))),
+            ToGuest::For(user) => announced.user = Some(user),
+            ToGuest::Private(private) => announced.private = private,
+            ToGuest::Made => return Ok(images.map(|images| (announced, images))),
             ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
             _ => return Err(HomeLost),
         }
@@ -118,6 +128,7 @@ struct Guest {
     /// Its place among the guests that wait for the owner of this node.
     place: Option<Place>,
     pid: i32,
+    private: Private,
     pidfd: AsyncFd<OwnedFd>,
     copy: Copy,
     input: Option<Input>,
@@ -158,6 +169,7 @@ type Made = io::Result<(Waiting, i32)>;
 async fn make(
     travel: &Arc<Travel>,
     arrival: &Arrival,
+    private: Private,
     images: Images,
 ) -> io::Result<(Guest, Waiting)> {
     let engine = travel.engine()?.clone();
@@ -208,7 +220,7 @@ async fn make(
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
-            let waiting = engine.restore(&its_group, images, &ends);
+            let waiting = engine.restore(&its_group, images, &ends, private);
             // Only the job has its ends of pipes.
             drop(ends);
             tell.send(waiting.map(|waiting| (waiting, pid))).ok();
@@ -222,6 +234,7 @@ async fn make(
         group,
         place: None,
         pid,
+        private,
         pidfd,
         copy: Copy::Ready,
         input,
@@ -317,7 +330,7 @@ impl Guest {
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
                     ToGuest::Ping | ToGuest::Freeze | ToGuest::Keep | ToGuest::Thaw => {}
-                    ToGuest::Image(_) | ToGuest::Made | ToGuest::For(_) => return Err(HomeLost),
+                    ToGuest::Image(_) | ToGuest::Made | ToGuest::For(_) | ToGuest::Private(_) => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
                     Ok(len) => {

@@ -19,7 +19,7 @@ pub(super) struct Link {
     is_new: bool,
 }
 
-/// The version of the protocol from which on hosts know [`ToGuest::Keep`] and [`ToGuest::For`].
+/// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`] and [`ToGuest::Private`].
 const NEW_SINCE: u32 = 12;
 
 impl Link {
@@ -52,6 +52,11 @@ impl Link {
 
     /// Returns whether the host wants to know whose a job is.
     pub(super) const fn knows_users(&self) -> bool {
+        self.is_new
+    }
+
+    /// Returns whether the host can have a job with something to itself.
+    pub(super) const fn knows_private(&self) -> bool {
         self.is_new
     }
 

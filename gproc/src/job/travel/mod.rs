@@ -19,6 +19,7 @@ mod places;
 mod remains;
 mod rules;
 mod seat;
+mod tcp;
 mod ticket;
 mod ties;
 mod timers;
@@ -42,6 +43,7 @@ use super::admission::Admissions;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
 use super::pause::{Guests, Its, Place};
+use super::private::Private;
 use super::protocol::{
     Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, ToJob, Told,
 };
@@ -139,6 +141,8 @@ impl Status {
 pub(super) struct Wishes {
     pub(super) levelled: bool,
     pub(super) checkpoints: Option<Checkpoints>,
+    /// What it has to itself.
+    pub(super) private: Private,
     /// Where it may run; none: everywhere.
     pub(super) nodes: Vec<NodeId>,
     /// For notes about it.
@@ -274,6 +278,7 @@ impl Travel {
             Arc::clone(&known.status),
             Wanted {
                 user,
+                private: wishes.private,
                 nodes: wishes.nodes,
                 restart: wishes.checkpoints.is_some_and(|of| of.restart),
                 to_owner: wishes.checkpoints.map(|_| wishes.to_owner.clone()),

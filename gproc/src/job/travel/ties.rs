@@ -1,7 +1,9 @@
 //! What ties a job to its node: found before anything is done to it.
 
+use super::super::private::{Network, has_own, has_queues};
 use super::locks::FileLocks;
 use super::pipes::{access, members};
+use super::tcp::connected;
 use super::unix;
 use std::collections::BTreeSet;
 use std::fs;
@@ -88,16 +90,27 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
             }
         }
     }
-    if !sockets.is_empty() && unix::has_peer_outside(&sockets).unwrap_or(false) {
+    if !sockets.is_empty() && has_peer_outside(pid, &sockets).unwrap_or(false) {
         ties.insert("unix");
     }
-    if uses_ipc(&members)? {
+    let uses_ipc = match has_own(pid, "ipc").unwrap_or(false) {
+        // That of System V moves with it.
+        true => has_queues(pid)?,
+        false => uses_ipc(&members)?,
+    };
+    if uses_ipc {
         ties.insert("ipc");
     }
     if locks.holds(&members)? {
         ties.insert("file_lock");
     }
     Ok(ties)
+}
+
+/// Returns whether unix sockets of a job are connected to others. The kernel tells of those of one network at a time.
+fn has_peer_outside(pid: i32, sockets: &BTreeSet<u32>) -> io::Result<bool> {
+    Ok(unix::has_peer_outside(sockets)?
+        || has_own(pid, "net")? && Network::of(pid)?.within(|| unix::has_peer_outside(sockets))?)
 }
 
 /// Returns whether processes use shared memory or message queues of System V, which stay with their node. Whose
@@ -144,29 +157,4 @@ fn of_file(fd: &Path) -> io::Result<Option<&'static str>> {
     let named = std::os::unix::fs::MetadataExt::nlink(&meta) > 0;
     let local = meta.is_file() && !shared && named && access(fd)? != libc::O_RDONLY;
     Ok(local.then_some("local_file"))
-}
-
-/// Returns the inodes of this node's sockets that are connected by TCP.
-fn connected() -> io::Result<BTreeSet<String>> {
-    /// Columns of `/proc/net/tcp`, and the states in which there is no peer.
-    const STATE: usize = 3;
-    const INODE: usize = 9;
-    const CLOSED: &str = "07";
-    const LISTENS: &str = "0A";
-    let mut inodes = BTreeSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let text = match fs::read_to_string(table) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            text => text?,
-        };
-        for line in text.lines().skip(1) {
-            let columns: Vec<&str> = line.split_whitespace().collect();
-            if let (Some(state), Some(inode)) = (columns.get(STATE), columns.get(INODE))
-                && ![CLOSED, LISTENS].contains(state)
-            {
-                inodes.insert((*inode).to_owned());
-            }
-        }
-    }
-    Ok(inodes)
 }

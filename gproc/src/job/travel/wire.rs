@@ -3,6 +3,7 @@
 //! A stream of the job service that begins with [`ToJob::Receive`](super::super::protocol::ToJob::Receive) carries them
 //! from then on. A node of an older revision ends such a stream.
 
+use super::super::private::Private;
 use super::super::protocol::{Credentials, Stream};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub(super) enum ToGuest {
     Keep,
     /// Whose it is; comes before the images. Since version 12.
     For(Credentials),
+    /// What it has to itself; comes before the images, and not if that is nothing. Since version 12.
+    Private(Private),
 }
 
 /// From the host.
@@ -159,6 +162,8 @@ mod tests {
             groups: vec![3],
         };
         check(&ToGuest::For(user), &[13, 1, 2, 1, 3]);
+        let (net, ipc) = (false, true);
+        check(&ToGuest::Private(Private { net, ipc }), &[14, 0, 1]);
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);

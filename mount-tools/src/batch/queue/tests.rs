@@ -26,6 +26,7 @@ fn spec() -> Spec {
         mem_mib: 0,
         cpus_max: None,
         gang: false,
+        private: None,
         nodes: None,
         exclude: None,
         partition: None,

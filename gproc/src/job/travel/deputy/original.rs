@@ -18,10 +18,11 @@ impl Deputy {
         self.seat.moves(true);
         let engine = self.travel.engine().cloned();
         let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
+        let private = self.private;
         let dumped = blocking(move || {
             let engine = engine?;
             let group = group.get().ok_or(io::ErrorKind::NotFound)?;
-            let images = engine.dump(group, pid)?;
+            let images = engine.dump(group, pid, private)?;
             match pipes::of(group, pid) {
                 Ok(pipes) => Ok((images, pipes)),
                 Err(error) => {

@@ -127,8 +127,8 @@ impl Guest {
 
     async fn dump(&self) -> io::Result<Vec<Image>> {
         let engine = self.travel.engine()?.clone();
-        let (group, pid) = (Arc::clone(&self.group), self.pid);
-        blocking(move || engine.dump(&group, pid)).await
+        let (group, pid, private) = (Arc::clone(&self.group), self.pid, self.private);
+        blocking(move || engine.dump(&group, pid, private)).await
     }
 
     pub(super) async fn set_frozen(&self, frozen: bool) -> io::Result<()> {
