@@ -7,6 +7,7 @@ mod mutants;
 mod scenes;
 
 use super::*;
+use ::tests::Dice;
 use mutants::Mutant;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,27 +18,6 @@ const SETTLES: u64 = 180;
 const STILL: u64 = 180;
 /// A job with a slowness this much below that of where it is must not be left over.
 const GROSS: f64 = 0.5;
-
-struct Dice(u64);
-
-impl Dice {
-    /// splitmix64
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Process {
@@ -93,19 +73,16 @@ struct World {
 
 impl World {
     fn new(seed: u64, mutant: Option<Mutant>) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let count = 2 + dice.below(6);
         let mut nodes = BTreeMap::new();
-        let equal = dice.one_in(2);
+        let equal = dice.below(2) == 0;
         for number in 1..=count {
             let (cpus, speed) = if equal {
                 (2, 1_000)
             } else {
-                let cpus = [1, 2, 4, 8][usize::try_from(dice.below(4)).expect("small")];
-                (
-                    cpus,
-                    500 + 100 * u32::try_from(dice.below(20)).expect("small"),
-                )
+                let cpus = [1, 2, 4, 8][dice.below(4_usize)];
+                (cpus, 500 + 100 * dice.below(20_u32))
             };
             let node = NodeId(u16::try_from(number).expect("few"));
             nodes.insert(node, machine(cpus, speed, mutant));
@@ -124,15 +101,19 @@ impl World {
         let jobs = world.dice.below(60);
         for _ in 0..jobs {
             let at = world.any_node();
-            let at = if world.dice.one_in(2) { NodeId(1) } else { at };
+            let at = if world.dice.below(2) == 0 {
+                NodeId(1)
+            } else {
+                at
+            };
             world.start(at);
         }
         world
     }
 
     fn any_node(&mut self) -> NodeId {
-        let count = self.nodes.len() as u64;
-        NodeId(1 + u16::try_from(self.dice.below(count)).expect("few"))
+        let place = self.dice.below(self.nodes.len());
+        NodeId(1 + u16::try_from(place).expect("few"))
     }
 
     fn start(&mut self, at: NodeId) {
@@ -147,7 +128,7 @@ impl World {
             2 => Standing::Tied("terminal".into()),
             _ => Standing::Levelled,
         };
-        let hog = self.dice.one_in(12);
+        let hog = self.dice.below(12) == 0;
         let memory_kib = if hog {
             300 << 10
         } else {
@@ -198,16 +179,16 @@ impl World {
             let more = 0.001 * self.dice.below(100) as f64;
             machine.error = (factor, more);
         }
-        if self.dice.one_in(4) {
+        if self.dice.below(4) == 0 {
             let at = self.any_node();
             self.start(at);
         }
         let pids: Vec<i32> = self.processes.keys().copied().collect();
-        if self.dice.one_in(5) && !pids.is_empty() {
-            let at = usize::try_from(self.dice.below(pids.len() as u64)).expect("few");
+        if self.dice.below(5) == 0 && !pids.is_empty() {
+            let at = self.dice.below(pids.len());
             self.processes.remove(&pids[at]);
         }
-        if self.dice.one_in(10) {
+        if self.dice.below(10) == 0 {
             let node = self.any_node();
             let bit = self.dice.below(6);
             let state = &mut self.nodes.get_mut(&node).expect("one of them").state;
@@ -219,8 +200,8 @@ impl World {
                 _ => *state = State::default(),
             }
         }
-        if self.dice.one_in(10) && !pids.is_empty() {
-            let at = usize::try_from(self.dice.below(pids.len() as u64)).expect("few");
+        if self.dice.below(10) == 0 && !pids.is_empty() {
+            let at = self.dice.below(pids.len());
             if let Some(process) = self.processes.get_mut(&pids[at]) {
                 process.standing = Standing::Locked;
             }
@@ -231,7 +212,7 @@ impl World {
     fn blow(&mut self) {
         for machine in self.nodes.values_mut() {
             machine.gust = 0.0;
-            if self.now >= machine.calm_until && self.dice.one_in(8) {
+            if self.now >= machine.calm_until && self.dice.below(8) == 0 {
                 machine.gust = 0.1 * self.dice.below(60) as f64 - 3.0;
                 machine.calm_until = self.now + Duration::from_millis(5_000);
             }
@@ -328,7 +309,7 @@ impl World {
     fn end_move(&mut self, node: NodeId) {
         let now = self.now;
         let changes = self.last_change();
-        let fails = now < changes && self.dice.one_in(10);
+        let fails = now < changes && self.dice.below(10) == 0;
         let machine = self.nodes.get_mut(&node).expect("one of them");
         let Some(Moving { go, ends }) = machine.moving else {
             return;

@@ -1,6 +1,7 @@
 //! Worlds of nodes that hear of gangs at different times, and what must be so in each of their turns.
 
 use super::*;
+use ::tests::Dice;
 
 /// Nodes that do not keep to the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +30,6 @@ const MUTANTS: [(Mutant, &str); 5] = [
 /// Looks at the nodes in each turn.
 const LOOKS: u64 = 4;
 
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % sides
-    }
-}
-
 struct World {
     dice: Dice,
     /// Milliseconds.
@@ -64,8 +53,8 @@ struct Node {
 
 impl World {
     fn new(seed: u64, mutant: Option<Mutant>) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(1));
-        let count = 2 + u16::try_from(dice.roll(4)).expect("few");
+        let mut dice = Dice::new(seed);
+        let count = 2 + dice.below(4_u16);
         let node = |node| {
             let mut turns = Turns::new(NodeId(node));
             turns.mutant = mutant;
@@ -99,7 +88,7 @@ impl World {
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         let mut processes = BTreeSet::new();
         for node in nodes {
-            if self.dice.roll(2) == 0 {
+            if self.dice.below(2) == 0 {
                 processes.insert((node, self.next));
             }
         }
@@ -109,25 +98,21 @@ impl World {
             processes,
         };
         // Until it is on record.
-        let takes = self.dice.roll(2500);
+        let takes = self.dice.below(2500);
         self.record.push((self.now + takes, gang));
     }
 
     fn end(&mut self) {
         if !self.record.is_empty() {
-            let at = self.dice.roll(self.record.len() as u64);
-            self.record.remove(usize::try_from(at).expect("an index"));
+            let at = self.dice.below(self.record.len());
+            self.record.remove(at);
             self.disturbed = self.now;
         }
     }
 
     fn cut_or_heal(&mut self) {
-        let at = self.dice.roll(self.nodes.len() as u64);
-        let node = self
-            .nodes
-            .values_mut()
-            .nth(usize::try_from(at).expect("an index"));
-        let node = node.expect("one of them");
+        let at = self.dice.below(self.nodes.len());
+        let node = self.nodes.values_mut().nth(at).expect("one of them");
         node.cut = node.cut.xor(Some(self.now));
         node.reads_at = self.now;
         self.disturbed = self.now;
@@ -140,7 +125,7 @@ impl World {
         for node in self.nodes.values_mut() {
             if node.cut.is_none() && node.reads_at <= self.now {
                 node.turns.handle_list(now, list.clone());
-                node.reads_at = self.now + 300 + self.dice.roll(500);
+                node.reads_at = self.now + 300 + self.dice.below(500);
             }
         }
     }
@@ -206,7 +191,7 @@ impl World {
 fn world(seed: u64, mutant: Option<Mutant>) -> Result<(), String> {
     let mut world = World::new(seed, mutant);
     for _ in 0..60 * LOOKS {
-        match world.dice.roll(8 * LOOKS) {
+        match world.dice.below(8 * LOOKS) {
             0..=3 if world.record.len() < 5 => world.begin(),
             4 | 5 => world.end(),
             6 => world.cut_or_heal(),
