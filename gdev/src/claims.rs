@@ -33,6 +33,21 @@ pub(crate) struct Claims {
     disks: BTreeMap<Device, Disk>,
     /// How often which node has opened which one to write, since this daemon was started.
     writers: BTreeMap<(Device, NodeId), u64>,
+    #[cfg(test)]
+    mutant: Option<Mutant>,
+}
+
+/// What the tests of what is told have to catch (DV6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    /// Opens to read count.
+    CountsReaders,
+    /// A node is told of its own opens as of those of others.
+    TellsOfItself,
+    /// A node that has closed the disk counts no more.
+    ForgetsWhoLeft,
+    /// Files that are still open are one.
+    TellsOfOneOpen,
 }
 
 /// What a node is told of a disk that it writes.
@@ -72,10 +87,12 @@ impl Claims {
         if claim.write {
             let (_, opens) = disk.writer.get_or_insert((claim.node, 0));
             *opens += 1;
+        }
+        disk.claimed |= claim.exclusive;
+        if claim.write || self.is(Mutant::CountsReaders) {
             let writer = self.writers.entry((claim.device, claim.node));
             *writer.or_default() += 1;
         }
-        disk.claimed |= claim.exclusive;
         Ok(())
     }
 
@@ -92,12 +109,16 @@ impl Claims {
     pub(crate) fn told(&self, device: Device, node: NodeId) -> Told {
         let (first, last) = ((device, NodeId(0)), (device, NodeId(u16::MAX)));
         let writers = self.writers.range(first..=last);
-        let others = writers.filter(|((_, writer), _)| *writer != node);
+        let others =
+            writers.filter(|((_, writer), _)| *writer != node || self.is(Mutant::TellsOfItself));
         let disk = self.disks.get(&device);
         let writer = disk.and_then(|disk| disk.writer);
         Told {
             others: others.map(|(_, count)| count).sum(),
-            open: writer.map_or(0, |(_, opens)| opens as u64),
+            open: writer.map_or(0, |(_, opens)| match self.is(Mutant::TellsOfOneOpen) {
+                true => 1,
+                false => opens as u64,
+            }),
         }
     }
 
@@ -118,13 +139,95 @@ impl Claims {
         if last {
             self.disks.remove(&claim.device);
         }
+        if self.is(Mutant::ForgetsWhoLeft) {
+            self.writers.remove(&(claim.device, claim.node));
+        }
         last
+    }
+
+    #[cfg(test)]
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "as in tests")]
+    const fn is(&self, _: Mutant) -> bool {
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::tests::Dice;
+
+    /// Opens and closes two disks by three nodes; returns whether each is told what was done.
+    fn tells_what_was_done(seed: u64, mutant: Option<Mutant>) -> bool {
+        let mut dice = Dice::new(seed);
+        let mut claims = Claims {
+            mutant,
+            ..Claims::default()
+        };
+        // Who has opened what to write, and what is open.
+        let (mut history, mut open) = (Vec::new(), Vec::new());
+        let disk = |minor| Device {
+            block: true,
+            major: 7,
+            minor,
+        };
+        for _ in 0..40 {
+            let write = dice.below(2) == 0;
+            let some = Claim {
+                device: disk(dice.below(2_u32)),
+                node: NodeId(1 + dice.below(3_u16)),
+                write,
+                // Others are not known here.
+                exclusive: !write || dice.below(4) == 0,
+            };
+            if dice.below(2) == 0 {
+                if claims.open(some).is_ok() {
+                    open.push(some);
+                    history.extend(some.write.then_some(some));
+                }
+            } else if !open.is_empty() {
+                claims.close(open.swap_remove(dice.below(open.len())));
+            }
+            let (device, node) = (some.device, some.node);
+            let others = history
+                .iter()
+                .filter(|was| was.device == device && was.node != node);
+            let writes = open.iter().filter(|is| is.device == device && is.write);
+            let expected = Told {
+                others: others.count() as u64,
+                open: writes.count() as u64,
+            };
+            if claims.told(device, node) != expected {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[test]
+    fn what_is_told_was_done() {
+        for seed in 1..500 {
+            assert!(tells_what_was_done(seed, None), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_done_is_caught() {
+        for mutant in [
+            Mutant::CountsReaders,
+            Mutant::TellsOfItself,
+            Mutant::ForgetsWhoLeft,
+            Mutant::TellsOfOneOpen,
+        ] {
+            let caught = (1..500).any(|seed| !tells_what_was_done(seed, Some(mutant)));
+            assert!(caught, "{mutant:?}");
+        }
+    }
 
     fn claim(node: u16, write: bool, exclusive: bool) -> Claim {
         Claim {

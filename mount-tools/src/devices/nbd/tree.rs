@@ -15,7 +15,7 @@ use std::sync::Mutex;
 pub(super) struct InTree<T> {
     path: PathBuf,
     read_only: bool,
-    claims: Mutex<Option<Claims>>,
+    watch: Mutex<Watch>,
     tell: T,
 }
 
@@ -38,23 +38,74 @@ impl Claims {
             open,
         }
     }
+}
+
+/// Finds out, from one opening of the file to the next, whether another node has written the disk (SD3).
+#[derive(Debug, Default)]
+struct Watch {
+    before: Option<Claims>,
+    #[cfg(test)]
+    mutant: Option<Mutant>,
+}
+
+/// What its tests have to catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    /// What other nodes have done does not count.
+    OverlooksOthers,
+    /// Nor if the node's daemon was started anew.
+    TrustsANewDaemon,
+    /// What was known of an earlier daemon counts for the one that runs.
+    ForgetsTheDaemon,
+    /// What the ended file had begun is not waited for.
+    WaitsForNothing,
+}
+
+impl Watch {
+    /// The file was opened; its node tells this. Fails if what the file that has ended had begun is not done yet: it would come
+    /// after what is written again.
+    fn opened(&mut self, now: Claims) -> io::Result<Since> {
+        let Some(then) = self.before else {
+            self.before = Some(now);
+            return Ok(Since::Untouched);
+        };
+        if self.written_since(then, now) {
+            return Ok(Since::Written);
+        }
+        if now.open > 1 && !self.is(Mutant::WaitsForNothing) {
+            return Err(nix::Error::EBUSY.into());
+        }
+        self.before = Some(now);
+        Ok(Since::Untouched)
+    }
 
     /// Returns whether another node may have written it since then.
-    const fn written_since(self, then: Self) -> bool {
-        if self.since == then.since {
-            self.others != then.others
+    fn written_since(&self, then: Claims, now: Claims) -> bool {
+        if now.since == then.since || self.is(Mutant::ForgetsTheDaemon) {
+            now.others != then.others && !self.is(Mutant::OverlooksOthers)
         } else {
-            self.others != 0
+            now.others != 0 && !self.is(Mutant::TrustsANewDaemon)
         }
+    }
+
+    #[cfg(test)]
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "as in tests")]
+    const fn is(&self, _: Mutant) -> bool {
+        false
     }
 }
 
 impl<T: Fn(bool) + Send + Sync> InTree<T> {
-    pub(super) const fn new(path: PathBuf, read_only: bool, tell: T) -> Self {
+    pub(super) fn new(path: PathBuf, read_only: bool, tell: T) -> Self {
         Self {
             path,
             read_only,
-            claims: Mutex::new(None),
+            watch: Mutex::default(),
             tell,
         }
     }
@@ -66,20 +117,7 @@ impl<T: Fn(bool) + Send + Sync> InTree<T> {
             Err(nix::Error::ENOTTY) => return Ok(Since::Untouched),
             Err(error) => return Err(error.into()),
         };
-        let mut before = self.claims.lock().expect("no holder panics");
-        let Some(then) = *before else {
-            *before = Some(now);
-            return Ok(Since::Untouched);
-        };
-        if now.written_since(then) {
-            return Ok(Since::Written);
-        }
-        // What the file that has ended had begun is not done yet: it would come after what is written again.
-        if now.open > 1 {
-            return Err(nix::Error::EBUSY.into());
-        }
-        *before = Some(now);
-        Ok(Since::Untouched)
+        self.watch.lock().expect("no holder panics").opened(now)
     }
 }
 
@@ -127,20 +165,4 @@ impl Backing for File {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_has_written_it() {
-        let check = |then: [u64; 3], now: [u64; 3], expected| {
-            let written = Claims::new(now).written_since(Claims::new(then));
-            assert_eq!(written, expected, "{then:?} {now:?}");
-        };
-        check([7, 0, 1], [7, 0, 1], false);
-        check([7, 3, 1], [7, 3, 2], false);
-        check([7, 3, 1], [7, 4, 1], true);
-        // Its daemon has been started anew: all that was written since is known.
-        check([7, 3, 1], [9, 0, 1], false);
-        check([7, 0, 1], [9, 1, 1], true);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 use super::super::unflushed::Mutant;
 use super::*;
+use ::tests::Dice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const BLOCKS: u64 = 8;
@@ -33,18 +34,6 @@ struct Node {
     quiet: u64,
 }
 
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
 #[derive(Clone, Debug)]
 struct World {
     node: Arc<Mutex<Node>>,
@@ -72,7 +61,7 @@ impl World {
             gone: false,
             written: false,
             bytes: BYTES as u64,
-            dice: Dice(seed),
+            dice: Dice::new(seed),
             quiet: 0,
         };
         Self {
@@ -92,7 +81,7 @@ impl World {
 
 impl Node {
     fn strikes(&mut self) -> bool {
-        self.quiet > 0 && self.dice.next(self.quiet) == 0
+        self.quiet > 0 && self.dice.below(self.quiet) == 0
     }
 
     fn lose_power(&mut self) {
@@ -139,7 +128,7 @@ impl FakeFile {
         }
         let done = what(&mut node);
         if node.strikes() {
-            if node.dice.next(2) == 0 {
+            if node.dice.below(2) == 0 {
                 node.session += 1;
             } else {
                 node.lose_power();
@@ -203,12 +192,12 @@ fn keeps_its_word(seed: u64, mutant: Option<Mutant>) -> bool {
     let world = World::new(seed);
     let disk = world.disk(LONG);
     disk.lock().unflushed.mutant = mutant;
-    let mut dice = Dice(seed.rotate_left(32) | 1);
+    let mut dice = Dice::new(seed.rotate_left(32));
     let mut expected = vec![0; BYTES];
     world.node().quiet = 40;
     for number in 1..=60 {
-        let at = usize::try_from(dice.next(BLOCKS)).expect("small") * BLOCK_BYTES;
-        match dice.next(10) {
+        let at = usize::try_from(dice.below(BLOCKS)).expect("small") * BLOCK_BYTES;
+        match dice.below(10) {
             0 => {
                 let flushed = disk.flush().is_ok();
                 if flushed && world.node().durable != expected {
