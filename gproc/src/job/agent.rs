@@ -107,6 +107,7 @@ impl Agent {
             Arc::clone(&groups),
             Arc::clone(&admissions),
             Arc::clone(&guests),
+            leader,
         );
         Ok(Arc::new(Self {
             node,
@@ -655,7 +656,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
             };
             match frame {
                 ToJob::Signal { number, group } => process.signal(number, group),
-                ToJob::Resize(size) if pty.is_some() => resize(pty, size),
+                ToJob::Resize(size) if pty.is_some() => process.resize(size),
                 other => pumps.take(other).map_err(|violation| lost(&violation))?,
             }
         }

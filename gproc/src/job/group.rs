@@ -7,6 +7,8 @@
 use super::limits::{self, Kept, Limits};
 use super::mark::Mark;
 use super::sys;
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,6 +24,9 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How long processes may take until they are frozen: one that waits for a disk, or for a file of a node that has gone,
 /// cannot be.
 const FROZEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause between looks at what cannot be waited for otherwise.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Where the cgroup trees of version 2 are mounted.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -164,6 +169,31 @@ fn await_empty(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// Kills all in a cgroup that is frozen, where nothing new comes up, but one process.
+fn end_all_but(dir: &Path, pid: i32) -> io::Result<()> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    let mut killed = BTreeSet::new();
+    loop {
+        let left = fs::read_to_string(dir.join("cgroup.procs"))?;
+        let left = left.lines().filter_map(|line| line.parse().ok());
+        let left: Vec<i32> = left.filter(|left| *left != pid).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let why = format!("processes in {} do not die", dir.display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        for pid in left {
+            // Once: later its number may be another's.
+            if killed.insert(pid) {
+                sys::signal_process(Pid::from_raw(pid), libc::SIGKILL).ok();
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 fn is_empty(events: &File) -> io::Result<bool> {
     is_so(events, "populated 0")
 }
@@ -233,6 +263,13 @@ impl Group {
         self.change_frozen(|now| now.owner = pause).map(drop)
     }
 
+    /// Lets what is left of the job go on, whoever wanted it to stand still. Blocks for a moment.
+    pub(super) fn let_go(&self) {
+        if let Err(error) = self.change_frozen(|now| *now = Frozen::default()) {
+            tracing::warn!(%error, "what is left of a job does not go on");
+        }
+    }
+
     /// Freezes the job, or lets it go on, after a change of who wants what; returns the directory of its cgroup.
     fn change_frozen(&self, change: impl FnOnce(&mut Frozen)) -> io::Result<&Path> {
         let Some((dir, _)) = &self.cgroup else {
@@ -276,6 +313,14 @@ impl Group {
                 .and_then(|events| is_empty(&events))
                 .unwrap_or(true),
             None => false,
+        }
+    }
+
+    /// Kills all of a frozen job but one process, which stays frozen, and waits until they are gone. Blocks.
+    pub(super) fn end_all_but(&self, pid: i32) {
+        let ended = self.dir().map(|dir| end_all_but(dir, pid));
+        if let Some(Err(error)) = ended {
+            tracing::warn!(%error, "what is left of a job is still there");
         }
     }
 

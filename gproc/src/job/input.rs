@@ -5,7 +5,9 @@ use super::peek::Host;
 use super::protocol::{DATA_BYTES_MAX, FromJob, INPUT_WINDOW};
 use super::stdio::Violation;
 use super::sys;
+use super::terminal::Typing;
 use bytes::Bytes;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,9 +25,9 @@ const LOOK_AFTER_MIN: Duration = Duration::from_micros(500);
 const LOOK_AFTER_MAX: Duration = Duration::from_millis(128);
 
 /// What a job reads its input from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Reader {
-    Terminal,
+    Terminal(Typing),
     /// `followed`: the owner is told how much of it was read.
     Pipe {
         followed: bool,
@@ -124,7 +126,7 @@ impl InputPump {
                 !closed
             }
         };
-        if matches!(self.reader, Reader::Terminal) {
+        if matches!(self.reader, Reader::Terminal(_)) {
             gone(&mut stopped).await;
             return self.account.written();
         }
@@ -148,7 +150,7 @@ impl InputPump {
         while let Some(bytes) = self.next().await {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                match self.pipe.write(rest).await {
+                match self.write(rest).await {
                     Ok(len) => {
                         self.account.wrote(len as u64);
                         rest = &rest[len..];
@@ -162,6 +164,21 @@ impl InputPump {
             self.tell().await;
         }
         false
+    }
+
+    /// Writes some. Cancel-safe.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Reader::Terminal(typing) = &self.reader else {
+            return self.pipe.write(bytes).await;
+        };
+        loop {
+            self.pipe.writable().await?;
+            let _typing = typing.lock().expect("no holder panics");
+            match self.pipe.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
     }
 
     /// Returns the next piece, and tells meanwhile of what is read; `None`: there will be none.

@@ -44,6 +44,15 @@ pub(super) enum Its {
     Group(Arc<Group>),
 }
 
+impl Its {
+    pub(super) fn get(&self) -> Option<&Group> {
+        match self {
+            Self::Slot(slot) => slot.get(),
+            Self::Group(group) => Some(group),
+        }
+    }
+}
+
 /// The place of one guest.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -103,11 +112,7 @@ impl Guests {
 
 impl Guest {
     fn pause(&self, pause: bool) {
-        let group = match &self.group {
-            Its::Slot(slot) => slot.get(),
-            Its::Group(group) => Some(&**group),
-        };
-        if let Some(Err(error)) = group.map(|group| group.pause(pause)) {
+        if let Some(Err(error)) = self.group.get().map(|group| group.pause(pause)) {
             tracing::warn!(pid = self.pid, pause, %error, "a guest does not do as the owner wants");
         }
     }

@@ -9,8 +9,8 @@ use super::limits::Limits;
 use super::private::Private;
 use super::protocol::{Credentials, End, Failure, FromJob, Start};
 use super::sys::{self, Launch, LaunchError, Step};
-use super::terminal::{InputFile, Pty};
-use super::travel::{Ticket, Travel, Wishes};
+use super::terminal::{InputFile, Pty, WindowSize};
+use super::travel::{AtHome, Original, Ticket, Travel, Wishes};
 use bytes::Bytes;
 use consistency::NodeId;
 use nix::errno::Errno;
@@ -296,6 +296,8 @@ fn start(
         stdio: stdio.each_ref().map(AsFd::as_fd),
         host_name: wanted.host_name.as_deref(),
         report: report.as_ref().map(|(_, writer)| writer.as_fd()),
+        kept: &[],
+        pid: None,
         wire: wanted.wire.as_ref().map(AsFd::as_fd),
         cgroup: group.cgroup(),
         entrances: &group.kept().entrances(),
@@ -324,7 +326,7 @@ fn start(
             let session = Some(Session {
                 pty,
                 program,
-                reports: reports.into(),
+                reports: Arc::new(reports.into()),
             });
             Ok(Process {
                 pid,
@@ -444,7 +446,7 @@ struct Session {
     pty: Arc<Pty>,
     program: Pid,
     /// What the leader reports.
-    reports: OwnedFd,
+    reports: Arc<OwnedFd>,
 }
 
 impl Process {
@@ -462,17 +464,24 @@ impl Process {
         user: Credentials,
         wishes: Wishes,
     ) {
-        let tied = match self {
-            Self {
-                session: Some(_), ..
-            } => Some("terminal"),
-            Self { file: Some(_), .. } => Some("input_file"),
-            _ => tied,
+        let tied = match self.file {
+            Some(_) => Some("input_file"),
+            None => tied,
         };
-        if let Ok(pidfd) = self.pidfd.try_clone() {
-            let pid = self.pid().cast_signed();
-            self.ticket = Some(travel.register(pid, pidfd, group, tied, user, wishes));
-        }
+        let Ok(pidfd) = self.pidfd.try_clone() else {
+            return;
+        };
+        let original = Original {
+            pid: self.pid().cast_signed(),
+            pidfd,
+            group: Arc::clone(group),
+            terminal: self.session.as_ref().map(|session| AtHome {
+                leader: self.pid.as_raw(),
+                pty: Arc::clone(&session.pty),
+                reports: Arc::clone(&session.reports),
+            }),
+        };
+        self.ticket = Some(travel.register(original, tied, user, wishes));
     }
 
     /// Returns whether another node has it, or this one again.
@@ -493,10 +502,21 @@ impl Process {
         let sent = match (&self.session, group) {
             (None, true) => sys::signal_group(self.pid, number),
             (None, false) => sys::signal(self.pidfd.as_fd(), number),
-            (Some(session), group) => session.signal(number, group),
+            (Some(session), group) => session.pty.signal(session.program, number, group),
         };
         if let Err(error) = sent {
             tracing::debug!(pid = %self.pid, number, %error, "a signal found no process");
+        }
+    }
+
+    /// Gives its terminal another size.
+    pub(super) fn resize(&self, size: WindowSize) {
+        let Some(session) = &self.session else { return };
+        if let Err(error) = session.pty.resize(size) {
+            tracing::debug!(%error, "a terminal did not take its size");
+        }
+        if let Some(ticket) = &self.ticket {
+            ticket.resize(size);
         }
     }
 
@@ -555,19 +575,5 @@ impl Process {
                 }
             }
         })))
-    }
-}
-
-impl Session {
-    /// As the program's process group may not have the terminal, both are signalled that should go on.
-    fn signal(&self, number: i32, group: bool) -> io::Result<()> {
-        if !group {
-            return sys::signal_process(self.program, number);
-        }
-        let foreground = self.pty.foreground().unwrap_or(self.program);
-        if number == libc::SIGCONT && foreground != self.program {
-            sys::signal_group(self.program, number)?;
-        }
-        sys::signal_group(foreground, number)
     }
 }

@@ -7,7 +7,7 @@ use super::input::{Input, Reader};
 use super::protocol::{
     DATA_BYTES_MAX, FromJob, INPUT_WINDOW, OUTPUT_WINDOW, Request, Stdio, Stream, ToJob,
 };
-use super::terminal::Pty;
+use super::terminal::{Pty, Typing};
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::io;
@@ -25,7 +25,8 @@ pub(super) struct Pipes {
     input: Option<pipe::Sender>,
     out: Option<pipe::Receiver>,
     err: Option<pipe::Receiver>,
-    of_terminal: bool,
+    /// Of a terminal.
+    typing: Option<Typing>,
 }
 
 impl Pipes {
@@ -62,7 +63,7 @@ impl Pipes {
             input,
             out,
             err,
-            of_terminal: false,
+            typing: None,
         };
         Ok((ours, [fd0, fd1, fd2]))
     }
@@ -85,16 +86,16 @@ impl Pipes {
             input: Some(pipe::Sender::from_owned_fd_unchecked(pty.master()?)?),
             out: Some(pipe::Receiver::from_owned_fd_unchecked(pty.master()?)?),
             err,
-            of_terminal: true,
+            typing: Some(pty.typing()),
         };
         Ok((ours, [pty.slave()?, pty.slave()?, fd2]))
     }
 
     /// Starts carrying. `followed`: the owner is told how much of its input the job has read.
     pub(super) fn start(self, followed: bool, sender: &FrameSender) -> Pumps {
-        let reader = match (self.of_terminal, followed) {
-            (true, _) => Reader::Terminal,
-            (false, followed) => Reader::Pipe { followed },
+        let reader = match self.typing {
+            Some(typing) => Reader::Terminal(typing),
+            None => Reader::Pipe { followed },
         };
         let input = self.input.map(|pipe| Input::start(pipe, reader, sender));
         let mut tasks = JoinSet::new();

@@ -18,6 +18,7 @@ use nix::unistd::{Gid, Pid, Uid, fchown};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 /// Extras in one request: one of each kind.
 pub const EXTRAS_MAX: usize = 16;
@@ -254,6 +255,21 @@ pub(super) struct Pty {
     master: OwnedFd,
     /// The job's end. The daemon keeps it to see what was typed and not read.
     slave: OwnedFd,
+    typing: Typing,
+    /// How a job that has ended on another node has left it.
+    left: Mutex<Option<Held>>,
+}
+
+/// Held by who types: a terminal is [held](Pty::hold) between two keys.
+pub(super) type Typing = Arc<Mutex<()>>;
+
+/// A terminal whose job stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Its size and modes.
+    pub(super) like: Terminal,
+    /// What was typed and not read, as the job is to read it.
+    pub(super) unread: Bytes,
 }
 
 impl Pty {
@@ -276,6 +292,8 @@ impl Pty {
         Ok(Self {
             master: pair.master,
             slave: pair.slave,
+            typing: Typing::default(),
+            left: Mutex::default(),
         })
     }
 
@@ -287,6 +305,72 @@ impl Pty {
     /// Returns the daemon's end.
     pub(super) fn master(&self) -> io::Result<OwnedFd> {
         self.master.try_clone()
+    }
+
+    /// Returns what is to be held while something is typed.
+    pub(super) fn typing(&self) -> Typing {
+        Arc::clone(&self.typing)
+    }
+
+    /// Returns another opening of the job's end, which does not make anybody wait.
+    pub(super) fn open_slave(&self) -> io::Result<OwnedFd> {
+        sys::open_again(self.slave.as_fd())
+    }
+
+    /// Sends a signal to the program that has the terminal, or its group. As that may be in the background, both are signalled
+    /// that should go on.
+    pub(super) fn signal(&self, program: Pid, number: i32, group: bool) -> io::Result<()> {
+        if !group {
+            return sys::signal_process(program, number);
+        }
+        let foreground = self.foreground().unwrap_or(program);
+        if number == libc::SIGCONT && foreground != program {
+            sys::signal_group(program, number)?;
+        }
+        sys::signal_group(foreground, number)
+    }
+
+    /// Takes what was typed and not read from a job that stands still. From now on what is typed waits, and passes unchanged to
+    /// who reads the job's end.
+    pub(super) fn hold(&self) -> io::Result<Held> {
+        let _typing = self.typing.lock().expect("no holder panics");
+        let like = Terminal {
+            size: self.size()?,
+            modes: Modes::of(self.slave.as_fd())?,
+        };
+        let unread = self.take_typed(LocalFlags::ICANON)?.into();
+        make_raw(self.slave.as_fd())?;
+        Ok(Held { like, unread })
+    }
+
+    /// Is again as it was held; what was typed since is typed now.
+    pub(super) fn go_on(&self, held: &Held) -> io::Result<()> {
+        let _typing = self.typing.lock().expect("no holder panics");
+        let since = self.take_typed(LocalFlags::ICANON)?;
+        let mut quiet = tcgetattr(&self.slave)?;
+        let canonical = LocalFlags::from_bits_retain(held.like.modes.local) & LocalFlags::ICANON;
+        quiet.input_flags = InputFlags::empty();
+        quiet.local_flags = canonical;
+        quiet.control_chars.fill(libc::_POSIX_VDISABLE);
+        quiet.control_chars[libc::VMIN] = 1;
+        tcsetattr(&self.slave, SetArg::TCSANOW, &quiet)?;
+        for byte in &held.unread {
+            sys::put_typed(self.slave.as_fd(), *byte)?;
+        }
+        held.like.modes.set(self.slave.as_fd())?;
+        // It is no more than fits.
+        nix::unistd::write(&self.master, &since)?;
+        Ok(())
+    }
+
+    /// The job has ended on another node, and has left a terminal like this there.
+    pub(super) fn is_left(&self, left: Held) {
+        *self.left.lock().expect("no holder panics") = Some(left);
+    }
+
+    /// Returns its size.
+    pub(super) fn size(&self) -> io::Result<WindowSize> {
+        WindowSize::of(self.master.as_fd())
     }
 
     /// Tells the job of another size.
@@ -302,25 +386,38 @@ impl Pty {
 
     /// Returns how the job has left the modes.
     pub(super) fn modes(&self) -> io::Result<Modes> {
-        Modes::of(self.slave.as_fd())
+        match &*self.left.lock().expect("no holder panics") {
+            Some(left) => Ok(left.like.modes.clone()),
+            None => Modes::of(self.slave.as_fd()),
+        }
     }
 
     /// Takes what was typed and nobody has read, also of a line that is not complete.
     pub(super) fn take_unread(&self) -> io::Result<Bytes> {
+        let left = self.left.lock().expect("no holder panics").take();
+        let mut unread = left.map_or_else(Vec::new, |left| left.unread.into());
+        unread.extend(self.take_typed(LocalFlags::ICANON | LocalFlags::ECHO)?);
+        Ok(unread.into())
+    }
+
+    /// Reads what was typed, also of a line that is not complete, after taking these of the modes.
+    fn take_typed(&self, without: LocalFlags) -> io::Result<Vec<u8>> {
         let mut modes = tcgetattr(&self.slave)?;
-        modes.local_flags -= LocalFlags::ICANON | LocalFlags::ECHO;
+        modes.local_flags -= without;
         modes.control_chars[libc::VMIN] = 0;
         modes.control_chars[libc::VTIME] = 0;
         tcsetattr(&self.slave, SetArg::TCSANOW, &modes)?;
         let mut unread = Vec::new();
         let mut piece = [0; TYPED_BYTES_MAX];
         while unread.len() < 2 * TYPED_BYTES_MAX {
-            match nix::unistd::read(&self.slave, &mut piece)? {
-                0 => break,
-                len => unread.extend_from_slice(&piece[..len]),
+            // The kernel says so only after it has looked at all that was written to the other end.
+            match nix::unistd::read(&self.slave, &mut piece) {
+                // The job may have its end not wait.
+                Ok(0) | Err(Errno::EAGAIN) => break,
+                len => unread.extend_from_slice(&piece[..len?]),
             }
         }
-        Ok(unread.into())
+        Ok(unread)
     }
 }
 
@@ -357,6 +454,86 @@ pub(super) mod tests {
         };
         pty.resize(size).expect("resizes");
         assert_eq!(WindowSize::of(slave.as_fd()).expect("a size"), size);
+    }
+
+    fn write(pty: &Pty, text: &str) {
+        nix::unistd::write(&pty.master, text.as_bytes()).expect("types");
+    }
+
+    fn read(pty: &Pty) -> String {
+        let mut line = [0; 100];
+        let len = nix::unistd::read(pty.slave().expect("dups"), &mut line).expect("reads");
+        String::from_utf8_lossy(&line[..len]).into_owned()
+    }
+
+    fn shown(pty: &Pty) -> String {
+        let mut shown = [0; 100];
+        let len = nix::unistd::read(&pty.master, &mut shown).unwrap_or(0);
+        String::from_utf8_lossy(&shown[..len]).into_owned()
+    }
+
+    /// What is typed is shown by a thread of the kernel's.
+    #[track_caller]
+    fn expect(pty: &Pty, text: &str) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut all = String::new();
+        while all != text {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{all:?}, not {text:?}"
+            );
+            all += &shown(pty);
+        }
+    }
+
+    #[test]
+    fn mv9_a_terminal_that_was_held_goes_on_here_or_there() {
+        let here = Pty::open(&like_none(), 0).expect("opens");
+        write(&here, "one\rtw");
+        expect(&here, "one\r\ntw");
+        let held = here.hold().expect("held");
+        assert_eq!(&*held.unread, b"one\ntw");
+        // Meanwhile a key does not signal, and nothing is shown.
+        write(&here, "o\x7fo\x03\r");
+        assert_eq!(shown(&here), "");
+        let raw = here.open_slave().expect("opens");
+        let mut meanwhile = [0; 100];
+        let len = nix::unistd::read(&raw, &mut meanwhile).expect("reads");
+        assert_eq!(&meanwhile[..len], b"o\x7fo\x03\r");
+
+        // There it is in the queue again, as it was: one line, and the beginning of another.
+        let there = Pty::open(&held.like, 0).expect("opens");
+        if let Err(error) = there.go_on(&held) {
+            assert!(!nix::unistd::geteuid().is_root(), "{error}");
+            eprintln!("only root may put something into a queue");
+            return;
+        }
+        assert_eq!(there.modes().expect("modes"), held.like.modes);
+        assert_eq!(shown(&there), "");
+        assert_eq!(read(&there), "one\n");
+        write(&there, "\x7fwo\r");
+        assert_eq!(read(&there), "two\n");
+
+        // Back here: what was typed meanwhile is edited, and shown, now.
+        write(&here, "x\x7fo\r");
+        here.go_on(&held).expect("goes on");
+        assert_eq!(here.modes().expect("modes"), held.like.modes);
+        expect(&here, "x\x08 \x08o\r\n");
+        assert_eq!((read(&here), read(&here)), ("one\n".into(), "two\n".into()));
+    }
+
+    #[test]
+    fn mv9_how_a_job_has_left_another_terminal_counts() {
+        let pty = Pty::open(&like_none(), 0).expect("opens");
+        let mut like = like_none();
+        like.modes.local &= !LocalFlags::ECHO.bits();
+        pty.is_left(Held {
+            like: like.clone(),
+            unread: Bytes::from_static(b"left "),
+        });
+        write(&pty, "more\r");
+        assert_eq!(pty.modes().expect("modes"), like.modes);
+        assert_eq!(&*pty.take_unread().expect("reads"), b"left more\n");
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             return outcome(scheduler::main(daemon.unwrap_or(0), Path::new(&mount)));
         }
         Some(first) if first == leader::ARGUMENT => leader::main(args),
+        Some(first) if first == leader::AGAIN_ARGUMENT => leader::main_again(args),
         _ => {}
     }
     let glud = match Glud::try_parse() {

@@ -17,7 +17,10 @@ use std::process::{Command, ExitCode};
 /// What words in `cantmove` mean; docs/semantics.md has more.
 const WORDS: [(&str, &str); 19] = [
     ("no_job", "it is not the program of a glurun job"),
-    ("terminal", "it has a terminal"),
+    (
+        "terminal",
+        "it has a terminal that its glurun has not given it, or has /dev/tty open",
+    ),
     ("wire", "it is part of a parallel program"),
     ("input_file", "its input is a file of the cluster"),
     ("limits", "it is kept within --mem or --cpus"),
@@ -271,7 +274,7 @@ mod tests {
         };
         check(
             "terminal\ntcp\n",
-            "it cannot move: it has a terminal; it has a connection, whose address does not move (those inside of a job do under glurun --private net)",
+            "it cannot move: it has a terminal that its glurun has not given it, or has /dev/tty open; it has a connection, whose address does not move (those inside of a job do under glurun --private net)",
         );
         check("news\n", "it cannot move: news");
         check("", "it cannot move");

@@ -39,23 +39,3 @@ fn what_moves() {
 fn what_stays() {
     travel(include_str!("stays.py"));
 }
-
-#[test]
-fn a_terminal_stays() {
-    let cluster = moves::cluster_that_moves(3);
-    // That of its owner, and one of its own on another node.
-    for node in ["1", "2"] {
-        let script = "echo \"pid $$ runs\"; read x; echo \"got $x\"";
-        let program = ["glurun", "-w", node, "sh", "-c", script];
-        let mut terminal = cluster.node(1).terminal(&program);
-        terminal.expect("pid ");
-        let shown = terminal.expect(" runs");
-        let pid = shown.trim_end_matches(" runs").trim();
-        let words = cluster.sh(1, &format!("cat /cluster/proc/{pid}/cantmove"));
-        assert_eq!(words.ok(), "terminal", "on node {node}");
-        let migrate = cluster.sh(1, &format!("migrate {pid} 3"));
-        assert!(migrate.stderr.contains("it has a terminal"), "{migrate}");
-        terminal.send("line\n");
-        terminal.expect("got line");
-    }
-}

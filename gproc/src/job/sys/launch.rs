@@ -35,6 +35,10 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) host_name: Option<&'a [u8]>,
     /// What becomes descriptor 3. Descriptor 1 is then to be the terminal of its session.
     pub(in crate::job) report: Option<BorrowedFd<'a>>,
+    /// What it keeps, under the same numbers, which are above 3.
+    pub(in crate::job) kept: &'a [BorrowedFd<'a>],
+    /// Its pid, if that is not for the kernel to choose.
+    pub(in crate::job) pid: Option<Pid>,
     /// What becomes descriptor 3 of a process without a terminal.
     pub(in crate::job) wire: Option<BorrowedFd<'a>>,
     /// Open directory of its cgroup.
@@ -107,6 +111,11 @@ pub(in crate::job) fn launch(launch: &Launch<'_>) -> Result<(Pid, OwnedFd), Laun
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArgs::default()
     };
+    let pids = launch.pid.map(Pid::as_raw);
+    if let Some(pid) = &pids {
+        args.set_tid = std::ptr::from_ref(pid) as u64;
+        args.set_tid_size = 1;
+    }
     if let Some(cgroup) = launch.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
@@ -263,6 +272,9 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     // SAFETY: takes numbers. Descriptors of the daemon that lack the flag must not reach the program.
     let result = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
     Errno::result(result).map_err(setup)?;
+    for fd in launch.kept {
+        keep_open(fd.as_raw_fd()).map_err(setup)?;
+    }
     if let Some(report) = launch.report {
         take_terminal(report).map_err(setup)?;
     } else if let Some(wire) = launch.wire {
@@ -337,13 +349,16 @@ fn keep_as(number: c_int, fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let result = unsafe { libc::dup3(fd.as_raw_fd(), number, 0) };
     match Errno::result(result) {
         // It is there already.
-        Err(Errno::EINVAL) => {
-            // SAFETY: takes numbers.
-            let result = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
-            Errno::result(result).map(drop)
-        }
+        Err(Errno::EINVAL) => keep_open(number),
         other => other.map(drop),
     }
+}
+
+/// Has a descriptor stay open in the program.
+fn keep_open(number: c_int) -> Result<(), Errno> {
+    // SAFETY: takes numbers; the child's table of descriptors is its own.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+    Errno::result(result).map(drop)
 }
 
 /// Sets a limit; one that only a mightier daemon could raise is cut to the daemon's own.

@@ -13,7 +13,8 @@ pub(super) use inherit::start_in_group;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
 pub(super) use mounted::mounted;
 pub(super) use terminal::{
-    Change, await_child, close_standard_descriptors, die_by, set_window_size, start_in_foreground,
+    Change, await_child, become_user, close_above, close_standard_descriptors, die_by, forget_stop,
+    open_again, put_typed, set_window_size, start_in_foreground, start_with_signals,
     take_descriptor, window_size,
 };
 pub(super) use timer::{descriptor_of, wind_timer};
@@ -190,6 +191,15 @@ pub(super) fn reader_of(writer: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
     Ok(reader.into())
+}
+
+/// Opens the other end of a pipe that is read.
+pub(super) fn writer_of(reader: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+    let mut options = std::fs::File::options();
+    let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+    Ok(options.open(path)?.into())
 }
 
 /// Does something as another user to the file system; `None`: as this process. Only this thread changes.

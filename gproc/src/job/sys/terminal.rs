@@ -1,10 +1,13 @@
 //! Terminals, and the processes that have one.
 
+use super::super::protocol::Credentials;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, getpid, setpgid, tcsetpgrp};
+use nix::sys::wait::{Id, WaitPidFlag};
+use nix::unistd::{Gid, Pid, Uid, getpid, setgroups, setpgid, setresgid, setresuid, tcsetpgrp};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -41,6 +44,23 @@ pub(in crate::job) fn set_window_size(
     Ok(())
 }
 
+/// Types a byte into a terminal, at once: its line discipline has it when this returns. Needs the right `CAP_SYS_ADMIN`.
+pub(in crate::job) fn put_typed(terminal: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
+    // SAFETY: the call reads one byte, which outlives it.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSTI, &raw const byte) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Opens a terminal once more, for who does not want to wait for it, nor have it.
+pub(in crate::job) fn open_again(terminal: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut options = std::fs::File::options();
+    let options = options.read(true).write(true);
+    let options = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let path = format!("/proc/self/fd/{}", terminal.as_raw_fd());
+    Ok(options.open(path)?.into())
+}
+
 /// Takes over a descriptor that this program was started with.
 pub(in crate::job) fn take_descriptor(number: RawFd) -> OwnedFd {
     // SAFETY: called once, before anything else of this program opens or knows a descriptor. If there is none, every
@@ -68,6 +88,42 @@ pub(in crate::job) fn start_in_foreground(command: &mut Command, terminal: Owned
     };
     // SAFETY: the closure makes system calls only, on data made before.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Has a command take signals as if its parent blocked none.
+pub(in crate::job) fn start_with_signals(command: &mut Command) {
+    let prepare = || Ok(SigSet::empty().thread_set_mask()?);
+    // SAFETY: the closure makes a system call only.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Closes all descriptors above this one, but one.
+pub(in crate::job) fn close_above(but: RawFd, number: RawFd) -> io::Result<()> {
+    let but = but.unsigned_abs();
+    let ranges = [(number.unsigned_abs() + 1, but - 1), (but + 1, u32::MAX)];
+    for (first, last) in ranges.into_iter().filter(|(first, last)| first <= last) {
+        // SAFETY: takes numbers. Nothing of this program knows these descriptors.
+        let result = unsafe { libc::close_range(first, last, 0) };
+        Errno::result(result)?;
+    }
+    Ok(())
+}
+
+/// Makes this program, which has one thread, one of a user, which ends with its parent.
+pub(in crate::job) fn become_user(user: &Credentials) -> io::Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // The change has cleared it.
+    Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
+/// Takes note of a stop of a child that has been told.
+pub(in crate::job) fn forget_stop(child: Pid) {
+    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+    nix::sys::wait::waitid(Id::Pid(child), flags).ok();
 }
 
 /// Waits until a child has stopped or ended.

@@ -8,22 +8,26 @@ mod original;
 mod restart;
 
 use super::super::frame::FrameSender;
+use super::super::pause::Its;
 use super::super::private::Private;
 use super::super::protocol::{Credentials, End, FromJob, INPUT_WINDOW, ToJob};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
+use super::super::terminal::WindowSize;
 use super::link::{Heard, Link, next_of};
 use super::owner::{Input, Outlet, write_some};
 use super::places::reached;
-use super::remains::Remains;
+use super::remains::{Body, Leads, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
-use super::wire::{Arrival, FromGuest, Image, Pipe, ToGuest};
+use super::terminal::AtHome;
+use super::wire::{Arrival, Carried, FromGuest, Image, Pipe, ToGuest};
 use super::{Order, Seat, Status, Travel};
 use bytes::Bytes;
 use consistency::NodeId;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use nix::unistd::Pid;
 use restart::{Done, Restart};
 use std::collections::VecDeque;
 use std::io;
@@ -33,10 +37,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// The job where it was started.
-pub(super) struct Original {
-    pub(super) pid: i32,
-    pub(super) pidfd: OwnedFd,
-    pub(super) group: GroupSlot,
+pub(in crate::job) struct Original {
+    /// The program's.
+    pub(in crate::job) pid: i32,
+    /// Of the program, or of the leader of its session.
+    pub(in crate::job) pidfd: OwnedFd,
+    pub(in crate::job) group: GroupSlot,
+    pub(in crate::job) terminal: Option<AtHome>,
 }
 
 /// Whose it is, and what that has asked for.
@@ -65,8 +72,10 @@ pub(super) struct Deputy {
     asked: Option<oneshot::Sender<Result<(), NotMoved>>>,
     images: Vec<Image>,
     pipes: Vec<Pipe>,
+    /// How the job's terminal was when it was last told.
+    terminal: Option<Carried>,
     input: Input,
-    outs: [Option<Outlet>; 2],
+    outs: [Option<Outlet>; OUTS],
     /// Signals that wait for the end of a move.
     signals: Vec<(i32, bool)>,
     end: Option<End>,
@@ -80,6 +89,9 @@ pub(super) struct Deputy {
     /// Starts from checkpoints that the user has been told of.
     told_restarts: u64,
 }
+
+/// What a job writes to at most: a terminal and two pipes.
+pub(super) const OUTS: usize = 3;
 
 /// Signals that wait for a job that is nowhere; more are lost, as they may be where a process takes none.
 const SIGNALS_MAX: usize = 1024;
@@ -105,8 +117,9 @@ impl Deputy {
             asked: None,
             images: Vec::new(),
             pipes: Vec::new(),
+            terminal: None,
             input: Input::default(),
-            outs: [None, None],
+            outs: [None, None, None],
             signals: Vec::new(),
             end: None,
             user: wanted.user,
@@ -124,7 +137,7 @@ impl Deputy {
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while self.end.is_none() {
             let abroad = self.source.is_some() && self.home.is_settled();
-            let [out, err] = &mut self.outs;
+            let [first, second, third] = &mut self.outs;
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Go { to, restart, answer }) => self.go(to, restart, answer).await,
@@ -134,18 +147,20 @@ impl Deputy {
                         }
                     }
                     Some(Order::Keep { answer }) => self.ask_to_keep(answer).await,
+                    Some(Order::Resize(size)) => self.resize(size).await,
                     None => return,
                 },
                 Some(done) = self.waits.next() => self.done(done).await,
                 heard = next_of(&mut self.source) => self.hear_source(heard).await,
                 heard = next_of(&mut self.target) => self.hear_target(heard).await,
                 read = self.input.read(), if abroad => self.send_input(read).await,
-                wrote = write_some(out) => self.wrote(0, wrote).await,
-                wrote = write_some(err) => self.wrote(1, wrote).await,
+                wrote = write_some(first) => self.wrote(0, wrote).await,
+                wrote = write_some(second) => self.wrote(1, wrote).await,
+                wrote = write_some(third) => self.wrote(2, wrote).await,
             }
         }
         // What the job has written goes before the news of its end; the owner may take its time.
-        for place in 0..2 {
+        for place in 0..OUTS {
             while self.outs[place]
                 .as_ref()
                 .is_some_and(|out| !out.waiting.is_empty())
@@ -158,6 +173,7 @@ impl Deputy {
         }
         self.input.pipe = None;
         if let Some(end) = self.end.take() {
+            self.leave_terminal(matches!(end, End::Failed { .. }));
             self.bury().await;
             self.seat.end(end);
         }
@@ -284,6 +300,7 @@ impl Deputy {
                 self.input.stay();
                 self.on(Event::NotDumped(why)).await;
             }
+            Ok(FromGuest::Terminal(carried)) => self.terminal = Some(carried),
             Ok(FromGuest::Output(stream, bytes)) => {
                 for out in self
                     .outs
@@ -362,7 +379,13 @@ impl Deputy {
         let left = self.seat.leave();
         // From now on nobody else waits for it.
         if let Some(Ok(pidfd)) = original.filter(|_| left) {
-            self.remains.keep(pidfd);
+            let group = Its::Slot(Arc::clone(&self.original.group));
+            let leads = |_: &AtHome| Leads {
+                group,
+                parent: None,
+            };
+            let leads = self.original.terminal.as_ref().map(leads);
+            self.remains.keep(Body { pidfd, leads });
         }
         left
     }
@@ -370,6 +393,11 @@ impl Deputy {
     async fn runs(&mut self) {
         let restarts = self.home.restarts();
         self.on(Event::Running).await;
+        let terminal = self.original.terminal.as_ref();
+        if let Some(Ok(size)) = terminal.map(|terminal| terminal.pty.size()) {
+            // It may have changed on the way.
+            self.resize(size).await;
+        }
         if restarts > self.told_restarts {
             self.told_restarts = restarts;
             if let Some((to_owner, note)) = self.restart_note() {
@@ -400,15 +428,22 @@ impl Deputy {
                 link.sender.send(&ToGuest::Signal(number, group)).await;
             }
             None => {
-                let sent = if group {
-                    sys::signal_group(nix::unistd::Pid::from_raw(self.original.pid), number)
-                } else {
-                    sys::signal(self.original.pidfd.as_fd(), number)
+                let pid = Pid::from_raw(self.original.pid);
+                let sent = match (&self.original.terminal, group) {
+                    (Some(terminal), group) => terminal.pty.signal(pid, number, group),
+                    (None, true) => sys::signal_group(pid, number),
+                    (None, false) => sys::signal(self.original.pidfd.as_fd(), number),
                 };
                 if let Err(error) = sent {
                     tracing::debug!(number, %error, "a signal found no process");
                 }
             }
+        }
+    }
+
+    async fn resize(&mut self, size: WindowSize) {
+        if let Some(link) = self.source.as_ref().filter(|_| self.home.is_settled()) {
+            link.sender.send(&ToGuest::Resize(size)).await;
         }
     }
 
@@ -468,6 +503,15 @@ impl Deputy {
         }
         if private {
             link.sender.send(&ToGuest::Private(self.private)).await;
+        }
+        match &self.terminal {
+            Some(_) if !link.knows_terminals() => {
+                return Err(format!(
+                    "the Glu of node {to} is older: jobs with a terminal do not move there"
+                ));
+            }
+            Some(carried) => drop(link.sender.send(&ToGuest::Terminal(carried.clone())).await),
+            None => {}
         }
         for image in &self.images {
             let image = ToGuest::Image(image.clone());

@@ -5,6 +5,10 @@
 //!
 //! All of this blocks: never call it on a thread of the runtime.
 
+mod maker;
+
+pub(super) use maker::Session;
+
 use super::super::group::Group;
 use super::super::private::{Network, Private, has_queues};
 use super::locks::FileLocks;
@@ -13,13 +17,14 @@ use super::tcp;
 use super::timers;
 use super::wire::{IMAGE_BYTES_MAX, Image};
 use bytes::Bytes;
+use maker::Maker;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,6 +51,14 @@ pub(in crate::job) struct Engine {
     /// Names the directories of this daemon.
     instance: String,
     locks: FileLocks,
+}
+
+/// What CRIU is to know of a job.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kind {
+    pub(super) private: Private,
+    /// The leader of its session is another process, of which there are no images.
+    pub(super) led: bool,
 }
 
 /// A directory of images; it goes with this.
@@ -103,7 +116,8 @@ impl Engine {
     }
 
     /// Freezes a job and makes images of it. If that fails it goes on; else it stays frozen.
-    pub(super) fn dump(&self, group: &Group, pid: i32, private: Private) -> io::Result<Vec<Image>> {
+    pub(super) fn dump(&self, group: &Group, pid: i32, kind: Kind) -> io::Result<Vec<Image>> {
+        let Kind { private, led } = kind;
         let images = self.images()?;
         let dump = || {
             freeze(group, pid)?;
@@ -116,7 +130,7 @@ impl Engine {
                     let why = "a connection that it has closed has something to deliver";
                     return Err(io::Error::other(why));
                 }
-                self.dump_frozen(group, pid, network.as_ref(), &images)
+                self.dump_frozen(group, pid, led, network.as_ref(), &images)
             })?;
             images.pieces()
         };
@@ -131,6 +145,7 @@ impl Engine {
         &self,
         group: &Group,
         pid: i32,
+        led: bool,
         network: Option<&Network>,
         images: &Images,
     ) -> io::Result<()> {
@@ -143,6 +158,9 @@ impl Engine {
         criu.arg("--tree").arg(pid.to_string());
         criu.arg("--freeze-cgroup").arg(dir);
         criu.args(["--leave-running", "--ext-unix-sk", "--file-locks"]);
+        if led {
+            criu.arg("--shell-job");
+        }
         if let Some(network) = network {
             let external = format!("net[{}]:{NETWORK}", network.inode()?);
             criu.arg("--external").arg(external);
@@ -168,26 +186,30 @@ impl Engine {
         }
     }
 
-    /// Makes a job from images in a group of its own; returns when it waits at its gate. `pipes`: the ends that take the
-    /// place of the pipes with these numbers. The calling thread must outlive the job: it becomes its parent.
+    /// Makes a job from images in a group of its own; returns when it waits at its gate. `ends`: what takes the place of what CRIU
+    /// calls so. The calling thread must outlive the job: it becomes its parent, or that of the leader of its session.
     pub(super) fn restore(
         &self,
         group: &Group,
         images: Images,
-        pipes: &[(u64, OwnedFd)],
+        ends: &[(String, OwnedFd)],
         private: Private,
+        session: Option<&Session>,
     ) -> io::Result<Waiting> {
         let network = private.net.then(Network::new).transpose()?;
         let network = network.as_ref();
-        still(network, || self.to_the_gate(group, images, pipes, network))
+        still(network, || {
+            self.to_the_gate(group, images, ends, network, session)
+        })
     }
 
     fn to_the_gate(
         &self,
         group: &Group,
         images: Images,
-        pipes: &[(u64, OwnedFd)],
+        ends: &[(String, OwnedFd)],
         network: Option<&Network>,
+        session: Option<&Session>,
     ) -> io::Result<Waiting> {
         let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
         for path in [&gate, &ready] {
@@ -208,63 +230,57 @@ impl Engine {
             .mode(0o700)
             .open(&script)?
             .write_all(text.as_bytes())?;
-        // Open before the other end is: then nobody waits for anybody.
-        let ready = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(ready)?;
         let gate = File::options().read(true).write(true).open(gate)?;
 
         let mut criu = self.command("restore", &images);
         criu.args(["--restore-detached", "--restore-sibling", "--file-locks"]);
         criu.arg("--action-script").arg(&script);
-        for (inode, end) in pipes {
+        for (name, end) in ends {
             criu.arg("--inherit-fd")
-                .arg(format!("fd[{}]:pipe:[{inode}]", end.as_raw_fd()));
+                .arg(format!("fd[{}]:{name}", end.as_raw_fd()));
         }
-        let procs = group
-            .dir()
-            .ok_or(io::ErrorKind::Unsupported)?
-            .join("cgroup.procs");
-        let procs = File::options().write(true).open(procs)?;
-        let network = network.map(|network| network.as_fd().as_raw_fd());
+        let mut kept: Vec<BorrowedFd<'_>> = ends.iter().map(|(_, end)| end.as_fd()).collect();
         if let Some(network) = network {
+            let fd = network.as_fd();
             criu.arg("--inherit-fd")
-                .arg(format!("fd[{network}]:{NETWORK}"));
+                .arg(format!("fd[{}]:{NETWORK}", fd.as_raw_fd()));
             criu.arg("--tcp-established");
+            kept.push(fd);
         }
-        let ends = pipes.iter().map(|(_, end)| end.as_raw_fd());
-        let ends = ends.chain(network).collect();
-        super::super::sys::start_in_group(&mut criu, procs.into(), ends);
+        if session.is_some() {
+            criu.arg("--shell-job");
+        }
+        let maker = match session {
+            Some(session) => Maker::lead(group, session, &criu, &ready, &kept),
+            None => Maker::start(group, criu, &ready, &kept),
+        };
         let mut waiting = Waiting {
-            criu: criu.spawn()?,
+            maker: maker?,
             gate,
             images,
         };
         let deadline = Instant::now() + WITHIN;
         loop {
-            match (&ready).read(&mut [0; 8]) {
-                Ok(1..) => {
+            match waiting.maker.waits() {
+                Ok(true) => {
                     let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
                     timers::wind(dir)?;
                     return Ok(waiting);
                 }
-                Ok(0) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                Ok(false) if Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+                Ok(false) => {
+                    waiting.maker.end(group);
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "making the copy took too long",
+                    ));
+                }
+                Err(error) => {
+                    waiting.maker.end(group);
+                    tracing::debug!(%error, "no copy of a job");
+                    return Err(waiting.images.why("restore"));
+                }
             }
-            if waiting.criu.try_wait()?.is_some() {
-                return Err(waiting.images.why("restore"));
-            }
-            if Instant::now() > deadline {
-                waiting.criu.kill()?;
-                waiting.criu.wait()?;
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "making the copy took too long",
-                ));
-            }
-            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -335,29 +351,25 @@ fn waits_for_vfork(dir: &Path, pid: i32) -> io::Result<bool> {
 /// A copy at its gate.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    criu: Child,
+    maker: Maker,
     gate: File,
     /// With what tells why it failed.
     images: Images,
 }
 
 impl Waiting {
-    /// Lets it run.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    /// Lets it run; returns what the leader of its session reports, if it has one.
+    pub(super) fn run(mut self) -> io::Result<Option<OwnedFd>> {
         self.gate.write_all(WORD)?;
-        let status = self.criu.wait()?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(self.images.why("restore"))
-        }
+        self.maker.ran().map_err(|error| {
+            tracing::debug!(%error, "a copy of a job does not run");
+            self.images.why("restore")
+        })
     }
 
     /// Ends it before it has run.
     pub(super) fn end(mut self, group: &Group) {
-        group.end();
-        self.criu.kill().ok();
-        self.criu.wait().ok();
+        self.maker.end(group);
     }
 }
 

@@ -6,20 +6,23 @@ mod images;
 use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
 use super::super::limits::Limits;
-use super::super::pause::Place;
+use super::super::pause::{Its, Place};
 use super::super::private::Private;
 use super::super::protocol::{
     Credentials, DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream,
 };
 use super::super::sys;
-use super::engine::{Engine, Images, Waiting};
+use super::super::terminal::WindowSize;
+use super::deputy::OUTS;
+use super::engine::{Engine, Images, Session, Waiting};
 use super::link::{FromHome, HomeLost};
 use super::places::reached;
-use super::remains::ended;
+use super::remains::{Body, Leads, ended};
 use super::rules::{Copy, Word};
-use super::wire::{Arrival, FromGuest, Image, ToGuest};
-use super::{Travel, pipes};
+use super::wire::{Arrival, Carried, FromGuest, Image, REPORTS, ToGuest};
+use super::{Travel, pipes, terminal};
 use bytes::{Bytes, BytesMut};
+use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,11 +45,10 @@ pub(in crate::job) async fn host(
     let alive = Alive::new(writer.sender(), FromGuest::Ping);
     let mut home = FromHome::new(reader);
     let made = match receive(&travel, &mut home, &sender).await {
-        Ok(Ok((Announced { user, private }, images))) => match admit(&travel, &arrival, user).await
-        {
+        Ok(Ok(sent)) => match admit(&travel, &arrival, &sent.user).await {
             Ok(()) => {
                 reached("target: before the copy is made");
-                make(&travel, &arrival, private, images).await
+                make(&travel, &arrival, sent).await
             }
             Err(error) => Err(error),
         },
@@ -75,33 +77,36 @@ pub(in crate::job) async fn host(
     }
 }
 
-/// J5. A home of version 11 does not say whose it is; it has looked after what goes by users, as far as it knows.
-async fn admit(travel: &Travel, arrival: &Arrival, user: Option<Credentials>) -> io::Result<()> {
+/// J5.
+async fn admit(travel: &Travel, arrival: &Arrival, user: &Credentials) -> io::Result<()> {
     let guest = !travel.is_home_of(arrival.pid);
-    let user = user.unwrap_or(Credentials {
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-    });
-    let admitted = travel.admissions.admit(travel.node, &user, guest).await;
+    let admitted = travel.admissions.admit(travel.node, user, guest).await;
     admitted.map_err(io::Error::other)
 }
 
-/// What home tells of a job before its images.
-#[derive(Default)]
-struct Announced {
-    user: Option<Credentials>,
+/// A job as it has come.
+struct Sent {
+    /// A home of version 11 does not say whose it is, and has looked itself after what goes by users, as far as it knows: root's.
+    user: Credentials,
     private: Private,
+    terminal: Option<Carried>,
+    images: Images,
 }
 
-/// Receives the images of a job, and what home tells of it.
+/// Receives the images of a job, and what home tells of it before them.
 async fn receive(
     travel: &Travel,
     home: &mut FromHome<impl AsyncRead + Unpin>,
     sender: &FrameSender,
-) -> Result<io::Result<(Announced, Images)>, HomeLost> {
+) -> Result<io::Result<Sent>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
-    let mut announced = Announced::default();
+    let mut private = Private::default();
+    let mut terminal = None;
+    let mut user = Credentials {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    };
     loop {
         match home.next().await? {
             ToGuest::Image(Image { name, bytes }) => {
@@ -112,9 +117,17 @@ async fn receive(
                     images = Err(error);
                 }
             }
-            ToGuest::For(user) => announced.user = Some(user),
-            ToGuest::Private(private) => announced.private = private,
-            ToGuest::Made => return Ok(images.map(|images| (announced, images))),
+            ToGuest::For(whose) => user = whose,
+            ToGuest::Private(of) => private = of,
+            ToGuest::Terminal(carried) => terminal = Some(carried),
+            ToGuest::Made => {
+                return Ok(images.map(|images| Sent {
+                    user,
+                    private,
+                    terminal,
+                    images,
+                }));
+            }
             ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
             _ => return Err(HomeLost),
         }
@@ -131,8 +144,9 @@ struct Guest {
     private: Private,
     pidfd: AsyncFd<OwnedFd>,
     copy: Copy,
+    terminal: Option<terminal::Of>,
     input: Option<Input>,
-    outs: [Option<Out>; 2],
+    outs: [Option<Out>; OUTS],
     /// Its parent is the thread that waits at the other end.
     parent: Option<blocking_mpsc::Sender<()>>,
     over: bool,
@@ -140,7 +154,8 @@ struct Guest {
 
 struct Input {
     pipe: pipe::Sender,
-    inode: u64,
+    /// `None`: the terminal.
+    inode: Option<u64>,
     waiting: VecDeque<Bytes>,
     /// So many of these bytes were in the pipe before: there has been credit for them.
     again: u32,
@@ -159,22 +174,44 @@ impl Input {
 struct Out {
     stream: Stream,
     pipe: pipe::Receiver,
-    inode: u64,
+    /// `None`: the terminal.
+    inode: Option<u64>,
     credit: usize,
 }
 
-type Made = io::Result<(Waiting, i32)>;
+type Made = io::Result<Waiting>;
 
 /// Makes the copy; it waits at its gate.
-async fn make(
-    travel: &Arc<Travel>,
-    arrival: &Arrival,
-    private: Private,
-    images: Images,
-) -> io::Result<(Guest, Waiting)> {
+async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result<(Guest, Waiting)> {
     let engine = travel.engine()?.clone();
-    let (mut input, mut outs) = (None, [None, None]);
+    let (mut input, mut outs) = (None, [None, None, None]);
     let mut ends = Vec::new();
+    let new = |carried| terminal::Of::new(carried, sent.user.uid);
+    let terminal = sent.terminal.as_ref().map(new).transpose()?;
+    let mut session = None;
+    if let Some((terminal, carried)) = terminal.as_ref().zip(sent.terminal) {
+        input = Some(Input {
+            pipe: pipe::Sender::from_owned_fd_unchecked(terminal.pty.master()?)?,
+            inode: None,
+            waiting: VecDeque::new(),
+            again: 0,
+            ended: false,
+        });
+        outs[0] = Some(Out {
+            stream: Stream::Out,
+            pipe: pipe::Receiver::from_owned_fd_unchecked(terminal.pty.master()?)?,
+            inode: None,
+            credit: OUTPUT_WINDOW as usize,
+        });
+        session = Some(Session {
+            exe: travel.leader()?,
+            leader: carried.leader,
+            program: arrival.pid,
+            foreground: carried.foreground,
+            user: sent.user,
+            terminal: terminal.pty.slave()?,
+        });
+    }
     for wanted in &arrival.pipes {
         let (theirs, number) = match wanted.stream {
             None => {
@@ -186,7 +223,7 @@ async fn make(
                 }
                 input = Some(Input {
                     pipe: ours,
-                    inode,
+                    inode: Some(inode),
                     waiting: VecDeque::new(),
                     again: 0,
                     ended: !wanted.open,
@@ -201,14 +238,14 @@ async fn make(
                 // Of one that nobody reads any more, only the job's end is made.
                 *place = wanted.open.then_some(Out {
                     stream,
-                    inode: inode(&theirs)?,
+                    inode: Some(inode(&theirs)?),
                     pipe: ours,
                     credit: OUTPUT_WINDOW as usize,
                 });
                 (theirs, wanted.inode)
             }
         };
-        ends.push((number, theirs));
+        ends.push((format!("pipe:[{number}]"), theirs));
     }
     if input.as_ref().is_some_and(|input| input.ended) {
         input = None;
@@ -216,27 +253,30 @@ async fn make(
     let group = Arc::new(travel.groups.group(Limits::default(), false)?);
     let (tell, made) = oneshot::channel::<Made>();
     let (parent, wait) = blocking_mpsc::channel::<()>();
-    let (its_group, pid) = (Arc::clone(&group), arrival.pid);
+    let (its_group, private, images) = (Arc::clone(&group), sent.private, sent.images);
+    let leader = terminal.as_ref().map(|terminal| terminal.leader);
+    let root = leader.unwrap_or(arrival.pid);
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
-            let waiting = engine.restore(&its_group, images, &ends, private);
-            // Only the job has its ends of pipes.
-            drop(ends);
-            tell.send(waiting.map(|waiting| (waiting, pid))).ok();
+            let waiting = engine.restore(&its_group, images, &ends, private, session.as_ref());
+            // Only the job has its ends of pipes, and of its terminal.
+            drop((ends, session));
+            tell.send(waiting).ok();
             // Until the guest has ended, or nobody waits for it.
             wait.recv().ok();
         })?;
-    let (waiting, pid) = made.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
-    let pidfd = sys::watch(crate::sys::pidfd_open(pid)?)?;
+    let waiting = made.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    let pidfd = sys::watch(crate::sys::pidfd_open(root)?)?;
     let guest = Guest {
         travel: Arc::clone(travel),
         group,
         place: None,
-        pid,
+        pid: arrival.pid,
         private,
         pidfd,
         copy: Copy::Ready,
+        terminal,
         input,
         outs,
         parent: Some(parent),
@@ -272,14 +312,15 @@ impl Guest {
     ) -> Result<(), HomeLost> {
         loop {
             let runs = self.copy == Copy::Running;
-            let [out, err] = &mut self.outs;
+            let [first, second, third] = &mut self.outs;
             tokio::select! {
                 frame = home.next() => match frame? {
                     ToGuest::Run => {
                         let Some(copy) = waiting.take() else { return Err(HomeLost) };
                         self.copy = self.copy.after(Word::Run);
                         reached("target: before the copy runs");
-                        if let Err(error) = blocking(move || copy.run()).await {
+                        let ran = blocking(move || copy.run()).await;
+                        if let Err(error) = ran.and_then(|reports| self.hear_leader(reports)) {
                             tracing::warn!(pid = self.pid, %error, "a copy did not start");
                             return Ok(());
                         }
@@ -298,7 +339,7 @@ impl Guest {
                     }
                     ToGuest::Thaw if self.copy == Copy::Frozen => {
                         self.copy = self.copy.after(Word::Thaw);
-                        if let Err(error) = self.set_frozen(false).await {
+                        if let Err(error) = self.go_on().await {
                             tracing::warn!(pid = self.pid, %error, "a frozen job does not go on");
                             return Ok(());
                         }
@@ -329,8 +370,13 @@ impl Guest {
                         }
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
+                    ToGuest::Resize(size) => self.resize(size),
                     ToGuest::Ping | ToGuest::Freeze | ToGuest::Keep | ToGuest::Thaw => {}
-                    ToGuest::Image(_) | ToGuest::Made | ToGuest::For(_) | ToGuest::Private(_) => return Err(HomeLost),
+                    ToGuest::Image(_)
+                    | ToGuest::Made
+                    | ToGuest::For(_)
+                    | ToGuest::Private(_)
+                    | ToGuest::Terminal(_) => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
                     Ok(len) => {
@@ -345,8 +391,9 @@ impl Guest {
                         sender.send(&FromGuest::InputClosed).await;
                     }
                 },
-                read = read_some(out), if runs => self.tell_output(0, read, sender).await,
-                read = read_some(err), if runs => self.tell_output(1, read, sender).await,
+                read = read_some(first), if runs => self.tell_output(0, read, sender).await,
+                read = read_some(second), if runs => self.tell_output(1, read, sender).await,
+                read = read_some(third), if runs => self.tell_output(2, read, sender).await,
                 ended = ended(&self.pidfd), if self.copy != Copy::Ready => {
                     let ended = ended.map_err(|_| HomeLost)?;
                     self.tell_end(ended, sender).await;
@@ -379,13 +426,36 @@ impl Guest {
     }
 
     fn signal(&self, number: i32, group: bool) {
-        let sent = if group {
-            sys::signal_group(nix::unistd::Pid::from_raw(self.pid), number)
-        } else {
-            sys::signal(self.pidfd.get_ref().as_fd(), number)
+        let pid = Pid::from_raw(self.pid);
+        let sent = match (&self.terminal, group) {
+            (Some(terminal), group) => terminal.pty.signal(pid, number, group),
+            (None, true) => sys::signal_group(pid, number),
+            (None, false) => sys::signal(self.pidfd.get_ref().as_fd(), number),
         };
         if let Err(error) = sent {
             tracing::debug!(pid = self.pid, number, %error, "a signal found no process");
+        }
+    }
+
+    /// Passes on what the leader of its session reports, if it has one.
+    fn hear_leader(&mut self, reports: Option<OwnedFd>) -> io::Result<()> {
+        let Some(reports) = reports else {
+            return Ok(());
+        };
+        let place = self.outs.iter_mut().find(|place| place.is_none());
+        *place.ok_or(io::ErrorKind::InvalidInput)? = Some(Out {
+            stream: REPORTS,
+            pipe: pipe::Receiver::from_owned_fd(reports)?,
+            inode: None,
+            credit: OUTPUT_WINDOW as usize,
+        });
+        Ok(())
+    }
+
+    fn resize(&self, size: WindowSize) {
+        let terminal = self.terminal.as_ref();
+        if let Some(Err(error)) = terminal.map(|terminal| terminal.pty.resize(size)) {
+            tracing::debug!(pid = self.pid, %error, "a terminal did not take its size");
         }
     }
 
@@ -394,7 +464,19 @@ impl Guest {
         self.over = true;
         let group = Arc::clone(&self.group);
         blocking(move || group.end()).await;
+        // What was typed last may be shown by that.
+        let left = self.terminal.as_mut().map(terminal::Of::hold);
         self.drain(sender).await;
+        match left {
+            Some(Ok(left)) => drop(sender.send(&FromGuest::Terminal(left)).await),
+            Some(Err(error)) => {
+                tracing::warn!(pid = self.pid, %error, "how a job has left its terminal is not known");
+            }
+            None => {}
+        }
+        for bytes in self.unread() {
+            sender.send(&FromGuest::Unread(bytes)).await;
+        }
         let told = match end {
             End::Exited(status) => FromGuest::Exited(status),
             End::Killed(signal) => FromGuest::Killed(signal),
@@ -408,13 +490,29 @@ impl Guest {
         if self.copy == Copy::Frozen {
             reached("source: before the end");
         }
+        let frozen = self.copy == Copy::Frozen;
         self.copy = self.copy.after(Word::End);
         let group = Arc::clone(&self.group);
-        blocking(move || group.end()).await;
+        // MV6: at home it is to keep the program's pid.
+        let leader = self.terminal.as_ref().map(|terminal| terminal.leader);
+        let leader = leader.filter(|_| frozen && self.travel.is_home_of(self.pid));
+        blocking(move || match leader {
+            Some(leader) => group.end_all_but(leader),
+            None => group.end(),
+        })
+        .await;
         // One that has ended by itself was waited for.
         if !self.over {
-            let pidfd = self.pidfd.into_inner();
-            self.travel.keep_or_bury(self.pid, pidfd).await;
+            let group = Its::Group(Arc::clone(&self.group));
+            let leads = leader.map(|_| Leads {
+                group,
+                parent: self.parent.take(),
+            });
+            let body = Body {
+                pidfd: self.pidfd.into_inner(),
+                leads,
+            };
+            self.travel.keep_or_bury(self.pid, body).await;
         }
         drop(self.parent.take());
         // Removing a cgroup may wait for the kernel.

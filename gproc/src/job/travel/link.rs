@@ -19,7 +19,8 @@ pub(super) struct Link {
     is_new: bool,
 }
 
-/// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`] and [`ToGuest::Private`].
+/// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`], [`ToGuest::Private`] and
+/// [`ToGuest::Terminal`].
 const NEW_SINCE: u32 = 12;
 
 impl Link {
@@ -47,6 +48,11 @@ impl Link {
 
     /// Returns whether the host makes images that are to be kept.
     pub(super) const fn keeps(&self) -> bool {
+        self.is_new
+    }
+
+    /// Returns whether the host takes jobs with a terminal.
+    pub(super) const fn knows_terminals(&self) -> bool {
         self.is_new
     }
 

@@ -20,6 +20,7 @@ mod remains;
 mod rules;
 mod seat;
 mod tcp;
+mod terminal;
 mod ticket;
 mod ties;
 mod timers;
@@ -28,6 +29,7 @@ mod unix;
 pub(super) mod wire;
 
 pub use checkpoint::{Flush, Keeping, forget_homes};
+pub(super) use deputy::Original;
 pub(super) use engine::Engine;
 pub(super) use guest::host;
 pub use level::Levelling;
@@ -37,6 +39,7 @@ pub use locks::Locked;
 use rules::NotKept;
 pub(super) use rules::NotMoved;
 use seat::Seat;
+pub(super) use terminal::AtHome;
 pub(super) use ticket::Ticket;
 
 use super::admission::Admissions;
@@ -48,18 +51,17 @@ use super::protocol::{
     Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, ToJob, Told,
 };
 use super::spawn::GroupSlot;
-use super::terminal::Checkpoints;
+use super::terminal::{Checkpoints, WindowSize};
 use crate::events::Events;
 use consistency::NodeId;
-use deputy::{Deputy, Original, Wanted};
+use deputy::{Deputy, Wanted};
 use gfs::net::{ServiceId, Transport};
 use go::Why;
 use nix::errno::Errno;
-use remains::Remains;
+use remains::{Body, Remains};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -79,6 +81,7 @@ const ORDERS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Travel {
     pub(super) node: NodeId,
+    leader: Option<PathBuf>,
     pub(super) groups: Arc<Groups>,
     engine: OnceLock<Engine>,
     keeping: OnceLock<Keeping>,
@@ -165,6 +168,7 @@ enum Order {
     Keep {
         answer: oneshot::Sender<Result<u64, NotKept>>,
     },
+    Resize(WindowSize),
 }
 
 impl Travel {
@@ -173,9 +177,11 @@ impl Travel {
         groups: Arc<Groups>,
         admissions: Arc<Admissions>,
         guests: Arc<Guests>,
+        leader: Option<&Path>,
     ) -> Self {
         Self {
             node,
+            leader: leader.map(ToOwned::to_owned),
             groups,
             engine: OnceLock::new(),
             keeping: OnceLock::new(),
@@ -199,6 +205,12 @@ impl Travel {
         self.engine
             .get()
             .ok_or_else(|| io::Error::other("processes do not move here"))
+    }
+
+    /// Returns the program that leads sessions with a terminal.
+    fn leader(&self) -> io::Result<PathBuf> {
+        let leader = self.leader.clone();
+        leader.ok_or_else(|| io::Error::other("there are no terminals here"))
     }
 
     fn transport(&self) -> io::Result<&Arc<dyn Transport>> {
@@ -225,36 +237,35 @@ impl Travel {
 
     /// Keeps a copy that has been ended here on the process table while its job goes on elsewhere, if it is a job of
     /// this node; else buries it.
-    async fn keep_or_bury(&self, pid: i32, pidfd: OwnedFd) {
+    async fn keep_or_bury(&self, pid: i32, body: Body) {
         let not_kept = match self.jobs().get(&pid) {
             Some(known) => {
-                known.remains.keep(pidfd);
+                known.remains.keep(body);
                 None
             }
-            None => Some(pidfd),
+            None => Some(body),
         };
-        if let Some(pidfd) = not_kept {
-            remains::bury(pid, pidfd).await;
+        if let Some(body) = not_kept {
+            remains::bury(pid, body).await;
         }
     }
 
     /// Makes a job known whose program has just started.
     pub(super) fn register(
         self: &Arc<Self>,
-        pid: i32,
-        pidfd: OwnedFd,
-        group: &GroupSlot,
+        original: Original,
         tied: Option<&'static str>,
         user: Credentials,
         wishes: Wishes,
     ) -> Ticket {
+        let pid = original.pid;
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let known = Known {
             orders,
             seat: Arc::default(),
             remains: Arc::default(),
             status: Arc::new(Mutex::new(Status::new(self.node))),
-            group: Arc::clone(group),
+            group: Arc::clone(&original.group),
             tied,
             user: user.clone(),
             since: Instant::now(),
@@ -262,11 +273,6 @@ impl Travel {
                 locked: false,
                 asked: wishes.levelled,
             },
-        };
-        let original = Original {
-            pid,
-            pidfd,
-            group: Arc::clone(group),
         };
         let seat = Arc::clone(&known.seat);
         let remains = Arc::clone(&known.remains);

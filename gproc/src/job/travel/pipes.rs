@@ -47,11 +47,11 @@ struct Held {
     path: PathBuf,
 }
 
-/// Finds the pipes of a frozen job.
-pub(super) fn of(group: &Group, pid: i32) -> io::Result<Pipes> {
+/// Finds the pipes of a frozen job, those of the leader of its session excepted.
+pub(super) fn of(group: &Group, pid: i32, leader: Option<i32>) -> io::Result<Pipes> {
     let mut pipes = Pipes::default();
     let mut ended = None;
-    for (inode, held) in held(group, pid)? {
+    for (inode, held) in held(group, pid, leader)? {
         match (held.read, held.write) {
             (true, false) => {
                 let mut options = File::options();
@@ -94,10 +94,11 @@ fn has_no_writer(reader: &File) -> io::Result<bool> {
     Ok(seen.contains(PollFlags::POLLHUP))
 }
 
-fn held(group: &Group, pid: i32) -> io::Result<BTreeMap<u64, Held>> {
+fn held(group: &Group, pid: i32, leader: Option<i32>) -> io::Result<BTreeMap<u64, Held>> {
     let mut all = BTreeMap::<u64, Held>::new();
     let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
-    for pid in members(dir, pid)? {
+    let members = members(dir, pid)?;
+    for pid in members.into_iter().filter(|pid| Some(*pid) != leader) {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
             let target = fs::read_link(&path)?;

@@ -1,5 +1,6 @@
 //! A job's place among those that may move.
 
+use super::super::terminal::WindowSize;
 use super::remains::{self, Remains};
 use super::seat::Seat;
 use super::{Order, Travel};
@@ -29,6 +30,14 @@ impl Ticket {
     pub(in crate::job) fn signal(&self, number: i32, group: bool) -> bool {
         let order = Order::Signal { number, group };
         self.seat.is_away_or_moves() && self.orders.try_send(order).is_ok()
+    }
+
+    /// Tells the job of another size of its terminal, if it is not here.
+    pub(in crate::job) fn resize(&self, size: WindowSize) {
+        if self.seat.is_away() {
+            // The newest counts, and is told again when it moves.
+            self.orders.try_send(Order::Resize(size)).ok();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::unix;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Devices that are the same everywhere.
@@ -58,6 +59,7 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
     let mut ties = BTreeSet::new();
     let (mut sockets, connected) = (BTreeSet::new(), connected()?);
     let members = members(dir, pid)?;
+    let terminal = terminal_of_session(pid);
     for pid in &members {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
@@ -78,7 +80,9 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
                     _ => {}
                 }
             } else if target.starts_with("/dev/pts/") || target.as_ref() == "/dev/tty" {
-                ties.insert("terminal");
+                if terminal.is_none_or(|terminal| !is_terminal(&path, terminal)) {
+                    ties.insert("terminal");
+                }
             } else if target.starts_with("/dev/")
                 && !target.starts_with("/dev/shm/")
                 && !target.starts_with("/dev/mqueue/")
@@ -105,6 +109,34 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
         ties.insert("file_lock");
     }
     Ok(ties)
+}
+
+/// Returns the number of the terminal that a program has from a leader of its session: the only one that moves. A program that
+/// leads its session itself has one of somebody else.
+fn terminal_of_session(pid: i32) -> Option<u64> {
+    /// Fields behind the name, from the state on.
+    const SESSION: usize = 3;
+    const TERMINAL: usize = 4;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let session: i32 = fields.get(SESSION)?.parse().ok()?;
+    let terminal: u64 = fields.get(TERMINAL)?.parse().ok()?;
+    (session != pid && terminal != 0).then_some(terminal)
+}
+
+/// Returns whether a descriptor is this terminal.
+fn is_terminal(fd: &Path, terminal: u64) -> bool {
+    let Ok(meta) = fs::metadata(fd) else {
+        return false;
+    };
+    let number = meta.rdev();
+    // As `/proc/*/stat` has it (proc_pid_stat(5)).
+    let (major, minor) = (
+        u64::from(libc::major(number)),
+        u64::from(libc::minor(number)),
+    );
+    let number = minor & 0xff | major << 8 | (minor & !0xff) << 12;
+    number == terminal
 }
 
 /// Returns whether unix sockets of a job are connected to others. The kernel tells of those of one network at a time.
@@ -154,7 +186,7 @@ fn of_file(fd: &Path) -> io::Result<Option<&'static str>> {
     }
     let shared = kind == nix::sys::statfs::FUSE_SUPER_MAGIC;
     // CRIU carries the content of a file without a name.
-    let named = std::os::unix::fs::MetadataExt::nlink(&meta) > 0;
+    let named = meta.nlink() > 0;
     let local = meta.is_file() && !shared && named && access(fd)? != libc::O_RDONLY;
     Ok(local.then_some("local_file"))
 }

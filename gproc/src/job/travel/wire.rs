@@ -5,11 +5,15 @@
 
 use super::super::private::Private;
 use super::super::protocol::{Credentials, Stream};
+use super::super::terminal::{Terminal, WindowSize};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Upper limit of the bytes of an image in one frame.
 pub(super) const IMAGE_BYTES_MAX: usize = 60 << 10;
+
+/// What the leader of the session of a job with a terminal reports goes by this name: such a job has no wire.
+pub(super) const REPORTS: Stream = Stream::Wire;
 
 /// A job that is to run on another node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,19 @@ pub struct Pipe {
     pub inode: u64,
     /// Whether the other end is open.
     pub open: bool,
+}
+
+/// The terminal of a job that stands still, or has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Carried {
+    /// The pid of the leader of its session, which is not in the images.
+    pub(super) leader: i32,
+    /// The process group that has it; 0: none.
+    pub(super) foreground: i32,
+    /// Its size and modes.
+    pub(super) like: Terminal,
+    /// What was typed and not read, as the job is to read it.
+    pub(super) unread: Bytes,
 }
 
 /// From home.
@@ -64,6 +81,10 @@ pub(super) enum ToGuest {
     For(Credentials),
     /// What it has to itself; comes before the images, and not if that is nothing. Since version 12.
     Private(Private),
+    /// It has this terminal; comes before the images. Since version 12.
+    Terminal(Carried),
+    /// Its terminal has another size. Since version 12.
+    Resize(WindowSize),
 }
 
 /// From the host.
@@ -97,6 +118,8 @@ pub(super) enum FromGuest {
     Killed(i32),
     /// The sender lives.
     Ping,
+    /// How its terminal is; comes before the word that all images have been sent, and before that of its end. Since version 12.
+    Terminal(Carried),
 }
 
 /// A piece of an image.
@@ -110,6 +133,7 @@ pub(super) struct Image {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::terminal::Modes;
     use super::*;
     use consistency::wire::{decode, encode};
     use serde::de::DeserializeOwned;
@@ -164,6 +188,33 @@ mod tests {
         check(&ToGuest::For(user), &[13, 1, 2, 1, 3]);
         let (net, ipc) = (false, true);
         check(&ToGuest::Private(Private { net, ipc }), &[14, 0, 1]);
+        let size = WindowSize {
+            rows: 24,
+            columns: 80,
+            ..WindowSize::default()
+        };
+        let carried = || Carried {
+            leader: 4,
+            foreground: 5,
+            like: Terminal {
+                size,
+                modes: Modes {
+                    input: 1,
+                    output: 2,
+                    control: 3,
+                    local: 4,
+                    characters: Bytes::from_static(b"c"),
+                },
+            },
+            unread: Bytes::from_static(b"u"),
+        };
+        let bytes = [8, 10, 24, 80, 0, 0, 1, 2, 3, 4, 1, b'c', 1, b'u'];
+        check(&ToGuest::Terminal(carried()), &[&[15], &bytes[..]].concat());
+        check(&ToGuest::Resize(size), &[16, 24, 80, 0, 0]);
+        check(
+            &FromGuest::Terminal(carried()),
+            &[&[14], &bytes[..]].concat(),
+        );
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);

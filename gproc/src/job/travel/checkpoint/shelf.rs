@@ -11,7 +11,7 @@
 //! CK3: a file gets its name when all of it is durable, and older ones go after that. The file says itself where it ends.
 //! It is a word that names the format, and [`Part`]s behind their lengths; what is new is a new part.
 
-use super::super::wire::{Image, Pipe};
+use super::super::wire::{Carried, Image, Pipe};
 use consistency::NodeId;
 use consistency::wire::{decode, encode};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Saved {
     pub(in super::super) pipes: Vec<Pipe>,
+    pub(in super::super) terminal: Option<Carried>,
     pub(in super::super) images: Vec<Image>,
 }
 
@@ -44,6 +45,7 @@ enum Part {
     Image(Image),
     /// That was all, so many parts before this one.
     End(u64),
+    Terminal(Carried),
 }
 
 /// The checkpoints of the jobs of one home.
@@ -205,10 +207,13 @@ fn write(path: &Path, pid: i32, saved: &Saved) -> io::Result<u64> {
     for pipe in &saved.pipes {
         put(Part::Pipe(pipe.clone()))?;
     }
+    if let Some(terminal) = &saved.terminal {
+        put(Part::Terminal(terminal.clone()))?;
+    }
     for image in &saved.images {
         put(Part::Image(image.clone()))?;
     }
-    let before = 1 + saved.pipes.len() + saved.images.len();
+    let before = 1 + saved.pipes.len() + saved.terminal.iter().len() + saved.images.len();
     put(Part::End(before as u64))?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
@@ -224,6 +229,7 @@ fn read(mut file: impl Read, pid: i32) -> io::Result<Saved> {
     }
     let mut saved = Saved {
         pipes: Vec::new(),
+        terminal: None,
         images: Vec::new(),
     };
     for parts in 0.. {
@@ -240,6 +246,7 @@ fn read(mut file: impl Read, pid: i32) -> io::Result<Saved> {
             Part::Pid(_) => return Err(damaged("it is another job's")),
             Part::Pipe(pipe) => saved.pipes.push(pipe),
             Part::Image(image) => saved.images.push(image),
+            Part::Terminal(terminal) => saved.terminal = Some(terminal),
             Part::End(all) if all == parts => break,
             Part::End(_) => return Err(damaged("parts of it are missing")),
         }
@@ -250,6 +257,8 @@ fn read(mut file: impl Read, pid: i32) -> io::Result<Saved> {
 #[cfg(test)]
 mod tests {
     use super::super::super::super::protocol::Stream;
+    use super::super::super::super::terminal::WindowSize;
+    use super::super::super::super::terminal::tests::like_none;
     use super::*;
 
     fn saved(fill: u8) -> Saved {
@@ -263,6 +272,12 @@ mod tests {
                 inode: 7,
                 open: true,
             }],
+            terminal: Some(Carried {
+                leader: 4,
+                foreground: 5,
+                like: like_none(),
+                unread: vec![fill; 3].into(),
+            }),
             images: vec![image("a.img", 0), image("b.img", 60 << 10)],
         }
     }
@@ -362,5 +377,12 @@ mod tests {
         check(&Part::Pipe(saved.pipes[0].clone()), &[1, 1, 0, 7, 1]);
         check(&Part::Image(saved.images[0].clone()), b"\x02\x05a.img\x00");
         check(&Part::End(4), &[3, 4]);
+        let mut terminal = saved.terminal.expect("there");
+        terminal.like.size = WindowSize::default();
+        terminal.like.modes.characters = [7].as_slice().to_owned().into();
+        let modes = &mut terminal.like.modes;
+        (modes.input, modes.output, modes.control, modes.local) = (1, 2, 3, 4);
+        let golden = [4, 8, 10, 0, 0, 0, 0, 1, 2, 3, 4, 1, 7, 3, 1, 1, 1];
+        check(&Part::Terminal(terminal), &golden);
     }
 }

@@ -2,14 +2,17 @@
 
 use super::super::super::group::Group;
 use super::super::super::protocol::Stream;
+use super::super::engine::Kind;
 use super::super::guest::blocking;
 use super::super::owner::Outlet;
 use super::super::rules::Event;
-use super::super::wire::Pipe;
+use super::super::terminal::AtHome;
+use super::super::wire::{Carried, Pipe, REPORTS};
 use super::super::{pipes, remains};
 use super::Deputy;
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::net::unix::pipe;
 
@@ -19,12 +22,18 @@ impl Deputy {
         let engine = self.travel.engine().cloned();
         let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
         let private = self.private;
+        let terminal = self.original.terminal.clone();
         let dumped = blocking(move || {
             let engine = engine?;
             let group = group.get().ok_or(io::ErrorKind::NotFound)?;
-            let images = engine.dump(group, pid, private)?;
-            match pipes::of(group, pid) {
-                Ok(pipes) => Ok((images, pipes)),
+            let leader = terminal.as_ref().map(|of| of.leader);
+            let led = leader.is_some();
+            let images = engine.dump(group, pid, Kind { private, led })?;
+            let carry = |of: &AtHome| Carried::take(of.leader, &of.pty);
+            let found = pipes::of(group, pid, leader)
+                .and_then(|pipes| Ok((pipes, terminal.as_ref().map(carry).transpose()?)));
+            match found {
+                Ok((pipes, carried)) => Ok((images, pipes, carried)),
                 Err(error) => {
                     group.freeze(false)?;
                     Err(error)
@@ -32,7 +41,11 @@ impl Deputy {
             }
         })
         .await;
-        let taken = dumped.and_then(|(images, pipes)| self.take_pipes(pipes).map(|()| images));
+        let taken = dumped.and_then(|(images, pipes, carried)| {
+            // Before anything can fail: it is given back what was taken from it.
+            self.terminal = carried;
+            self.take_pipes(pipes).map(|()| images)
+        });
         match taken {
             Ok(images) => {
                 self.images = images;
@@ -56,9 +69,23 @@ impl Deputy {
                 open: true,
             });
         }
-        self.outs = [None, None];
-        let names = [Stream::Out, Stream::Err];
-        for ((place, stream), (inode, file)) in self.outs.iter_mut().zip(names).zip(pipes.outs) {
+        self.outs = Default::default();
+        let mut names = vec![Stream::Out, Stream::Err];
+        let mut places = self.outs.iter_mut();
+        if let Some(terminal) = &self.original.terminal {
+            let end = terminal.pty.open_slave()?;
+            self.input.pipe = Some(pipe::Receiver::from_owned_fd_unchecked(end.try_clone()?)?);
+            let reports = super::super::super::sys::writer_of(terminal.reports.as_fd())?;
+            for (stream, end) in [(names.remove(0), end), (REPORTS, reports)] {
+                *places.next().expect("there are three") = Some(Outlet {
+                    stream,
+                    pipe: pipe::Sender::from_owned_fd_unchecked(end)?,
+                    waiting: VecDeque::new(),
+                    ended: false,
+                });
+            }
+        }
+        for ((place, stream), (inode, file)) in places.zip(names).zip(pipes.outs) {
             self.pipes.push(Pipe {
                 stream: Some(stream),
                 inode,
@@ -75,10 +102,17 @@ impl Deputy {
     }
 
     pub(super) async fn thaw_original(&mut self) {
-        (self.input.pipe, self.outs) = (None, [None, None]);
+        (self.input.pipe, self.outs) = (None, Default::default());
         let group = Arc::clone(&self.original.group);
-        let thawed =
-            blocking(move || group.get().map_or(Ok(()), |group| group.freeze(false))).await;
+        let at_home = self.original.terminal.clone();
+        let terminal = at_home.zip(self.terminal.clone());
+        let thawed = blocking(move || {
+            if let Some((at_home, carried)) = terminal {
+                at_home.pty.go_on(&carried.held())?;
+            }
+            group.get().map_or(Ok(()), |group| group.freeze(false))
+        })
+        .await;
         if let Err(error) = thawed {
             tracing::warn!(pid = self.original.pid, %error, "a frozen job does not go on");
         }
@@ -87,13 +121,31 @@ impl Deputy {
 
     /// Frees the pid here, if it is not that of a process that runs.
     pub(super) async fn bury(&mut self) {
-        if let Some(pidfd) = self.remains.take() {
-            remains::bury(self.original.pid, pidfd).await;
+        if let Some(body) = self.remains.take() {
+            remains::bury(self.original.pid, body).await;
         }
     }
 
+    /// Ends it; its pid stays on the process table (MV6).
     pub(super) async fn end_original(&mut self) {
         let group = Arc::clone(&self.original.group);
-        blocking(move || group.get().map(Group::end)).await;
+        let leader = self.original.terminal.as_ref().map(|of| of.leader);
+        let end = move |group: &Group| match leader {
+            Some(leader) => group.end_all_but(leader),
+            None => group.end(),
+        };
+        blocking(move || group.get().map(end)).await;
+    }
+
+    /// The terminal here is as the job has left its own on another node. Of a job that is `lost` nobody knows what it has read.
+    pub(super) fn leave_terminal(&mut self, lost: bool) {
+        let terminals = self.original.terminal.as_ref().zip(self.terminal.take());
+        let Some((at_home, carried)) = terminals else {
+            return;
+        };
+        let mut left = carried.held();
+        let unread = [left.unread].into_iter().chain(self.input.unread.drain(..));
+        left.unread = unread.filter(|_| !lost).flatten().collect();
+        at_home.pty.is_left(left);
     }
 }

@@ -106,6 +106,7 @@ impl Deputy {
         self.input.imaged();
         let saved = Saved {
             pipes: self.pipes.clone(),
+            terminal: self.terminal.clone(),
             images: std::mem::take(&mut self.images),
         };
         let made = checkpoint::now();
@@ -220,6 +221,7 @@ impl Deputy {
     fn takes(&mut self, saved: Saved) {
         self.images = saved.images;
         self.pipes = saved.pipes;
+        self.terminal = saved.terminal;
         for pipe in &mut self.pipes {
             let mut outs = self.outs.iter().flatten().map(|out| Some(out.stream));
             pipe.open = pipe.stream.is_none() || outs.any(|stream| stream == pipe.stream);

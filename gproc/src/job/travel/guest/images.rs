@@ -3,9 +3,11 @@
 
 use super::super::super::protocol::{DATA_BYTES_MAX, Stream};
 use super::super::super::sys;
+use super::super::engine::Kind;
 use super::super::places::reached;
 use super::super::rules::Word;
-use super::super::wire::{FromGuest, Image, Pipe};
+use super::super::terminal;
+use super::super::wire::{Carried, FromGuest, Image, Pipe};
 use super::{FrameSender, Guest, blocking};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -33,13 +35,16 @@ impl Guest {
 
     pub(super) async fn freeze(&mut self, sender: &FrameSender) {
         reached("source: before the freeze");
-        let images = match self.dump().await {
-            Ok(images) => images,
+        let (images, terminal) = match self.dump().await {
+            Ok(dumped) => dumped,
             Err(error) => return self.tell_no_images(&error, sender).await,
         };
         self.copy = self.copy.after(Word::Freeze);
         reached("source: after the freeze");
         self.drain(sender).await;
+        if let Some(terminal) = terminal {
+            sender.send(&FromGuest::Terminal(terminal)).await;
+        }
         for bytes in self.unread() {
             sender.send(&FromGuest::Unread(bytes)).await;
         }
@@ -59,8 +64,8 @@ impl Guest {
             Ok(()) => self.dump().await,
             Err(error) => Err(error),
         };
-        let images = match images {
-            Ok(images) => images,
+        let (images, terminal) = match images {
+            Ok(dumped) => dumped,
             Err(error) => {
                 self.tell_no_images(&error, sender).await;
                 return Ok(());
@@ -72,13 +77,16 @@ impl Guest {
         let unread = self.unread();
         // CK6
         let flushed = self.travel.flush().await;
-        self.set_frozen(false).await?;
+        self.go_on().await?;
         for (stream, bytes) in written {
             sender.send(&FromGuest::Output(stream, bytes)).await;
         }
         if let Err(error) = flushed {
             self.tell_no_images(&error, sender).await;
             return Ok(());
+        }
+        if let Some(terminal) = terminal {
+            sender.send(&FromGuest::Terminal(terminal)).await;
         }
         for bytes in unread {
             sender.send(&FromGuest::Unread(bytes)).await;
@@ -97,12 +105,14 @@ impl Guest {
     }
 
     /// Returns the input that a frozen job has not read. If it goes on here it is to read it still.
-    fn unread(&mut self) -> VecDeque<Bytes> {
+    pub(super) fn unread(&mut self) -> VecDeque<Bytes> {
         let mut unread = VecDeque::new();
         let Some(input) = &mut self.input else {
             return unread;
         };
-        if let Ok(reader) = sys::reader_of(input.pipe.as_fd()) {
+        // What its terminal has is told of with that.
+        let pipe = input.inode.map(|_| input.pipe.as_fd());
+        if let Some(Ok(reader)) = pipe.map(sys::reader_of) {
             while let Some(bytes) = read_now(reader.as_fd()) {
                 input.again += u32::try_from(bytes.len()).expect("pieces fit a frame");
                 unread.push_back(bytes);
@@ -114,26 +124,44 @@ impl Guest {
     }
 
     fn pipes(&self) -> Vec<Pipe> {
-        let pipe = |stream: Option<Stream>, inode| Pipe {
-            stream,
-            inode,
-            open: true,
+        let pipe = |stream: Option<Stream>, inode: Option<u64>| {
+            let inode = inode?;
+            let open = true;
+            Some(Pipe {
+                stream,
+                inode,
+                open,
+            })
         };
         let input = self.input.iter().map(|input| pipe(None, input.inode));
         let outs = self.outs.iter().flatten();
         let outs = outs.map(|out| pipe(Some(out.stream), out.inode));
-        input.chain(outs).collect()
+        input.chain(outs).flatten().collect()
     }
 
-    async fn dump(&self) -> io::Result<Vec<Image>> {
+    /// Freezes it, and makes images of it. If that fails it goes on.
+    async fn dump(&mut self) -> io::Result<(Vec<Image>, Option<Carried>)> {
         let engine = self.travel.engine()?.clone();
-        let (group, pid, private) = (Arc::clone(&self.group), self.pid, self.private);
-        blocking(move || engine.dump(&group, pid, private)).await
+        let group = Arc::clone(&self.group);
+        let (pid, private, led) = (self.pid, self.private, self.terminal.is_some());
+        let dump = move || engine.dump(&group, pid, Kind { private, led });
+        let images = blocking(dump).await?;
+        match self.terminal.as_mut().map(terminal::Of::hold).transpose() {
+            Ok(carried) => Ok((images, carried)),
+            Err(error) => {
+                self.go_on().await?;
+                Err(error)
+            }
+        }
     }
 
-    pub(super) async fn set_frozen(&self, frozen: bool) -> io::Result<()> {
+    /// Lets a frozen job go on.
+    pub(super) async fn go_on(&mut self) -> io::Result<()> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.go_on()?;
+        }
         let group = Arc::clone(&self.group);
-        blocking(move || group.freeze(frozen)).await
+        blocking(move || group.freeze(false)).await
     }
 }
 
