@@ -55,7 +55,7 @@ type Log = Replicated<Sum>;
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
 const ELECTION: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(500));
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn config(node: u16, voters: &[u16], dir: &Path) -> LogConfig {
     LogConfig {
