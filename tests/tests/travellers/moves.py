@@ -393,5 +393,25 @@ sys.stdin.readline(); check()
     assert job.ask('away') == [job.pid, 'x']
     assert job.end() == 0
 
+def twice_in_vain():
+    # A file is on node 1 only. What is left of copies that could not be made does not keep it away.
+    subprocess.run('mount -t tmpfs none /mnt && touch /mnt/here', shell=True, check=True)
+    job = Job(1, 'python3', '-u', '-c', """
+import os, sys
+here = open('/mnt/here')
+for line in sys.stdin:
+    print(os.getpid())
+    if line == 'close\\n': here.close()
+""")
+    job.pid, = job.ask('first')
+    for _ in range(3):
+        assert job.refuses(2) == 'EAGAIN'
+        assert job.ask('again') == [job.pid]
+    assert job.ask('close') == [job.pid]
+    job.ask('closed')
+    job.go(2)
+    assert job.ask('away') == [job.pid] and job.file('where') == ['2']
+    assert job.end() == 0
+
 rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets,
-        private_connections, private_server, private_ipc, private_of_a_user, private_busy)
+        private_connections, private_server, private_ipc, private_of_a_user, private_busy, twice_in_vain)

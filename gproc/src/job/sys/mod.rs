@@ -284,6 +284,12 @@ pub(super) fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
     wait_id(pidfd, libc::WEXITED | libc::WNOHANG)
 }
 
+/// Returns whether a process is a child of this one, and has ended.
+pub(super) fn is_dead_child(pidfd: BorrowedFd<'_>) -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    matches!(wait_id(pidfd, flags), Ok(Some(_)))
+}
+
 /// Waits for the end of a process and takes it off the process table.
 pub(super) fn wait(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     wait_id(pidfd, libc::WEXITED).map(drop)

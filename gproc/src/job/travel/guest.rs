@@ -266,7 +266,13 @@ async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result
             // Until the guest has ended, or nobody waits for it.
             wait.recv().ok();
         })?;
-    let waiting = made.await.map_err(|_| io::ErrorKind::BrokenPipe)??;
+    let waiting = match made.await.map_err(|_| io::ErrorKind::BrokenPipe)? {
+        Ok(waiting) => waiting,
+        Err(error) => {
+            forget(travel, arrival.pid, &group).await;
+            return Err(error);
+        }
+    };
     let pidfd = sys::watch(crate::sys::pidfd_open(root)?)?;
     let guest = Guest {
         travel: Arc::clone(travel),
@@ -283,6 +289,17 @@ async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result
         over: false,
     };
     Ok((guest, waiting))
+}
+
+/// Takes what is left of a copy that could not be made off the process table, or another would find its pid taken; at home it keeps
+/// that (MV6).
+async fn forget(travel: &Travel, pid: i32, group: &Arc<Group>) {
+    let group = Arc::clone(group);
+    blocking(move || group.end()).await;
+    let pidfd = crate::sys::pidfd_open(pid).ok();
+    if let Some(pidfd) = pidfd.filter(|pidfd| sys::is_dead_child(pidfd.as_fd())) {
+        travel.keep_or_bury(pid, Body { pidfd, leads: None }).await;
+    }
 }
 
 fn inode(fd: &OwnedFd) -> io::Result<u64> {
