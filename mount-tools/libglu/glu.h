@@ -66,8 +66,8 @@ int glu_where_pid(pid_t pid);
 int glu_nmigs(pid_t pid);
 
 /* Has the program of a job of glurun go on on another node, with all its descendants; 0 is the node that has started it, -1
- * the one where it runs best. Returns when it does; a job that moves stands still meanwhile, so nobody moves his own. There is
- * no rfork: a child is of its parent's job, which moves as a whole. */
+ * the one where it runs best. Returns when it does; it may be the caller. There is no rfork: a child is of its parent's job, which
+ * moves as a whole. */
 int glu_migrate(pid_t pid, int node);
 
 /* As kill(2), for a process of any node; pid is above 0. */

@@ -31,6 +31,24 @@ static int move(pid_t pid)
     return 0;
 }
 
+/* A job of node 1 that moves itself to node 2 and back. */
+static int move_itself(void)
+{
+    const pid_t own = getpid();
+
+    CHECK(glu_where_pid(own) == 1);
+    CHECK(glu_migrate(own, 2) == 0);
+    CHECK(glu_where_pid(own) == 2 && glu_nmigs(own) == 1);
+    CHECK(glu_migrate(own, 0) == 0);
+    CHECK(glu_where_pid(own) == 1 && glu_nmigs(own) == 2);
+    FAILS(glu_migrate(own, 9), ENXIO);
+    /* Node 2 cannot make it again: the file is on node 1 only. */
+    CHECK(open("/mnt/here", O_RDONLY) >= 0);
+    FAILS(glu_migrate(own, 2), EAGAIN);
+    CHECK(glu_where_pid(own) == 1 && glu_nmigs(own) == 2);
+    return 9;
+}
+
 /* Goes on as a program that says on which node it is, and ends with status 7. */
 static int rexec(void)
 {
@@ -66,6 +84,8 @@ int main(int argc, char **argv)
         return barrier();
     if (argc == 3 && !strcmp(argv[1], "move"))
         return move(atoi(argv[2]));
+    if (argc == 2 && !strcmp(argv[1], "move-itself"))
+        return move_itself();
     if (argc == 2 && !strcmp(argv[1], "rexec"))
         return rexec();
     CHECK(argc == 6);

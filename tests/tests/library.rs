@@ -49,4 +49,17 @@ subprocess.run(['{program}', 'move', job.pid], check=True)
 assert job.ask('well') == ['well'] and job.end() == 5"
     );
     moves::drive(&cluster, DEADLINE, &moves);
+    let on_node_1 = "mount -t tmpfs none /mnt && touch /mnt/here";
+    cluster.sh(1, on_node_1).ok();
+    // Its output is a pipe: what the tests write to is a file of this machine's.
+    let alone = |job: &str| {
+        let script = format!("{{ glurun -w 1 {job} </dev/null 2>&1; echo status $?; }} | cat");
+        cluster.sh(1, &script).ok()
+    };
+    let moved = alone(&format!("{program} move-itself"));
+    assert_eq!(moved, "status 9");
+    // A shell as well.
+    let script = "cd /cluster/proc/$$ && echo 2 >goto && cat where && echo 0 >goto && cat where";
+    let moved = alone(&format!("sh -c '{script}'"));
+    assert_eq!(moved, "2\n1\nstatus 0");
 }

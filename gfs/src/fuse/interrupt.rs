@@ -9,10 +9,13 @@
 //!   the process and device trees, whose files are streams, terminals, events. Anywhere else EINTR would break what
 //!   works on a local disk: stat(2) and open(2) of programs that use timers, reads of regular files, and a page fault,
 //!   where it would become SIGBUS.
+//! - A thread that is to be frozen (cgroups of version 2) waits in the kernel as for a signal, and cannot be frozen before its
+//!   answer. An order to a process to move may come from itself: its writer is told that the order is given once it is to
+//!   stand still, and the order goes on.
 //! - What has to happen in any case (FLUSH, RELEASE and unlocking give back locks and handles) goes on after its caller is gone.
 
 use super::request::{Operation, Request};
-use crate::tree::PROC_BASE;
+use crate::tree::{DEV_BASE, PROC_BASE};
 use std::fs;
 use std::time::Duration;
 
@@ -28,6 +31,8 @@ pub(super) enum OnSignal {
     Kill,
     /// A signal that ends the process; the operation goes on.
     Detach,
+    /// As [`Self::Kill`], of an order of so many bytes; if the process is to stand still the order counts as given, and goes on.
+    Order(u32),
 }
 
 impl OnSignal {
@@ -41,6 +46,11 @@ impl OnSignal {
             } if request.lock.kind != libc::F_UNLCK => Self::Interrupt,
             Operation::Open { .. } | Operation::Read { .. } | Operation::Ioctl { .. } if stream => {
                 Self::Interrupt
+            }
+            Operation::Write { data, .. }
+                if (PROC_BASE..DEV_BASE).contains(&request.header.ino.0) =>
+            {
+                Self::Order(u32::try_from(data.len()).unwrap_or(u32::MAX))
             }
             Operation::Flush { .. } | Operation::Release { .. } | Operation::Setlk { .. } => {
                 Self::Detach
@@ -59,15 +69,27 @@ pub(super) fn is_dying(tid: u32) -> bool {
     fs::read_to_string(format!("/proc/{tid}/status")).map_or(true, |status| dies_of(&status))
 }
 
+/// Tells whether a thread that has been woken as for a signal has got none: then it is to be frozen, or traced, or stopped.
+pub(super) fn is_to_stand_still(tid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| takes_none(&status))
+}
+
+fn takes_none(status: &str) -> bool {
+    let pending = signals(status, "SigPnd:") | signals(status, "ShdPnd:");
+    pending & !signals(status, "SigBlk:") == 0
+}
+
+/// Returns a set of signals in a thread's `status`.
+fn signals(status: &str, field: &str) -> u64 {
+    let mut lines = status.lines();
+    let hex = lines.find_map(|line| line.strip_prefix(field));
+    hex.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
 /// Tells from a thread's `status` whether a signal is pending that will end its process.
 fn dies_of(status: &str) -> bool {
-    let set = |field: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-            .unwrap_or(0)
-    };
+    let set = |field| signals(status, field);
     let pending = set("SigPnd:") | set("ShdPnd:");
     let survived = set("SigBlk:") | set("SigIgn:") | set("SigCgt:") | SURVIVED_BY_DEFAULT;
     // The kernel turns most fatal signals into SIGKILL for every thread, but not those that dump core.
@@ -124,6 +146,16 @@ mod tests {
         check("SigPnd:\t0000000000000004\n", true);
         check("SigPnd:\t0000000000010000\n", false);
         check("SigPnd:\t0000000000040000\n", false);
+    }
+
+    #[test]
+    fn a_thread_that_is_woken_without_a_signal_is_to_stand_still() {
+        assert!(takes_none("SigPnd:\t0000000000000000\n"));
+        assert!(takes_none(
+            "ShdPnd:\t0000000000000002\nSigBlk:\t0000000000000002\n"
+        ));
+        assert!(!takes_none("ShdPnd:\t0000000000010000\n"));
+        assert!(!is_to_stand_still(u32::MAX));
     }
 
     #[test]

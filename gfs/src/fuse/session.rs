@@ -15,7 +15,7 @@ use super::adapter::Adapter;
 use super::asker::{Asker, Place};
 use super::device::Device;
 use super::init::{self, WRITE_BYTES_MAX};
-use super::interrupt::{OnSignal, WATCH_PERIOD, is_dying};
+use super::interrupt::{OnSignal, WATCH_PERIOD, is_dying, is_to_stand_still};
 use super::mount::{Mount, MountError};
 use super::notify::Notifier;
 use super::reply::Answer;
@@ -410,11 +410,27 @@ impl Session {
             Some((OnSignal::Interrupt, _)) => {
                 self.give_up(meant, Errno::EINTR);
             }
-            Some((OnSignal::Kill | OnSignal::Detach, tid)) if is_dying(tid) => {
-                self.give_up(meant, Errno::EINTR);
+            Some((rule, tid)) => {
+                if !self.look_after(meant, rule, tid) {
+                    self.watch();
+                }
             }
-            Some((OnSignal::Kill | OnSignal::Detach, _)) => self.watch(),
         }
+    }
+
+    /// Lets the caller of a request that got a signal go, if the rule says so.
+    fn look_after(self: &Arc<Self>, unique: u64, rule: OnSignal, tid: u32) -> bool {
+        if is_dying(tid) {
+            return self.give_up(unique, Errno::EINTR);
+        }
+        let OnSignal::Order(bytes) = rule else {
+            return false;
+        };
+        if !is_to_stand_still(tid) || self.waits.take(unique).is_none() {
+            return false;
+        }
+        self.answer(unique, Answer::written(bytes));
+        true
     }
 
     /// Lets the caller of a waiting request go; false if it does not wait.
@@ -439,10 +455,8 @@ impl Session {
             loop {
                 tokio::time::sleep(WATCH_PERIOD).await;
                 let signalled = session.waits.signalled();
-                for (unique, tid) in &signalled {
-                    if is_dying(*tid) {
-                        session.give_up(*unique, Errno::EINTR);
-                    }
+                for (unique, rule, tid) in &signalled {
+                    session.look_after(*unique, *rule, *tid);
                 }
                 if signalled.is_empty() {
                     session.watching.store(false, Ordering::SeqCst);

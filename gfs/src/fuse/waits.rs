@@ -86,12 +86,12 @@ impl Waits {
         Some((wait.on_signal, wait.header.caller.pid))
     }
 
-    /// Returns the requests that got a signal and wait on, with the threads that asked.
-    pub(super) fn signalled(&self) -> Vec<(u64, u32)> {
+    /// Returns the requests that got a signal and wait on, with their rules and the threads that asked.
+    pub(super) fn signalled(&self) -> Vec<(u64, OnSignal, u32)> {
         self.table()
             .iter()
             .filter(|(_, wait)| wait.signalled)
-            .map(|(unique, wait)| (*unique, wait.header.caller.pid))
+            .map(|(unique, wait)| (*unique, wait.on_signal, wait.header.caller.pid))
             .collect()
     }
 

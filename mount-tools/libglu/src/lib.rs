@@ -170,20 +170,38 @@ impl Cluster {
         number(&self.read(&format!("{pid}/nmigs"), libc::ESRCH)?)
     }
 
-    /// Has the program of a job of `glurun` go on on another node, with all its descendants; returns when it does. One that
-    /// is not to wait for itself asks for another: the caller's own job stands still while it moves.
+    /// Has the program of a job of `glurun` go on on another node, with all its descendants; returns when it does. It may be the
+    /// caller.
     ///
     /// # Errors
     /// ENXIO, EOPNOTSUPP, EBUSY, EAGAIN, ECONNREFUSED, and as of [`Self::kill`].
     pub fn migrate(&self, pid: i32, to: Destination) -> io::Result<()> {
         let pid = positive(pid)?;
-        let to = match to {
+        let number = match to {
             Destination::Node(0) => return Err(io::Error::from_raw_os_error(libc::ENXIO)),
             Destination::Node(node) => i32::from(node),
             Destination::Home => 0,
             Destination::Best => -1,
         };
-        self.order(&format!("{pid}/goto"), &to.to_string())
+        self.order(&format!("{pid}/goto"), &number.to_string())?;
+        if pid.cast_unsigned() == std::process::id() {
+            return self.has_gone(pid, to);
+        }
+        Ok(())
+    }
+
+    /// The order of a process to itself counts as given when it is to stand still: what has come of it is seen when it goes on.
+    fn has_gone(&self, pid: i32, to: Destination) -> io::Result<()> {
+        let wanted = match to {
+            Destination::Node(node) => node,
+            Destination::Home => number(&self.read(&format!("{pid}/from"), libc::ESRCH)?)?,
+            Destination::Best => return Ok(()),
+        };
+        if self.where_pid(pid)? == wanted {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EAGAIN))
+        }
     }
 
     /// Sends a signal to a process of any node; 0 only asks whether that could be done.

@@ -197,9 +197,8 @@ impl Deputy {
     async fn on(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.home.on(event) {
-                events.extend(self.act(action).await);
-            }
+            let actions = self.home.on(event);
+            // Before a copy runs, which may ask where it is.
             let kept = self.home.kept();
             *self.status.lock().expect("no holder panics") = Status {
                 at: self.home.at(),
@@ -207,6 +206,9 @@ impl Deputy {
                 restarts: self.home.restarts(),
                 newest: self.restart.newest.filter(|of| Some(of.number) == kept),
             };
+            for action in actions {
+                events.extend(self.act(action).await);
+            }
         }
         if self.home.is_settled() {
             for (number, group) in std::mem::take(&mut self.signals) {
