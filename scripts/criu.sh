@@ -58,13 +58,13 @@ for package in "$work"/archives/*.deb; do
     dpkg-deb -x "$package" "$into/root"
 done
 
-# A program that runs with its own libraries, whatever the system has.
+# A program that runs with its own libraries, whatever the system has. It is looked for once: each move starts it twice.
+root=$into/root
+loader=$(ls "$root"/lib64/ld-linux-* "$root"/usr/lib64/ld-linux-* "$root"/usr/lib/ld-linux-* 2>/dev/null | head -n1 || true)
+libraries=$(ls -d "$root"/lib/*-linux-gnu "$root"/usr/lib/*-linux-gnu 2>/dev/null | paste -sd:)
 cat >"$into/criu.new" <<SCRIPT
 #!/bin/sh
-root=$into/root
-loader=\$(ls "\$root"/lib64/ld-linux-* "\$root"/usr/lib64/ld-linux-* "\$root"/usr/lib/ld-linux-* 2>/dev/null | head -n1)
-libraries=\$(ls -d "\$root"/lib/*-linux-gnu "\$root"/usr/lib/*-linux-gnu 2>/dev/null | paste -sd:)
-exec "\$loader" --library-path "\$libraries" "\$root/usr/sbin/criu" "\$@"
+exec "$loader" --library-path "$libraries" "$root/usr/sbin/criu" "\$@"
 SCRIPT
 chmod +x "$into/criu.new"
 mv "$into/criu.new" "$into/criu"

@@ -22,17 +22,17 @@ class Job:
     def file(self, name):
         return open(f'/cluster/proc/{self.pid}/{name}').read().split()
 
-    def go(self, node):
+    def go(self, node, how=''):
         goto = os.open(f'/cluster/proc/{self.pid}/goto', os.O_WRONLY)
         try:
             # A file object would write what was refused once more when it is closed.
-            os.write(goto, f'{node}\n'.encode())
+            os.write(goto, f'{node}{how}\n'.encode())
         finally:
             os.close(goto)
 
-    def refuses(self, node):
+    def refuses(self, node, how=''):
         try:
-            self.go(node)
+            self.go(node, how)
         except OSError as error:
             return errno.errorcode[error.errno]
 

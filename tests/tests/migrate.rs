@@ -272,12 +272,20 @@ print(job.pid)
             .map(|way| format!("process {pid} moved {way} asked "))
             .into_iter();
         for line in moved() {
-            let (begin, took) = (
-                expected.next().expect("three moves"),
-                line.strip_suffix(" ms"),
+            let begin = expected.next().expect("three moves");
+            let cost: Vec<_> = line
+                .strip_prefix(&begin)
+                .unwrap_or_default()
+                .split(' ')
+                .collect();
+            let [took, "ms", "pause", pause, "ms", bytes, "bytes"] = cost[..] else {
+                unreachable!("{line} is not {begin}... ms pause ... ms ... bytes");
+            };
+            let number = |text: &str| text.parse::<u64>().expect("a number");
+            assert!(
+                number(pause) <= number(took) && number(bytes) > 4096,
+                "{line}"
             );
-            let took = took.and_then(|line| line.strip_prefix(&begin)?.parse::<u32>().ok());
-            assert!(took.is_some(), "{line} is not {begin}... ms");
         }
     }
 }

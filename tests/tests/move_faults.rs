@@ -64,7 +64,7 @@ if SOURCE != HOME:
 mark('ready')
 marked('armed')
 mark('moving')
-why = job.refuses(TARGET)
+why = job.refuses(TARGET, HOW)
 mark('told', str(why))
 marked('dead')
 try:
@@ -95,6 +95,8 @@ print(why)
 
 struct Rounds {
     cluster: Cluster,
+    /// What is said of how to move: nothing, or that it may be by post-copy.
+    how: &'static str,
     done: u32,
 }
 
@@ -102,6 +104,7 @@ impl Rounds {
     fn new() -> Self {
         Self {
             cluster: moves::cluster_that_moves(4),
+            how: "",
             done: 0,
         }
     }
@@ -122,7 +125,8 @@ impl Rounds {
             .replace("ROUND", &self.done.to_string())
             .replace("HOME", &roles.home.to_string())
             .replace("SOURCE", &roles.source.to_string())
-            .replace("TARGET", &roles.target.to_string());
+            .replace("TARGET", &roles.target.to_string())
+            .replace("HOW", &format!("{:?}", self.how));
         let run = moves::driver(&self.cluster, &script);
         let running = self.cluster.spawn(1, &run);
         wait_until("the job", LONG, || dir.join("ready").exists());
@@ -149,7 +153,8 @@ impl Rounds {
         fs::write(dir.join("checked"), "").expect("written");
         let why = running.wait(LONG).ok();
         wait_until("the end of all copies", DEADLINE, || self.copies() == 0);
-        println!("{roles:?}, node {victim} died: {outcome:?}; who asked was told {why}");
+        let how = self.how;
+        println!("{roles:?}{how}, node {victim} died: {outcome:?}; who asked was told {why}");
         (outcome, why)
     }
 
@@ -215,6 +220,22 @@ const PLACES: [(&str, &[Outcome]); 17] = [
     ("target: after it tells that the copy runs", &[Lost]),
 ];
 
+/// The same of a move by post-copy, where they are others, or it may end otherwise.
+const PLACES_OF_PAGES: [(&str, &[Outcome]); 12] = [
+    ("home: after the offer", &[Lost]),
+    ("home: while pages come", &[Lost]),
+    ("home: before the answer", &[Lost]),
+    ("source: before the freeze", &[Lost]),
+    ("source: after it tells of the images", &[Lost]),
+    ("source: after it gives pages", &[Lost]),
+    ("source: before the end", &[Moved]),
+    ("target: before the copy is made", &[Stayed]),
+    ("target: after it tells of the copy", &[Stayed, Lost]),
+    ("target: after the copy runs", &[Lost]),
+    ("target: before it tells of all pages", &[Lost]),
+    ("target: after it tells of all pages", &[Lost]),
+];
+
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().expect("a number"))
@@ -226,20 +247,31 @@ fn dice() -> Dice {
     Dice::new(seed)
 }
 
-/// A few of the places; with `ROUNDS` more than there are, all.
 #[test]
 fn a_daemon_dies_at_each_step_of_a_move() {
+    die_at("", &PLACES);
+}
+
+#[test]
+fn a_daemon_dies_at_each_step_of_a_move_by_post_copy() {
+    die_at(" post-copy", &PLACES_OF_PAGES);
+}
+
+/// A few of the places; with `ROUNDS` more than there are, all.
+#[track_caller]
+fn die_at(how: &'static str, places: &[(&'static str, &'static [Outcome])]) {
     let (home, source, target) = (2, 3, 4);
     let mut dice = dice();
-    let from_home = PLACES.iter().filter(|(place, _)| place.starts_with("home"));
+    let from_home = places.iter().filter(|(place, _)| place.starts_with("home"));
     let from_home = from_home.map(|(place, may)| (home, *place, *may));
-    let from_guest = PLACES.iter().map(|(place, may)| (source, *place, *may));
+    let from_guest = places.iter().map(|(place, may)| (source, *place, *may));
     let mut all: Vec<_> = from_home.chain(from_guest).collect();
     let rounds = variable("ROUNDS").unwrap_or(5);
     while u64::try_from(all.len()).expect("a few") > rounds {
         all.swap_remove(dice.below(all.len()));
     }
     let mut world = Rounds::new();
+    world.how = how;
     for (source, place, may) in all {
         let roles = Roles {
             home,
@@ -272,6 +304,7 @@ fn a_node_dies_at_a_random_point_of_a_move() {
             source,
             target,
         };
+        world.how = ["", " post-copy"][dice.below(2_usize)];
         let leader = world.cluster.leader(None);
         let victims: Vec<u32> = [source, target, home, leader]
             .into_iter()

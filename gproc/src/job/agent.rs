@@ -181,6 +181,12 @@ impl Agent {
         self.travel.levelled()
     }
 
+    /// Returns what moves of this node's jobs have cost.
+    #[must_use]
+    pub fn moves_counted(&self) -> travel::MovesCounted {
+        self.travel.moves_counted()
+    }
+
     /// Levels the jobs that run here, for as long as the daemon runs.
     pub async fn level(self: Arc<Self>, means: Levelling) {
         travel::level(Arc::clone(&self.travel), means).await;

@@ -78,7 +78,7 @@ pub(crate) use protocol::{Asked, Told};
 pub use roll::AGE_MIN;
 pub use server::{JobServer, bind};
 pub(crate) use travel::ask;
-pub use travel::{Flush, Keeping, Levelling, Locked, forget_homes};
+pub use travel::{Flush, Keeping, Levelling, Locked, MovesCounted, forget_homes};
 pub use view::Nodes;
 
 /// Where the socket for jobs is unless the environment names another in [`SOCKET_ENV`].

@@ -281,6 +281,13 @@ pub enum Asked {
     Checkpoint,
     /// To go on on this node as its newest checkpoint; answered by [`Told::Gone`] when that runs there. Since version 12.
     Restart(NodeId),
+    /// To move to this node as [`Self::Go`] does, where it may run before its memory is there; answered when all of it is.
+    /// Since version 12.
+    GoFirst(NodeId),
+    /// No question: it has moved. As [`Self::Heard`], with what it cost; since version 12.
+    HeardOf(Moved, Cost),
+    /// How it has moved last; answered by [`Told::LastMove`]. Since version 12.
+    LastMove,
 }
 
 /// A move.
@@ -296,13 +303,29 @@ pub struct Moved {
     pub took_ms: u32,
 }
 
+/// What a move has cost, as the job's home has seen it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// For how long nothing of it ran, in milliseconds.
+    pub pause_ms: u32,
+    /// Of its images, and of pages that came after them.
+    pub bytes: u64,
+    /// It ran before all of them were there.
+    pub post_copy: bool,
+}
+
 impl Asked {
     /// Returns the first version whose nodes can be asked so.
     pub(super) const fn since(self) -> u32 {
         match self {
             Self::Where | Self::Ties | Self::Go(_) => WIRE_VERSION_MIN,
             Self::Level | Self::Why | Self::GoFor(..) | Self::Heard(_) | Self::TiesThere => 11,
-            Self::Keep | Self::Checkpoint | Self::Restart(_) => 12,
+            Self::Keep
+            | Self::Checkpoint
+            | Self::Restart(_)
+            | Self::GoFirst(_)
+            | Self::HeardOf(..)
+            | Self::LastMove => 12,
         }
     }
 }
@@ -331,6 +354,8 @@ pub enum Told {
     Kept(Result<u64, i32>),
     /// What there is to start it from.
     Checkpoint(Checkpoint),
+    /// Its newest move; none: it has not moved.
+    LastMove(Option<(Moved, Cost)>),
 }
 
 /// What there is to start a job from.
@@ -811,6 +836,22 @@ mod tests {
             &ask(Asked::Restart(NodeId(2))),
             &[4, 0, 0, 0, 11, 18, 10, 2],
         );
+        check(
+            &ask(Asked::GoFirst(NodeId(2))),
+            &[4, 0, 0, 0, 11, 18, 11, 2],
+        );
+        let cost = Cost {
+            pause_ms: 4,
+            bytes: 5,
+            post_copy: true,
+        };
+        check(
+            &ask(Asked::HeardOf(moved, cost)),
+            &[11, 0, 0, 0, 11, 18, 12, 3, 2, 1, 3, 9, 4, 5, 1],
+        );
+        check(&ask(Asked::LastMove), &[3, 0, 0, 0, 11, 18, 13]);
+        let last = FromJob::Told(Told::LastMove(Some((moved, cost))));
+        check(&last, &[11, 0, 0, 0, 10, 8, 1, 3, 2, 1, 3, 9, 4, 5, 1]);
         let kept = |number| FromJob::Told(Told::Kept(number));
         check(&kept(Ok(3)), &[4, 0, 0, 0, 10, 6, 0, 3]);
         check(&kept(Err(5)), &[4, 0, 0, 0, 10, 6, 1, 10]);

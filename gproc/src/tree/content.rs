@@ -10,7 +10,7 @@ use super::table::{
 use super::{ProcTree, who};
 use crate::cluster::View;
 use crate::files::Rule;
-use crate::job::protocol::Checkpoint;
+use crate::job::protocol::{Checkpoint, Cost, Moved};
 use crate::job::{Asked, Told};
 use crate::pids::ClusterPid;
 use crate::text;
@@ -168,6 +168,7 @@ impl ProcTree {
             OfMoves::Where | OfMoves::Count | OfMoves::Why => Asked::Where,
             OfMoves::Ties => Asked::Ties,
             OfMoves::Checkpoints => Asked::Checkpoint,
+            OfMoves::Last => Asked::LastMove,
         };
         let home = identity.pid.home();
         let told = match asked {
@@ -178,6 +179,7 @@ impl ProcTree {
         let told = match (asked, told) {
             (_, Ok(Some(told))) => told,
             (Asked::Checkpoint, told) => told.map(|_| Told::Checkpoint(Checkpoint::default()))?,
+            (Asked::LastMove, told) => told.map(|_| Told::LastMove(None))?,
             (Asked::Ties, told) => told.map(|_| Told::Ties(vec!["old_node".into()]))?,
             _ => Told::Where { at: home, moves: 0 },
         };
@@ -199,6 +201,7 @@ impl ProcTree {
                     newest.map_or_else(Default::default, |of| (of.number, of.made, of.bytes));
                 format!("{number} {made} {bytes} {restarts}\n").into()
             }
+            (OfMoves::Last, Told::LastMove(last)) => last.map_or_else(Bytes::new, last_move),
             (OfMoves::Count, Told::Where { moves, .. }) => format!("{moves}\n").into(),
             (OfMoves::Ties, Told::Ties(mut ties)) => {
                 if self.is_locked(identity).await? {
@@ -378,4 +381,16 @@ impl Record {
 pub(super) fn row_of<W>(rows: &[table::File<W>], path: &str) -> Option<u8> {
     let row = rows.iter().position(|file| file.path == path);
     row.and_then(|row| u8::try_from(row).ok())
+}
+
+/// From, to, milliseconds in all and of the pause, bytes, and how.
+fn last_move((moved, cost): (Moved, Cost)) -> Bytes {
+    let Moved {
+        from, to, took_ms, ..
+    } = moved;
+    let Cost {
+        pause_ms, bytes, ..
+    } = cost;
+    let how = if cost.post_copy { "post-copy" } else { "whole" };
+    format!("{from} {to} {took_ms} {pause_ms} {bytes} {how}\n").into()
 }

@@ -26,7 +26,7 @@ pub(super) enum Order {
     Lock,
     /// 0: it must stay where it is.
     Loadlevel,
-    /// The node to move to; 0 is home, -1 the best one.
+    /// The node to move to; 0 is home, -1 the best one. ` post-copy` after it: its memory may follow.
     Goto,
     /// 1: a checkpoint is to be made of it.
     Checkpoint,
@@ -40,10 +40,31 @@ enum Meant {
     Signal(i32),
     GroupSignal(i32),
     Lock(bool),
-    Goto(Option<NodeId>),
+    Go(Option<NodeId>, How),
     Checkpoint,
-    Restart(Option<NodeId>),
 }
+
+/// What moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Whole,
+    PostCopy,
+    /// Its newest checkpoint.
+    Restart,
+}
+
+impl How {
+    const fn asked(self, to: NodeId) -> Asked {
+        match self {
+            Self::Whole => Asked::Go(to),
+            Self::PostCopy => Asked::GoFirst(to),
+            Self::Restart => Asked::Restart(to),
+        }
+    }
+}
+
+/// What is written after a node to `goto`.
+const POST_COPY: &[u8] = b" post-copy";
 
 impl Order {
     fn read(self, text: &[u8]) -> Result<Meant, Errno> {
@@ -61,8 +82,11 @@ impl Order {
                 b"1" => Ok(Meant::Checkpoint),
                 _ => Err(Errno::EINVAL),
             },
-            Self::Goto => node(line(text)).map(Meant::Goto),
-            Self::Restart => node(line(text)).map(Meant::Restart),
+            Self::Goto => match line(text).strip_suffix(POST_COPY) {
+                Some(to) => Ok(Meant::Go(node(to)?, How::PostCopy)),
+                None => Ok(Meant::Go(node(line(text))?, How::Whole)),
+            },
+            Self::Restart => Ok(Meant::Go(node(line(text))?, How::Restart)),
         }
     }
 }
@@ -136,8 +160,7 @@ impl ProcTree {
                 lock,
                 who,
             },
-            Meant::Goto(node) => return self.go(who, at.identity, node, false).await,
-            Meant::Restart(node) => return self.go(who, at.identity, node, true).await,
+            Meant::Go(node, how) => return self.go(who, at.identity, node, how).await,
             Meant::Checkpoint => return self.checkpoint(who, at.identity).await,
         };
         self.cluster.act(pid.home(), request).await?.map_err(Errno)
@@ -178,8 +201,9 @@ impl ProcTree {
         who: Who,
         identity: Identity,
         to: Option<NodeId>,
-        restart: bool,
+        how: How,
     ) -> Result<(), Errno> {
+        let restart = how == How::Restart;
         let home = identity.pid.home();
         let to = to.map(|node| if node == NodeId(0) { home } else { node });
         if to.is_some_and(|to| !self.cluster.nodes().contains(&to)) {
@@ -193,11 +217,8 @@ impl ProcTree {
         if to != home && self.is_locked(identity).await? {
             return Err(Errno(libc::EBUSY));
         }
-        let asked = match restart {
-            true => Asked::Restart(to),
-            false => Asked::Go(to),
-        };
-        match self.cluster.ask_of_moves(identity.pid, asked).await? {
+        let asked = self.cluster.ask_of_moves(identity.pid, how.asked(to));
+        match asked.await? {
             Some(Told::Gone(done)) => done.map_err(Errno),
             None if to == home && !restart => Ok(()),
             _ => Err(Errno(libc::EOPNOTSUPP)),
@@ -283,18 +304,37 @@ mod tests {
         check(Order::Ctl, "stop", Ok(Meant::Signal(libc::SIGSTOP)));
         check(Order::Lock, "1\n", Ok(Meant::Lock(true)));
         check(Order::Loadlevel, "1\n", Ok(Meant::Lock(false)));
-        check(Order::Goto, "-1\n", Ok(Meant::Goto(None)));
-        check(Order::Goto, "0", Ok(Meant::Goto(Some(NodeId(0)))));
-        check(Order::Goto, "12", Ok(Meant::Goto(Some(NodeId(12)))));
+        check(Order::Goto, "-1\n", Ok(Meant::Go(None, How::Whole)));
+        check(Order::Goto, "0", Ok(Meant::Go(Some(NodeId(0)), How::Whole)));
+        check(
+            Order::Goto,
+            "12",
+            Ok(Meant::Go(Some(NodeId(12)), How::Whole)),
+        );
         check(
             Order::Goto,
             "65536",
-            Ok(Meant::Goto(Some(NodeId(u16::MAX)))),
+            Ok(Meant::Go(Some(NodeId(u16::MAX)), How::Whole)),
         );
+        check(
+            Order::Goto,
+            "3 post-copy\n",
+            Ok(Meant::Go(Some(NodeId(3)), How::PostCopy)),
+        );
+        check(
+            Order::Goto,
+            "-1 post-copy",
+            Ok(Meant::Go(None, How::PostCopy)),
+        );
+        check(Order::Restart, "3 post-copy", Err(libc::EINVAL));
         check(Order::Checkpoint, "1\n", Ok(Meant::Checkpoint));
         check(Order::Checkpoint, "0", Err(libc::EINVAL));
-        check(Order::Restart, "-1", Ok(Meant::Restart(None)));
-        check(Order::Restart, "3\n", Ok(Meant::Restart(Some(NodeId(3)))));
+        check(Order::Restart, "-1", Ok(Meant::Go(None, How::Restart)));
+        check(
+            Order::Restart,
+            "3\n",
+            Ok(Meant::Go(Some(NodeId(3)), How::Restart)),
+        );
         check(Order::Ctl, "close 3", Err(libc::EOPNOTSUPP));
         let all = [
             Order::Note,
@@ -309,7 +349,20 @@ mod tests {
         let long = "1".repeat(4096);
         for order in all {
             for text in [
-                "", "\n", "x", "-2", " 1", "1 ", "1\n\n", "0x1", "\0", "1.0", &long,
+                "",
+                "\n",
+                "x",
+                "-2",
+                " 1",
+                "1 ",
+                " post-copy",
+                "1  post-copy",
+                "1 post",
+                "1\n\n",
+                "0x1",
+                "\0",
+                "1.0",
+                &long,
             ] {
                 check(order, text, Err(libc::EINVAL));
             }

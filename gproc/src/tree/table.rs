@@ -65,6 +65,8 @@ pub(super) enum OfMoves {
     Ties,
     /// What levelling makes of it.
     Why,
+    /// How it has moved last, and what that has cost.
+    Last,
     /// The number, time and size of its newest checkpoint, and how often it was started from one.
     Checkpoints,
 }
@@ -196,6 +198,7 @@ pub(super) const PROCESS: &[File<OfProcess>] = &[
     file("checkpoint",    0o222, Takes(Order::Checkpoint)),
     file("checkpoints",   0o444, Moves(OfMoves::Checkpoints)),
     file("restart",       0o222, Takes(Order::Restart)),
+    file("moved",         0o444, Moves(OfMoves::Last)),
 ];
 
 /// Rows that threads have not: what is done to a process is done to all of it.

@@ -1,4 +1,4 @@
-//! `glu why`: what automatic levelling makes of a process.
+//! `glu why`: what automatic levelling makes of a process, and what its newest move has cost.
 
 use crate::table::{self, Process};
 use anyhow::{Result, anyhow};
@@ -27,6 +27,53 @@ struct Said {
     to: Option<u16>,
     reason: String,
     text: String,
+    /// Its newest move.
+    moved: Option<Moved>,
+}
+
+/// What `moved` of a process says: `1 2 812 90 4096 post-copy`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Moved {
+    from: u16,
+    to: u16,
+    took_ms: u64,
+    pause_ms: u64,
+    bytes: u64,
+    post_copy: bool,
+}
+
+impl Moved {
+    fn read(moved: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(moved).ok()?;
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        let [from, to, took_ms, pause_ms, bytes, how] = words[..] else {
+            return None;
+        };
+        Some(Self {
+            from: from.parse().ok()?,
+            to: to.parse().ok()?,
+            took_ms: took_ms.parse().ok()?,
+            pause_ms: pause_ms.parse().ok()?,
+            bytes: bytes.parse().ok()?,
+            post_copy: how == "post-copy",
+        })
+    }
+
+    fn show(&self) -> String {
+        let Self {
+            from,
+            to,
+            took_ms,
+            pause_ms,
+            bytes,
+            post_copy,
+        } = self;
+        let how = if *post_copy { ", by post-copy" } else { "" };
+        let mib = bytes.div_ceil(1 << 20);
+        format!(
+            "it has moved from node {from} to node {to} in {took_ms} ms, {pause_ms} ms of which it stood still ({mib} MiB{how})"
+        )
+    }
 }
 
 fn pid(text: &str) -> Result<ClusterPid, String> {
@@ -48,6 +95,7 @@ impl Said {
             to,
             reason: reason.to_owned(),
             text: text.to_owned(),
+            moved: None,
         })
     }
 
@@ -70,12 +118,16 @@ impl Why {
         let at = process.read("where").map_err(failed)?;
         let why = process.read("why").map_err(failed)?;
         let said = Said::read(pid.into(), &at, &why);
-        let said =
+        let mut said =
             said.ok_or_else(|| anyhow!("{pid}: its node says what this glu does not understand"))?;
+        said.moved = Moved::read(&process.read("moved").unwrap_or_default());
         if self.json {
             println!("{}", serde_json::to_string(&said)?);
         } else {
             println!("{}", said.show());
+            if let Some(moved) = &said.moved {
+                println!("{}", moved.show());
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -107,6 +159,12 @@ mod tests {
             "crowded",
             Some(3),
         );
+        let moved = Moved::read(b"1 2 812 90 4096 post-copy\n").expect("a move");
+        assert_eq!(
+            moved.show(),
+            "it has moved from node 1 to node 2 in 812 ms, 90 ms of which it stood still (1 MiB, by post-copy)"
+        );
+        assert_eq!(Moved::read(b""), None);
         for odd in [
             "",
             "stays",

@@ -2,6 +2,7 @@
 
 use crate::transport::Traffic;
 use consistency::NodeId;
+use gproc::job::MovesCounted;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -17,6 +18,8 @@ pub(super) struct Counted {
     pub(super) traffic: BTreeMap<NodeId, Traffic>,
     /// Looks that levelling has taken at jobs, and moves it has made.
     pub(super) levelled: (u64, u64),
+    /// Of jobs that were started here.
+    pub(super) moves: MovesCounted,
 }
 
 /// Returns the text.
@@ -29,6 +32,7 @@ pub(super) fn show(counted: &Counted) -> String {
         leads,
         traffic,
         levelled,
+        moves,
     } = counted;
     let mut out = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
@@ -98,6 +102,26 @@ pub(super) fn show(counted: &Counted) -> String {
         "Jobs that automatic levelling has moved away from the node.",
         &alone(levelled.1),
     );
+    for (name, help, value) in [
+        (
+            "moves_total",
+            "Moves of jobs that the node has started.",
+            moves.moves,
+        ),
+        (
+            "moves_post_copy_total",
+            "Those of them after which the job's memory followed.",
+            moves.post_copies,
+        ),
+        (
+            "moves_pause_milliseconds_total",
+            "For how long jobs stood still for them.",
+            moves.pause_ms,
+        ),
+        ("moves_bytes_total", "What was sent for them.", moves.bytes),
+    ] {
+        family(name, "counter", help, &alone(value));
+    }
     out
 }
 

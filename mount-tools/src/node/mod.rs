@@ -205,6 +205,7 @@ impl Node {
                 leads: client.leader() == Some(node),
                 traffic: transport.traffic(),
                 levelled: jobs.levelled(),
+                moves: jobs.moves_counted(),
             };
             Box::new(move || metrics::show(&count()))
         };

@@ -9,7 +9,7 @@ mod terminal;
 mod timer;
 
 pub(super) use guardian::Guardian;
-pub(super) use inherit::start_in_group;
+pub(super) use inherit::start_deaf;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
 pub(super) use mounted::mounted;
 pub(super) use terminal::{
@@ -293,6 +293,11 @@ pub(super) fn is_dead_child(pidfd: BorrowedFd<'_>) -> bool {
 /// Waits for the end of a process and takes it off the process table.
 pub(super) fn wait(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     wait_id(pidfd, libc::WEXITED).map(drop)
+}
+
+/// As [`wait`]; says how it has ended.
+pub(super) fn wait_for(pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
+    wait_id(pidfd, libc::WEXITED)
 }
 
 /// The call itself; nix's cannot tell of real-time signals.

@@ -5,12 +5,13 @@
 //! its pid is nobody else's until the job is over.
 
 mod original;
+mod partly;
 mod restart;
 
 use super::super::frame::FrameSender;
 use super::super::pause::Its;
 use super::super::private::Private;
-use super::super::protocol::{Credentials, End, FromJob, INPUT_WINDOW, ToJob};
+use super::super::protocol::{Cost, Credentials, End, FromJob, INPUT_WINDOW, ToJob};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
 use super::super::terminal::WindowSize;
@@ -20,14 +21,16 @@ use super::places::reached;
 use super::remains::{Body, Leads, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
 use super::terminal::AtHome;
+use super::told::Meter;
 use super::wire::{Arrival, Carried, FromGuest, Image, Pipe, ToGuest};
-use super::{Order, Seat, Status, Travel};
+use super::{How, Order, Seat, Status, Travel};
 use bytes::Bytes;
 use consistency::NodeId;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use nix::unistd::Pid;
+use partly::{Partly, lost_pages};
 use restart::{Done, Restart};
 use std::collections::VecDeque;
 use std::io;
@@ -69,8 +72,11 @@ pub(super) struct Deputy {
     /// `None`: the original.
     source: Option<Link>,
     target: Option<Link>,
-    asked: Option<oneshot::Sender<Result<(), NotMoved>>>,
+    asked: Option<oneshot::Sender<Result<Cost, NotMoved>>>,
+    meter: Meter,
     images: Vec<Image>,
+    /// Of a move by post-copy.
+    partly: Partly,
     pipes: Vec<Pipe>,
     /// How the job's terminal was when it was last told.
     terminal: Option<Carried>,
@@ -115,7 +121,9 @@ impl Deputy {
             source: None,
             target: None,
             asked: None,
+            meter: Meter::default(),
             images: Vec::new(),
+            partly: Partly::default(),
             pipes: Vec::new(),
             terminal: None,
             input: Input::default(),
@@ -136,11 +144,11 @@ impl Deputy {
     /// Serves orders, and the job while it is elsewhere, until that has ended; dropped, it ends it there.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while self.end.is_none() {
-            let abroad = self.source.is_some() && self.home.is_settled();
+            let abroad = self.source.is_some() && self.home.runs();
             let [first, second, third] = &mut self.outs;
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Go { to, restart, answer }) => self.go(to, restart, answer).await,
+                    Some(Order::Go { to, how, answer }) => self.go(to, how, answer).await,
                     Some(Order::Signal { number, group }) => {
                         if !self.kill_lost(number).await {
                             self.signal(number, group).await;
@@ -153,12 +161,14 @@ impl Deputy {
                 Some(done) = self.waits.next() => self.done(done).await,
                 heard = next_of(&mut self.source) => self.hear_source(heard).await,
                 heard = next_of(&mut self.target) => self.hear_target(heard).await,
+                heard = next_of(&mut self.partly.old) => self.hear_old(heard).await,
                 read = self.input.read(), if abroad => self.send_input(read).await,
                 wrote = write_some(first) => self.wrote(0, wrote).await,
                 wrote = write_some(second) => self.wrote(1, wrote).await,
                 wrote = write_some(third) => self.wrote(2, wrote).await,
             }
         }
+        self.let_pages_go().await;
         // What the job has written goes before the news of its end; the owner may take its time.
         for place in 0..OUTS {
             while self.outs[place]
@@ -179,42 +189,52 @@ impl Deputy {
         }
     }
 
-    async fn go(
-        &mut self,
-        to: NodeId,
-        restart: bool,
-        answer: oneshot::Sender<Result<(), NotMoved>>,
-    ) {
+    async fn go(&mut self, to: NodeId, how: How, answer: oneshot::Sender<Result<Cost, NotMoved>>) {
         if self.asked.is_some() || !self.home.is_settled() {
             answer.send(Err(NotMoved::Busy)).ok();
             return;
         }
         self.asked = Some(answer);
-        self.restart.is_wanted(restart);
+        self.restart.is_wanted(how == How::Restart);
+        let plain = self.original.terminal.is_none() && self.private == Private::default();
+        let can = plain && self.travel.knows_pages(to);
+        self.partly.wanted = how == How::PostCopy && can;
         self.on(Event::Asked(to)).await;
     }
 
     async fn on(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            self.partly.hears_of(&event);
+            self.meter.note(self.original.pid, &event);
+            if event == Event::Running {
+                self.meter.runs();
+            }
             let actions = self.home.on(event);
             // Before a copy runs, which may ask where it is.
-            let kept = self.home.kept();
-            *self.status.lock().expect("no holder panics") = Status {
-                at: self.home.at(),
-                moves: self.home.moves(),
-                restarts: self.home.restarts(),
-                newest: self.restart.newest.filter(|of| Some(of.number) == kept),
-            };
+            self.show();
             for action in actions {
                 events.extend(self.act(action).await);
             }
         }
-        if self.home.is_settled() {
+        if self.home.runs() {
             for (number, group) in std::mem::take(&mut self.signals) {
                 self.signal(number, group).await;
             }
         }
+    }
+
+    /// Has others see where the job is.
+    fn show(&self) {
+        let kept = self.home.kept();
+        let mut status = self.status.lock().expect("no holder panics");
+        *status = Status {
+            at: self.home.at(),
+            moves: self.home.moves(),
+            restarts: self.home.restarts(),
+            newest: self.restart.newest.filter(|of| Some(of.number) == kept),
+            last: status.last,
+        };
     }
 
     async fn act(&mut self, action: Action) -> Option<Event> {
@@ -223,12 +243,17 @@ impl Deputy {
                 reached("home: before the freeze");
                 self.images.clear();
                 self.input.hold();
+                self.meter.stands_still();
                 match &self.source {
                     Some(link) => {
-                        link.sender.send(&ToGuest::Freeze).await;
+                        let freeze = match self.partly.wanted && link.knows_pages() {
+                            true => ToGuest::FreezePartly,
+                            false => ToGuest::Freeze,
+                        };
+                        link.sender.send(&freeze).await;
                         return None;
                     }
-                    None => return Some(self.dump_original().await),
+                    None => return Some(self.dump_original(self.partly.wanted).await),
                 }
             }
             Action::Offer(to) => {
@@ -250,6 +275,12 @@ impl Deputy {
                 }
                 reached("home: after the copy may run");
             }
+            Action::Follow => self.follow(),
+            Action::EndCopy => {
+                // It ends with its stream.
+                self.source = None;
+            }
+            Action::Drop if self.partly.follows => self.let_pages_go().await,
             Action::Drop => match self.source.take() {
                 Some(link) => {
                     link.sender.send(&ToGuest::End).await;
@@ -274,7 +305,7 @@ impl Deputy {
                     self.images = Vec::new();
                 }
                 if let Some(asked) = self.asked.take() {
-                    asked.send(answer).ok();
+                    asked.send(answer.map(|()| self.meter.cost)).ok();
                 }
             }
             Action::Image => return self.image().await,
@@ -298,6 +329,19 @@ impl Deputy {
                 self.pipes = pipes;
                 self.on(Event::Dumped).await;
             }
+            Ok(FromGuest::DumpedPartly(pipes)) => {
+                self.pipes = pipes;
+                self.on(Event::DumpedPartly).await;
+            }
+            // Of the source.
+            Ok(FromGuest::Pages(pages)) => self.pages_come(pages).await,
+            // Of the copy that runs.
+            Ok(FromGuest::WantPages(asked)) => self.pages_wanted(asked).await,
+            Ok(FromGuest::Whole) => self.on(Event::Whole).await,
+            Ok(FromGuest::PagesLost(why)) if self.partly.follows => {
+                self.source_ended(End::lost(lost_pages(&why))).await;
+            }
+            Ok(FromGuest::PagesLost(why)) => self.pages_gone(why).await,
             Ok(FromGuest::NotDumped(why)) => {
                 self.input.stay();
                 self.on(Event::NotDumped(why)).await;
@@ -363,7 +407,9 @@ impl Deputy {
                 }
             }
             Ok(FromGuest::Running) => self.runs().await,
+            Ok(FromGuest::WantPages(asked)) => self.pages_wanted(asked).await,
             Ok(FromGuest::NotRestored(why)) | Err(why) => self.target_gone(why).await,
+            Ok(FromGuest::PagesLost(why)) => self.target_gone(lost_pages(&why)).await,
             Ok(FromGuest::Ping) => {}
             Ok(other) => {
                 tracing::warn!(?other, "a host says what is not due");
@@ -419,7 +465,7 @@ impl Deputy {
     }
 
     async fn signal(&mut self, number: i32, group: bool) {
-        if !self.home.is_settled() {
+        if !self.home.runs() {
             if self.signals.len() < SIGNALS_MAX {
                 self.signals.push((number, group));
             }
@@ -500,6 +546,7 @@ impl Deputy {
             return Err(format!("the Glu of node {to} is older"));
         }
         link.sender.send(&ToJob::Receive(arrival)).await;
+        self.meter.sends(self.partly.is_so, &self.images);
         if link.knows_users() {
             link.sender.send(&ToGuest::For(self.user.clone())).await;
         }
@@ -521,7 +568,11 @@ impl Deputy {
                 break;
             }
         }
-        link.sender.send(&ToGuest::Made).await;
+        let made = match self.partly.is_so {
+            true => ToGuest::MadePartly,
+            false => ToGuest::Made,
+        };
+        link.sender.send(&made).await;
         link.heard = Instant::now();
         self.target = Some(link);
         Ok(())

@@ -12,6 +12,7 @@ pub(super) use maker::Session;
 use super::super::group::Group;
 use super::super::private::{Network, Private, has_queues};
 use super::locks::FileLocks;
+use super::pages::Served;
 use super::pipes::members;
 use super::tcp;
 use super::timers;
@@ -25,7 +26,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where images are while they are made or read: in memory. They hold all that a process knows, so they are on no disk
@@ -51,6 +53,8 @@ pub(in crate::job) struct Engine {
     /// Names the directories of this daemon.
     instance: String,
     locks: FileLocks,
+    /// It has been seen to run. What becomes of it later shows when it is used.
+    runs: Arc<AtomicBool>,
 }
 
 /// What CRIU is to know of a job.
@@ -82,6 +86,7 @@ impl Engine {
             criu: criu.to_owned(),
             instance: instance.to_owned(),
             locks,
+            runs: Arc::default(),
         }
     }
 
@@ -91,9 +96,15 @@ impl Engine {
 
     /// Fails, with what is to be told, if there is no CRIU.
     pub(super) fn check(&self) -> io::Result<()> {
+        if self.runs.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let ran = Command::new(&self.criu).arg("--version").output();
         match ran {
-            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) if output.status.success() => {
+                self.runs.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Ok(output) => Err(io::Error::other(format!(
                 "{} ends with {}",
                 self.criu.display(),
@@ -121,6 +132,7 @@ impl Engine {
         let images = self.images()?;
         let dump = || {
             freeze(group, pid)?;
+            tracing::debug!(pid, "frozen");
             if private.ipc && has_queues(pid)? {
                 return Err(io::Error::other("it has message queues of POSIX"));
             }
@@ -132,6 +144,7 @@ impl Engine {
                 }
                 self.dump_frozen(group, pid, led, network.as_ref(), &images)
             })?;
+            tracing::debug!(pid, "images are made");
             images.pieces()
         };
         let dumped = dump();
@@ -141,14 +154,37 @@ impl Engine {
         dumped
     }
 
-    fn dump_frozen(
+    /// As [`Self::dump`], but most pages are not among the images: they are served as long as the job is frozen. It has
+    /// neither a terminal nor anything to itself.
+    pub(super) fn dump_partly(&self, group: &Group, pid: i32) -> io::Result<(Vec<Image>, Served)> {
+        let images = self.images()?;
+        let dump = || {
+            freeze(group, pid)?;
+            tracing::debug!(pid, "frozen");
+            let criu = self.dumping(group, pid, false, None, &images)?;
+            let members = members(group.dir().ok_or(io::ErrorKind::Unsupported)?, pid)?;
+            let served = Served::begin(criu, images, members, WITHIN)?;
+            // MV1: CRIU lets the group go and holds its threads by itself. It may be killed.
+            group.freeze(true)?;
+            tracing::debug!(pid, "images are made but for pages");
+            Ok((served.images().pieces()?, served))
+        };
+        let dumped = dump();
+        if dumped.is_err() {
+            group.freeze(false)?;
+        }
+        dumped
+    }
+
+    /// Returns the command that makes images of a frozen job.
+    fn dumping(
         &self,
         group: &Group,
         pid: i32,
         led: bool,
         network: Option<&Network>,
         images: &Images,
-    ) -> io::Result<()> {
+    ) -> io::Result<Command> {
         let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
         // MV7: from now on it takes none.
         if self.locks.holds(&members(dir, pid)?)? {
@@ -167,7 +203,18 @@ impl Engine {
             // What stops it is ours.
             criu.args(["--tcp-established", "--network-lock", "skip"]);
         }
-        let mut criu = criu.spawn()?;
+        Ok(criu)
+    }
+
+    fn dump_frozen(
+        &self,
+        group: &Group,
+        pid: i32,
+        led: bool,
+        network: Option<&Network>,
+        images: &Images,
+    ) -> io::Result<()> {
+        let mut criu = self.dumping(group, pid, led, network, images)?.spawn()?;
         let deadline = Instant::now() + WITHIN;
         loop {
             match criu.try_wait()? {
@@ -188,28 +235,31 @@ impl Engine {
 
     /// Makes a job from images in a group of its own; returns when it waits at its gate. `ends`: what takes the place of what CRIU
     /// calls so. The calling thread must outlive the job: it becomes its parent, or that of the leader of its session.
+    /// `partly`: the pages come from a [`Fetch`](super::fetch::Fetch).
     pub(super) fn restore(
         &self,
         group: &Group,
-        images: Images,
+        images: Arc<Images>,
         ends: &[(String, OwnedFd)],
         private: Private,
         session: Option<&Session>,
+        partly: bool,
     ) -> io::Result<Waiting> {
         let network = private.net.then(Network::new).transpose()?;
         let network = network.as_ref();
         still(network, || {
-            self.to_the_gate(group, images, ends, network, session)
+            self.to_the_gate(group, images, ends, network, session, partly)
         })
     }
 
     fn to_the_gate(
         &self,
         group: &Group,
-        images: Images,
+        images: Arc<Images>,
         ends: &[(String, OwnedFd)],
         network: Option<&Network>,
         session: Option<&Session>,
+        partly: bool,
     ) -> io::Result<Waiting> {
         let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
         for path in [&gate, &ready] {
@@ -234,6 +284,9 @@ impl Engine {
 
         let mut criu = self.command("restore", &images);
         criu.args(["--restore-detached", "--restore-sibling", "--file-locks"]);
+        if partly {
+            criu.arg("--lazy-pages");
+        }
         criu.arg("--action-script").arg(&script);
         for (name, end) in ends {
             criu.arg("--inherit-fd")
@@ -252,7 +305,7 @@ impl Engine {
         }
         let maker = match session {
             Some(session) => Maker::lead(group, session, &criu, &ready, &kept),
-            None => Maker::start(group, criu, &ready, &kept),
+            None => Maker::start(group, &criu, &ready, &kept),
         };
         let mut waiting = Waiting {
             maker: maker?,
@@ -282,6 +335,13 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Returns the command that gets pages for a copy that lacks them.
+    pub(super) fn fetching(&self, images: &Images) -> Command {
+        let mut criu = self.command("lazy-pages", images);
+        criu.arg("--page-server");
+        criu
     }
 
     fn command(&self, what: &str, images: &Images) -> Command {
@@ -354,7 +414,7 @@ pub(super) struct Waiting {
     maker: Maker,
     gate: File,
     /// With what tells why it failed.
-    images: Images,
+    images: Arc<Images>,
 }
 
 impl Waiting {
@@ -374,6 +434,12 @@ impl Waiting {
 }
 
 impl Images {
+    /// Images that are nowhere.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self("/nonexistent".into())
+    }
+
     /// Returns the images in pieces that fit a frame.
     fn pieces(&self) -> io::Result<Vec<Image>> {
         let mut pieces = Vec::new();
@@ -418,7 +484,7 @@ impl Images {
     }
 
     /// Returns what the log says of a failure.
-    fn why(&self, what: &str) -> io::Error {
+    pub(super) fn why(&self, what: &str) -> io::Error {
         let log = fs::read(self.0.join(format!("{what}.log"))).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         // That of the descriptors' limit tells nothing: a node's root may lack the right to raise it.

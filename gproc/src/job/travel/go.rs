@@ -3,7 +3,7 @@
 use super::super::admission::Refused;
 use super::super::protocol::Moved;
 use super::rules::NotMoved;
-use super::{Known, Order, STAY, Travel};
+use super::{How, Known, Order, STAY, Travel};
 use crate::level::Because;
 use consistency::NodeId;
 use std::sync::Arc;
@@ -17,13 +17,15 @@ pub(super) enum Why {
     Levelled(Because),
     /// It is to go on as its newest checkpoint.
     Restart,
+    /// As [`Self::Asked`], and its memory may follow.
+    PostCopy,
 }
 
 impl Why {
     const fn because(self) -> Option<Because> {
         match self {
             Self::Levelled(because) => Some(because),
-            Self::Asked | Self::Restart => None,
+            Self::Asked | Self::Restart | Self::PostCopy => None,
         }
     }
 }
@@ -45,7 +47,7 @@ impl Travel {
             // Its pid is there already.
             Why::Restart if at == to => return Err(libc::EEXIST),
             _ if at == to => return Ok(()),
-            Why::Restart | Why::Asked | Why::Levelled(_) => {}
+            Why::Restart | Why::Asked | Why::PostCopy | Why::Levelled(_) => {}
         }
         let mut ties = self.ties(known.as_ref(), pid).await;
         if to == self.node {
@@ -78,20 +80,20 @@ impl Travel {
         if why == Why::Restart && !known.is_kept() {
             return Err(libc::ENODATA);
         }
-        let restart = why == Why::Restart;
-        let order = Order::Go {
-            to,
-            restart,
-            answer,
+        let how = match why {
+            Why::Restart => How::Restart,
+            Why::PostCopy => How::PostCopy,
+            Why::Asked | Why::Levelled(_) => How::Whole,
         };
+        let order = Order::Go { to, how, answer };
         if known.orders.send(order).await.is_err() {
             return Err(libc::ESRCH);
         }
         // It moves also if whoever asked has gone away meanwhile.
-        let travel = Arc::clone(self);
+        let (travel, status) = (Arc::clone(self), known.status);
         let told = tokio::spawn(async move {
             let told = told.await;
-            if let Ok(Ok(())) = told {
+            if let Ok(Ok(cost)) = told {
                 let took_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
                 let moved = Moved {
                     from: at,
@@ -99,12 +101,13 @@ impl Travel {
                     because: why.because(),
                     took_ms,
                 };
-                tokio::spawn(async move { travel.tell_of(pid, moved).await });
+                status.lock().expect("no holder panics").last = Some((moved, cost));
+                tokio::spawn(async move { travel.tell_of(pid, moved, cost).await });
             }
             told
         });
         match told.await.expect("it does not panic") {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(NotMoved::Busy)) => Err(libc::EBUSY),
             Ok(Err(NotMoved::Failed(why))) => {
                 tracing::warn!(pid, %to, %why, "a process was not moved");

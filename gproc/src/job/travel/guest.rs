@@ -15,7 +15,9 @@ use super::super::sys;
 use super::super::terminal::WindowSize;
 use super::deputy::OUTS;
 use super::engine::{Engine, Images, Session, Waiting};
+use super::fetch::{Fetch, finished};
 use super::link::{FromHome, HomeLost};
+use super::pages::Served;
 use super::places::reached;
 use super::remains::{Body, Leads, ended};
 use super::rules::{Copy, Word};
@@ -27,8 +29,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::mpsc as blocking_mpsc;
+use std::sync::{Arc, Mutex};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
@@ -48,7 +50,11 @@ pub(in crate::job) async fn host(
         Ok(Ok(sent)) => match admit(&travel, &arrival, &sent.user).await {
             Ok(()) => {
                 reached("target: before the copy is made");
-                make(&travel, &arrival, sent).await
+                tracing::debug!(pid = arrival.pid, "a job's images are here");
+                match begin_fetch(&travel, &sent, &sender).await {
+                    Ok(fetch) => make(&travel, &arrival, sent, fetch, &mut home).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         },
@@ -84,13 +90,29 @@ async fn admit(travel: &Travel, arrival: &Arrival, user: &Credentials) -> io::Re
     admitted.map_err(io::Error::other)
 }
 
+/// Begins to get the pages that are not among the images.
+async fn begin_fetch(
+    travel: &Travel,
+    sent: &Sent,
+    sender: &FrameSender,
+) -> io::Result<Option<Fetch>> {
+    if !sent.partly {
+        return Ok(None);
+    }
+    let engine = travel.engine()?.clone();
+    let images = Arc::clone(&sent.images);
+    Fetch::begin(engine, images, sender.clone()).await.map(Some)
+}
+
 /// A job as it has come.
 struct Sent {
     /// A home of version 11 does not say whose it is, and has looked itself after what goes by users, as far as it knows: root's.
     user: Credentials,
     private: Private,
     terminal: Option<Carried>,
-    images: Images,
+    images: Arc<Images>,
+    /// Most pages are not among them.
+    partly: bool,
 }
 
 /// Receives the images of a job, and what home tells of it before them.
@@ -120,12 +142,14 @@ async fn receive(
             ToGuest::For(whose) => user = whose,
             ToGuest::Private(of) => private = of,
             ToGuest::Terminal(carried) => terminal = Some(carried),
-            ToGuest::Made => {
+            made @ (ToGuest::Made | ToGuest::MadePartly) => {
+                let partly = made == ToGuest::MadePartly;
                 return Ok(images.map(|images| Sent {
                     user,
                     private,
                     terminal,
-                    images,
+                    images: Arc::new(images),
+                    partly,
                 }));
             }
             ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
@@ -150,6 +174,10 @@ struct Guest {
     /// Its parent is the thread that waits at the other end.
     parent: Option<blocking_mpsc::Sender<()>>,
     over: bool,
+    /// Gets the pages that the copy lacks.
+    fetch: Option<Fetch>,
+    /// Gives its pages to another copy, while it is frozen.
+    served: Option<Arc<Mutex<Served>>>,
 }
 
 struct Input {
@@ -182,7 +210,13 @@ struct Out {
 type Made = io::Result<Waiting>;
 
 /// Makes the copy; it waits at its gate.
-async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result<(Guest, Waiting)> {
+async fn make(
+    travel: &Arc<Travel>,
+    arrival: &Arrival,
+    sent: Sent,
+    mut fetch: Option<Fetch>,
+    home: &mut FromHome<impl AsyncRead + Unpin>,
+) -> io::Result<(Guest, Waiting)> {
     let engine = travel.engine()?.clone();
     let (mut input, mut outs) = (None, [None, None, None]);
     let mut ends = Vec::new();
@@ -251,22 +285,52 @@ async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result
         input = None;
     }
     let group = Arc::new(travel.groups.group(Limits::default(), false)?);
+    tracing::debug!(pid = arrival.pid, "its copy is to be made");
     let (tell, made) = oneshot::channel::<Made>();
     let (parent, wait) = blocking_mpsc::channel::<()>();
     let (its_group, private, images) = (Arc::clone(&group), sent.private, sent.images);
     let leader = terminal.as_ref().map(|terminal| terminal.leader);
     let root = leader.unwrap_or(arrival.pid);
+    let partly = sent.partly;
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
-            let waiting = engine.restore(&its_group, images, &ends, private, session.as_ref());
+            let waiting =
+                engine.restore(&its_group, images, &ends, private, session.as_ref(), partly);
             // Only the job has its ends of pipes, and of its terminal.
             drop((ends, session));
             tell.send(waiting).ok();
             // Until the guest has ended, or nobody waits for it.
             wait.recv().ok();
         })?;
-    let waiting = match made.await.map_err(|_| io::ErrorKind::BrokenPipe)? {
+    let made = match &fetch {
+        None => made.await,
+        Some(fetch) => match fetch.while_it_is_made(made, home).await {
+            Some(made) => made,
+            None => Ok(Err(io::ErrorKind::BrokenPipe.into())),
+        },
+    };
+    let made = made.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let held = match made {
+        Ok(waiting) => {
+            tracing::debug!(pid = root, "its copy is made");
+            // MV10
+            let held = match (&mut fetch, group.dir()) {
+                (Some(fetch), Some(dir)) => fetch.hold(dir),
+                _ => Ok(()),
+            };
+            match held {
+                Ok(()) => Ok(waiting),
+                Err(error) => {
+                    let group = Arc::clone(&group);
+                    blocking(move || waiting.end(&group)).await;
+                    Err(error)
+                }
+            }
+        }
+        Err(error) => Err(error),
+    };
+    let waiting = match held {
         Ok(waiting) => waiting,
         Err(error) => {
             forget(travel, arrival.pid, &group).await;
@@ -287,6 +351,8 @@ async fn make(travel: &Arc<Travel>, arrival: &Arrival, sent: Sent) -> io::Result
         outs,
         parent: Some(parent),
         over: false,
+        fetch,
+        served: None,
     };
     Ok((guest, waiting))
 }
@@ -329,6 +395,8 @@ impl Guest {
     ) -> Result<(), HomeLost> {
         loop {
             let runs = self.copy == Copy::Running;
+            // MV10
+            let settled = runs && self.fetch.is_none();
             let [first, second, third] = &mut self.outs;
             tokio::select! {
                 frame = home.next() => match frame? {
@@ -336,6 +404,7 @@ impl Guest {
                         let Some(copy) = waiting.take() else { return Err(HomeLost) };
                         self.copy = self.copy.after(Word::Run);
                         reached("target: before the copy runs");
+                        tracing::debug!(pid = self.pid, "a copy may run");
                         let ran = blocking(move || copy.run()).await;
                         if let Err(error) = ran.and_then(|reports| self.hear_leader(reports)) {
                             tracing::warn!(pid = self.pid, %error, "a copy did not start");
@@ -347,8 +416,15 @@ impl Guest {
                         sender.send(&FromGuest::Running).await;
                         reached("target: after it tells that the copy runs");
                     }
-                    ToGuest::Freeze if runs => self.freeze(sender).await,
-                    ToGuest::Keep if runs => {
+                    ToGuest::Freeze if settled => self.freeze(false, sender).await,
+                    ToGuest::FreezePartly if settled => self.freeze(true, sender).await,
+                    ToGuest::WantPages(asked) => self.serve_pages(asked, sender).await,
+                    ToGuest::Pages(pages) => {
+                        if let Some(fetch) = &self.fetch {
+                            fetch.put(pages).await;
+                        }
+                    }
+                    ToGuest::Keep if settled => {
                         if let Err(error) = self.keep(sender).await {
                             tracing::warn!(pid = self.pid, %error, "a frozen job does not go on");
                             return Ok(());
@@ -356,6 +432,7 @@ impl Guest {
                     }
                     ToGuest::Thaw if self.copy == Copy::Frozen => {
                         self.copy = self.copy.after(Word::Thaw);
+                        self.serve_no_more().await;
                         if let Err(error) = self.go_on().await {
                             tracing::warn!(pid = self.pid, %error, "a frozen job does not go on");
                             return Ok(());
@@ -388,9 +465,14 @@ impl Guest {
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
                     ToGuest::Resize(size) => self.resize(size),
-                    ToGuest::Ping | ToGuest::Freeze | ToGuest::Keep | ToGuest::Thaw => {}
+                    ToGuest::Ping
+                    | ToGuest::Freeze
+                    | ToGuest::FreezePartly
+                    | ToGuest::Keep
+                    | ToGuest::Thaw => {}
                     ToGuest::Image(_)
                     | ToGuest::Made
+                    | ToGuest::MadePartly
                     | ToGuest::For(_)
                     | ToGuest::Private(_)
                     | ToGuest::Terminal(_) => return Err(HomeLost),
@@ -411,6 +493,16 @@ impl Guest {
                 read = read_some(first), if runs => self.tell_output(0, read, sender).await,
                 read = read_some(second), if runs => self.tell_output(1, read, sender).await,
                 read = read_some(third), if runs => self.tell_output(2, read, sender).await,
+                fetched = finished(&mut self.fetch) => {
+                    if let Err(why) = self.has_fetched(fetched).await {
+                        let why = format!("node {}: {why}", self.travel.node);
+                        sender.send(&FromGuest::PagesLost(why)).await;
+                        return Ok(());
+                    }
+                    reached("target: before it tells of all pages");
+                    sender.send(&FromGuest::Whole).await;
+                    reached("target: after it tells of all pages");
+                }
                 ended = ended(&self.pidfd), if self.copy != Copy::Ready => {
                     let ended = ended.map_err(|_| HomeLost)?;
                     self.tell_end(ended, sender).await;
@@ -418,6 +510,23 @@ impl Guest {
                 }
             }
         }
+    }
+
+    /// The copy has all its pages, or will never have them and has been ended (MV10).
+    async fn has_fetched(&mut self, fetched: Result<(), String>) -> Result<(), String> {
+        let fetch = self.fetch.take();
+        let group = Arc::clone(&self.group);
+        blocking(move || {
+            let done = fetched.and_then(|()| {
+                let fetch = fetch.ok_or("nothing was to be fetched")?;
+                fetch.finish().map_err(|error| error.to_string())
+            });
+            if done.is_err() {
+                group.end();
+            }
+            done
+        })
+        .await
     }
 
     /// Closes the input once all of it is written.
@@ -518,6 +627,8 @@ impl Guest {
             None => group.end(),
         })
         .await;
+        let left = (self.fetch.take(), self.served.take());
+        blocking(move || drop(left)).await;
         // One that has ended by itself was waited for.
         if !self.over {
             let group = Its::Group(Arc::clone(&self.group));

@@ -19,9 +19,9 @@ pub(super) struct Link {
     is_new: bool,
 }
 
-/// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`], [`ToGuest::Private`] and
-/// [`ToGuest::Terminal`].
-const NEW_SINCE: u32 = 12;
+/// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`], [`ToGuest::Private`],
+/// [`ToGuest::Terminal`], and pages that come later.
+pub(super) const NEW_SINCE: u32 = 12;
 
 impl Link {
     /// Connects to a host.
@@ -53,6 +53,11 @@ impl Link {
 
     /// Returns whether the host takes jobs with a terminal.
     pub(super) const fn knows_terminals(&self) -> bool {
+        self.is_new
+    }
+
+    /// Returns whether the host gives and takes pages after the images.
+    pub(super) const fn knows_pages(&self) -> bool {
         self.is_new
     }
 

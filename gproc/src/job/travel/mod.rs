@@ -8,12 +8,14 @@
 mod checkpoint;
 mod deputy;
 mod engine;
+mod fetch;
 mod go;
 mod guest;
 mod level;
 mod link;
 mod locks;
 mod owner;
+mod pages;
 mod pipes;
 mod places;
 mod remains;
@@ -41,6 +43,7 @@ pub(super) use rules::NotMoved;
 use seat::Seat;
 pub(super) use terminal::AtHome;
 pub(super) use ticket::Ticket;
+pub use told::MovesCounted;
 
 use super::admission::Admissions;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
@@ -48,7 +51,7 @@ use super::group::{Group, Groups};
 use super::pause::{Guests, Its, Place};
 use super::private::Private;
 use super::protocol::{
-    Asked, Checkpoint, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, ToJob, Told,
+    Asked, Checkpoint, Cost, Credentials, FRAME_BYTES_MAX, FromJob, Kept, Level, Moved, ToJob, Told,
 };
 use super::spawn::GroupSlot;
 use super::terminal::{Checkpoints, WindowSize};
@@ -94,6 +97,7 @@ pub(super) struct Travel {
     guests: Arc<Guests>,
     /// Hear of moves.
     events: OnceLock<Arc<Events>>,
+    counted: told::Counted,
 }
 
 /// A job that may move.
@@ -126,6 +130,8 @@ struct Status {
     moves: u64,
     restarts: u64,
     newest: Option<Kept>,
+    /// How it has moved last.
+    last: Option<(Moved, Cost)>,
 }
 
 impl Status {
@@ -135,6 +141,7 @@ impl Status {
             moves: 0,
             restarts: 0,
             newest: None,
+            last: None,
         }
     }
 }
@@ -152,14 +159,24 @@ pub(super) struct Wishes {
     pub(super) to_owner: FrameSender,
 }
 
+/// What a job that moves takes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// All.
+    Whole,
+    /// Its memory follows once it runs, where that can be.
+    PostCopy,
+    /// Its newest checkpoint, in the place of what it is.
+    Restart,
+}
+
 /// For a deputy.
 #[derive(Debug)]
 enum Order {
     Go {
         to: NodeId,
-        /// As its newest checkpoint, not as it is.
-        restart: bool,
-        answer: oneshot::Sender<Result<(), NotMoved>>,
+        how: How,
+        answer: oneshot::Sender<Result<Cost, NotMoved>>,
     },
     Signal {
         number: i32,
@@ -192,6 +209,7 @@ impl Travel {
             levels: level::Levels::default(),
             guests,
             events: OnceLock::new(),
+            counted: told::Counted::default(),
         }
     }
 
@@ -217,6 +235,12 @@ impl Travel {
         self.transport
             .get()
             .ok_or_else(|| io::Error::other("processes do not move here"))
+    }
+
+    /// Returns whether a node gives and takes pages after the images.
+    fn knows_pages(&self, node: NodeId) -> bool {
+        let version = self.transport.get().and_then(|to| to.version_of(node));
+        version.is_none_or(|version| version >= link::NEW_SINCE)
     }
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
@@ -339,11 +363,20 @@ impl Travel {
                 Told::Gone(self.go(known, pid, to, why).await)
             }
             Asked::Restart(to) => Told::Gone(self.go(known, pid, to, Why::Restart).await),
+            Asked::GoFirst(to) => Told::Gone(self.go(known, pid, to, Why::PostCopy).await),
             Asked::Level => Told::Level(known.map(|known| known.level).unwrap_or_default()),
             Asked::Why => Told::Why(self.levels.why(pid, known.is_some())),
             Asked::Heard(moved) => {
-                self.hear_of(pid, moved);
+                self.hear_of(pid, moved, None);
                 Told::Heard
+            }
+            Asked::HeardOf(moved, cost) => {
+                self.hear_of(pid, moved, Some(cost));
+                Told::Heard
+            }
+            Asked::LastMove => {
+                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                Told::LastMove(status.and_then(|status| status.last))
             }
             Asked::TiesThere => {
                 let ties = match self.levels.dir_of(pid) {
@@ -434,12 +467,16 @@ pub(crate) async fn ask(
     writer.sender().send(&ToJob::Ask { pid, asked }).await;
     let mut reader = FrameReader::new(stream.reader);
     let within = match asked {
-        Asked::Go(_) | Asked::GoFor(..) | Asked::Keep | Asked::Restart(_) => MOVED_WITHIN,
+        Asked::Go(_) | Asked::GoFor(..) | Asked::GoFirst(_) | Asked::Keep | Asked::Restart(_) => {
+            MOVED_WITHIN
+        }
         Asked::Where
         | Asked::Ties
         | Asked::Level
         | Asked::Why
         | Asked::Heard(_)
+        | Asked::HeardOf(..)
+        | Asked::LastMove
         | Asked::TiesThere
         | Asked::Checkpoint => TOLD_WITHIN,
     };

@@ -6,6 +6,8 @@
 //! - MV2 **Never lost on the way.** Until home has let the new copy run, every failure of the move lets the old one go on.
 //! - MV3 **One move at a time.** What is asked meanwhile is refused.
 //! - MV4 **Nothing outlives its home.** A host that has lost home ends its copy (as J2 has it).
+//! - MV10 **Pages are kept until all are there.** The source of a move by post-copy stays frozen until the copy has all pages;
+//!   if they are lost before, the copy ends. Until then nothing else is done with the job.
 //! - CK1 **A checkpoint runs in the place of nobody.** A copy is made from one only when the one that ran cannot run any more.
 //! - CK2 **A checkpoint harms no job.** The source goes on at once, whatever becomes of its images.
 //! - CK3 **Whole or not there.** Nothing starts from a checkpoint that has not been kept whole.
@@ -73,6 +75,12 @@ pub(super) enum Event {
     Killed,
     /// The source has frozen it, and its images are all here.
     Dumped,
+    /// As [`Self::Dumped`], but most pages are with the source still (post-copy).
+    DumpedPartly,
+    /// The copy has all pages.
+    Whole,
+    /// The pages that the source keeps cannot be had any more.
+    PagesGone(String),
     /// The source could not make images, and has let it go on.
     NotDumped(String),
     /// The source cannot be reached any more, or the program has ended there.
@@ -94,6 +102,10 @@ pub(super) enum Action {
     Offer(NodeId),
     /// Lets the copy run.
     Run,
+    /// The copy is the job from now on; the source keeps its pages.
+    Follow,
+    /// Has the copy end, which cannot go on without its pages.
+    EndCopy,
     /// Has the source end its copy, which is frozen.
     Drop,
     /// Has the source go on.
@@ -124,15 +136,18 @@ enum State {
     Freezing {
         to: NodeId,
     },
-    /// The target makes a copy. `alone`: the source has gone since.
+    /// The target makes a copy.
     Sending {
         to: NodeId,
-        alone: bool,
+        images: Images,
     },
-    /// The copy has been let run.
+    /// The copy has been let run. `partly`: pages are with the source still.
     Landing {
         to: NodeId,
+        partly: bool,
     },
+    /// The copy runs, and gets its pages.
+    Fetching,
     /// The source makes images that are to be kept.
     Imaging,
     /// The one that ran is lost. `fenced`: it cannot run any more.
@@ -146,6 +161,16 @@ enum State {
         to: NodeId,
     },
     Over,
+}
+
+/// Where the images of a job that moves are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Images {
+    Here,
+    /// And the source has gone since.
+    Alone,
+    /// But for pages that the source keeps.
+    Partly,
 }
 
 /// What becomes of the newest images that are to be kept.
@@ -225,10 +250,16 @@ impl Home {
         self.state == State::Settled
     }
 
+    /// Returns whether it runs, though pages of it may be missing.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.state, State::Settled | State::Fetching)
+    }
+
     /// Takes an event; returns what is to be done, in this order.
     pub(super) fn on(&mut self, event: Event) -> Vec<Action> {
         use Action::{
-            Abort, Answer, Drop, End, Freeze, Image, Load, Offer, Run, Store, TellKept, Thaw,
+            Abort, Answer, Drop, End, EndCopy, Follow, Freeze, Image, Load, Offer, Run, Store,
+            TellKept, Thaw,
         };
         match (self.state, event) {
             (State::Over, Event::Asked(_)) => vec![Answer(Err(NotMoved::Ended))],
@@ -240,8 +271,12 @@ impl Home {
             // MV3
             (_, Event::Asked(_)) => vec![Answer(Err(NotMoved::Busy))],
 
-            (State::Freezing { to }, Event::Dumped) => {
-                self.state = State::Sending { to, alone: false };
+            (State::Freezing { to }, event @ (Event::Dumped | Event::DumpedPartly)) => {
+                let images = match event {
+                    Event::Dumped => Images::Here,
+                    _ => Images::Partly,
+                };
+                self.state = State::Sending { to, images };
                 vec![Offer(to)]
             }
             (State::Freezing { .. }, Event::NotDumped(why)) => {
@@ -255,34 +290,70 @@ impl Home {
             }
 
             // MV1: from here on the source's copy must not run again, so this is where it is decided.
-            (State::Sending { to, alone }, Event::Restored) => {
-                (self.at, self.state) = (to, State::Landing { to });
+            (State::Sending { to, images }, Event::Restored) => {
+                let partly = images == Images::Partly;
+                (self.at, self.state) = (to, State::Landing { to, partly });
                 self.moves += 1;
-                if alone { vec![Run] } else { vec![Run, Drop] }
+                match images {
+                    Images::Here => vec![Run, Drop],
+                    // MV10
+                    Images::Alone | Images::Partly => vec![Run],
+                }
             }
             // Its images are complete: the target can do without it.
-            (State::Sending { to, .. }, Event::SourceGone) => {
-                self.state = State::Sending { to, alone: true };
+            (State::Sending { to, images }, Event::SourceGone) if images != Images::Partly => {
+                let images = Images::Alone;
+                self.state = State::Sending { to, images };
                 Vec::new()
             }
+            // The copy cannot be made without its pages, nor has it run; nor can the source.
+            (State::Sending { .. }, Event::SourceGone) => {
+                let lost = self.lose();
+                [vec![Abort], self.answer_lost(lost)].concat()
+            }
             // MV2
-            (State::Sending { alone: false, .. }, Event::TargetGone(why)) => {
+            (State::Sending { images, .. }, Event::TargetGone(why) | Event::PagesGone(why))
+                if images != Images::Alone =>
+            {
                 self.state = State::Settled;
                 vec![Abort, Thaw, Answer(Err(NotMoved::Failed(why)))]
             }
-            (State::Sending { alone: true, .. }, Event::TargetGone(_)) => {
+            (State::Sending { .. }, Event::TargetGone(_)) => {
                 let lost = self.lose();
                 [vec![Abort], self.answer_lost(lost)].concat()
             }
 
-            (State::Landing { .. }, Event::Running) => {
+            (State::Landing { partly: false, .. }, Event::Running) => {
                 self.state = State::Settled;
                 vec![Answer(Ok(()))]
             }
+            (State::Landing { partly: true, .. }, Event::Running) => {
+                self.state = State::Fetching;
+                vec![Follow]
+            }
             // MV1: it may have run, so the old copy is of no use.
-            (State::Landing { .. }, Event::TargetGone(_)) => {
+            (State::Landing { partly, .. }, Event::TargetGone(_)) => {
                 let lost = self.lose();
-                self.answer_lost(lost)
+                let lost = self.answer_lost(lost);
+                let drop = if partly { vec![Drop] } else { Vec::new() };
+                [drop, lost].concat()
+            }
+            // MV10: it may have run already, and cannot go on.
+            (State::Landing { partly: true, .. }, Event::SourceGone | Event::PagesGone(_)) => {
+                let lost = self.lose();
+                [vec![Abort, Drop], self.answer_lost(lost)].concat()
+            }
+            (State::Fetching, Event::Whole) => {
+                self.state = State::Settled;
+                vec![Drop, Answer(Ok(()))]
+            }
+            (State::Fetching, Event::SourceGone) => {
+                let lost = self.lose();
+                [vec![Drop], self.answer_lost(lost)].concat()
+            }
+            (State::Fetching, Event::PagesGone(_)) => {
+                let lost = self.lose();
+                [vec![EndCopy, Drop], self.answer_lost(lost)].concat()
             }
 
             (State::Over, Event::Keep) => vec![TellKept(Err(NotKept::Ended))],
@@ -340,7 +411,8 @@ impl Home {
                 vec![End]
             }
             (State::Starting { to }, Event::Restored) => {
-                (self.at, self.state) = (to, State::Landing { to });
+                let partly = false;
+                (self.at, self.state) = (to, State::Landing { to, partly });
                 self.restarts += 1;
                 vec![Run]
             }

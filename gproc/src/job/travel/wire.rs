@@ -85,6 +85,14 @@ pub(super) enum ToGuest {
     Terminal(Carried),
     /// Its terminal has another size. Since version 12.
     Resize(WindowSize),
+    /// As [`Self::Freeze`], but most pages may stay there and be served. Since version 12.
+    FreezePartly,
+    /// As [`Self::Made`], but most pages are not among the images and come when they are asked for. Since version 12.
+    MadePartly,
+    /// What CRIU asks for pages, in order, with what it says by `--ps-socket`. Since version 12.
+    WantPages(Bytes),
+    /// The answers, likewise. Since version 12.
+    Pages(Bytes),
 }
 
 /// From the host.
@@ -120,6 +128,16 @@ pub(super) enum FromGuest {
     Ping,
     /// How its terminal is; comes before the word that all images have been sent, and before that of its end. Since version 12.
     Terminal(Carried),
+    /// As [`Self::Dumped`], but pages are missing, and are served until it ends or goes on. Since version 12.
+    DumpedPartly(Vec<Pipe>),
+    /// As [`ToGuest::WantPages`], from the copy. Since version 12.
+    WantPages(Bytes),
+    /// As [`ToGuest::Pages`], from the source. Since version 12.
+    Pages(Bytes),
+    /// The copy has all its pages. Since version 12.
+    Whole,
+    /// Pages are lost: of the source they cannot be had, or the copy has ended for want of them. Since version 12.
+    PagesLost(String),
 }
 
 /// A piece of an image.
@@ -215,6 +233,10 @@ mod tests {
             &FromGuest::Terminal(carried()),
             &[&[14], &bytes[..]].concat(),
         );
+        check(&ToGuest::FreezePartly, &[17]);
+        check(&ToGuest::MadePartly, &[18]);
+        check(&ToGuest::WantPages(byte.clone()), &[19, 1, b'x']);
+        check(&ToGuest::Pages(byte.clone()), &[20, 1, b'x']);
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);
@@ -226,11 +248,16 @@ mod tests {
         check(&FromGuest::InputCredit(3), &[5, 3]);
         check(&FromGuest::InputClosed, &[6]);
         check(&FromGuest::Image(image()), &[7, 1, b'a', 1, b'b']);
-        check(&FromGuest::Unread(byte), &[8, 1, b'x']);
+        check(&FromGuest::Unread(byte.clone()), &[8, 1, b'x']);
         check(&FromGuest::Dumped(vec![pipe()]), &[9, 1, 1, 0, 5, 1]);
         check(&FromGuest::NotDumped("w".into()), &[10, 1, b'w']);
         check(&FromGuest::Exited(1), &[11, 2]);
         check(&FromGuest::Killed(9), &[12, 18]);
         check(&FromGuest::Ping, &[13]);
+        check(&FromGuest::DumpedPartly(vec![pipe()]), &[15, 1, 1, 0, 5, 1]);
+        check(&FromGuest::WantPages(byte.clone()), &[16, 1, b'x']);
+        check(&FromGuest::Pages(byte), &[17, 1, b'x']);
+        check(&FromGuest::Whole, &[18]);
+        check(&FromGuest::PagesLost("w".into()), &[19, 1, b'w']);
     }
 }

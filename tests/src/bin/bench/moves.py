@@ -1,5 +1,5 @@
-# Says for each size and kind of memory, and each sample, in microseconds: pause and whole time of a move, and of CRIU's
-# dump, copy and restore.
+# Says for each size and kind of memory, and each sample, in microseconds: pause and whole time of a move, of one by post-copy,
+# and of CRIU's dump, copy and restore.
 import shutil, tempfile
 
 CRIU = os.environ['BENCH_CRIU']
@@ -34,7 +34,7 @@ class Plain:
         done = subprocess.run([CRIU, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert done.returncode == 0, (words, done.stderr)
 
-    def go(self, _):
+    def go(self, *_):
         here, there = f'{self.dir}/here', f'{self.dir}/there'
         os.mkdir(here)
         self.criu('dump', '-t', str(self.pid), '-D', here, '-o', 'log')
@@ -53,10 +53,10 @@ class Plain:
         os.close(self.hold)
         shutil.rmtree(self.dir)
 
-def measure(job, node):
+def measure(job, node, how=''):
     job.ask('begin')
     begun = time.monotonic()
-    job.go(node)
+    job.go(node, how)
     whole = time.monotonic() - begun
     return int(job.ask('end')[0]), int(whole * 1e6)
 
@@ -68,6 +68,9 @@ for mib in (10, 256):
         plain.ask('begin')
         [ours.pid] = [pid for pid in subprocess.check_output(['pgrep', '-x', 'mover'], text=True).split() if pid != str(plain.pid)]
         for sample in range(SAMPLES):
-            print(mib, kind, *measure(ours, 2 if sample % 2 == 0 else 1), *measure(plain, None), flush=True)
+            # Each of the two goes by turns there and back.
+            ways = [('', 2), (' post-copy', 1)] if sample % 2 == 0 else [(' post-copy', 2), ('', 1)]
+            moved = {how: measure(ours, node, how) for how, node in ways}
+            print(mib, kind, *moved[''], *moved[' post-copy'], *measure(plain, None), flush=True)
         ours.end()
         plain.end()

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use tokio::net::unix::pipe;
 
 impl Deputy {
-    pub(super) async fn dump_original(&mut self) -> Event {
+    /// `partly`: most pages may stay where they are. Where they cannot, they are all among the images.
+    pub(super) async fn dump_original(&mut self, partly: bool) -> Event {
         self.seat.moves(true);
         let engine = self.travel.engine().cloned();
         let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
@@ -28,28 +29,46 @@ impl Deputy {
             let group = group.get().ok_or(io::ErrorKind::NotFound)?;
             let leader = terminal.as_ref().map(|of| of.leader);
             let led = leader.is_some();
-            let images = engine.dump(group, pid, Kind { private, led })?;
+            let whole = || {
+                let images = engine.dump(group, pid, Kind { private, led })?;
+                Ok::<_, io::Error>((images, None))
+            };
+            let (images, served) = match partly {
+                false => whole()?,
+                true => match engine.dump_partly(group, pid) {
+                    Ok((images, served)) => (images, Some(served)),
+                    Err(error) => {
+                        tracing::warn!(pid, %error, "a job moves with all its pages");
+                        whole()?
+                    }
+                },
+            };
             let carry = |of: &AtHome| Carried::take(of.leader, &of.pty);
             let found = pipes::of(group, pid, leader)
                 .and_then(|pipes| Ok((pipes, terminal.as_ref().map(carry).transpose()?)));
             match found {
-                Ok((pipes, carried)) => Ok((images, pipes, carried)),
+                Ok((pipes, carried)) => Ok((images, served, pipes, carried)),
                 Err(error) => {
+                    drop(served);
                     group.freeze(false)?;
                     Err(error)
                 }
             }
         })
         .await;
-        let taken = dumped.and_then(|(images, pipes, carried)| {
+        let taken = dumped.and_then(|(images, served, pipes, carried)| {
             // Before anything can fail: it is given back what was taken from it.
             self.terminal = carried;
+            self.partly.serve(served);
             self.take_pipes(pipes).map(|()| images)
         });
         match taken {
             Ok(images) => {
                 self.images = images;
-                Event::Dumped
+                match self.partly.serves() {
+                    true => Event::DumpedPartly,
+                    false => Event::Dumped,
+                }
             }
             Err(error) => {
                 self.thaw_original().await;
@@ -106,7 +125,10 @@ impl Deputy {
         let group = Arc::clone(&self.original.group);
         let at_home = self.original.terminal.clone();
         let terminal = at_home.zip(self.terminal.clone());
+        let served = self.partly.serve(None);
         let thawed = blocking(move || {
+            // CRIU lets go of it first.
+            drop(served);
             if let Some((at_home, carried)) = terminal {
                 at_home.pty.go_on(&carried.held())?;
             }
@@ -134,7 +156,12 @@ impl Deputy {
             Some(leader) => group.end_all_but(leader),
             None => group.end(),
         };
-        blocking(move || group.get().map(end)).await;
+        let served = self.partly.serve(None);
+        blocking(move || {
+            group.get().map(end);
+            drop(served);
+        })
+        .await;
     }
 
     /// The terminal here is as the job has left its own on another node. Of a job that is `lost` nobody knows what it has read.

@@ -87,7 +87,7 @@ impl Deputy {
         if let Err(error) = self.travel.flush().await {
             return Event::NotDumped(format!("node {}: {error}", self.travel.node));
         }
-        let imaged = self.dump_original().await;
+        let imaged = self.dump_original(false).await;
         // CK6
         let flushed = self.travel.flush().await;
         // CK2

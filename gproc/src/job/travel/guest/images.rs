@@ -1,9 +1,11 @@
 //! Images of a job here: for its next host, which it is frozen for, or to be kept, for which it stands still no longer than
 //! it takes to make them (CK2).
 
+use super::super::super::private::Private;
 use super::super::super::protocol::{DATA_BYTES_MAX, Stream};
 use super::super::super::sys;
 use super::super::engine::Kind;
+use super::super::pages::answer;
 use super::super::places::reached;
 use super::super::rules::Word;
 use super::super::terminal;
@@ -13,7 +15,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 impl Guest {
     /// Sends what is in the pipes, whatever credit there is: it is no more than fits a pipe.
@@ -33,9 +35,15 @@ impl Guest {
         written
     }
 
-    pub(super) async fn freeze(&mut self, sender: &FrameSender) {
+    /// `partly`: most pages may stay here.
+    pub(super) async fn freeze(&mut self, partly: bool, sender: &FrameSender) {
         reached("source: before the freeze");
-        let (images, terminal) = match self.dump().await {
+        let plain = self.terminal.is_none() && self.private == Private::default();
+        let dumped = match partly && plain {
+            true => self.dump_partly().await,
+            false => self.dump().await,
+        };
+        let (images, terminal) = match dumped {
             Ok(dumped) => dumped,
             Err(error) => return self.tell_no_images(&error, sender).await,
         };
@@ -52,8 +60,37 @@ impl Guest {
             sender.send(&FromGuest::Image(image)).await;
         }
         reached("source: after the images");
-        sender.send(&FromGuest::Dumped(self.pipes())).await;
+        let dumped = match self.served {
+            Some(_) => FromGuest::DumpedPartly(self.pipes()),
+            None => FromGuest::Dumped(self.pipes()),
+        };
+        sender.send(&dumped).await;
         reached("source: after it tells of the images");
+    }
+
+    /// Gives pages to another copy.
+    pub(super) async fn serve_pages(&mut self, asked: Bytes, sender: &FrameSender) {
+        let Some(served) = self.served.clone() else {
+            return;
+        };
+        match answer(served, asked).await {
+            Ok(pages) => {
+                for pages in pages {
+                    sender.send(&FromGuest::Pages(pages)).await;
+                }
+            }
+            Err(error) => {
+                let why = format!("node {}: {error}", self.travel.node);
+                sender.send(&FromGuest::PagesLost(why)).await;
+            }
+        }
+        reached("source: after it gives pages");
+    }
+
+    /// Has CRIU let go of a job that was to move.
+    pub(super) async fn serve_no_more(&mut self) {
+        let served = self.served.take();
+        blocking(move || drop(served)).await;
     }
 
     /// Sends images that are to be kept. Fails if the job does not go on.
@@ -151,6 +188,22 @@ impl Guest {
             Err(error) => {
                 self.go_on().await?;
                 Err(error)
+            }
+        }
+    }
+
+    /// Where pages cannot stay, they are all among the images.
+    async fn dump_partly(&mut self) -> io::Result<(Vec<Image>, Option<Carried>)> {
+        let engine = self.travel.engine()?.clone();
+        let (group, pid) = (Arc::clone(&self.group), self.pid);
+        match blocking(move || engine.dump_partly(&group, pid)).await {
+            Ok((images, served)) => {
+                self.served = Some(Arc::new(Mutex::new(served)));
+                Ok((images, None))
+            }
+            Err(error) => {
+                tracing::warn!(pid, %error, "a job moves with all its pages");
+                self.dump().await
             }
         }
     }

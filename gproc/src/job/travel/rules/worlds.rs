@@ -17,17 +17,30 @@ struct Wishes {
     moves: u8,
     keeps: u8,
     restart: bool,
+    /// By post-copy.
+    partly: bool,
 }
 
 const MOVES: Wishes = Wishes {
     moves: 2,
     keeps: 0,
     restart: false,
+    partly: false,
 };
 const CHECKPOINTS: Wishes = Wishes {
     moves: 1,
     keeps: 2,
     restart: true,
+    partly: false,
+};
+const POST_COPY: Wishes = Wishes {
+    partly: true,
+    ..MOVES
+};
+const POST_COPY_CHECKPOINTS: Wishes = Wishes {
+    keeps: 1,
+    partly: true,
+    ..CHECKPOINTS
 };
 
 /// A rule that is taken away.
@@ -50,11 +63,15 @@ enum Missing {
     GoOnAtOnce,
     /// What could not be written whole is no checkpoint (CK3).
     Whole,
+    /// The source keeps its pages until the copy has them (MV10).
+    KeepPages,
+    /// A copy whose pages are lost ends (MV10).
+    EndWithPages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Down {
-    Offer,
+    Offer { partly: bool },
     Keep,
     Word(Word),
 }
@@ -62,6 +79,8 @@ enum Down {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Up {
     Dumped,
+    DumpedPartly,
+    Whole,
     NotDumped,
     Restored,
     NotRestored,
@@ -79,6 +98,8 @@ struct Host {
     up: VecDeque<Up>,
     /// Home has not noticed yet that the connection is gone.
     unseen: bool,
+    /// Its copy lacks pages, which this host keeps.
+    lacks: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +109,8 @@ struct World {
     hosts: [Host; NODES],
     source: usize,
     target: Option<usize>,
+    /// Keeps pages of the copy that runs.
+    old: Option<usize>,
     asked: u8,
     answered: u8,
     faults: u8,
@@ -117,6 +140,7 @@ impl World {
             hosts,
             source: 0,
             target: None,
+            old: None,
             asked: 0,
             answered: 0,
             faults: 0,
@@ -136,6 +160,7 @@ impl World {
     fn at_home(&mut self, event: Event, missing: Missing) {
         let landing =
             matches!(event, Event::TargetGone(_)) && self.home.moves() > self.ran_at_home();
+        let partly = event == Event::DumpedPartly;
         let mut actions = self.home.on(event);
         if missing == Missing::GoOn {
             actions.retain(|action| *action != Action::Thaw);
@@ -148,7 +173,16 @@ impl World {
                 Action::Freeze => self.tell(self.source, Down::Word(Word::Freeze)),
                 Action::Thaw => self.tell(self.source, Down::Word(Word::Thaw)),
                 Action::Drop if missing == Missing::Decide => {}
-                Action::Drop => self.tell(self.source, Down::Word(Word::End)),
+                Action::Drop => {
+                    let old = self.old.take().unwrap_or(self.source);
+                    self.tell(old, Down::Word(Word::End));
+                }
+                Action::Follow => {
+                    self.old = Some(self.source);
+                    self.source = self.target.take().expect("it has arrived");
+                }
+                Action::EndCopy if missing == Missing::EndWithPages => {}
+                Action::EndCopy => self.break_link(self.source, false),
                 Action::Offer(to) => {
                     let to = usize::from(to.0);
                     self.target = Some(to);
@@ -158,11 +192,14 @@ impl World {
                         age: self.home.moves() + self.home.restarts() + 1,
                         ..Host::default()
                     };
-                    self.tell(to, Down::Offer);
+                    self.tell(to, Down::Offer { partly });
                 }
                 Action::Run => {
                     let target = self.target.expect("offered");
                     self.tell(target, Down::Word(Word::Run));
+                    if missing == Missing::KeepPages {
+                        self.tell(self.source, Down::Word(Word::End));
+                    }
                 }
                 Action::Abort => {
                     let target = self.target.take().expect("offered");
@@ -276,6 +313,8 @@ impl World {
                     world.hosts[host].up.pop_front();
                     let event = match message {
                         Up::Dumped => Event::Dumped,
+                        Up::DumpedPartly => Event::DumpedPartly,
+                        Up::Whole => Event::Whole,
                         Up::NotDumped => Event::NotDumped(String::new()),
                         Up::Restored => Event::Restored,
                         Up::NotRestored => Event::TargetGone(String::new()),
@@ -294,7 +333,15 @@ impl World {
                     };
                     if is_source || Some(host) == world.target {
                         world.at_home(event, missing);
+                    } else if Some(host) == world.old {
+                        world.at_home(Event::PagesGone(String::new()), missing);
                     }
+                });
+            }
+            if self.can_fetch(host) {
+                add(&|world| {
+                    world.hosts[host].lacks = None;
+                    world.hosts[host].up.push_back(Up::Whole);
                 });
             }
             // A host that has lost home notices at some time, or dies.
@@ -322,6 +369,13 @@ impl World {
             }
         }
         worlds
+    }
+
+    /// Returns whether a copy that runs gets the pages that it lacks.
+    fn can_fetch(&self, host: usize) -> bool {
+        let lacks = self.hosts[host].lacks.map(|from| &self.hosts[from]);
+        let kept = lacks.is_some_and(|from| from.linked && from.copy == Some(Copy::Frozen));
+        kept && self.hosts[host].linked && self.hosts[host].copy == Some(Copy::Running)
     }
 
     /// With home goes whatever runs there, and every stream.
@@ -355,7 +409,8 @@ impl World {
 
     fn arrive(&mut self, host: usize, message: Down, well: bool, missing: Missing) {
         let up = match (message, well) {
-            (Down::Offer, true) => {
+            (Down::Offer { partly }, true) => {
+                self.hosts[host].lacks = partly.then_some(self.source);
                 let copy = if missing == Missing::Wait {
                     Copy::Running
                 } else {
@@ -364,7 +419,7 @@ impl World {
                 self.set(host, copy);
                 Up::Restored
             }
-            (Down::Offer, false) => Up::NotRestored,
+            (Down::Offer { .. }, false) => Up::NotRestored,
             (Down::Keep, well) => {
                 if self.hosts[host].copy != Some(Copy::Running) {
                     return;
@@ -387,7 +442,11 @@ impl World {
                     (Word::Freeze, false) => Up::NotDumped,
                     (Word::Freeze, true) => {
                         self.set(host, next);
-                        Up::Dumped
+                        if self.wishes.partly {
+                            Up::DumpedPartly
+                        } else {
+                            Up::Dumped
+                        }
                     }
                     (Word::Run, _) => {
                         self.set(host, next);
@@ -407,6 +466,7 @@ impl World {
             .iter()
             .all(|host| host.down.is_empty() && host.up.is_empty() && !host.unseen);
         let rests = rests && self.fence.is_none() && !self.writes && !self.reads;
+        let rests = rests && !(0..NODES).any(|host| !self.homeless && self.can_fetch(host));
         let left = missing != Missing::EndWithHome
             && self
                 .hosts
@@ -423,6 +483,11 @@ impl World {
             assert_eq!(self.answered, self.asked, "who asked waits for ever");
             assert_eq!(self.told_kept, self.keeps, "who asked waits for ever");
             assert_eq!(running, 1, "MV2, CK2: the job is lost on its way");
+            let whole = |host: &Host| host.copy != Some(Copy::Running) || host.lacks.is_none();
+            assert!(
+                self.hosts.iter().all(whole),
+                "MV10: a copy waits for pages that nobody has"
+            );
         }
         if self.faults == 0 {
             assert!(!self.over, "MV2, CK2: the job ends without a fault");
@@ -447,7 +512,7 @@ fn visit(wishes: Wishes, missing: Missing) -> usize {
 
 #[test]
 fn exactly_one_copy_runs_in_all_worlds() {
-    for wishes in [MOVES, CHECKPOINTS] {
+    for wishes in [MOVES, CHECKPOINTS, POST_COPY, POST_COPY_CHECKPOINTS] {
         let worlds = visit(wishes, Missing::Nothing);
         println!("{worlds} worlds");
         assert!(worlds > 1_000, "only {worlds} worlds were visited");
@@ -465,6 +530,13 @@ fn a_missing_rule_is_noticed() {
         (CHECKPOINTS, Missing::Fence),
         (CHECKPOINTS, Missing::GoOnAtOnce),
         (CHECKPOINTS, Missing::Whole),
+        (POST_COPY, Missing::Wait),
+        (POST_COPY, Missing::Decide),
+        (POST_COPY, Missing::GoOn),
+        (POST_COPY, Missing::EndWithHome),
+        (POST_COPY, Missing::KeepPages),
+        (POST_COPY, Missing::EndWithPages),
+        (POST_COPY_CHECKPOINTS, Missing::Fence),
     ] {
         let broken = std::panic::catch_unwind(|| visit(wishes, missing));
         assert!(broken.is_err(), "{missing:?} is not noticed");
