@@ -306,6 +306,7 @@ fn start(
         limits: &start.limits,
         nice: start.nice,
         umask: request.umask,
+        outlives: false,
         ignored: request.ignored,
     };
     let explain = |error| explain(node, error, program, &request.cwd);

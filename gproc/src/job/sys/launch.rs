@@ -55,6 +55,8 @@ pub(in crate::job) struct Launch<'a> {
     pub(in crate::job) nice: i32,
     /// Bits taken from the mode of new files.
     pub(in crate::job) umask: u32,
+    /// It does not end with the thread that starts it.
+    pub(in crate::job) outlives: bool,
     /// Signals to ignore, bit `n - 1` for signal `n`; all others get their default.
     pub(in crate::job) ignored: u64,
 }
@@ -310,7 +312,9 @@ fn prepare(launch: &Launch<'_>) -> Result<(), LaunchError> {
     }
     // After the change of user, which clears it. The guardian ends the job with the daemon; this does so for the
     // program itself where there is no cgroup.
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(setup)?;
+    if !launch.outlives {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(setup)?;
+    }
 
     for number in 1..=64 {
         let ignored = launch.ignored >> (number - 1) & 1 == 1;

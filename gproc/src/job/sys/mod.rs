@@ -2,14 +2,12 @@
 #![allow(unsafe_code)]
 
 mod guardian;
-mod inherit;
 mod launch;
 mod mounted;
 mod terminal;
 mod timer;
 
 pub(super) use guardian::Guardian;
-pub(super) use inherit::start_deaf;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
 pub(super) use mounted::mounted;
 pub(super) use terminal::{

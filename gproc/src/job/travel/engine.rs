@@ -5,8 +5,10 @@
 //!
 //! All of this blocks: never call it on a thread of the runtime.
 
+mod helper;
 mod maker;
 
+pub(super) use helper::{Helper, Start};
 pub(super) use maker::Session;
 
 use super::super::group::Group;
@@ -214,15 +216,21 @@ impl Engine {
         network: Option<&Network>,
         images: &Images,
     ) -> io::Result<()> {
-        let mut criu = self.dumping(group, pid, led, network, images)?.spawn()?;
+        let criu = self.dumping(group, pid, led, network, images)?;
+        let mut criu = Helper::start(
+            &criu,
+            Start {
+                outlives: true,
+                ..Start::default()
+            },
+        )?;
         let deadline = Instant::now() + WITHIN;
         loop {
             match criu.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(_) => return Err(images.why("dump")),
+                Some(true) => return Ok(()),
+                Some(false) => return Err(images.why("dump")),
                 None if Instant::now() > deadline => {
-                    criu.kill()?;
-                    criu.wait()?;
+                    criu.end();
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
                         "making images took too long",

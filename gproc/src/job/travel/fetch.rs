@@ -8,19 +8,19 @@
 
 use super::super::sys;
 use super::FrameSender;
-use super::engine::{Engine, Images};
+use super::engine::{Engine, Helper, Images, Start};
 use super::link::FromHome;
 use super::pages::is_ready;
 use super::wire::{FromGuest, IMAGE_BYTES_MAX, ToGuest};
 use bytes::{Bytes, BytesMut};
 use std::fs;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -43,12 +43,13 @@ const HOLD: &str = "read -r word || echo 1 >\"$0\"/cgroup.kill";
 /// CRIU as it gets the pages of a copy; ended when this is dropped, which the copy must not outlive. Dropping it blocks.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    criu: Child,
+    criu: Helper,
     pidfd: AsyncFd<OwnedFd>,
     socket: OwnedFd,
     pages: mpsc::Sender<Bytes>,
     relay: JoinHandle<&'static str>,
-    holder: Option<Child>,
+    /// And what tells it that all pages are there.
+    holder: Option<(Helper, PipeWriter)>,
     images: Arc<Images>,
 }
 
@@ -62,12 +63,11 @@ impl Fetch {
         let its_images = Arc::clone(&images);
         let started = super::guest::blocking(move || start(&engine, &its_images));
         let (criu, ours) = started.await?;
-        let pid = criu.id().cast_signed();
         let (pages, queue) = mpsc::channel(PIECES_MAX);
         ours.set_nonblocking(true)?;
         let socket = ours.try_clone()?.into();
         Ok(Self {
-            pidfd: sys::watch(crate::sys::pidfd_open(pid)?)?,
+            pidfd: sys::watch(criu.pidfd().try_clone_to_owned()?)?,
             criu,
             socket,
             pages,
@@ -104,7 +104,7 @@ impl Fetch {
 
     /// Has a copy that waits at its gate not go on without its pages, whatever becomes of CRIU.
     pub(super) fn hold(&mut self, group: &Path) -> io::Result<()> {
-        let pid = self.criu.id();
+        let pid = self.criu.pid();
         let mut held = vec![self.socket.try_clone()?];
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let entry = entry?;
@@ -121,12 +121,15 @@ impl Fetch {
         }
         let mut holder = Command::new("/bin/sh");
         holder.arg("-c").arg(HOLD).arg(group);
-        holder
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        sys::start_deaf(&mut holder, held.iter().map(AsRawFd::as_raw_fd).collect());
-        self.holder = Some(holder.spawn()?);
+        let (reader, word) = io::pipe()?;
+        let kept: Vec<_> = held.iter().map(AsFd::as_fd).collect();
+        let how = Start {
+            stdin: Some(reader.as_fd()),
+            kept: &kept,
+            outlives: true,
+            ..Start::default()
+        };
+        self.holder = Some((Helper::start(&holder, how)?, word));
         Ok(())
     }
 
@@ -138,7 +141,7 @@ impl Fetch {
                     let mut ready = ready.map_err(|error| error.to_string())?;
                     match self.criu.try_wait() {
                         Ok(None) => ready.clear_ready(),
-                        Ok(Some(status)) if status.success() => return Ok(()),
+                        Ok(Some(true)) => return Ok(()),
                         _ => return Err(self.images.why("lazy-pages").to_string()),
                     }
                 }
@@ -151,12 +154,10 @@ impl Fetch {
 
     /// The copy has all its pages. Blocks.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let Some(mut holder) = self.holder.take() else {
+        let Some((mut holder, mut word)) = self.holder.take() else {
             return Ok(());
         };
-        if let Some(mut word) = holder.stdin.take() {
-            word.write_all(b"whole\n")?;
-        }
+        word.write_all(b"whole\n")?;
         holder.wait().map(drop)
     }
 }
@@ -164,13 +165,12 @@ impl Fetch {
 impl Drop for Fetch {
     fn drop(&mut self) {
         self.relay.abort();
-        if let Some(mut holder) = self.holder.take() {
+        if let Some((mut holder, word)) = self.holder.take() {
             // It has the copy end first.
-            drop(holder.stdin.take());
+            drop(word);
             holder.wait().ok();
         }
-        self.criu.kill().ok();
-        self.criu.wait().ok();
+        self.criu.end();
     }
 }
 
@@ -183,21 +183,24 @@ pub(super) async fn finished(fetch: &mut Option<Fetch>) -> Result<(), String> {
 }
 
 /// Starts CRIU; returns when a copy can be made that it gets pages for.
-fn start(engine: &Engine, images: &Images) -> io::Result<(Child, StdStream)> {
+fn start(engine: &Engine, images: &Images) -> io::Result<(Helper, StdStream)> {
     let (ours, theirs) = StdStream::pair()?;
     let (mut ready, tell) = io::pipe()?;
     let mut criu = engine.fetching(images);
     criu.arg("--ps-socket").arg(theirs.as_raw_fd().to_string());
     criu.arg("--status-fd").arg(tell.as_raw_fd().to_string());
-    sys::start_deaf(&mut criu, vec![theirs.as_raw_fd(), tell.as_raw_fd()]);
-    let mut criu = criu.spawn()?;
+    let how = Start {
+        kept: &[theirs.as_fd(), tell.as_fd()],
+        outlives: true,
+        ..Start::default()
+    };
+    let mut criu = Helper::start(&criu, how)?;
     drop((theirs, tell));
     let begun = is_ready(&mut ready, BEGUN_WITHIN);
     if begun.as_ref().is_ok_and(|begun| *begun) {
         return Ok((criu, ours));
     }
-    criu.kill().ok();
-    criu.wait()?;
+    criu.end();
     begun.and_then(|_| Err(images.why("lazy-pages")))
 }
 

@@ -4,8 +4,7 @@
 //! socket. Here nobody does: the job is frozen, so its memory is there to be read, which needs no room in pipes. The questions
 //! and answers are those of CRIU's page server; home carries them and does not look into them.
 
-use super::super::sys;
-use super::engine::Images;
+use super::engine::{Helper, Images, Start};
 use super::guest::blocking;
 use super::wire::IMAGE_BYTES_MAX;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,7 +16,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -77,7 +76,7 @@ impl Question {
 #[derive(Debug)]
 pub(super) struct Served {
     /// Holds it until the socket is closed.
-    criu: Child,
+    criu: Helper,
     socket: Option<UnixStream>,
     images: Images,
     members: BTreeSet<i32>,
@@ -98,9 +97,13 @@ impl Served {
         criu.arg("--lazy-pages");
         criu.arg("--ps-socket").arg(theirs.as_raw_fd().to_string());
         criu.arg("--status-fd").arg(tell.as_raw_fd().to_string());
-        sys::start_deaf(&mut criu, vec![theirs.as_raw_fd(), tell.as_raw_fd()]);
+        let how = Start {
+            kept: &[theirs.as_fd(), tell.as_fd()],
+            outlives: true,
+            ..Start::default()
+        };
         let served = Self {
-            criu: criu.spawn()?,
+            criu: Helper::start(&criu, how)?,
             socket: Some(socket),
             images,
             members,
@@ -164,8 +167,7 @@ impl Drop for Served {
         let deadline = Instant::now() + GONE_WITHIN;
         while let Ok(None) = self.criu.try_wait() {
             if Instant::now() > deadline {
-                self.criu.kill().ok();
-                self.criu.wait().ok();
+                self.criu.end();
                 return;
             }
             std::thread::sleep(LOOK_EVERY);
@@ -210,11 +212,10 @@ pub(super) fn is_ready(ready: &mut io::PipeReader, within: Duration) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
 
     /// Of this process, as if it were the job.
     fn served() -> Served {
-        let criu = Command::new("cat").stdin(Stdio::null()).spawn();
+        let criu = Helper::start(&Command::new("cat"), Start::default());
         Served {
             criu: criu.expect("cat starts"),
             socket: None,

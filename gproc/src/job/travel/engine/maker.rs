@@ -2,16 +2,16 @@
 
 use super::super::super::group::Group;
 use super::super::super::leader::{AGAIN_ARGUMENT, Again, REPORT_BYTES, Report};
-use super::super::super::protocol::{Credentials, End};
+use super::super::super::protocol::Credentials;
 use super::super::super::sys::{self, Launch};
 use super::WITHIN;
+use super::helper::{Helper, Start, c_string, environment};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +36,7 @@ pub(in super::super) struct Session {
 #[derive(Debug)]
 pub(super) enum Maker {
     Criu {
-        criu: OwnedFd,
+        criu: Helper,
         /// Its script writes here when the copy waits.
         ready: File,
     },
@@ -58,32 +58,12 @@ impl Maker {
         let mut options = File::options();
         let options = options.read(true).custom_flags(libc::O_NONBLOCK);
         let ready = options.open(ready)?;
-        let null = File::options().read(true).write(true).open("/dev/null")?;
-        let words = [criu.get_program()].into_iter().chain(criu.get_args());
-        let argv: Vec<CString> = words.map(c_string).collect::<Result<_, _>>()?;
-        let launch = Launch {
-            candidates: &candidates(criu.get_program())?,
-            argv: &argv,
-            env: &environment()?,
-            cwd: c"/",
-            stdio: [null.as_fd(); 3],
-            host_name: None,
-            report: None,
+        let how = Start {
             kept,
-            pid: None,
-            wire: None,
-            // Born there, for it would wait to be moved there.
-            cgroup: group.cgroup(),
-            entrances: &[],
-            credentials: None,
-            limits: &[],
-            namespaces: &[],
-            nice: 0,
-            umask: 0o022,
-            ignored: 0,
+            group: group.cgroup(),
+            ..Start::default()
         };
-        let launched = sys::launch(&launch);
-        let (_, criu) = launched.map_err(|error| io::Error::from(error.errno))?;
+        let criu = Helper::start(criu, how)?;
         Ok(Self::Criu { criu, ready })
     }
 
@@ -130,6 +110,7 @@ impl Maker {
             namespaces: &[],
             nice: 0,
             umask: 0o022,
+            outlives: false,
             ignored: 0,
         };
         let launched = sys::launch(&launch);
@@ -146,7 +127,7 @@ impl Maker {
             Self::Criu { criu, ready } => match ready.read(&mut [0; 8]) {
                 Ok(1..) => Ok(true),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                _ if sys::has_ended(criu.as_fd())? => Err(io::Error::other("CRIU has ended")),
+                _ if criu.try_wait()?.is_some() => Err(io::Error::other("CRIU has ended")),
                 _ => Ok(false),
             },
             Self::Leader { reports, .. } => match report(reports, Duration::ZERO)? {
@@ -160,10 +141,10 @@ impl Maker {
     /// Waits until a copy runs that has been let.
     pub(super) fn ran(self) -> io::Result<Option<OwnedFd>> {
         match self {
-            Self::Criu { criu, .. } => match sys::wait_for(criu.as_fd())? {
-                Some(End::Exited(0)) => Ok(None),
-                end => Err(io::Error::other(format!("CRIU has ended with {end:?}"))),
-            },
+            Self::Criu { mut criu, .. } => {
+                let failed = || io::Error::other("CRIU has failed");
+                criu.wait()?.then_some(None).ok_or_else(failed)
+            }
             Self::Leader { mut reports, .. } => match report(&mut reports, WITHIN)? {
                 Some(Report::Running(_)) => Ok(Some(reports.into())),
                 other => Err(io::Error::other(format!("{other:?}"))),
@@ -175,10 +156,7 @@ impl Maker {
     pub(super) fn end(&mut self, group: &Group) {
         group.end();
         match self {
-            Self::Criu { criu, .. } => {
-                sys::signal(criu.as_fd(), libc::SIGKILL).ok();
-                sys::wait(criu.as_fd()).ok();
-            }
+            Self::Criu { criu, .. } => criu.end(),
             Self::Leader { leader, .. } => drop(sys::wait(leader.as_fd())),
         }
     }
@@ -194,29 +172,4 @@ fn report(reports: &mut PipeReader, within: Duration) -> io::Result<Option<Repor
     let mut bytes = [0; REPORT_BYTES];
     reports.read_exact(&mut bytes)?;
     Report::decode(bytes).map(Some)
-}
-
-/// That of this daemon.
-fn environment() -> io::Result<Vec<CString>> {
-    let variable = |(mut name, value): (OsString, OsString)| {
-        name.push("=");
-        name.push(value);
-        c_string(&name)
-    };
-    std::env::vars_os().map(variable).collect()
-}
-
-/// Returns where a program may be.
-fn candidates(program: &OsStr) -> io::Result<Vec<CString>> {
-    if Path::new(program).components().count() > 1 {
-        return Ok(vec![c_string(program)?]);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path);
-    dirs.map(|dir| c_string(dir.join(program).as_os_str()))
-        .collect()
-}
-
-fn c_string(text: &OsStr) -> io::Result<CString> {
-    Ok(CString::new(text.to_owned().into_vec())?)
 }
