@@ -70,7 +70,7 @@ impl DevAgent {
             devices: Arc::new(Devices {
                 dev: Dev::new(dev_path.into()),
                 rules,
-                disks: Arc::new(Disks::new()),
+                disks: Arc::new(Disks::new(None)),
             }),
             turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
@@ -82,6 +82,14 @@ impl DevAgent {
     #[must_use]
     pub fn with_audit(mut self, audit: Audit) -> Self {
         self.audit = Some(audit);
+        self
+    }
+
+    /// Keeps at `path` who has written which disk, so that it is known after a restart (DV6). To be called before it serves.
+    #[must_use]
+    pub fn with_record(mut self, path: PathBuf) -> Self {
+        let devices = Arc::get_mut(&mut self.devices).expect("it does not serve yet");
+        devices.disks = Arc::new(Disks::new(Some(path)));
         self
     }
 

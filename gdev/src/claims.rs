@@ -16,6 +16,7 @@
 //! Opens that neither write nor claim are not known here. What the owner's own kernel does with a disk (mounted, swap,
 //! part of an array) it knows itself: the first of the opens known here claims the disk there as well.
 
+use crate::record::Writers;
 use crate::wire::Device;
 use consistency::NodeId;
 use std::collections::BTreeMap;
@@ -31,8 +32,8 @@ struct Disk {
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     disks: BTreeMap<Device, Disk>,
-    /// How often which node has opened which one to write, since this daemon was started.
-    writers: BTreeMap<(Device, NodeId), u64>,
+    /// How often which node has opened which one to write.
+    writers: Writers,
     #[cfg(test)]
     mutant: Option<Mutant>,
 }
@@ -78,6 +79,19 @@ pub(crate) enum Busy {
 }
 
 impl Claims {
+    /// Nobody has claimed any; so often were they opened to write before.
+    pub(crate) fn new(writers: Writers) -> Self {
+        Self {
+            writers,
+            ..Self::default()
+        }
+    }
+
+    /// Returns how often which node has opened which disk to write.
+    pub(crate) const fn writers(&self) -> &Writers {
+        &self.writers
+    }
+
     /// Enters an open.
     pub(crate) fn open(&mut self, claim: Claim) -> Result<(), Busy> {
         if let Some(busy) = self.busy(&claim) {

@@ -3,6 +3,7 @@
 //! The lock is held while a disk is claimed or given back, so that nobody finds it half claimed.
 
 use crate::claims::{Busy, Claim, Claims};
+use crate::record::Record;
 use crate::rights::Refusal;
 use crate::wire::Device;
 use gfs::error::Errno;
@@ -11,16 +12,14 @@ use std::collections::btree_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
 
 /// The disks of this node that other nodes write or claim.
 #[derive(Debug)]
 pub(crate) struct Disks {
     claimed: Mutex<Claimed>,
-    /// Of this daemon's start: no two are the same.
-    since: u64,
+    record: Record,
 }
 
 #[derive(Debug, Default)]
@@ -40,13 +39,16 @@ pub(crate) struct Guard {
 }
 
 impl Disks {
-    /// Nobody has claimed any.
-    pub(crate) fn new() -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let since = now.map_or(0, |now| now.as_nanos());
+    /// Nobody has claimed any. Who has written them is kept at `record`, or not at all.
+    pub(crate) fn new(record: Option<PathBuf>) -> Self {
+        let (record, writers) = Record::open(record);
+        let claimed = Claimed {
+            claims: Claims::new(writers),
+            held: BTreeMap::new(),
+        };
         Self {
-            claimed: Mutex::default(),
-            since: u64::try_from(since).unwrap_or(u64::MAX),
+            claimed: Mutex::new(claimed),
+            record,
         }
     }
 
@@ -66,6 +68,16 @@ impl Disks {
                 }
             },
         };
+        let kept = match claim.write {
+            true => self.record.keep(claimed.claims.writers()),
+            false => Ok(()),
+        };
+        if let Err(error) = kept {
+            if claimed.claims.close(claim) {
+                claimed.held.remove(&claim.device);
+            }
+            return Err(error.raw_os_error().map_or(Errno::EIO, Errno));
+        }
         Ok(Guard {
             disks: Arc::clone(self),
             claim,
@@ -91,12 +103,12 @@ impl Guard {
         self.held.as_ref().expect("gone only in the drop")
     }
 
-    /// Returns what who has claimed it is told (DV6): when this daemon was started, how often other nodes have opened it to
+    /// Returns what who has claimed it is told (DV6): since when there are counts, how often other nodes have opened it to
     /// write since then, and how many opens to write there are.
     pub(crate) fn told(&self) -> [u64; 3] {
         let claimed = self.disks.claimed.lock().expect("no holder panics");
         let told = claimed.claims.told(self.claim.device, self.claim.node);
-        [self.disks.since, told.others, told.open]
+        [self.disks.record.since(), told.others, told.open]
     }
 }
 
@@ -125,5 +137,67 @@ fn hold(path: &Path) -> io::Result<File> {
             open(false)
         }
         opened => opened,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consistency::NodeId;
+
+    fn told(disks: &Arc<Disks>, node: u16, disk: &Path) -> [u64; 3] {
+        let claim = Claim {
+            device: Device {
+                block: true,
+                major: 7,
+                minor: 0,
+            },
+            node: NodeId(node),
+            write: true,
+            exclusive: false,
+        };
+        let guard = disks.claim(claim, disk).expect("nobody writes it");
+        guard.told()
+    }
+
+    #[test]
+    fn who_has_written_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (disk, record) = (dir.path().join("disk"), dir.path().join("record"));
+        File::create(&disk).expect("what is opened in its place");
+        let start = || Arc::new(Disks::new(Some(record.clone())));
+        let first = told(&start(), 2, &disk);
+        assert_eq!(first[1..], [0, 1]);
+        // Another daemon is told, and a third one tells of it.
+        assert_eq!(told(&start(), 3, &disk), [first[0], 1, 1]);
+        assert_eq!(told(&start(), 2, &disk), [first[0], 1, 1]);
+        std::fs::remove_file(&record).expect("it was kept");
+        assert_ne!(told(&start(), 2, &disk)[0], first[0]);
+        // What cannot be kept is not opened.
+        std::fs::remove_file(&record).expect("it was kept");
+        std::fs::create_dir(&record).expect("a directory");
+        let claim = Claim {
+            device: Device {
+                block: true,
+                major: 7,
+                minor: 1,
+            },
+            node: NodeId(2),
+            write: true,
+            exclusive: false,
+        };
+        let disks = start();
+        disks.claim(claim, &disk).expect_err("not kept");
+        let claimed = disks.claimed.lock().expect("no holder panics");
+        assert!(
+            claimed
+                .claims
+                .busy(&Claim {
+                    node: NodeId(3),
+                    ..claim
+                })
+                .is_none()
+        );
+        assert!(claimed.held.is_empty());
     }
 }

@@ -41,6 +41,7 @@ pub mod export;
 mod open;
 pub mod path;
 mod readiness;
+mod record;
 mod rights;
 mod session;
 mod sys;

@@ -229,7 +229,9 @@ impl Node {
             tracing::info!("{what}");
             events.tell(what);
         });
-        let dev_agent = DevAgent::new(config.node, DEV, config.devices.clone()).with_audit(audit);
+        let dev_agent = DevAgent::new(config.node, DEV, config.devices.clone())
+            .with_audit(audit)
+            .with_record(config.state_dir.join("disks"));
         let dev_agent = Arc::new(dev_agent);
         gdev::register(&router, Arc::clone(&dev_agent));
         let devices = Arc::new(DevTree::new(Arc::clone(&network), dev_agent));

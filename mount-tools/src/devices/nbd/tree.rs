@@ -22,7 +22,7 @@ pub(super) struct InTree<T> {
 /// How a disk is and was written, as its node tells (DV6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claims {
-    /// When that node's daemon was started: it knows of nothing before.
+    /// Since when that node counts, also through restarts of its daemon: it knows of nothing before.
     since: u64,
     /// How often other nodes than this one have opened it to write.
     others: u64,
@@ -53,10 +53,10 @@ struct Watch {
 enum Mutant {
     /// What other nodes have done does not count.
     OverlooksOthers,
-    /// Nor if the node's daemon was started anew.
-    TrustsANewDaemon,
-    /// What was known of an earlier daemon counts for the one that runs.
-    ForgetsTheDaemon,
+    /// A node that counts anew tells all.
+    TrustsNewCounts,
+    /// What was counted before is compared with what is counted anew.
+    ForgetsSince,
     /// What the ended file had begun is not waited for.
     WaitsForNothing,
 }
@@ -81,10 +81,11 @@ impl Watch {
 
     /// Returns whether another node may have written it since then.
     fn written_since(&self, then: Claims, now: Claims) -> bool {
-        if now.since == then.since || self.is(Mutant::ForgetsTheDaemon) {
+        if now.since == then.since || self.is(Mutant::ForgetsSince) {
             now.others != then.others && !self.is(Mutant::OverlooksOthers)
         } else {
-            now.others != 0 && !self.is(Mutant::TrustsANewDaemon)
+            // What was before that node began to count is not known.
+            now.others != 0 || !self.is(Mutant::TrustsNewCounts)
         }
     }
 

@@ -8,16 +8,16 @@ const SEEDS: std::ops::Range<u64> = 1..500;
 /// Each breaks SD3.
 const MUTANTS: [Mutant; 4] = [
     Mutant::OverlooksOthers,
-    Mutant::TrustsANewDaemon,
-    Mutant::ForgetsTheDaemon,
+    Mutant::TrustsNewCounts,
+    Mutant::ForgetsSince,
     Mutant::WaitsForNothing,
 ];
 
 /// The disk's node.
 #[derive(Default)]
 struct Owner {
-    /// Its daemon was started so often.
-    daemon: u64,
+    /// It has begun so often to count.
+    since: u64,
     others: u64,
     /// Another node has it open.
     taken: bool,
@@ -30,8 +30,10 @@ struct Owner {
 struct Truth {
     /// The stand-in has the file open.
     open: bool,
-    /// Another node has had the disk since it had: since the daemon was started, for of before that it knows nothing.
+    /// Another node has had the disk since it had.
     written: bool,
+    /// The disk's node has lost its counts since.
+    uncounted: bool,
 }
 
 /// Returns whether a stand-in goes on with the disk if, and only if, that is still its own.
@@ -42,7 +44,7 @@ fn leaves_others_alone(seed: u64, mutant: Option<Mutant>) -> bool {
         mutant,
     };
     for _ in 0..60 {
-        match dice.below(6) {
+        match dice.below(7) {
             0 if truth.open => {
                 truth.open = false;
                 owner.begun += 1;
@@ -55,17 +57,24 @@ fn leaves_others_alone(seed: u64, mutant: Option<Mutant>) -> bool {
             }
             3 => owner.taken = false,
             4 if dice.below(4) == 0 => {
+                // Its daemon is started anew: all that it had open has ended, what it has counted it knows.
+                (owner.taken, owner.begun) = (false, 0);
+                truth.open = false;
+            }
+            6 if dice.below(8) == 0 => {
                 owner = Owner {
-                    daemon: owner.daemon + 1,
+                    since: owner.since + 1,
                     ..Owner::default()
                 };
-                truth = Truth::default();
+                (truth.open, truth.uncounted) = (false, true);
             }
             5 if !truth.open && !owner.taken => {
                 let first = watch.before.is_none();
-                let told = [owner.daemon, owner.others, owner.begun + 1];
+                let told = [owner.since, owner.others, owner.begun + 1];
                 let own = match watch.opened(Claims::new(told)) {
-                    Ok(Since::Written) if first || !truth.written => return false,
+                    Ok(Since::Written) if first || !(truth.written || truth.uncounted) => {
+                        return false;
+                    }
                     // It does not come back.
                     Ok(Since::Written) => return true,
                     Ok(Since::Untouched) => first || !truth.written && owner.begun == 0,
@@ -77,6 +86,7 @@ fn leaves_others_alone(seed: u64, mutant: Option<Mutant>) -> bool {
                 // That which has begun nothing ends at once.
                 truth.open = first || owner.begun == 0;
                 truth.written &= !truth.open;
+                truth.uncounted &= !truth.open;
             }
             _ => {}
         }
@@ -109,7 +119,7 @@ fn who_has_written_it() {
     check([7, 0, 1], [7, 0, 1], false);
     check([7, 3, 1], [7, 3, 2], false);
     check([7, 3, 1], [7, 4, 1], true);
-    // Its daemon has been started anew: all that was written since is known.
-    check([7, 3, 1], [9, 0, 1], false);
+    // It counts anew: what was before that is not known.
+    check([7, 3, 1], [9, 0, 1], true);
     check([7, 0, 1], [9, 1, 1], true);
 }
