@@ -297,14 +297,38 @@ for line in sys.stdin:
     assert job.end() == 0
     until(lambda: images(2) == [], 'images that go')
 
+def limited():
+    job = Kept('-w', '2', '--mem', '64', '--checkpoint', '1h', 'python3', '-u', '-c', """
+import os, sys
+count = 0
+def too_much():
+    child = os.fork()
+    if child == 0:
+        open('/proc/self/oom_score_adj', 'w').write('1000')
+        bytearray(b'x' * (100 << 20))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+for line in sys.stdin:
+    count += 1
+    print(os.getpid(), count, too_much())
+""")
+    job.pid, *_ = job.ask('1')
+    job.go(1)
+    assert (why := job.checkpoint()) == '', why
+    ran = subprocess.run(['glu', 'restart', job.pid], capture_output=True, text=True)
+    assert ran.returncode == 0 and job.file('where') != ['1'], ran
+    assert job.ask('2') == [job.pid, '2', '-9']
+    assert job.end() == 0
+    assert '2 processes of the job ended' in job.note(), job.note()
+
 def usage():
     for words in (['--checkpoint', '9s'], ['--checkpoint', 'x'], ['--restart', '--gang'],
-                  ['--restart', '-n', '2'], ['--checkpoint', '1m', '--mem', '9'],
+                  ['--restart', '-n', '2'], ['--checkpoint', '1m', '--gang'],
                   ['--private', 'pid'], ['--private', '']):
         ran = subprocess.run(['glurun', *words, 'true'], capture_output=True, text=True)
         assert ran.returncode == 2, (words, ran)
 
-for row in (strangers, full, tied, private, by_hand, periodic, usage):
+for row in (strangers, full, tied, private, limited, by_hand, periodic, usage):
     try:
         row()
     except Exception:

@@ -308,16 +308,16 @@ impl Agent {
             Ok(process) => process,
             Err(SpawnError { kind, message }) => return Ok(End::Failed { kind, message }),
         };
-        let tied = match (&wire, limits == Limits::default(), gang) {
-            (Some(_), _, _) => Some("wire"),
-            (None, false, _) => Some("limits"),
-            (None, true, true) => Some("gang"),
-            (None, true, false) => None,
+        let tied = match (&wire, gang) {
+            (Some(_), _) => Some("wire"),
+            (None, true) => Some("gang"),
+            (None, false) => None,
         };
         let wishes = Wishes {
             levelled,
             checkpoints,
             private,
+            limits,
             nodes,
             to_owner: sender.clone(),
         };
@@ -379,9 +379,10 @@ impl Agent {
                 let taken = process.read_of_file().await.or(taken);
                 pumps.job_is_gone();
                 owner.serve_output(&mut pumps).await?;
-                let ended = group
+                let here = group
                     .get()
                     .map_or(0, |group| group.kept().ended_for_memory());
+                let ended = here + process.out_of_memory_elsewhere();
                 if ended > 0 {
                     sender.send(&FromJob::OutOfMemory(ended)).await;
                 }

@@ -92,9 +92,14 @@ pub(super) struct NotKept {
     why: String,
 }
 
+/// What is lent to a job while images or a copy of it are made: what does that needs memory among the job's processes.
+const LENT_BYTES: u64 = 32 << 20;
+
 /// The limits of one job, which are kept.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
+    /// The limit of memory, and the file that has it.
+    mem: Option<(PathBuf, u64)>,
     /// Where the kernel counts what it has ended for want of memory.
     ended: Option<PathBuf>,
     /// Its cgroups of version 1, with the files that take processes.
@@ -140,8 +145,8 @@ impl Kept {
                     (dir, controller.old_settings(limits), "memory.oom_control")
                 }
             };
-            for (file, value) in settings {
-                let set = fs::write(dir.join(file), &value);
+            for (file, value) in &settings {
+                let set = fs::write(dir.join(file), value);
                 set.map_err(|error| not_kept(format!("{value} in {file}: {error}")))?;
             }
             if held {
@@ -157,6 +162,8 @@ impl Kept {
             }
             if controller == Controller::Memory {
                 kept.ended = Some(dir.join(events));
+                let file = settings.first().map(|(file, _)| dir.join(file));
+                kept.mem = file.zip(limits.mem_bytes);
             }
         }
         Ok(kept)
@@ -171,6 +178,17 @@ impl Kept {
     pub(super) fn hold(&self, hold: bool) -> io::Result<()> {
         match &self.idle {
             Some(idle) => fs::write(idle, if hold { "1" } else { "0" }),
+            None => Ok(()),
+        }
+    }
+
+    /// Lends the job some memory, or takes it back: what it has must not end with a copy, nor while images are made.
+    pub(super) fn lend(&self, lend: bool) -> io::Result<()> {
+        match &self.mem {
+            Some((file, bytes)) => {
+                let lent = if lend { LENT_BYTES } else { 0 };
+                fs::write(file, bytes.saturating_add(lent).to_string())
+            }
             None => Ok(()),
         }
     }
@@ -345,6 +363,10 @@ mod tests {
         )
         .expect("writes");
         assert_eq!(kept.ended_for_memory(), 3);
+        kept.lend(true).expect("writes");
+        assert_eq!(read(group.join("memory.max")), "34603008");
+        kept.lend(false).expect("writes");
+        assert_eq!(read(group.join("memory.max")), "1048576");
     }
 
     #[test]

@@ -521,6 +521,12 @@ impl Process {
         }
     }
 
+    /// Returns how many of its processes were ended for want of memory on nodes that it has moved to.
+    pub(super) fn out_of_memory_elsewhere(&self) -> u64 {
+        let ticket = self.ticket.as_ref();
+        ticket.map_or(0, |ticket| ticket.seat().out_of_memory())
+    }
+
     /// Returns whether it has a file as input.
     pub(super) fn reads_file(&self) -> bool {
         self.file.is_some()

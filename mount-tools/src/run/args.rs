@@ -66,12 +66,12 @@ pub(super) struct Args {
     /// Makes a checkpoint of the program every so often, from which it can be started again: TIME is as for --time, or ends
     /// with s, m or h; 10 s at least.
     #[arg(long, value_name = "TIME", value_parser = read_period)]
-    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "mem", "cpus", "gang", "detach", "beside", "pty", "places"])]
+    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "gang", "detach", "beside", "pty", "places"])]
     pub(super) checkpoint: Option<Duration>,
 
     /// Has the program go on from its last checkpoint on another node when the one that runs it is lost.
     #[arg(long)]
-    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "mem", "cpus", "gang", "detach", "beside", "pty", "places"])]
+    #[arg(conflicts_with_all = ["all", "node_count", "gather", "label", "gang", "detach", "beside", "pty", "places"])]
     pub(super) restart: bool,
 
     /// Gives each process, with those that it starts, what others share with all of their node, so that it moves with them:

@@ -413,5 +413,41 @@ for line in sys.stdin:
     assert job.ask('away') == [job.pid] and job.file('where') == ['2']
     assert job.end() == 0
 
+def limited():
+    # Most of its memory is its own, so it moves only with what it is lent for that. Who wants more is ended, wherever that is.
+    job = Job(1, '--mem', '64', '--cpus', '1', 'python3', '-u', '-c', """
+import os, sys
+own = bytearray(48 << 20)
+own[::4096] = b'o' * (48 << 8)
+def kept():
+    found = set()
+    for line in open('/proc/self/cgroup'):
+        _, names, path = line.strip().split(':', 2)
+        for place in (names + path, path, 'unified' + path):
+            for name in ('memory.max', 'memory.limit_in_bytes', 'cpu.max', 'cpu.cfs_quota_us'):
+                try:
+                    found.add(open(f'/sys/fs/cgroup/{place}/{name}').read().split()[0])
+                except OSError:
+                    pass
+    return {str(64 << 20), '100000'} <= found
+def too_much():
+    child = os.fork()
+    if child == 0:
+        open('/proc/self/oom_score_adj', 'w').write('1000')
+        bytearray(b'x' * (100 << 20))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+for line in sys.stdin:
+    print(os.getpid(), kept(), too_much(), own[::4096] == b'o' * (48 << 8))
+""")
+    job.pid, *said = job.ask('first')
+    assert said == ['True', '-9', 'True'], said
+    assert job.file('cantmove') == [], job.file('cantmove')
+    for node in tour(job):
+        assert job.ask(f'on {node}') == [job.pid, 'True', '-9', 'True'], node
+    assert job.end() == 0
+    told = job.owner.stdout.read()
+    assert '4 processes of the job ended, which used more than 64 MiB (--mem)' in told, told
+
 rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets,
-        private_connections, private_server, private_ipc, private_of_a_user, private_busy, twice_in_vain)
+        private_connections, private_server, private_ipc, private_of_a_user, private_busy, twice_in_vain, limited)

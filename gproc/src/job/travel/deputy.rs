@@ -9,6 +9,7 @@ mod partly;
 mod restart;
 
 use super::super::frame::FrameSender;
+use super::super::limits::Limits;
 use super::super::pause::Its;
 use super::super::private::Private;
 use super::super::protocol::{Cost, Credentials, End, FromJob, INPUT_WINDOW, ToJob};
@@ -54,6 +55,8 @@ pub(super) struct Wanted {
     pub(super) user: Credentials,
     /// What it has to itself.
     pub(super) private: Private,
+    /// What it may use at most.
+    pub(super) limits: Limits,
     /// Where it may be started from a checkpoint; none: everywhere.
     pub(super) nodes: Vec<NodeId>,
     /// It goes on from its newest checkpoint when its node is lost.
@@ -87,6 +90,7 @@ pub(super) struct Deputy {
     end: Option<End>,
     user: Credentials,
     private: Private,
+    limits: Limits,
     nodes: Vec<NodeId>,
     to_owner: Option<FrameSender>,
     wants_restart: bool,
@@ -132,6 +136,7 @@ impl Deputy {
             end: None,
             user: wanted.user,
             private: wanted.private,
+            limits: wanted.limits,
             nodes: wanted.nodes,
             to_owner: wanted.to_owner,
             wants_restart: wanted.restart,
@@ -347,6 +352,7 @@ impl Deputy {
                 self.on(Event::NotDumped(why)).await;
             }
             Ok(FromGuest::Terminal(carried)) => self.terminal = Some(carried),
+            Ok(FromGuest::OutOfMemory(processes)) => self.seat.count_out_of_memory(processes),
             Ok(FromGuest::Output(stream, bytes)) => {
                 for out in self
                     .outs
@@ -542,7 +548,8 @@ impl Deputy {
         let transport = self.travel.transport().map_err(|error| error.to_string())?;
         let mut link = Link::open(&**transport, to).await?;
         let private = self.private != Private::default();
-        if private && !link.knows_private() {
+        let limited = self.limits != Limits::default();
+        if private && !link.knows_private() || limited && !link.knows_limits() {
             return Err(format!("the Glu of node {to} is older"));
         }
         link.sender.send(&ToJob::Receive(arrival)).await;
@@ -552,6 +559,9 @@ impl Deputy {
         }
         if private {
             link.sender.send(&ToGuest::Private(self.private)).await;
+        }
+        if limited {
+            link.sender.send(&ToGuest::Limits(self.limits)).await;
         }
         match &self.terminal {
             Some(_) if !link.knows_terminals() => {

@@ -144,7 +144,9 @@ impl Engine {
                     let why = "a connection that it has closed has something to deliver";
                     return Err(io::Error::other(why));
                 }
-                self.dump_frozen(group, pid, led, network.as_ref(), &images)
+                lent(group, || {
+                    self.dump_frozen(group, pid, led, network.as_ref(), &images)
+                })
             })?;
             tracing::debug!(pid, "images are made");
             images.pieces()
@@ -165,7 +167,7 @@ impl Engine {
             tracing::debug!(pid, "frozen");
             let criu = self.dumping(group, pid, false, None, &images)?;
             let members = members(group.dir().ok_or(io::ErrorKind::Unsupported)?, pid)?;
-            let served = Served::begin(criu, images, members, WITHIN)?;
+            let served = lent(group, || Served::begin(criu, images, members, WITHIN))?;
             // MV1: CRIU lets the group go and holds its threads by itself. It may be killed.
             group.freeze(true)?;
             tracing::debug!(pid, "images are made but for pages");
@@ -241,8 +243,8 @@ impl Engine {
         }
     }
 
-    /// Makes a job from images in a group of its own; returns when it waits at its gate. `ends`: what takes the place of what CRIU
-    /// calls so. The calling thread must outlive the job: it becomes its parent, or that of the leader of its session.
+    /// Makes a job from images in a group of its own, which has been lent memory; returns when it waits at its gate. `ends`: what
+    /// takes the place of what CRIU calls so. The calling thread must outlive the job: it becomes its parent, or that of the leader of its session.
     /// `partly`: the pages come from a [`Fetch`](super::fetch::Fetch).
     pub(super) fn restore(
         &self,
@@ -366,6 +368,15 @@ impl Engine {
             .stderr(Stdio::null());
         criu
     }
+}
+
+/// Does something with a job for which that is lent memory.
+fn lent<T>(group: &Group, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let failed = |error| io::Error::other(format!("its limit of memory stays: {error}"));
+    group.kept().lend(true).map_err(failed)?;
+    let done = work();
+    group.kept().lend(false).map_err(failed)?;
+    done
 }
 
 /// Does something while nothing passes in a job's network (MV8). Each end of a connection is looked at, and made, at another

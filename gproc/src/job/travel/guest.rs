@@ -109,6 +109,7 @@ struct Sent {
     /// A home of version 11 does not say whose it is, and has looked itself after what goes by users, as far as it knows: root's.
     user: Credentials,
     private: Private,
+    limits: Limits,
     terminal: Option<Carried>,
     images: Arc<Images>,
     /// Most pages are not among them.
@@ -122,7 +123,7 @@ async fn receive(
     sender: &FrameSender,
 ) -> Result<io::Result<Sent>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
-    let mut private = Private::default();
+    let (mut private, mut limits) = (Private::default(), Limits::default());
     let mut terminal = None;
     let mut user = Credentials {
         uid: 0,
@@ -141,12 +142,14 @@ async fn receive(
             }
             ToGuest::For(whose) => user = whose,
             ToGuest::Private(of) => private = of,
+            ToGuest::Limits(of) => limits = of,
             ToGuest::Terminal(carried) => terminal = Some(carried),
             made @ (ToGuest::Made | ToGuest::MadePartly) => {
                 let partly = made == ToGuest::MadePartly;
                 return Ok(images.map(|images| Sent {
                     user,
                     private,
+                    limits,
                     terminal,
                     images: Arc::new(images),
                     partly,
@@ -162,6 +165,8 @@ async fn receive(
 struct Guest {
     travel: Arc<Travel>,
     group: Arc<Group>,
+    /// Home knows of so many of its processes that they were ended for want of memory here.
+    out_of_memory: u64,
     /// Its place among the guests that wait for the owner of this node.
     place: Option<Place>,
     pid: i32,
@@ -284,7 +289,9 @@ async fn make(
     if input.as_ref().is_some_and(|input| input.ended) {
         input = None;
     }
-    let group = Arc::new(travel.groups.group(Limits::default(), false)?);
+    let group = Arc::new(travel.groups.group(sent.limits, false)?);
+    // What makes the copy is among its processes.
+    group.kept().lend(true)?;
     tracing::debug!(pid = arrival.pid, "its copy is to be made");
     let (tell, made) = oneshot::channel::<Made>();
     let (parent, wait) = blocking_mpsc::channel::<()>();
@@ -311,6 +318,7 @@ async fn make(
         },
     };
     let made = made.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
+    let out_of_memory = group.kept().ended_for_memory();
     let held = match made {
         Ok(waiting) => {
             tracing::debug!(pid = root, "its copy is made");
@@ -334,13 +342,17 @@ async fn make(
         Ok(waiting) => waiting,
         Err(error) => {
             forget(travel, arrival.pid, &group).await;
-            return Err(error);
+            return Err(match out_of_memory {
+                0 => error,
+                _ => io::Error::other("it has not enough memory (--mem) to be made"),
+            });
         }
     };
     let pidfd = sys::watch(crate::sys::pidfd_open(root)?)?;
     let guest = Guest {
         travel: Arc::clone(travel),
         group,
+        out_of_memory,
         place: None,
         pid: arrival.pid,
         private,
@@ -405,7 +417,15 @@ impl Guest {
                         self.copy = self.copy.after(Word::Run);
                         reached("target: before the copy runs");
                         tracing::debug!(pid = self.pid, "a copy may run");
-                        let ran = blocking(move || copy.run()).await;
+                        let group = Arc::clone(&self.group);
+                        let ran = blocking(move || {
+                            let ran = copy.run()?;
+                            if let Err(error) = group.kept().lend(false) {
+                                tracing::warn!(%error, "a job keeps memory that it was lent");
+                            }
+                            Ok(ran)
+                        });
+                        let ran = ran.await;
                         if let Err(error) = ran.and_then(|reports| self.hear_leader(reports)) {
                             tracing::warn!(pid = self.pid, %error, "a copy did not start");
                             return Ok(());
@@ -475,6 +495,7 @@ impl Guest {
                     | ToGuest::MadePartly
                     | ToGuest::For(_)
                     | ToGuest::Private(_)
+                    | ToGuest::Limits(_)
                     | ToGuest::Terminal(_) => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
@@ -593,6 +614,7 @@ impl Guest {
         // What was typed last may be shown by that.
         let left = self.terminal.as_mut().map(terminal::Of::hold);
         self.drain(sender).await;
+        self.tell_out_of_memory(sender).await;
         match left {
             Some(Ok(left)) => drop(sender.send(&FromGuest::Terminal(left)).await),
             Some(Err(error)) => {
@@ -609,6 +631,15 @@ impl Guest {
             End::Failed { .. } => return,
         };
         sender.send(&told).await;
+    }
+
+    /// Tells how many more of its processes were ended for want of memory.
+    async fn tell_out_of_memory(&mut self, sender: &FrameSender) {
+        let all = self.group.kept().ended_for_memory();
+        let more = all.saturating_sub(std::mem::replace(&mut self.out_of_memory, all));
+        if more > 0 {
+            sender.send(&FromGuest::OutOfMemory(more)).await;
+        }
     }
 
     /// Ends it, and takes it off the process table.

@@ -48,6 +48,7 @@ pub use told::MovesCounted;
 use super::admission::Admissions;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::group::{Group, Groups};
+use super::limits::Limits;
 use super::pause::{Guests, Its, Place};
 use super::private::Private;
 use super::protocol::{
@@ -153,6 +154,8 @@ pub(super) struct Wishes {
     pub(super) checkpoints: Option<Checkpoints>,
     /// What it has to itself.
     pub(super) private: Private,
+    /// What it may use at most.
+    pub(super) limits: Limits,
     /// Where it may run; none: everywhere.
     pub(super) nodes: Vec<NodeId>,
     /// For notes about it.
@@ -309,6 +312,7 @@ impl Travel {
             Wanted {
                 user,
                 private: wishes.private,
+                limits: wishes.limits,
                 nodes: wishes.nodes,
                 restart: wishes.checkpoints.is_some_and(|of| of.restart),
                 to_owner: wishes.checkpoints.map(|_| wishes.to_owner.clone()),

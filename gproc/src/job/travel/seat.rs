@@ -4,6 +4,7 @@ use super::super::protocol::End;
 use super::super::sys;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -12,6 +13,8 @@ use tokio::sync::Notify;
 pub(in crate::job) struct Seat {
     state: Mutex<SeatState>,
     changed: Notify,
+    /// So many of its processes were ended for want of memory where it was a copy.
+    out_of_memory: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +79,15 @@ impl Seat {
             (SeatState::Moves, false) => *state = SeatState::Here,
             _ => {}
         }
+    }
+
+    pub(super) fn count_out_of_memory(&self, processes: u64) {
+        self.out_of_memory.fetch_add(processes, Ordering::Relaxed);
+    }
+
+    /// Returns how many of its processes were ended for want of memory, but for those of the original.
+    pub(in crate::job) fn out_of_memory(&self) -> u64 {
+        self.out_of_memory.load(Ordering::Relaxed)
     }
 
     pub(super) fn end(&self, end: End) {

@@ -3,6 +3,7 @@
 //! A stream of the job service that begins with [`ToJob::Receive`](super::super::protocol::ToJob::Receive) carries them
 //! from then on. A node of an older revision ends such a stream.
 
+use super::super::limits::Limits;
 use super::super::private::Private;
 use super::super::protocol::{Credentials, Stream};
 use super::super::terminal::{Terminal, WindowSize};
@@ -93,6 +94,8 @@ pub(super) enum ToGuest {
     WantPages(Bytes),
     /// The answers, likewise. Since version 12.
     Pages(Bytes),
+    /// What it may use at most; comes before the images, and not if that is everything. Since version 12.
+    Limits(Limits),
 }
 
 /// From the host.
@@ -138,6 +141,9 @@ pub(super) enum FromGuest {
     Whole,
     /// Pages are lost: of the source they cannot be had, or the copy has ended for want of them. Since version 12.
     PagesLost(String),
+    /// So many more of its processes were ended for want of memory; comes before the word that all images have been sent, and
+    /// before that of its end. Since version 12.
+    OutOfMemory(u64),
 }
 
 /// A piece of an image.
@@ -229,6 +235,9 @@ mod tests {
         let bytes = [8, 10, 24, 80, 0, 0, 1, 2, 3, 4, 1, b'c', 1, b'u'];
         check(&ToGuest::Terminal(carried()), &[&[15], &bytes[..]].concat());
         check(&ToGuest::Resize(size), &[16, 24, 80, 0, 0]);
+        let (mem_bytes, cpus) = (Some(9), None);
+        check(&ToGuest::Limits(Limits { mem_bytes, cpus }), &[21, 1, 9, 0]);
+        check(&FromGuest::OutOfMemory(2), &[20, 2]);
         check(
             &FromGuest::Terminal(carried()),
             &[&[14], &bytes[..]].concat(),

@@ -20,6 +20,8 @@ pub(in super::super) struct Start<'a> {
     pub(in super::super) kept: &'a [BorrowedFd<'a>],
     /// The group that it is born in: to be moved there takes a while.
     pub(in super::super) group: Option<BorrowedFd<'a>>,
+    /// Files that take it into further groups.
+    pub(in super::super) entrances: &'a [BorrowedFd<'a>],
     /// It goes on when the thread that starts it ends, and when it is asked to end as the daemon is.
     pub(in super::super) outlives: bool,
 }
@@ -58,7 +60,7 @@ impl Helper {
             pid: None,
             wire: None,
             cgroup: how.group,
-            entrances: &[],
+            entrances: how.entrances,
             credentials: None,
             limits: &[],
             namespaces: &[],

@@ -61,6 +61,7 @@ impl Maker {
         let how = Start {
             kept,
             group: group.cgroup(),
+            entrances: &group.kept().entrances(),
             ..Start::default()
         };
         let criu = Helper::start(criu, how)?;
@@ -102,7 +103,7 @@ impl Maker {
             pid: Some(Pid::from_raw(session.leader)),
             wire: None,
             cgroup: group.cgroup(),
-            entrances: &[],
+            entrances: &group.kept().entrances(),
             // It becomes the user when CRIU has done its work.
             credentials: None,
             limits: &[],

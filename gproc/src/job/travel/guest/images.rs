@@ -50,6 +50,7 @@ impl Guest {
         self.copy = self.copy.after(Word::Freeze);
         reached("source: after the freeze");
         self.drain(sender).await;
+        self.tell_out_of_memory(sender).await;
         if let Some(terminal) = terminal {
             sender.send(&FromGuest::Terminal(terminal)).await;
         }
