@@ -321,6 +321,40 @@ for line in sys.stdin:
     assert job.end() == 0
     assert '2 processes of the job ended' in job.note(), job.note()
 
+def input_file():
+    # It reads again from where the checkpoint was, and its owner's file is read as far as it has read in the end.
+    open('/cluster/input', 'wb').write(bytes(range(100)))
+    own = os.open('/cluster/input', os.O_RDONLY)
+    job = Kept.__new__(Kept)
+    words = ['glurun', '-w', '2', 'python3', '-u', '-c', """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+while True:
+    print(os.getpid(), *(read := os.read(0, 2)))
+    if read[0] == 6: break
+    signal.sigwait([signal.SIGUSR1])
+"""]
+    job.owner = subprocess.Popen(words, stdin=own, stdout=subprocess.PIPE, cwd='/', text=True)
+    def said():
+        return job.owner.stdout.readline().split()
+    def go_on():
+        open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')
+    job.pid, *read = said()
+    assert read == ['0', '1']
+    assert (why := job.checkpoint()) == '', why
+    go_on()
+    assert said() == [job.pid, '2', '3']
+    for node in '12':
+        ran = subprocess.run(['glu', 'restart', job.pid, node], capture_output=True, text=True)
+        assert ran.returncode == 0 and job.file('where') == [node], ran
+        go_on()
+        assert said() == [job.pid, '2', '3'], node
+    for read in (['4', '5'], ['6', '7']):
+        go_on()
+        assert said() == [job.pid, *read]
+    assert job.owner.wait() == 0
+    assert os.lseek(own, 0, os.SEEK_CUR) == 8
+
 def usage():
     for words in (['--checkpoint', '9s'], ['--checkpoint', 'x'], ['--restart', '--gang'],
                   ['--restart', '-n', '2'], ['--checkpoint', '1m', '--gang'],
@@ -328,7 +362,7 @@ def usage():
         ran = subprocess.run(['glurun', *words, 'true'], capture_output=True, text=True)
         assert ran.returncode == 2, (words, ran)
 
-for row in (strangers, full, tied, private, limited, by_hand, periodic, usage):
+for row in (strangers, full, tied, private, limited, input_file, by_hand, periodic, usage):
     try:
         row()
     except Exception:

@@ -465,17 +465,15 @@ impl Process {
         user: Credentials,
         wishes: Wishes,
     ) {
-        let tied = match self.file {
-            Some(_) => Some("input_file"),
-            None => tied,
-        };
-        let Ok(pidfd) = self.pidfd.try_clone() else {
+        let file = self.file.as_ref().map(|(file, _)| file.try_clone());
+        let (Ok(pidfd), Ok(input_file)) = (self.pidfd.try_clone(), file.transpose()) else {
             return;
         };
         let original = Original {
             pid: self.pid().cast_signed(),
             pidfd,
             group: Arc::clone(group),
+            input_file: input_file.map(Arc::new),
             terminal: self.session.as_ref().map(|session| AtHome {
                 leader: self.pid.as_raw(),
                 pty: Arc::clone(&session.pty),
@@ -535,6 +533,10 @@ impl Process {
     /// Returns how far it has read in the file it has as input.
     pub(super) async fn read_of_file(&self) -> Option<u64> {
         let (file, start) = self.file.as_ref()?;
+        let elsewhere = self.ticket.as_ref().map(|ticket| ticket.seat().input_at());
+        if let Some(Some(at)) = elsewhere {
+            return Some(at.wrapping_sub(*start));
+        }
         let (mut file, start) = (file.try_clone().ok()?, *start);
         // It touches a file of the tree (rule J4), though only what the kernel knows of it.
         let place = tokio::task::spawn_blocking(move || file.stream_position());

@@ -15,7 +15,7 @@ pub(super) use terminal::{
     open_again, put_typed, set_window_size, start_in_foreground, start_with_signals,
     take_descriptor, window_size,
 };
-pub(super) use timer::{descriptor_of, wind_timer};
+pub(super) use timer::{descriptor_of, is_same_file, wind_timer};
 
 use super::protocol::{Credentials, End, Limit};
 use nix::errno::Errno;

@@ -18,6 +18,19 @@ pub(in crate::job) fn descriptor_of(pidfd: BorrowedFd<'_>, number: c_int) -> io:
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Returns whether a descriptor of another process is the same open file as one of this process.
+pub(in crate::job) fn is_same_file(
+    own: BorrowedFd<'_>,
+    pid: i32,
+    number: c_int,
+) -> io::Result<bool> {
+    const KCMP_FILE: c_int = 0;
+    let (this, own) = (nix::unistd::getpid().as_raw(), own.as_raw_fd());
+    // SAFETY: takes numbers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, this, pid, KCMP_FILE, own, number) };
+    Ok(Errno::result(order)? == 0)
+}
+
 /// Has a timer run out again after `interval`, and from then on; it has run out `ticks` times since it was read.
 pub(in crate::job) fn wind_timer(
     timer: BorrowedFd<'_>,

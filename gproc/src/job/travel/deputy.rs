@@ -23,7 +23,7 @@ use super::remains::{Body, Leads, Remains};
 use super::rules::{Action, Event, Home, NotMoved};
 use super::terminal::AtHome;
 use super::told::Meter;
-use super::wire::{Arrival, Carried, FromGuest, Image, Pipe, ToGuest};
+use super::wire::{Arrival, Carried, FromGuest, Image, InputAt, Pipe, ToGuest};
 use super::{How, Order, Seat, Status, Travel};
 use bytes::Bytes;
 use consistency::NodeId;
@@ -34,6 +34,7 @@ use nix::unistd::Pid;
 use partly::{Partly, lost_pages};
 use restart::{Done, Restart};
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,8 @@ pub(in crate::job) struct Original {
     pub(in crate::job) pidfd: OwnedFd,
     pub(in crate::job) group: GroupSlot,
     pub(in crate::job) terminal: Option<AtHome>,
+    /// The file that it has as input; its place is shared with the program.
+    pub(in crate::job) input_file: Option<Arc<File>>,
 }
 
 /// Whose it is, and what that has asked for.
@@ -83,6 +86,8 @@ pub(super) struct Deputy {
     pipes: Vec<Pipe>,
     /// How the job's terminal was when it was last told.
     terminal: Option<Carried>,
+    /// The same of the file that it has as input.
+    input_file: Option<InputAt>,
     input: Input,
     outs: [Option<Outlet>; OUTS],
     /// Signals that wait for the end of a move.
@@ -130,6 +135,7 @@ impl Deputy {
             partly: Partly::default(),
             pipes: Vec::new(),
             terminal: None,
+            input_file: None,
             input: Input::default(),
             outs: [None, None, None],
             signals: Vec::new(),
@@ -352,6 +358,10 @@ impl Deputy {
                 self.on(Event::NotDumped(why)).await;
             }
             Ok(FromGuest::Terminal(carried)) => self.terminal = Some(carried),
+            Ok(FromGuest::InputFile(told)) => {
+                self.input_file = Some(told);
+                self.seat.reads_on_at(told.at);
+            }
             Ok(FromGuest::OutOfMemory(processes)) => self.seat.count_out_of_memory(processes),
             Ok(FromGuest::Output(stream, bytes)) => {
                 for out in self
@@ -549,7 +559,10 @@ impl Deputy {
         let mut link = Link::open(&**transport, to).await?;
         let private = self.private != Private::default();
         let limited = self.limits != Limits::default();
-        if private && !link.knows_private() || limited && !link.knows_limits() {
+        if private && !link.knows_private()
+            || limited && !link.knows_limits()
+            || self.input_file.is_some() && !link.knows_input_files()
+        {
             return Err(format!("the Glu of node {to} is older"));
         }
         link.sender.send(&ToJob::Receive(arrival)).await;
@@ -562,6 +575,9 @@ impl Deputy {
         }
         if limited {
             link.sender.send(&ToGuest::Limits(self.limits)).await;
+        }
+        if let Some(input_file) = self.input_file {
+            link.sender.send(&ToGuest::InputFile(input_file)).await;
         }
         match &self.terminal {
             Some(_) if !link.knows_terminals() => {

@@ -21,8 +21,8 @@ use super::pages::Served;
 use super::places::reached;
 use super::remains::{Body, Leads, ended};
 use super::rules::{Copy, Word};
-use super::wire::{Arrival, Carried, FromGuest, Image, REPORTS, ToGuest};
-use super::{Travel, pipes, terminal};
+use super::wire::{Arrival, Carried, FromGuest, Image, InputAt, REPORTS, ToGuest};
+use super::{Travel, input_file, pipes, terminal};
 use bytes::{Bytes, BytesMut};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
@@ -111,6 +111,7 @@ struct Sent {
     private: Private,
     limits: Limits,
     terminal: Option<Carried>,
+    input_file: Option<InputAt>,
     images: Arc<Images>,
     /// Most pages are not among them.
     partly: bool,
@@ -124,7 +125,7 @@ async fn receive(
 ) -> Result<io::Result<Sent>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
     let (mut private, mut limits) = (Private::default(), Limits::default());
-    let mut terminal = None;
+    let (mut terminal, mut input_file) = (None, None);
     let mut user = Credentials {
         uid: 0,
         gid: 0,
@@ -143,6 +144,7 @@ async fn receive(
             ToGuest::For(whose) => user = whose,
             ToGuest::Private(of) => private = of,
             ToGuest::Limits(of) => limits = of,
+            ToGuest::InputFile(of) => input_file = Some(of),
             ToGuest::Terminal(carried) => terminal = Some(carried),
             made @ (ToGuest::Made | ToGuest::MadePartly) => {
                 let partly = made == ToGuest::MadePartly;
@@ -151,6 +153,7 @@ async fn receive(
                     private,
                     limits,
                     terminal,
+                    input_file,
                     images: Arc::new(images),
                     partly,
                 }));
@@ -174,6 +177,7 @@ struct Guest {
     pidfd: AsyncFd<OwnedFd>,
     copy: Copy,
     terminal: Option<terminal::Of>,
+    input_file: Option<input_file::Of>,
     input: Option<Input>,
     outs: [Option<Out>; OUTS],
     /// Its parent is the thread that waits at the other end.
@@ -349,6 +353,11 @@ async fn make(
         }
     };
     let pidfd = sys::watch(crate::sys::pidfd_open(root)?)?;
+    let input_file = sent
+        .input_file
+        .as_ref()
+        .map(input_file::Of::new)
+        .transpose()?;
     let guest = Guest {
         travel: Arc::clone(travel),
         group,
@@ -359,6 +368,7 @@ async fn make(
         pidfd,
         copy: Copy::Ready,
         terminal,
+        input_file,
         input,
         outs,
         parent: Some(parent),
@@ -496,6 +506,7 @@ impl Guest {
                     | ToGuest::For(_)
                     | ToGuest::Private(_)
                     | ToGuest::Limits(_)
+                    | ToGuest::InputFile(_)
                     | ToGuest::Terminal(_) => return Err(HomeLost),
                 },
                 written = write_some(&mut self.input), if runs => match written {
@@ -621,6 +632,9 @@ impl Guest {
                 tracing::warn!(pid = self.pid, %error, "how a job has left its terminal is not known");
             }
             None => {}
+        }
+        if let Some(input) = &self.input_file {
+            sender.send(&FromGuest::InputFile(input.left())).await;
         }
         for bytes in self.unread() {
             sender.send(&FromGuest::Unread(bytes)).await;

@@ -20,7 +20,7 @@ pub(super) struct Link {
 }
 
 /// The version of the protocol from which on hosts know [`ToGuest::Keep`], [`ToGuest::For`], [`ToGuest::Private`],
-/// [`ToGuest::Terminal`], [`ToGuest::Limits`], and pages that come later.
+/// [`ToGuest::Terminal`], [`ToGuest::Limits`], [`ToGuest::InputFile`], and pages that come later.
 pub(super) const NEW_SINCE: u32 = 12;
 
 impl Link {
@@ -68,6 +68,11 @@ impl Link {
 
     /// Returns whether the host can have a job with something to itself.
     pub(super) const fn knows_private(&self) -> bool {
+        self.is_new
+    }
+
+    /// Returns whether the host tells how far a job has read in a file.
+    pub(super) const fn knows_input_files(&self) -> bool {
         self.is_new
     }
 

@@ -11,6 +11,7 @@ mod engine;
 mod fetch;
 mod go;
 mod guest;
+mod input_file;
 mod level;
 mod link;
 mod locks;

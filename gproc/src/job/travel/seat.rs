@@ -15,6 +15,8 @@ pub(in crate::job) struct Seat {
     changed: Notify,
     /// So many of its processes were ended for want of memory where it was a copy.
     out_of_memory: AtomicU64,
+    /// So far it had read, as a copy, in the file that it has as input.
+    input_at: Mutex<Option<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,15 @@ impl Seat {
     /// Returns how many of its processes were ended for want of memory, but for those of the original.
     pub(in crate::job) fn out_of_memory(&self) -> u64 {
         self.out_of_memory.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reads_on_at(&self, place: u64) {
+        *self.input_at.lock().expect("no holder panics") = Some(place);
+    }
+
+    /// Returns where it would read on in the file that it has as input, if it was elsewhere.
+    pub(in crate::job) fn input_at(&self) -> Option<u64> {
+        *self.input_at.lock().expect("no holder panics")
     }
 
     pub(super) fn end(&self, end: End) {

@@ -49,6 +49,15 @@ pub(super) struct Carried {
     pub(super) unread: Bytes,
 }
 
+/// The file that a job has as input, when the job stands still or has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct InputAt {
+    /// Where it is read on.
+    pub(super) at: u64,
+    /// A process that has it open, and by which descriptor; none: nobody reads it any more.
+    pub(super) holder: Option<(i32, i32)>,
+}
+
 /// From home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToGuest {
@@ -96,6 +105,8 @@ pub(super) enum ToGuest {
     Pages(Bytes),
     /// What it may use at most; comes before the images, and not if that is everything. Since version 12.
     Limits(Limits),
+    /// It has such a file as input; comes before the images. Since version 12.
+    InputFile(InputAt),
 }
 
 /// From the host.
@@ -144,6 +155,9 @@ pub(super) enum FromGuest {
     /// So many more of its processes were ended for want of memory; comes before the word that all images have been sent, and
     /// before that of its end. Since version 12.
     OutOfMemory(u64),
+    /// How far it has read in the file that it has as input; comes before the word that all images have been sent, and before that
+    /// of its end. Since version 12.
+    InputFile(InputAt),
 }
 
 /// A piece of an image.
@@ -238,6 +252,10 @@ mod tests {
         let (mem_bytes, cpus) = (Some(9), None);
         check(&ToGuest::Limits(Limits { mem_bytes, cpus }), &[21, 1, 9, 0]);
         check(&FromGuest::OutOfMemory(2), &[20, 2]);
+        let (at, holder) = (5, Some((9, 1)));
+        let input = InputAt { at, holder };
+        check(&ToGuest::InputFile(input), &[22, 5, 1, 18, 2]);
+        check(&FromGuest::InputFile(input), &[21, 5, 1, 18, 2]);
         check(
             &FromGuest::Terminal(carried()),
             &[&[14], &bytes[..]].concat(),

@@ -11,7 +11,7 @@
 //! CK3: a file gets its name when all of it is durable, and older ones go after that. The file says itself where it ends.
 //! It is a word that names the format, and [`Part`]s behind their lengths; what is new is a new part.
 
-use super::super::wire::{Carried, Image, Pipe};
+use super::super::wire::{Carried, Image, InputAt, Pipe};
 use consistency::NodeId;
 use consistency::wire::{decode, encode};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(in super::super) struct Saved {
     pub(in super::super) pipes: Vec<Pipe>,
     pub(in super::super) terminal: Option<Carried>,
+    pub(in super::super) input_file: Option<InputAt>,
     pub(in super::super) images: Vec<Image>,
 }
 
@@ -46,6 +47,7 @@ enum Part {
     /// That was all, so many parts before this one.
     End(u64),
     Terminal(Carried),
+    InputFile(InputAt),
 }
 
 /// The checkpoints of the jobs of one home.
@@ -210,10 +212,14 @@ fn write(path: &Path, pid: i32, saved: &Saved) -> io::Result<u64> {
     if let Some(terminal) = &saved.terminal {
         put(Part::Terminal(terminal.clone()))?;
     }
+    if let Some(input_file) = saved.input_file {
+        put(Part::InputFile(input_file))?;
+    }
     for image in &saved.images {
         put(Part::Image(image.clone()))?;
     }
-    let before = 1 + saved.pipes.len() + saved.terminal.iter().len() + saved.images.len();
+    let more = saved.terminal.iter().len() + saved.input_file.iter().len();
+    let before = 1 + saved.pipes.len() + more + saved.images.len();
     put(Part::End(before as u64))?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
@@ -230,6 +236,7 @@ fn read(mut file: impl Read, pid: i32) -> io::Result<Saved> {
     let mut saved = Saved {
         pipes: Vec::new(),
         terminal: None,
+        input_file: None,
         images: Vec::new(),
     };
     for parts in 0.. {
@@ -247,6 +254,7 @@ fn read(mut file: impl Read, pid: i32) -> io::Result<Saved> {
             Part::Pipe(pipe) => saved.pipes.push(pipe),
             Part::Image(image) => saved.images.push(image),
             Part::Terminal(terminal) => saved.terminal = Some(terminal),
+            Part::InputFile(input_file) => saved.input_file = Some(input_file),
             Part::End(all) if all == parts => break,
             Part::End(_) => return Err(damaged("parts of it are missing")),
         }
@@ -277,6 +285,10 @@ mod tests {
                 foreground: 5,
                 like: like_none(),
                 unread: vec![fill; 3].into(),
+            }),
+            input_file: Some(InputAt {
+                at: fill.into(),
+                holder: None,
             }),
             images: vec![image("a.img", 0), image("b.img", 60 << 10)],
         }
@@ -384,5 +396,9 @@ mod tests {
         (modes.input, modes.output, modes.control, modes.local) = (1, 2, 3, 4);
         let golden = [4, 8, 10, 0, 0, 0, 0, 1, 2, 3, 4, 1, 7, 3, 1, 1, 1];
         check(&Part::Terminal(terminal), &golden);
+        check(
+            &Part::InputFile(saved.input_file.expect("there")),
+            &[5, 1, 0],
+        );
     }
 }

@@ -8,9 +8,10 @@ use super::super::owner::Outlet;
 use super::super::rules::Event;
 use super::super::terminal::AtHome;
 use super::super::wire::{Carried, Pipe, REPORTS};
-use super::super::{pipes, remains};
+use super::super::{input_file, pipes, remains};
 use super::Deputy;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ impl Deputy {
         let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
         let private = self.private;
         let terminal = self.original.terminal.clone();
+        let input = self.original.input_file.clone();
         let dumped = blocking(move || {
             let engine = engine?;
             let group = group.get().ok_or(io::ErrorKind::NotFound)?;
@@ -44,10 +46,17 @@ impl Deputy {
                 },
             };
             let carry = |of: &AtHome| Carried::take(of.leader, &of.pty);
-            let found = pipes::of(group, pid, leader)
-                .and_then(|pipes| Ok((pipes, terminal.as_ref().map(carry).transpose()?)));
-            match found {
-                Ok((pipes, carried)) => Ok((images, served, pipes, carried)),
+            let look = |file: &Arc<File>| {
+                let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
+                input_file::look(file, dir, pid)
+            };
+            let find = || {
+                let pipes = pipes::of(group, pid, leader)?;
+                let input = input.as_ref().map(look).transpose()?;
+                Ok((pipes, input, terminal.as_ref().map(carry).transpose()?))
+            };
+            match find() {
+                Ok((pipes, input, carried)) => Ok((images, served, pipes, input, carried)),
                 Err(error) => {
                     drop(served);
                     group.freeze(false)?;
@@ -56,9 +65,10 @@ impl Deputy {
             }
         })
         .await;
-        let taken = dumped.and_then(|(images, served, pipes, carried)| {
+        let taken = dumped.and_then(|(images, served, pipes, input, carried)| {
             // Before anything can fail: it is given back what was taken from it.
             self.terminal = carried;
+            self.input_file = input;
             self.partly.serve(served);
             self.take_pipes(pipes).map(|()| images)
         });

@@ -107,6 +107,7 @@ impl Deputy {
         let saved = Saved {
             pipes: self.pipes.clone(),
             terminal: self.terminal.clone(),
+            input_file: self.input_file,
             images: std::mem::take(&mut self.images),
         };
         let made = checkpoint::now();
@@ -222,6 +223,7 @@ impl Deputy {
         self.images = saved.images;
         self.pipes = saved.pipes;
         self.terminal = saved.terminal;
+        self.input_file = saved.input_file;
         for pipe in &mut self.pipes {
             let mut outs = self.outs.iter().flatten().map(|out| Some(out.stream));
             pipe.open = pipe.stream.is_none() || outs.any(|stream| stream == pipe.stream);

@@ -9,7 +9,7 @@ use super::super::pages::answer;
 use super::super::places::reached;
 use super::super::rules::Word;
 use super::super::terminal;
-use super::super::wire::{Carried, FromGuest, Image, Pipe};
+use super::super::wire::{Carried, FromGuest, Image, InputAt, Pipe};
 use super::{FrameSender, Guest, blocking};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -43,7 +43,11 @@ impl Guest {
             true => self.dump_partly().await,
             false => self.dump().await,
         };
-        let (images, terminal) = match dumped {
+        let Dumped {
+            images,
+            terminal,
+            input_file,
+        } = match dumped {
             Ok(dumped) => dumped,
             Err(error) => return self.tell_no_images(&error, sender).await,
         };
@@ -51,9 +55,7 @@ impl Guest {
         reached("source: after the freeze");
         self.drain(sender).await;
         self.tell_out_of_memory(sender).await;
-        if let Some(terminal) = terminal {
-            sender.send(&FromGuest::Terminal(terminal)).await;
-        }
+        tell_of(terminal, input_file, sender).await;
         for bytes in self.unread() {
             sender.send(&FromGuest::Unread(bytes)).await;
         }
@@ -102,7 +104,11 @@ impl Guest {
             Ok(()) => self.dump().await,
             Err(error) => Err(error),
         };
-        let (images, terminal) = match images {
+        let Dumped {
+            images,
+            terminal,
+            input_file,
+        } = match images {
             Ok(dumped) => dumped,
             Err(error) => {
                 self.tell_no_images(&error, sender).await;
@@ -123,9 +129,7 @@ impl Guest {
             self.tell_no_images(&error, sender).await;
             return Ok(());
         }
-        if let Some(terminal) = terminal {
-            sender.send(&FromGuest::Terminal(terminal)).await;
-        }
+        tell_of(terminal, input_file, sender).await;
         for bytes in unread {
             sender.send(&FromGuest::Unread(bytes)).await;
         }
@@ -178,35 +182,53 @@ impl Guest {
     }
 
     /// Freezes it, and makes images of it. If that fails it goes on.
-    async fn dump(&mut self) -> io::Result<(Vec<Image>, Option<Carried>)> {
+    async fn dump(&mut self) -> io::Result<Dumped> {
         let engine = self.travel.engine()?.clone();
         let group = Arc::clone(&self.group);
         let (pid, private, led) = (self.pid, self.private, self.terminal.is_some());
         let dump = move || engine.dump(&group, pid, Kind { private, led });
         let images = blocking(dump).await?;
-        match self.terminal.as_mut().map(terminal::Of::hold).transpose() {
-            Ok(carried) => Ok((images, carried)),
-            Err(error) => {
-                self.go_on().await?;
-                Err(error)
-            }
-        }
+        self.dumped(images).await
     }
 
     /// Where pages cannot stay, they are all among the images.
-    async fn dump_partly(&mut self) -> io::Result<(Vec<Image>, Option<Carried>)> {
+    async fn dump_partly(&mut self) -> io::Result<Dumped> {
         let engine = self.travel.engine()?.clone();
         let (group, pid) = (Arc::clone(&self.group), self.pid);
         match blocking(move || engine.dump_partly(&group, pid)).await {
             Ok((images, served)) => {
                 self.served = Some(Arc::new(Mutex::new(served)));
-                Ok((images, None))
+                self.dumped(images).await
             }
             Err(error) => {
                 tracing::warn!(pid, %error, "a job moves with all its pages");
                 self.dump().await
             }
         }
+    }
+
+    /// Takes note of what goes with the images of a frozen job. If that fails it goes on.
+    async fn dumped(&mut self, images: Vec<Image>) -> io::Result<Dumped> {
+        match self.look() {
+            Ok((terminal, input_file)) => Ok(Dumped {
+                images,
+                terminal,
+                input_file,
+            }),
+            Err(error) => {
+                self.serve_no_more().await;
+                self.go_on().await?;
+                Err(error)
+            }
+        }
+    }
+
+    fn look(&mut self) -> io::Result<(Option<Carried>, Option<InputAt>)> {
+        let terminal = self.terminal.as_mut().map(terminal::Of::hold).transpose()?;
+        let dir = self.group.dir().ok_or(io::ErrorKind::Unsupported)?;
+        let input = self.input_file.as_ref();
+        let input = input.map(|input| input.look(dir, self.pid)).transpose()?;
+        Ok((terminal, input))
     }
 
     /// Lets a frozen job go on.
@@ -216,6 +238,22 @@ impl Guest {
         }
         let group = Arc::clone(&self.group);
         blocking(move || group.freeze(false)).await
+    }
+}
+
+/// What is told of a frozen job.
+struct Dumped {
+    images: Vec<Image>,
+    terminal: Option<Carried>,
+    input_file: Option<InputAt>,
+}
+
+async fn tell_of(terminal: Option<Carried>, input: Option<InputAt>, sender: &FrameSender) {
+    if let Some(terminal) = terminal {
+        sender.send(&FromGuest::Terminal(terminal)).await;
+    }
+    if let Some(input) = input {
+        sender.send(&FromGuest::InputFile(input)).await;
     }
 }
 
