@@ -414,7 +414,7 @@ for line in sys.stdin:
     assert job.end() == 0
 
 def limited():
-    # Most of its memory is its own, so it moves only with what it is lent for that. Who wants more is ended, wherever that is.
+    # Who wants more is ended, wherever that is.
     job = Job(1, '--mem', '64', '--cpus', '1', 'python3', '-u', '-c', """
 import os, sys
 own = bytearray(48 << 20)
@@ -448,6 +448,23 @@ for line in sys.stdin:
     assert job.end() == 0
     told = job.owner.stdout.read()
     assert '4 processes of the job ended, which used more than 64 MiB (--mem)' in told, told
+
+def limited_and_full():
+    # It has almost all that it may have, so it moves only with what it is lent for that.
+    job = Job(1, '--mem', '64', 'python3', '-u', '-c', """
+import os, sys
+def own():
+    line, = [line for line in open('/proc/self/status') if line.startswith('RssAnon')]
+    return int(line.split()[1]) >> 10
+pieces = []
+while own() < FULL:
+    pieces.append(bytearray(b'o' * (1 << 18)))
+whole = b'o' * (1 << 18)
+for line in sys.stdin:
+    print(os.getpid(), own() >= FULL, all(piece == whole for piece in pieces))
+""".replace('FULL', '62'))
+    for said in answers_all_the_way(job):
+        assert said == ['True', 'True'], said
 
 def input_file():
     # How far the job has read in a file is its owner's to know in the end, also what a child reads, and by another number.
@@ -496,4 +513,4 @@ os.read(7, 5)
 
 rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets,
         private_connections, private_server, private_ipc, private_of_a_user, private_busy,
-        twice_in_vain, limited, input_file)
+        twice_in_vain, limited, limited_and_full, input_file)
