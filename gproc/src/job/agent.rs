@@ -377,6 +377,7 @@ impl Agent {
                 });
                 let taken = pumps.stop_input().await;
                 let taken = process.read_of_file().await.or(taken);
+                process.leave_file().await;
                 pumps.job_is_gone();
                 owner.serve_output(&mut pumps).await?;
                 let here = group

@@ -208,9 +208,13 @@ impl Order {
             self.stdio[0] = file.try_clone().ok()?.into();
             Some((file, place))
         });
+        let own_file = match file {
+            Some(_) => None,
+            None => file_of_owner(&self.stdio[0]),
+        };
         let mut process = start(host, &self.start, &self.stdio, self.wanted, group);
         if let Ok(process) = &mut process {
-            process.file = file;
+            (process.file, process.own_file) = (file, own_file);
         }
         // Only the job holds its ends of pipes when its start is told.
         drop(self.stdio);
@@ -317,6 +321,7 @@ fn start(
             pidfd,
             session: None,
             file: None,
+            own_file: None,
             ticket: None,
         });
     };
@@ -334,6 +339,7 @@ fn start(
                 pidfd,
                 session,
                 file: None,
+                own_file: None,
                 ticket: None,
             })
         }
@@ -346,6 +352,13 @@ fn start(
             })
         }
     }
+}
+
+/// Returns the input of a job if that is a file; one with its owner's descriptors shares the place in it with that.
+fn file_of_owner(input: &OwnedFd) -> Option<File> {
+    let file = File::from(input.try_clone().ok()?);
+    let is_file = file.metadata().is_ok_and(|found| found.is_file());
+    is_file.then_some(file)
 }
 
 /// Opens a file of the cluster's tree as the job's user, on this thread (rule J4), which for that time is the user to
@@ -437,6 +450,8 @@ pub(super) struct Process {
     session: Option<Session>,
     /// The file it has as input, with its place at the start; the place is shared with the program.
     file: Option<(File, u64)>,
+    /// The same of a file that its owner has opened, and shares, too.
+    own_file: Option<File>,
     /// Once it may move.
     ticket: Option<Ticket>,
 }
@@ -465,7 +480,8 @@ impl Process {
         user: Credentials,
         wishes: Wishes,
     ) {
-        let file = self.file.as_ref().map(|(file, _)| file.try_clone());
+        let file = self.file.as_ref().map(|(file, _)| file);
+        let file = file.or(self.own_file.as_ref()).map(File::try_clone);
         let (Ok(pidfd), Ok(input_file)) = (self.pidfd.try_clone(), file.transpose()) else {
             return;
         };
@@ -528,6 +544,19 @@ impl Process {
     /// Returns whether it has a file as input.
     pub(super) fn reads_file(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// Leaves its owner's file where it has read it on another node.
+    pub(super) async fn leave_file(&self) {
+        let at = self.ticket.as_ref().map(|ticket| ticket.seat().input_at());
+        let file = self.own_file.as_ref().map(File::try_clone);
+        if let (Some(Some(at)), Some(Ok(mut file))) = (at, file) {
+            // As below.
+            let place = tokio::task::spawn_blocking(move || file.seek(SeekFrom::Start(at)));
+            if let Ok(Err(error)) = place.await {
+                tracing::warn!(pid = %self.pid, %error, "a file is not where a job has left it");
+            }
+        }
     }
 
     /// Returns how far it has read in the file it has as input.

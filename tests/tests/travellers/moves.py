@@ -467,11 +467,16 @@ for line in sys.stdin:
         assert said == ['True', 'True'], said
 
 def input_file():
+    # It is opened where the job is, or is its owner's own.
+    for home, other in ((2, 1), (1, 2)):
+        input_file_of(home, other)
+
+def input_file_of(home, other):
     # How far the job has read in a file is its owner's to know in the end, also what a child reads, and by another number.
     open('/cluster/input', 'wb').write(bytes(range(100)))
     own = os.open('/cluster/input', os.O_RDONLY)
     assert os.read(own, 1) == b'\0'
-    words = ['glurun', '-w', '2', 'python3', '-u', '-c', """
+    words = ['glurun', '-w', str(home), 'python3', '-u', '-c', """
 import os, signal, subprocess
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 def step(*read):
@@ -485,25 +490,25 @@ step(*os.read(7, 1))
 os.read(7, 5)
 """]
     job = Job.__new__(Job)
-    job.owner = subprocess.Popen(words, stdin=own, stdout=subprocess.PIPE, cwd='/', text=True)
+    job.owner = subprocess.Popen(words, stdin=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd='/', text=True)
     said = job.owner.stdout.readline().split()
     job.pid = said.pop(0)
     assert said == ['1', '2'], said
     assert job.file('cantmove') == [], job.file('cantmove')
-    for node, read in ((3, '3 4 5'), (1, '6 7 8 9'), (2, '10')):
+    for node, read in ((3, '3 4 5'), (other, '6 7 8 9'), (home, '10')):
         job.go(node)
         assert job.file('where') == [str(node)]
         open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')
         assert job.owner.stdout.readline().split() == [job.pid, *read.split()], node
-    job.go(1)
+    job.go(other)
     open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')
     assert job.owner.wait() == 0
     assert os.lseek(own, 0, os.SEEK_CUR) == 16
     # The same of one of which nobody had it open any more.
     words[-1] = words[-1].replace('os.read(7, 5)', '').replace('step(*os.read(7, 1))', 'os.close(7); step()')
-    job.owner = subprocess.Popen(words, stdin=own, stdout=subprocess.PIPE, cwd='/', text=True)
+    job.owner = subprocess.Popen(words, stdin=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd='/', text=True)
     job.pid = job.owner.stdout.readline().split()[0]
-    for node in (None, None, 3, 1):
+    for node in (None, None, 3, other):
         if node:
             job.go(node)
         open(f'/cluster/proc/{job.pid}/note', 'w').write('USR1')

@@ -1,5 +1,5 @@
-//! The file of the cluster's tree that a job has as input (`Extra::InputFile`), and how far it has read: in the end its owner is
-//! to be there (J6).
+//! The file that a job has as input, one of the cluster's tree that it has opened itself (`Extra::InputFile`) or its owner's own, and
+//! how far it has read: in the end its owner is to be there (J6).
 //!
 //! The place belongs to the open file, not to a process. Who hosts the job has the same open file, at home since the start, later from
 //! a copy at its gate: so the place is known also when nothing of the job is left. Of a frozen job it is told with the images, of one
