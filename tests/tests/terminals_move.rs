@@ -79,6 +79,12 @@ fn lines_are_read_as_they_were_typed() {
 #[test]
 fn a_shell_has_its_jobs() {
     let cluster = moves::cluster_that_moves(3);
+    let sleeper = "import signal, time
+signal.signal(signal.SIGCONT, lambda *_: print('going on', flush=True))
+print('up', flush=True)
+while True: time.sleep(0.05)
+";
+    std::fs::write(cluster.path(1).join("sleeper.py"), sleeper).expect("written");
     let shell = "exec env PS1='<''>' bash --noprofile --norc --noediting -i";
     let mut job = AtTerminal::start(&cluster, shell);
     job.terminal.expect("<>");
@@ -92,17 +98,21 @@ fn a_shell_has_its_jobs() {
         job.terminal.expect("\r\nfound\r\n");
         job.terminal.expect("<>");
         // One in the foreground while all moves, which is stopped, and interrupted.
-        job.terminal.send("sh -c 'echo u''p; exec sleep 1000'\n");
+        job.terminal.send("python3 /cluster/sleeper.py\n");
         job.terminal.expect("up\r\n");
         job.go(if node == 3 { 2 } else { 3 });
         job.terminal.send("\x1a");
         job.terminal.expect("Stopped");
         job.terminal.expect("<>");
         job.go(node);
-        job.terminal.send("jobs; fg\n");
+        job.terminal.send("jobs\n");
         job.terminal.expect("Stopped");
-        job.terminal.expect("sleep 1000");
+        job.terminal.expect("<>");
+        // It says so when the shell has given it the terminal.
+        job.terminal.send("fg\n");
+        job.terminal.expect("going on\r\n");
         job.terminal.send("\x03");
+        job.terminal.expect("KeyboardInterrupt");
         job.terminal.expect("<>");
         job.terminal.send("echo status $?\n");
         job.terminal.expect("status 130\r\n");
