@@ -2,39 +2,36 @@
 //! it when it is to go on elsewhere, or when they are to be kept.
 
 mod images;
+mod make;
 
 use super::super::frame::{Alive, FrameReader, FrameSender, FrameWriter};
 use super::super::group::Group;
-use super::super::limits::Limits;
 use super::super::pause::{Its, Place};
 use super::super::private::Private;
-use super::super::protocol::{
-    Credentials, DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream,
-};
+use super::super::protocol::{DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream};
 use super::super::sys;
 use super::super::terminal::WindowSize;
 use super::deputy::OUTS;
-use super::engine::{Engine, Images, Session, Waiting};
+use super::engine::Waiting;
 use super::fetch::{Fetch, finished};
 use super::link::{FromHome, HomeLost};
 use super::pages::Served;
 use super::places::reached;
 use super::remains::{Body, Leads, ended};
 use super::rules::{Copy, Word};
-use super::wire::{Arrival, Carried, FromGuest, Image, InputAt, REPORTS, ToGuest};
+use super::wire::{Arrival, FromGuest, REPORTS, ToGuest};
 use super::{Travel, input_file, pipes, terminal};
 use bytes::{Bytes, BytesMut};
+use make::{admit, begin_fetch, make, receive};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc as blocking_mpsc;
 use std::sync::{Arc, Mutex};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
 
 /// Has a job of another node, or one that has come home, from its arrival to its end or its next move.
 pub(in crate::job) async fn host(
@@ -80,87 +77,6 @@ pub(in crate::job) async fn host(
     tokio::select! {
         () = writer.finish() => {}
         () = home.gone() => {}
-    }
-}
-
-/// J5.
-async fn admit(travel: &Travel, arrival: &Arrival, user: &Credentials) -> io::Result<()> {
-    let guest = !travel.is_home_of(arrival.pid);
-    let admitted = travel.admissions.admit(travel.node, user, guest).await;
-    admitted.map_err(io::Error::other)
-}
-
-/// Begins to get the pages that are not among the images.
-async fn begin_fetch(
-    travel: &Travel,
-    sent: &Sent,
-    sender: &FrameSender,
-) -> io::Result<Option<Fetch>> {
-    if !sent.partly {
-        return Ok(None);
-    }
-    let engine = travel.engine()?.clone();
-    let images = Arc::clone(&sent.images);
-    Fetch::begin(engine, images, sender.clone()).await.map(Some)
-}
-
-/// A job as it has come.
-struct Sent {
-    /// A home of version 11 does not say whose it is, and has looked itself after what goes by users, as far as it knows: root's.
-    user: Credentials,
-    private: Private,
-    limits: Limits,
-    terminal: Option<Carried>,
-    input_file: Option<InputAt>,
-    images: Arc<Images>,
-    /// Most pages are not among them.
-    partly: bool,
-}
-
-/// Receives the images of a job, and what home tells of it before them.
-async fn receive(
-    travel: &Travel,
-    home: &mut FromHome<impl AsyncRead + Unpin>,
-    sender: &FrameSender,
-) -> Result<io::Result<Sent>, HomeLost> {
-    let mut images = travel.engine().and_then(Engine::images);
-    let (mut private, mut limits) = (Private::default(), Limits::default());
-    let (mut terminal, mut input_file) = (None, None);
-    let mut user = Credentials {
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-    };
-    loop {
-        match home.next().await? {
-            ToGuest::Image(Image { name, bytes }) => {
-                // Memory, which does not make anybody wait.
-                if let Ok(into) = &images
-                    && let Err(error) = into.add(&name, &bytes)
-                {
-                    images = Err(error);
-                }
-            }
-            ToGuest::For(whose) => user = whose,
-            ToGuest::Private(of) => private = of,
-            ToGuest::Limits(of) => limits = of,
-            ToGuest::InputFile(of) => input_file = Some(of),
-            ToGuest::Terminal(carried) => terminal = Some(carried),
-            made @ (ToGuest::Made | ToGuest::MadePartly) => {
-                let partly = made == ToGuest::MadePartly;
-                return Ok(images.map(|images| Sent {
-                    user,
-                    private,
-                    limits,
-                    terminal,
-                    input_file,
-                    images: Arc::new(images),
-                    partly,
-                }));
-            }
-            ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
-            _ => return Err(HomeLost),
-        }
     }
 }
 
@@ -214,184 +130,6 @@ struct Out {
     /// `None`: the terminal.
     inode: Option<u64>,
     credit: usize,
-}
-
-type Made = io::Result<Waiting>;
-
-/// Makes the copy; it waits at its gate.
-async fn make(
-    travel: &Arc<Travel>,
-    arrival: &Arrival,
-    sent: Sent,
-    mut fetch: Option<Fetch>,
-    home: &mut FromHome<impl AsyncRead + Unpin>,
-) -> io::Result<(Guest, Waiting)> {
-    let engine = travel.engine()?.clone();
-    let (mut input, mut outs) = (None, [None, None, None]);
-    let mut ends = Vec::new();
-    let new = |carried| terminal::Of::new(carried, sent.user.uid);
-    let terminal = sent.terminal.as_ref().map(new).transpose()?;
-    let mut session = None;
-    if let Some((terminal, carried)) = terminal.as_ref().zip(sent.terminal) {
-        input = Some(Input {
-            pipe: pipe::Sender::from_owned_fd_unchecked(terminal.pty.master()?)?,
-            inode: None,
-            waiting: VecDeque::new(),
-            again: 0,
-            ended: false,
-        });
-        outs[0] = Some(Out {
-            stream: Stream::Out,
-            pipe: pipe::Receiver::from_owned_fd_unchecked(terminal.pty.master()?)?,
-            inode: None,
-            credit: OUTPUT_WINDOW as usize,
-        });
-        session = Some(Session {
-            exe: travel.leader()?,
-            leader: carried.leader,
-            program: arrival.pid,
-            foreground: carried.foreground,
-            user: sent.user,
-            terminal: terminal.pty.slave()?,
-        });
-    }
-    for wanted in &arrival.pipes {
-        let (theirs, number) = match wanted.stream {
-            None => {
-                let (ours, theirs) = pipe::pipe()?;
-                let theirs = theirs.into_blocking_fd()?;
-                let inode = inode(&theirs)?;
-                if input.is_some() {
-                    return Err(io::ErrorKind::InvalidInput.into());
-                }
-                input = Some(Input {
-                    pipe: ours,
-                    inode: Some(inode),
-                    waiting: VecDeque::new(),
-                    again: 0,
-                    ended: !wanted.open,
-                });
-                (theirs, wanted.inode)
-            }
-            Some(stream) => {
-                let (theirs, ours) = pipe::pipe()?;
-                let theirs = theirs.into_blocking_fd()?;
-                let place = outs.iter_mut().find(|place| place.is_none());
-                let place = place.ok_or(io::ErrorKind::InvalidInput)?;
-                // Of one that nobody reads any more, only the job's end is made.
-                *place = wanted.open.then_some(Out {
-                    stream,
-                    inode: Some(inode(&theirs)?),
-                    pipe: ours,
-                    credit: OUTPUT_WINDOW as usize,
-                });
-                (theirs, wanted.inode)
-            }
-        };
-        ends.push((format!("pipe:[{number}]"), theirs));
-    }
-    if input.as_ref().is_some_and(|input| input.ended) {
-        input = None;
-    }
-    let group = Arc::new(travel.groups.group(sent.limits, false)?);
-    // What makes the copy is among its processes.
-    group.kept().lend(true)?;
-    tracing::debug!(pid = arrival.pid, "its copy is to be made");
-    let (tell, made) = oneshot::channel::<Made>();
-    let (parent, wait) = blocking_mpsc::channel::<()>();
-    let (its_group, private, images) = (Arc::clone(&group), sent.private, sent.images);
-    let leader = terminal.as_ref().map(|terminal| terminal.leader);
-    let root = leader.unwrap_or(arrival.pid);
-    let partly = sent.partly;
-    std::thread::Builder::new()
-        .name("glu-guest".into())
-        .spawn(move || {
-            let waiting =
-                engine.restore(&its_group, images, &ends, private, session.as_ref(), partly);
-            // Only the job has its ends of pipes, and of its terminal.
-            drop((ends, session));
-            tell.send(waiting).ok();
-            // Until the guest has ended, or nobody waits for it.
-            wait.recv().ok();
-        })?;
-    let made = match &fetch {
-        None => made.await,
-        Some(fetch) => match fetch.while_it_is_made(made, home).await {
-            Some(made) => made,
-            None => Ok(Err(io::ErrorKind::BrokenPipe.into())),
-        },
-    };
-    let made = made.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()));
-    let out_of_memory = group.kept().ended_for_memory();
-    let held = match made {
-        Ok(waiting) => {
-            tracing::debug!(pid = root, "its copy is made");
-            // MV10
-            let held = match (&mut fetch, group.dir()) {
-                (Some(fetch), Some(dir)) => fetch.hold(dir),
-                _ => Ok(()),
-            };
-            match held {
-                Ok(()) => Ok(waiting),
-                Err(error) => {
-                    let group = Arc::clone(&group);
-                    blocking(move || waiting.end(&group)).await;
-                    Err(error)
-                }
-            }
-        }
-        Err(error) => Err(error),
-    };
-    let waiting = match held {
-        Ok(waiting) => waiting,
-        Err(error) => {
-            forget(travel, arrival.pid, &group).await;
-            return Err(match out_of_memory {
-                0 => error,
-                _ => io::Error::other("it has not enough memory (--mem) to be made"),
-            });
-        }
-    };
-    let pidfd = sys::watch(crate::sys::pidfd_open(root)?)?;
-    let input_file = sent
-        .input_file
-        .as_ref()
-        .map(input_file::Of::new)
-        .transpose()?;
-    let guest = Guest {
-        travel: Arc::clone(travel),
-        group,
-        out_of_memory,
-        place: None,
-        pid: arrival.pid,
-        private,
-        pidfd,
-        copy: Copy::Ready,
-        terminal,
-        input_file,
-        input,
-        outs,
-        parent: Some(parent),
-        over: false,
-        fetch,
-        served: None,
-    };
-    Ok((guest, waiting))
-}
-
-/// Takes what is left of a copy that could not be made off the process table, or another would find its pid taken; at home it keeps
-/// that (MV6).
-async fn forget(travel: &Travel, pid: i32, group: &Arc<Group>) {
-    let group = Arc::clone(group);
-    blocking(move || group.end()).await;
-    let pidfd = crate::sys::pidfd_open(pid).ok();
-    if let Some(pidfd) = pidfd.filter(|pidfd| sys::is_dead_child(pidfd.as_fd())) {
-        travel.keep_or_bury(pid, Body { pidfd, leads: None }).await;
-    }
-}
-
-fn inode(fd: &OwnedFd) -> io::Result<u64> {
-    Ok(std::fs::File::from(fd.try_clone()?).metadata()?.ino())
 }
 
 impl Guest {
