@@ -6,9 +6,11 @@
 //! All of this blocks: never call it on a thread of the runtime.
 
 mod helper;
+mod images;
 mod maker;
 
 pub(super) use helper::{Helper, Start};
+pub(super) use images::Images;
 pub(super) use maker::Session;
 
 use super::super::group::Group;
@@ -18,23 +20,19 @@ use super::pages::Served;
 use super::pipes::members;
 use super::tcp;
 use super::timers;
-use super::wire::{IMAGE_BYTES_MAX, Image};
-use bytes::Bytes;
+use super::wire::Image;
 use maker::Maker;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where images are while they are made or read: in memory. They hold all that a process knows, so they are on no disk
-/// and nobody else's to read.
-const MEMORY: &str = "/dev/shm";
 /// How long CRIU may take for a dump, and how long until the copy waits at its gate.
 const WITHIN: Duration = Duration::from_secs(60);
 /// How long a program may take to begin.
@@ -45,8 +43,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const WORD: &[u8] = b"run\n";
 /// What CRIU calls the network of a job's own.
 const NETWORK: &str = "glu-net";
-/// Lines of CRIU's log that say why.
-const WHY_LINES: usize = 2;
 
 /// A CRIU that works here, or why there is none.
 #[derive(Clone, Debug)]
@@ -67,23 +63,10 @@ pub(super) struct Kind {
     pub(super) led: bool,
 }
 
-/// A directory of images; it goes with this.
-#[derive(Debug)]
-pub(super) struct Images(PathBuf);
-
 impl Engine {
     /// Removes what an earlier daemon of this name has left.
     pub(in crate::job) fn new(criu: &Path, instance: &str, locks: FileLocks) -> Self {
-        let left = format!("glu-{instance}-");
-        for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
-            if entry
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(left.as_bytes())
-            {
-                fs::remove_dir_all(entry.path()).ok();
-            }
-        }
+        Images::remove_all(instance);
         Self {
             criu: criu.to_owned(),
             instance: instance.to_owned(),
@@ -121,11 +104,7 @@ impl Engine {
 
     /// Makes an empty directory for images.
     pub(super) fn images(&self) -> io::Result<Images> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = Path::new(MEMORY).join(format!("glu-{}-{number}", self.instance));
-        fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Images(dir))
+        Images::new(&self.instance)
     }
 
     /// Freezes a job and makes images of it. If that fails it goes on; else it stays frozen.
@@ -271,14 +250,14 @@ impl Engine {
         session: Option<&Session>,
         partly: bool,
     ) -> io::Result<Waiting> {
-        let (gate, ready) = (images.0.join("gate"), images.0.join("ready"));
+        let (gate, ready) = (images.dir().join("gate"), images.dir().join("ready"));
         for path in [&gate, &ready] {
             nix::unistd::mkfifo(
                 path,
                 nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
             )?;
         }
-        let script = images.0.join("at-gate");
+        let script = images.dir().join("at-gate");
         let text = format!(
             "#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0\nexec 3< {}\necho > {}\nread -r word <&3\n[ \"$word\" = run ]\n",
             gate.display(),
@@ -359,7 +338,7 @@ impl Engine {
         let log = OsString::from(format!("{what}.log"));
         criu.arg(what)
             .arg("--images-dir")
-            .arg(&images.0)
+            .arg(images.dir())
             .arg("--log-file")
             .arg(log);
         criu.arg("-v2").arg("--manage-cgroups=ignore");
@@ -449,81 +428,5 @@ impl Waiting {
     /// Ends it before it has run.
     pub(super) fn end(mut self, group: &Group) {
         self.maker.end(group);
-    }
-}
-
-impl Images {
-    /// Images that are nowhere.
-    #[cfg(test)]
-    pub(super) fn none() -> Self {
-        Self("/nonexistent".into())
-    }
-
-    /// Returns the images in pieces that fit a frame.
-    fn pieces(&self) -> io::Result<Vec<Image>> {
-        let mut pieces = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|kind| kind != "img") {
-                continue;
-            }
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let content = Bytes::from(fs::read(&path)?);
-            let piece = |bytes| Image {
-                name: name.clone(),
-                bytes,
-            };
-            if content.is_empty() {
-                pieces.push(piece(Bytes::new()));
-            }
-            let starts = (0..content.len()).step_by(IMAGE_BYTES_MAX);
-            pieces.extend(
-                starts.map(|at| piece(content.slice(at..content.len().min(at + IMAGE_BYTES_MAX)))),
-            );
-        }
-        Ok(pieces)
-    }
-
-    /// Opens an image to be written on. The name comes from another node.
-    pub(super) fn add(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if !name.ends_with(".img") || name.starts_with('.') || !name.bytes().all(plain) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "no name of an image",
-            ));
-        }
-        let mut options = File::options();
-        let options = options.append(true).create(true).mode(0o600);
-        options.open(self.0.join(name))?.write_all(bytes)
-    }
-
-    /// Returns what the log says of a failure.
-    pub(super) fn why(&self, what: &str) -> io::Error {
-        let log = fs::read(self.0.join(format!("{what}.log"))).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        // That of the descriptors' limit tells nothing: a node's root may lack the right to raise it.
-        let errors = log
-            .lines()
-            .filter(|line| line.contains("Error") && !line.contains("RLIMIT_NOFILE"));
-        let errors = errors.filter_map(|line| line.split_once("): ").map(|(_, why)| why));
-        let errors: Vec<&str> = errors.take(WHY_LINES).collect();
-        io::Error::other(if errors.is_empty() {
-            format!("criu {what} failed")
-        } else {
-            errors.join("; ")
-        })
-    }
-}
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(dir = %self.0.display(), %error, "left images behind");
-        }
     }
 }
