@@ -249,8 +249,13 @@ fn every_node_hears_of_moves() {
         r#"
 job = Job(1, 'python3', '/cluster/counter.py', '/cluster/counted')
 job.pid = job.ask('first')[0]
+glups = ['glups', '-p', job.pid, '-o', 'nmigs,took,pause,sent']
+shown = lambda: subprocess.run(glups, stdout=subprocess.PIPE, text=True).stdout.split()[4:]
+assert shown() == ['0', '-', '-', '-'], shown()
 for node in (2, 3, 1):
     job.go(node)
+moves, took, pause, sent = map(int, shown())
+assert moves == 3 and took >= pause > 0 and sent > 0
 assert job.refuses(9) == 'ENXIO'
 assert job.end() == 42
 print(job.pid)

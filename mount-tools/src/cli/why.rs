@@ -1,6 +1,6 @@
 //! `glu why`: what automatic levelling makes of a process, and what its newest move has cost.
 
-use crate::table::{self, Process};
+use crate::table::{self, Moved, Process};
 use anyhow::{Result, anyhow};
 use clap::Args;
 use gproc::pids::ClusterPid;
@@ -31,49 +31,21 @@ struct Said {
     moved: Option<Moved>,
 }
 
-/// What `moved` of a process says: `1 2 812 90 4096 post-copy`.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Moved {
-    from: u16,
-    to: u16,
-    took_ms: u64,
-    pause_ms: u64,
-    bytes: u64,
-    post_copy: bool,
-}
-
-impl Moved {
-    fn read(moved: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(moved).ok()?;
-        let words: Vec<&str> = text.split_ascii_whitespace().collect();
-        let [from, to, took_ms, pause_ms, bytes, how] = words[..] else {
-            return None;
-        };
-        Some(Self {
-            from: from.parse().ok()?,
-            to: to.parse().ok()?,
-            took_ms: took_ms.parse().ok()?,
-            pause_ms: pause_ms.parse().ok()?,
-            bytes: bytes.parse().ok()?,
-            post_copy: how == "post-copy",
-        })
-    }
-
-    fn show(&self) -> String {
-        let Self {
-            from,
-            to,
-            took_ms,
-            pause_ms,
-            bytes,
-            post_copy,
-        } = self;
-        let how = if *post_copy { ", by post-copy" } else { "" };
-        let mib = bytes.div_ceil(1 << 20);
-        format!(
-            "it has moved from node {from} to node {to} in {took_ms} ms, {pause_ms} ms of which it stood still ({mib} MiB{how})"
-        )
-    }
+/// Says what a move has cost.
+fn show(moved: &Moved) -> String {
+    let Moved {
+        from,
+        to,
+        took_ms,
+        pause_ms,
+        bytes,
+        post_copy,
+    } = moved;
+    let how = if *post_copy { ", by post-copy" } else { "" };
+    let mib = bytes.div_ceil(1 << 20);
+    format!(
+        "it has moved from node {from} to node {to} in {took_ms} ms, {pause_ms} ms of which it stood still ({mib} MiB{how})"
+    )
 }
 
 fn pid(text: &str) -> Result<ClusterPid, String> {
@@ -126,7 +98,7 @@ impl Why {
         } else {
             println!("{}", said.show());
             if let Some(moved) = &said.moved {
-                println!("{}", moved.show());
+                println!("{}", show(&moved));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -161,7 +133,7 @@ mod tests {
         );
         let moved = Moved::read(b"1 2 812 90 4096 post-copy\n").expect("a move");
         assert_eq!(
-            moved.show(),
+            show(&moved),
             "it has moved from node 1 to node 2 in 812 ms, 90 ms of which it stood still (1 MiB, by post-copy)"
         );
         assert_eq!(Moved::read(b""), None);

@@ -1,14 +1,14 @@
 //! What can be shown of a process.
 
 use crate::table::{
-    Process, Stat, command_line, constant, effective_user, number, printable, user_name,
+    Moved, Process, Stat, command_line, constant, effective_user, number, printable, user_name,
 };
 use clap::ValueEnum;
 use nix::unistd::SysconfVar;
 use serde::Serialize;
 
 /// What `-o` understands.
-pub(super) const HELP: &str = "Columns: pid, ppid, pgid, sid, uid, user, stat, node, nmigs, lock, ni, nlwp, vsz, rss, time, comm, args";
+pub(super) const HELP: &str = "Columns: pid, ppid, pgid, sid, uid, user, stat, node, nmigs, took, pause, sent, lock, ni, nlwp, vsz, rss, time, comm, args";
 
 /// Shown by itself.
 pub(super) const SHORT: &[Column] = &[Column::Pid, Column::Node, Column::Time, Column::Cmd];
@@ -37,6 +37,9 @@ pub(super) enum Column {
     Stat,
     Node,
     Nmigs,
+    Took,
+    Pause,
+    Sent,
     Lock,
     #[value(alias = "nice")]
     Ni,
@@ -68,6 +71,8 @@ pub(super) struct Row {
     pub(super) stat: char,
     pub(super) node: u16,
     pub(super) nmigs: u64,
+    /// Its newest move.
+    pub(super) moved: Option<Moved>,
     pub(super) lock: bool,
     pub(super) ni: i32,
     pub(super) nlwp: u32,
@@ -88,6 +93,9 @@ impl Row {
         let args = command_line(&line, &comm);
         let kib = |pages: u64| pages.saturating_mul(constant(SysconfVar::PAGE_SIZE, 4096)) / 1024;
         let lock = process.read("lock").unwrap_or_default();
+        let nmigs = number(&process.read("nmigs").unwrap_or_default()).unwrap_or(0);
+        // Of one that has not moved there is nothing to be asked.
+        let moved = (nmigs > 0).then(|| process.read("moved").unwrap_or_default());
         Some(Self {
             pid: process.pid().number(),
             ppid: stat.parent,
@@ -97,7 +105,8 @@ impl Row {
             user: user_name(uid),
             stat: stat.state,
             node: process.node().ok()?.0,
-            nmigs: number(&process.read("nmigs").unwrap_or_default()).unwrap_or(0),
+            nmigs,
+            moved: moved.and_then(|moved| Moved::read(&moved)),
             lock: number::<u8>(&lock) == Some(1),
             ni: stat.nice,
             nlwp: stat.threads,
@@ -122,6 +131,9 @@ impl Column {
             Self::Stat => "STAT",
             Self::Node => "NODE",
             Self::Nmigs => "NMIGS",
+            Self::Took => "TOOK",
+            Self::Pause => "PAUSE",
+            Self::Sent => "SENT",
             Self::Lock => "LOCK",
             Self::Ni => "NI",
             Self::Nlwp => "NLWP",
@@ -158,6 +170,9 @@ impl Column {
             Self::Stat => row.stat.to_string(),
             Self::Node => row.node.to_string(),
             Self::Nmigs => row.nmigs.to_string(),
+            Self::Took => of_move(row, |moved| moved.took_ms),
+            Self::Pause => of_move(row, |moved| moved.pause_ms),
+            Self::Sent => of_move(row, |moved| moved.bytes.div_ceil(1024)),
             Self::Lock => if row.lock { "L" } else { "-" }.into(),
             Self::Ni => row.ni.to_string(),
             Self::Nlwp => row.nlwp.to_string(),
@@ -171,6 +186,12 @@ impl Column {
             Self::Args | Self::Line => row.args.clone(),
         }
     }
+}
+
+/// Of the newest move: milliseconds, or KiB.
+fn of_move(row: &Row, what: impl Fn(&Moved) -> u64) -> String {
+    let moved = row.moved.as_ref();
+    moved.map_or_else(|| "-".to_owned(), |moved| what(moved).to_string())
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! A process is held by its directory: every file in it is of the process that was looked up, never of a later one
 //! that got the same number.
 
+mod moved;
 mod stat;
 
+pub(crate) use moved::Moved;
 pub(crate) use stat::Stat;
 
 use consistency::NodeId;
