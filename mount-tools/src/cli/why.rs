@@ -98,7 +98,7 @@ impl Why {
         } else {
             println!("{}", said.show());
             if let Some(moved) = &said.moved {
-                println!("{}", show(&moved));
+                println!("{}", show(moved));
             }
         }
         Ok(ExitCode::SUCCESS)
