@@ -111,9 +111,7 @@ impl Engine {
     pub(super) fn dump(&self, group: &Group, pid: i32, kind: Kind) -> io::Result<Vec<Image>> {
         let Kind { private, led } = kind;
         let images = self.images()?;
-        let dump = || {
-            freeze(group, pid)?;
-            tracing::debug!(pid, "frozen");
+        frozen(group, pid, || {
             if private.ipc && has_queues(pid)? {
                 return Err(io::Error::other("it has message queues of POSIX"));
             }
@@ -129,21 +127,14 @@ impl Engine {
             })?;
             tracing::debug!(pid, "images are made");
             images.pieces()
-        };
-        let dumped = dump();
-        if dumped.is_err() {
-            group.freeze(false)?;
-        }
-        dumped
+        })
     }
 
     /// As [`Self::dump`], but most pages are not among the images: they are served as long as the job is frozen. It has
     /// neither a terminal nor anything to itself.
     pub(super) fn dump_partly(&self, group: &Group, pid: i32) -> io::Result<(Vec<Image>, Served)> {
         let images = self.images()?;
-        let dump = || {
-            freeze(group, pid)?;
-            tracing::debug!(pid, "frozen");
+        frozen(group, pid, || {
             let criu = self.dumping(group, pid, false, None, &images)?;
             let members = members(group.dir().ok_or(io::ErrorKind::Unsupported)?, pid)?;
             let served = lent(group, || Served::begin(criu, images, members, WITHIN))?;
@@ -151,12 +142,7 @@ impl Engine {
             group.freeze(true)?;
             tracing::debug!(pid, "images are made but for pages");
             Ok((served.images().pieces()?, served))
-        };
-        let dumped = dump();
-        if dumped.is_err() {
-            group.freeze(false)?;
-        }
-        dumped
+        })
     }
 
     /// Returns the command that makes images of a frozen job.
@@ -347,6 +333,18 @@ impl Engine {
             .stderr(Stdio::null());
         criu
     }
+}
+
+/// Does something with a job that is frozen, and stays so unless that fails.
+fn frozen<T>(group: &Group, pid: i32, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let done = freeze(group, pid).and_then(|()| {
+        tracing::debug!(pid, "frozen");
+        work()
+    });
+    if done.is_err() {
+        group.freeze(false)?;
+    }
+    done
 }
 
 /// Does something with a job for which that is lent memory.

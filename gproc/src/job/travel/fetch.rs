@@ -10,13 +10,13 @@ use super::super::sys;
 use super::FrameSender;
 use super::engine::{Engine, Helper, Images, Start};
 use super::link::FromHome;
-use super::pages::is_ready;
+use super::pages::{Begun, begin, is_ready};
 use super::wire::{FromGuest, IMAGE_BYTES_MAX, ToGuest};
 use bytes::{Bytes, BytesMut};
 use std::fs;
 use std::future::Future;
 use std::io::{self, PipeWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::pin::pin;
@@ -184,21 +184,14 @@ pub(super) async fn finished(fetch: &mut Option<Fetch>) -> Result<(), String> {
 
 /// Starts CRIU; returns when a copy can be made that it gets pages for.
 fn start(engine: &Engine, images: &Images) -> io::Result<(Helper, StdStream)> {
-    let (ours, theirs) = StdStream::pair()?;
-    let (mut ready, tell) = io::pipe()?;
-    let mut criu = engine.fetching(images);
-    criu.arg("--ps-socket").arg(theirs.as_raw_fd().to_string());
-    criu.arg("--status-fd").arg(tell.as_raw_fd().to_string());
-    let how = Start {
-        kept: &[theirs.as_fd(), tell.as_fd()],
-        outlives: true,
-        ..Start::default()
-    };
-    let mut criu = Helper::start(&criu, how)?;
-    drop((theirs, tell));
+    let Begun {
+        mut criu,
+        socket,
+        mut ready,
+    } = begin(engine.fetching(images))?;
     let begun = is_ready(&mut ready, BEGUN_WITHIN);
     if begun.as_ref().is_ok_and(|begun| *begun) {
-        return Ok((criu, ours));
+        return Ok((criu, socket));
     }
     criu.end();
     begun.and_then(|_| Err(images.why("lazy-pages")))

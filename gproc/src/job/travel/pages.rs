@@ -92,24 +92,19 @@ impl Served {
         members: BTreeSet<i32>,
         within: Duration,
     ) -> io::Result<Self> {
-        let (socket, theirs) = UnixStream::pair()?;
-        let (mut ready, tell) = io::pipe()?;
         criu.arg("--lazy-pages");
-        criu.arg("--ps-socket").arg(theirs.as_raw_fd().to_string());
-        criu.arg("--status-fd").arg(tell.as_raw_fd().to_string());
-        let how = Start {
-            kept: &[theirs.as_fd(), tell.as_fd()],
-            outlives: true,
-            ..Start::default()
-        };
+        let Begun {
+            criu,
+            socket,
+            mut ready,
+        } = begin(criu)?;
         let served = Self {
-            criu: Helper::start(&criu, how)?,
+            criu,
             socket: Some(socket),
             images,
             members,
             begun: BytesMut::new(),
         };
-        drop((theirs, tell));
         if !is_ready(&mut ready, within)? {
             return Err(served.images.why("dump"));
         }
@@ -182,6 +177,33 @@ pub(super) async fn answer(served: Arc<Mutex<Served>>, asked: Bytes) -> io::Resu
         served.answer(&asked)
     })
     .await
+}
+
+/// A CRIU that begins to give pages, or to get them.
+pub(super) struct Begun {
+    pub(super) criu: Helper,
+    /// What it says and hears of pages.
+    pub(super) socket: UnixStream,
+    /// What [`is_ready`] waits for.
+    pub(super) ready: io::PipeReader,
+}
+
+/// Starts a CRIU that gives pages, or gets them.
+pub(super) fn begin(mut criu: Command) -> io::Result<Begun> {
+    let (socket, theirs) = UnixStream::pair()?;
+    let (ready, tell) = io::pipe()?;
+    criu.arg("--ps-socket").arg(theirs.as_raw_fd().to_string());
+    criu.arg("--status-fd").arg(tell.as_raw_fd().to_string());
+    let how = Start {
+        kept: &[theirs.as_fd(), tell.as_fd()],
+        outlives: true,
+        ..Start::default()
+    };
+    Ok(Begun {
+        criu: Helper::start(&criu, how)?,
+        socket,
+        ready,
+    })
 }
 
 /// Waits until CRIU says by its `--status-fd` that it is ready; `false`: it has ended.
