@@ -28,7 +28,8 @@ class Job:
             # A file object would write what was refused once more when it is closed.
             os.write(goto, f'{node}{how}\n'.encode())
         except OSError as error:
-            error.strerror += f' (cantmove: {self.file("cantmove")})'
+            if error.errno == errno.ENOTSUP:
+                error.strerror += f' (cantmove: {self.file("cantmove")})'
             raise
         finally:
             os.close(goto)
