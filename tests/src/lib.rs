@@ -34,7 +34,7 @@ pub use s3::{S3_CREDENTIALS, S3Server};
 pub use sources::sources;
 pub use sshd::Sshd;
 pub use stopped::Stopped;
-pub use terminal::Terminal;
+pub use terminal::{SHELL, Terminal};
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;

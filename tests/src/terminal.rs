@@ -11,6 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// A shell for a terminal, of which what it shows can be compared.
+pub const SHELL: [&str; 7] = [
+    "env",
+    "LC_ALL=C",
+    "bash",
+    "--noprofile",
+    "--norc",
+    "--noediting",
+    "-i",
+];
+
 /// How long nothing may come until a screen counts as painted.
 const QUIET: Duration = Duration::from_millis(700);
 

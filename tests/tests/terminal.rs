@@ -1,7 +1,7 @@
 //! Jobs at a terminal: each script is typed at a shell that runs its programs itself and at one that runs them on
 //! another node, and must show the same.
 
-use tests::{Cluster, DEADLINE, Terminal, wait_until};
+use tests::{Cluster, DEADLINE, SHELL, Terminal, wait_until};
 
 /// A shell whose `r` runs programs in one of these ways.
 const WAYS: [&str; 2] = ["exec", "exec glurun -w 2"];
@@ -17,15 +17,7 @@ fn shells(cluster: &Cluster) -> Vec<Terminal> {
         let script = format!("#!/bin/sh\n{way} \"$@\"\n");
         let write = format!("printf %s '{script}' > {dir}/r; chmod +x {dir}/r");
         cluster.sh(1, &write).ok();
-        let mut shell = cluster.node(1).terminal(&[
-            "env",
-            "LC_ALL=C",
-            "bash",
-            "--noprofile",
-            "--norc",
-            "--noediting",
-            "-i",
-        ]);
+        let mut shell = cluster.node(1).terminal(&SHELL);
         shell.send(&format!("cd {dir}; PS1='<''>'; export PATH=$PATH:{dir}\n"));
         shell.expect(PROMPT);
         shell

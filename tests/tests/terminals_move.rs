@@ -1,9 +1,14 @@
 //! Jobs with a terminal that move between real nodes: their user sees nothing of it.
 
-use tests::{Cluster, DEADLINE, Terminal, moves, wait_until};
+use tests::{Cluster, DEADLINE, SHELL, Terminal, moves, wait_until};
 
 /// Moves a job away and back to where it was started, by way of a third node, or the other way round.
 const WAY: [u32; 4] = [2, 3, 1, 3];
+
+fn go(cluster: &Cluster, pid: &str, node: u32) {
+    let moved = cluster.sh(1, &format!("migrate {pid} {node}"));
+    assert_eq!(moved.code(), Some(0), "{moved}");
+}
 
 struct AtTerminal<'a> {
     cluster: &'a Cluster,
@@ -28,8 +33,7 @@ impl<'a> AtTerminal<'a> {
     }
 
     fn go(&self, node: u32) {
-        let moved = self.cluster.sh(1, &format!("migrate {} {node}", self.pid));
-        assert_eq!(moved.code(), Some(0), "{moved}");
+        go(self.cluster, &self.pid, node);
         let at = self
             .cluster
             .sh(1, &format!("cat /cluster/proc/{}/where", self.pid));
@@ -160,21 +164,9 @@ fn an_editor_is_in_the_middle_of_its_work() {
 #[test]
 fn the_owner_s_shell_sees_nothing_of_it() {
     let cluster = moves::cluster_that_moves(3);
-    let mut shell = cluster.node(1).terminal(&[
-        "env",
-        "LC_ALL=C",
-        "bash",
-        "--noprofile",
-        "--norc",
-        "--noediting",
-        "-i",
-    ]);
+    let mut shell = cluster.node(1).terminal(&SHELL);
     shell.send("cd /; PS1='<''>'\n");
     shell.expect("<>");
-    let go = |pid: &str, node: u32| {
-        let moved = cluster.sh(1, &format!("migrate {pid} {node}"));
-        assert_eq!(moved.code(), Some(0), "{moved}");
-    };
     let pid_of = |shell: &mut Terminal| {
         shell.expect("pid ");
         let shown = shell.expect(" runs\r\n");
@@ -184,12 +176,12 @@ fn the_owner_s_shell_sees_nothing_of_it() {
         let script = "echo p\"\"id $$ runs; read -r x; echo got $x; exit 7";
         shell.send(&format!("glurun -w {started} bash -c '{script}'\n"));
         let pid = pid_of(&mut shell);
-        go(&pid, 3);
+        go(&cluster, &pid, 3);
         shell.send("\x1a");
         shell.expect("<>");
         shell.send("fg\n");
         shell.expect("glurun");
-        go(&pid, if started == 1 { 2 } else { 1 });
+        go(&cluster, &pid, if started == 1 { 2 } else { 1 });
         // The second line is the shell's.
         shell.send("line\n");
         shell.expect("got line\r\n");
@@ -203,7 +195,7 @@ fn the_owner_s_shell_sees_nothing_of_it() {
         shell.send(&format!("glurun -w {started} bash -c '{script}'\n"));
         let pid = pid_of(&mut shell);
         shell.send("echo ah");
-        go(&pid, 3);
+        go(&cluster, &pid, 3);
         shell.send("ead\n");
         cluster.sh(1, &format!("glukill -USR1 {pid}")).ok();
         shell.expect("<>");
