@@ -59,12 +59,19 @@ for package in "$work"/archives/*.deb; do
 done
 
 # A program that runs with its own libraries, whatever the system has. It is looked for once: each move starts it twice.
+# Packages put them below /lib or /usr/lib; which of the two changes within a suite.
 root=$into/root
-loader=$(ls "$root"/lib64/ld-linux-* "$root"/usr/lib64/ld-linux-* "$root"/usr/lib/ld-linux-* 2>/dev/null | head -n1 || true)
-libraries=$(ls -d "$root"/lib/*-linux-gnu "$root"/usr/lib/*-linux-gnu 2>/dev/null | paste -sd:)
+shopt -s nullglob
+loaders=("$root"{,/usr}/lib64/ld-linux-* "$root"{,/usr}/lib/ld-linux-*)
+libraries=("$root"{,/usr}/lib/*-linux-gnu)
+shopt -u nullglob
+if ((${#loaders[@]} == 0 || ${#libraries[@]} == 0)); then
+    echo "criu: the packages of Debian $suite hold no C library where it is expected, below lib or usr/lib" >&2
+    exit 1
+fi
 cat >"$into/criu.new" <<SCRIPT
 #!/bin/sh
-exec "$loader" --library-path "$libraries" "$root/usr/sbin/criu" "\$@"
+exec "${loaders[0]}" --library-path "$(IFS=: && echo "${libraries[*]}")" "$root/usr/sbin/criu" "\$@"
 SCRIPT
 chmod +x "$into/criu.new"
 mv "$into/criu.new" "$into/criu"
