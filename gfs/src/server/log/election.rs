@@ -15,6 +15,8 @@
 //! | alone, and does not lead | - | stands |
 //! | hears a leader that it does not know among the voters | follows another, or leads | does not answer |
 //! | hears a leader that it does not know among the voters | has heard no other within its lease | follows it |
+//! | is asked by one that it does not know among the voters | has heard a leader within its lease, or leads | refuses |
+//! | is asked by one that it does not know among the voters | else | answers as anybody: the voters may have changed without it |
 //!
 //! That there is one leader at a time is raft's business. That none can be made while the old one counts on a majority's
 //! word is the business of the last rows: who has told a leader that it follows votes for nobody, itself included, for the

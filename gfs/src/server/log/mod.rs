@@ -110,6 +110,9 @@ const INSTALL_DEADLINE: Duration = Duration::from_secs(30);
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// Entries that stay in the log behind a snapshot, for followers that are a little late.
 const KEEP_ENTRIES: u64 = 1_000;
+/// Entries that a new voter may lack when it begins to count. More would leave it without a say for a while, and the others,
+/// if one of them is lost just then, without a majority.
+const LAG_MAX: u64 = 64;
 
 /// How a log is set up.
 #[derive(Clone, Debug)]
@@ -609,8 +612,8 @@ fn raft_config(config: &LogConfig) -> Result<Config, OpenError> {
         install_snapshot_timeout: millis(INSTALL_DEADLINE),
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
-        // A follower further behind than this gets a snapshot; one must be there.
-        replication_lag_threshold: config.snapshot_every.saturating_mul(2),
+        // How far behind a new voter may be, in entries, when it begins to count.
+        replication_lag_threshold: LAG_MAX,
         max_in_snapshot_log_to_keep: config.snapshot_every.min(KEEP_ENTRIES),
         ..Config::default()
     };

@@ -140,7 +140,7 @@ pub(super) struct RaftService {
 impl Service for RaftService {
     async fn call(&self, from: NodeId, body: Bytes) -> Option<Bytes> {
         let request = wire::decode(&body).ok()?;
-        if !self.is_member(from) && !self.may_be_led_by(from, &request) {
+        if !self.is_member(from) && !self.may_be_heard(from, &request) {
             return Some(self.refuse(&request));
         }
         // Nobody speaks for another: a vote or a reign is claimed by the node it belongs to.
@@ -223,18 +223,21 @@ impl RaftService {
     }
 
     /// The voters may have changed without this node: it was none, or was away. So a stranger that leads is heard by a
-    /// node that follows nobody else, which is how a node becomes a voter that knew nothing of it before.
-    fn may_be_led_by(&self, from: NodeId, request: &Request) -> bool {
-        if !matches!(request, Request::Append(_) | Request::Snapshot(_)) {
-            return false;
-        }
+    /// node that follows nobody else, which is how a node becomes a voter that knew nothing of it before; and one that wants
+    /// to lead gets its vote, without which there may be no majority (Ongaro 2014, 4.1).
+    fn may_be_heard(&self, from: NodeId, request: &Request) -> bool {
         let metrics = self.raft.server_metrics();
         let (leads, vote) = {
             let metrics = metrics.borrow();
             (metrics.state == ServerState::Leader, metrics.vote)
         };
-        let followed = vote.leader_id.node_id == from.0 && vote.is_committed();
-        !leads && (followed || self.heard.age() >= self.lease)
+        let free = !leads && self.heard.age() >= self.lease;
+        let followed = !leads && vote.leader_id.node_id == from.0 && vote.is_committed();
+        match request {
+            Request::Append(_) | Request::Snapshot(_) => free || followed,
+            Request::Vote(_) | Request::WouldVote(_) => free,
+            Request::Follow(_) => false,
+        }
     }
 
     fn is_member(&self, from: NodeId) -> bool {

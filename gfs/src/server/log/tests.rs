@@ -616,6 +616,39 @@ async fn one_voter_grows_to_three_and_a_lost_one_is_replaced() {
     }
 }
 
+/// It was away while the voters changed twice, and is one of the two of the new three that are left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_was_away_votes_for_one_that_it_does_not_know() {
+    let mut nodes = Three::start(LogConfig::SNAPSHOT_EVERY).await;
+    let first = nodes.leader(None).await;
+    let (other, away) = ((first + 1) % 3, (first + 2) % 3);
+    push(&nodes.logs[first], 1).await.expect("it leads");
+    nodes
+        .dirs
+        .push(tempfile::tempdir().expect("a temporary directory"));
+    let four = nodes.open(3).await;
+    nodes.net.cut(id(away));
+    for three in [[first, other, 3], [first, away, 3]] {
+        let voters = three.map(id).into();
+        let changed = nodes.logs[first].set_voters(&voters).await;
+        changed.expect("the set changes");
+    }
+    push(&nodes.logs[first], 2).await.expect("it leads");
+    wait("the fourth has all", || values(&four) == [1, 2]).await;
+
+    nodes.logs[first].shutdown().await;
+    nodes.net.cut(id(first));
+    nodes.net.heal(id(away));
+    wait("the fourth leads", || four.leadership().borrow().ready).await;
+    push(&four, 3).await.expect("a majority is left");
+    wait("the one that was away has all", || {
+        values(&nodes.logs[away]) == [1, 2, 3]
+    })
+    .await;
+    four.shutdown().await;
+    nodes.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_voter_that_was_away_for_long_gets_a_snapshot() {
     let mut three = Three::start(30).await;
