@@ -45,20 +45,26 @@ class Job:
         return self.owner.wait()
 "#;
 
-/// Counts lines into a file of the cluster and answers each.
+/// Counts lines into a file of the cluster and answers each, with so many MiB of memory that must stay as they are.
 const COUNTER: &str = r#"
 import os, sys
+mib = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+ballast = [os.urandom(1 << 20) for _ in range(mib)]
+sums = [hash(mib) for mib in ballast]
 out = open(sys.argv[1], 'a')
 count = 0
 for line in sys.stdin:
     count += 1
     print(count, file=out, flush=True)
+    # Not by what was remembered of the hash.
+    assert [hash(bytes(bytearray(mib))) for mib in ballast] == sums
     print(os.getpid(), count, line.strip(), flush=True)
 sys.exit(42)
 "#;
 
 /// Makes a cluster whose jobs can move, with a program `/cluster/counter.py`: it counts the lines that it reads, into the file
-/// that it is told, answers each with its pid, the count and the line, and ends with status 42.
+/// that it is told, answers each with its pid, the count and the line, and ends with status 42. It has so many MiB of memory as it
+/// is told after the file.
 ///
 /// # Panics
 /// It does not come up.

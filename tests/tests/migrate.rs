@@ -283,8 +283,8 @@ print(job.pid)
                 .unwrap_or_default()
                 .split(' ')
                 .collect();
-            let [took, "ms", "pause", pause, "ms", bytes, "bytes"] = cost[..] else {
-                unreachable!("{line} is not {begin}... ms pause ... ms ... bytes");
+            let [took, "ms", "pause", pause, "ms", bytes, "bytes", "whole"] = cost[..] else {
+                unreachable!("{line} is not {begin}... ms pause ... ms ... bytes whole");
             };
             let number = |text: &str| text.parse::<u64>().expect("a number");
             assert!(

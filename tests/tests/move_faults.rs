@@ -57,7 +57,7 @@ deadline = time.monotonic() + 30
 for node in (SOURCE, TARGET):
     while not warmed_up(node):
         assert time.monotonic() < deadline, f'nothing moves from HOME to {node}'
-job = Job(HOME, 'python3', '/cluster/counter.py', '/cluster/counted-ROUND')
+job = Job(HOME, 'python3', '/cluster/counter.py', '/cluster/counted-ROUND', 'MIB')
 job.pid, *_ = job.ask('1')
 if SOURCE != HOME:
     job.go(SOURCE)
@@ -97,6 +97,8 @@ struct Rounds {
     cluster: Cluster,
     /// What is said of how to move: nothing, or that it may be by post-copy.
     how: &'static str,
+    /// Of memory that the job has; pages of a larger one go ahead of it.
+    mib: u32,
     done: u32,
 }
 
@@ -105,6 +107,7 @@ impl Rounds {
         Self {
             cluster: moves::cluster_that_moves(4),
             how: "",
+            mib: 0,
             done: 0,
         }
     }
@@ -126,7 +129,8 @@ impl Rounds {
             .replace("HOME", &roles.home.to_string())
             .replace("SOURCE", &roles.source.to_string())
             .replace("TARGET", &roles.target.to_string())
-            .replace("HOW", &format!("{:?}", self.how));
+            .replace("HOW", &format!("{:?}", self.how))
+            .replace("MIB", &self.mib.to_string());
         let run = moves::driver(&self.cluster, &script);
         let running = self.cluster.spawn(1, &run);
         wait_until("the job", LONG, || dir.join("ready").exists());
@@ -153,8 +157,10 @@ impl Rounds {
         fs::write(dir.join("checked"), "").expect("written");
         let why = running.wait(LONG).ok();
         wait_until("the end of all copies", DEADLINE, || self.copies() == 0);
-        let how = self.how;
-        println!("{roles:?}{how}, node {victim} died: {outcome:?}; who asked was told {why}");
+        let (how, mib) = (self.how, self.mib);
+        println!(
+            "{roles:?}{how} of {mib} MiB, node {victim} died: {outcome:?}; who asked was told {why}"
+        );
         (outcome, why)
     }
 
@@ -236,6 +242,19 @@ const PLACES_OF_PAGES: [(&str, &[Outcome]); 12] = [
     ("target: after it tells of all pages", &[Lost]),
 ];
 
+/// The same of a move with pages that go ahead.
+const PLACES_AHEAD: [(&str, &[Outcome]); 9] = [
+    ("home: before pages go ahead", &[Lost]),
+    ("home: before the freeze", &[Lost]),
+    ("home: before the answer", &[Lost]),
+    ("source: before pages go ahead", &[Lost]),
+    ("source: after it tells that pages have gone ahead", &[Lost]),
+    ("source: before the freeze", &[Lost]),
+    ("target: when pages come ahead", &[Stayed]),
+    ("target: before the copy is made", &[Stayed]),
+    ("target: after the copy runs", &[Lost]),
+];
+
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().expect("a number"))
@@ -249,17 +268,22 @@ fn dice() -> Dice {
 
 #[test]
 fn a_daemon_dies_at_each_step_of_a_move() {
-    die_at("", &PLACES);
+    die_at("", 0, &PLACES);
 }
 
 #[test]
 fn a_daemon_dies_at_each_step_of_a_move_by_post_copy() {
-    die_at(" post-copy", &PLACES_OF_PAGES);
+    die_at(" post-copy", 0, &PLACES_OF_PAGES);
+}
+
+#[test]
+fn a_daemon_dies_at_each_step_of_a_move_with_pages_that_go_ahead() {
+    die_at("", 24, &PLACES_AHEAD);
 }
 
 /// A few of the places; with `ROUNDS` more than there are, all.
 #[track_caller]
-fn die_at(how: &'static str, places: &[(&'static str, &'static [Outcome])]) {
+fn die_at(how: &'static str, mib: u32, places: &[(&'static str, &'static [Outcome])]) {
     let (home, source, target) = (2, 3, 4);
     let mut dice = dice();
     let from_home = places.iter().filter(|(place, _)| place.starts_with("home"));
@@ -271,7 +295,7 @@ fn die_at(how: &'static str, places: &[(&'static str, &'static [Outcome])]) {
         all.swap_remove(dice.below(all.len()));
     }
     let mut world = Rounds::new();
-    world.how = how;
+    (world.how, world.mib) = (how, mib);
     for (source, place, may) in all {
         let roles = Roles {
             home,
@@ -305,6 +329,7 @@ fn a_node_dies_at_a_random_point_of_a_move() {
             target,
         };
         world.how = ["", " post-copy"][dice.below(2_usize)];
+        world.mib = [0, 24][dice.below(2_usize)];
         let leader = world.cluster.leader(None);
         let victims: Vec<u32> = [source, target, home, leader]
             .into_iter()

@@ -47,9 +47,9 @@ for node in (2, 3, 1, 2):
     moved = job.file('moved')
     print(moved)
     assert moved[1] == str(node) and moved[5] == 'post-copy' and int(moved[4]) > 48 << 20, moved
-# And whole, with what came in parts.
+# And by the other way, with what came in parts.
 job.go(3)
-assert job.file('moved')[5] == 'whole', job.file('moved')
+assert job.file('moved')[5] == 'pre-copy', job.file('moved')
 assert job.ask('check') == [job.pid, 'True', 'True', '0']
 assert job.end() == 0
 

@@ -152,6 +152,12 @@ impl FrameSender {
             .await
     }
 
+    /// As [`Self::send`], on a thread that may wait.
+    pub(super) fn send_blocking<T: serde::Serialize>(&self, message: &T) -> bool {
+        let frame = super::protocol::frame(message).into();
+        self.0.blocking_send(frame).is_ok()
+    }
+
     /// Queues a frame that has its header already.
     pub(super) async fn send_whole(&self, frame: Bytes) -> bool {
         self.0.send(frame).await.is_ok()

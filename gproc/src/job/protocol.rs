@@ -308,10 +308,33 @@ pub struct Moved {
 pub struct Cost {
     /// For how long nothing of it ran, in milliseconds.
     pub pause_ms: u32,
-    /// Of its images, and of pages that came after them.
+    /// Of its images, and of pages that went before or came after them.
     pub bytes: u64,
-    /// It ran before all of them were there.
-    pub post_copy: bool,
+    /// How its memory went.
+    pub memory: Went,
+}
+
+/// How the memory of a job went that has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Went {
+    /// With its images, while it stood still.
+    #[default]
+    Whole,
+    /// It ran before all of it was there.
+    PostCopy,
+    /// Most went while it ran.
+    PreCopy,
+}
+
+impl Went {
+    /// Returns what it is called.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::PostCopy => "post-copy",
+            Self::PreCopy => "pre-copy",
+        }
+    }
 }
 
 impl Asked {

@@ -389,8 +389,10 @@ fn last_move((moved, cost): (Moved, Cost)) -> Bytes {
         from, to, took_ms, ..
     } = moved;
     let Cost {
-        pause_ms, bytes, ..
+        pause_ms,
+        bytes,
+        memory,
     } = cost;
-    let how = if cost.post_copy { "post-copy" } else { "whole" };
+    let how = memory.word();
     format!("{from} {to} {took_ms} {pause_ms} {bytes} {how}\n").into()
 }

@@ -39,12 +39,11 @@ fn show(moved: &Moved) -> String {
         took_ms,
         pause_ms,
         bytes,
-        post_copy,
+        memory,
     } = moved;
-    let how = if *post_copy { ", by post-copy" } else { "" };
     let mib = bytes.div_ceil(1 << 20);
     format!(
-        "it has moved from node {from} to node {to} in {took_ms} ms, {pause_ms} ms of which it stood still ({mib} MiB{how})"
+        "it has moved from node {from} to node {to} in {took_ms} ms, {pause_ms} ms of which it stood still ({mib} MiB, {memory})"
     )
 }
 
@@ -134,7 +133,7 @@ mod tests {
         let moved = Moved::read(b"1 2 812 90 4096 post-copy\n").expect("a move");
         assert_eq!(
             show(&moved),
-            "it has moved from node 1 to node 2 in 812 ms, 90 ms of which it stood still (1 MiB, by post-copy)"
+            "it has moved from node 1 to node 2 in 812 ms, 90 ms of which it stood still (1 MiB, post-copy)"
         );
         assert_eq!(Moved::read(b""), None);
         for odd in [

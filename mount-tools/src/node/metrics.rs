@@ -114,6 +114,11 @@ pub(super) fn show(counted: &Counted) -> String {
             moves.post_copies,
         ),
         (
+            "moves_pre_copy_total",
+            "Those of them before which most of the job's memory went.",
+            moves.pre_copies,
+        ),
+        (
             "moves_pause_milliseconds_total",
             "For how long jobs stood still for them.",
             moves.pause_ms,

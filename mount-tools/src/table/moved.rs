@@ -10,7 +10,8 @@ pub(crate) struct Moved {
     pub(crate) took_ms: u64,
     pub(crate) pause_ms: u64,
     pub(crate) bytes: u64,
-    pub(crate) post_copy: bool,
+    /// How its memory went: whole, pre-copy or post-copy.
+    pub(crate) memory: String,
 }
 
 impl Moved {
@@ -26,7 +27,7 @@ impl Moved {
             took_ms: took_ms.parse().ok()?,
             pause_ms: pause_ms.parse().ok()?,
             bytes: bytes.parse().ok()?,
-            post_copy: how == "post-copy",
+            memory: how.to_owned(),
         })
     }
 }

@@ -444,7 +444,8 @@ for line in sys.stdin:
     assert said == ['True', '-9', 'True'], said
     assert job.file('cantmove') == [], job.file('cantmove')
     for node in tour(job):
-        assert job.ask(f'on {node}') == [job.pid, 'True', '-9', 'True'], node
+        said = job.ask(f'on {node}')
+        assert said == [job.pid, 'True', '-9', 'True'], (node, said)
     assert job.end() == 0
     told = job.owner.stdout.read()
     assert '4 processes of the job ended, which used more than 64 MiB (--mem)' in told, told

@@ -273,12 +273,14 @@ fn golden_bytes_of_moves() {
     let cost = Cost {
         pause_ms: 4,
         bytes: 5,
-        post_copy: true,
+        memory: Went::PostCopy,
     };
     check(
         &ask(Asked::HeardOf(moved, cost)),
         &[11, 0, 0, 0, 11, 18, 12, 3, 2, 1, 3, 9, 4, 5, 1],
     );
+    let memory = [Went::Whole, Went::PostCopy, Went::PreCopy];
+    assert_eq!(memory.map(|went| went as u8), [0, 1, 2]);
     check(&ask(Asked::LastMove), &[3, 0, 0, 0, 11, 18, 13]);
     let last = FromJob::Told(Told::LastMove(Some((moved, cost))));
     check(&last, &[11, 0, 0, 0, 10, 8, 1, 3, 2, 1, 3, 9, 4, 5, 1]);

@@ -4,6 +4,7 @@
 //! The original, or a copy that was at home since, stays on the process table after it has been ended ([`Remains`]): so
 //! its pid is nobody else's until the job is over.
 
+mod ahead;
 mod hear;
 mod original;
 mod partly;
@@ -12,10 +13,11 @@ mod restart;
 use super::super::frame::FrameSender;
 use super::super::limits::Limits;
 use super::super::private::Private;
-use super::super::protocol::{Cost, Credentials, End, INPUT_WINDOW, ToJob};
+use super::super::protocol::{Cost, Credentials, End, INPUT_WINDOW, ToJob, Went};
 use super::super::spawn::GroupSlot;
 use super::super::sys;
 use super::super::terminal::WindowSize;
+use super::dump::Memory;
 use super::link::{Link, next_of};
 use super::owner::{Input, Outlet, write_some};
 use super::places::reached;
@@ -25,6 +27,7 @@ use super::terminal::AtHome;
 use super::told::Meter;
 use super::wire::{Arrival, Carried, Image, InputAt, Pipe, ToGuest};
 use super::{How, Order, Seat, Status, Travel};
+use ahead::Ahead;
 use bytes::Bytes;
 use consistency::NodeId;
 use futures::StreamExt;
@@ -83,6 +86,8 @@ pub(super) struct Deputy {
     images: Vec<Image>,
     /// Of a move by post-copy.
     partly: Partly,
+    /// Of a move with pages that go ahead.
+    ahead: Ahead,
     pipes: Vec<Pipe>,
     /// How the job's terminal was when it was last told.
     terminal: Option<Carried>,
@@ -133,6 +138,7 @@ impl Deputy {
             meter: Meter::default(),
             images: Vec::new(),
             partly: Partly::default(),
+            ahead: Ahead::default(),
             pipes: Vec::new(),
             terminal: None,
             input_file: None,
@@ -170,6 +176,10 @@ impl Deputy {
                     None => return,
                 },
                 Some(done) = self.waits.next() => self.done(done).await,
+                gone = self.ahead.copied() => {
+                    self.ahead.has_copied(gone);
+                    self.on(Event::Copied).await;
+                }
                 heard = next_of(&mut self.source) => self.hear_source(heard).await,
                 heard = next_of(&mut self.target) => self.hear_target(heard).await,
                 heard = next_of(&mut self.partly.old) => self.hear_old(heard).await,
@@ -210,13 +220,20 @@ impl Deputy {
         let plain = self.original.terminal.is_none() && self.private == Private::default();
         let can = plain && self.travel.knows_pages(to);
         self.partly.wanted = how == How::PostCopy && can;
-        self.on(Event::Asked(to)).await;
+        let ahead = how == How::Whole && can && self.source.as_ref().is_none_or(Link::knows_pages);
+        self.ahead.begin(ahead);
+        let asked = match ahead {
+            true => Event::AskedAhead(to),
+            false => Event::Asked(to),
+        };
+        self.on(asked).await;
     }
 
     async fn on(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             self.partly.hears_of(&event);
+            self.ahead.hears_of(&event);
             self.meter.note(self.original.pid, &event);
             if event == Event::Running {
                 self.meter.runs();
@@ -250,6 +267,13 @@ impl Deputy {
 
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
+            Action::CopyAhead(to) => {
+                reached("home: before pages go ahead");
+                if let Err(why) = self.copy_ahead(to).await {
+                    return Some(Event::TargetGone(why));
+                }
+            }
+            Action::CopyNoMore => self.copy_no_more().await,
             Action::Freeze => {
                 reached("home: before the freeze");
                 self.images.clear();
@@ -257,14 +281,22 @@ impl Deputy {
                 self.meter.stands_still();
                 match &self.source {
                     Some(link) => {
-                        let freeze = match self.partly.wanted && link.knows_pages() {
-                            true => ToGuest::FreezePartly,
-                            false => ToGuest::Freeze,
+                        let freeze = match (self.ahead.wanted, self.partly.wanted) {
+                            (true, _) => ToGuest::FreezeAhead,
+                            (_, true) if link.knows_pages() => ToGuest::FreezePartly,
+                            _ => ToGuest::Freeze,
                         };
                         link.sender.send(&freeze).await;
                         return None;
                     }
-                    None => return Some(self.dump_original(self.partly.wanted).await),
+                    None => {
+                        let memory = match self.has_gone_ahead() {
+                            Some((gone, send)) => Memory::Ahead(gone, send),
+                            None if self.partly.wanted => Memory::AtSource,
+                            None => Memory::Here,
+                        };
+                        return Some(self.dump_original(memory).await);
+                    }
                 }
             }
             Action::Offer(to) => {
@@ -397,18 +429,28 @@ impl Deputy {
         }
     }
 
-    /// Connects to a target and sends it all.
-    async fn offer(&mut self, to: NodeId) -> Result<(), String> {
-        if to == self.travel.node {
-            // Its pid is to be free.
-            self.bury().await;
-        }
+    /// Connects to a target.
+    async fn connect(&mut self, to: NodeId) -> Result<Link, String> {
         let arrival = Box::new(Arrival {
             pid: self.original.pid,
             pipes: self.pipes.clone(),
         });
         let transport = self.travel.transport().map_err(|error| error.to_string())?;
-        let mut link = Link::open(&**transport, to).await?;
+        let link = Link::open(&**transport, to).await?;
+        link.sender.send(&ToJob::Receive(arrival)).await;
+        Ok(link)
+    }
+
+    /// Sends it all to a target.
+    async fn offer(&mut self, to: NodeId) -> Result<(), String> {
+        if to == self.travel.node {
+            // Its pid is to be free.
+            self.bury().await;
+        }
+        let mut link = match self.ahead.wanted {
+            true => self.target.take().ok_or_else(|| self.ahead.why_gone())?,
+            false => self.connect(to).await?,
+        };
         let private = self.private != Private::default();
         let limited = self.limits != Limits::default();
         if private && !link.knows_private()
@@ -417,8 +459,15 @@ impl Deputy {
         {
             return Err(format!("the Glu of node {to} is older"));
         }
-        link.sender.send(&ToJob::Receive(arrival)).await;
-        self.meter.sends(self.partly.is_so, &self.images);
+        let (went, made) = match (self.ahead.is_so, self.partly.is_so) {
+            (true, _) => (Went::PreCopy, ToGuest::MadeAhead),
+            (_, true) => (Went::PostCopy, ToGuest::MadePartly),
+            _ => (Went::Whole, ToGuest::Made),
+        };
+        self.meter.sends(went, &self.images, self.ahead.bytes);
+        if self.ahead.wanted {
+            link.sender.send(&ToGuest::Pipes(self.pipes.clone())).await;
+        }
         if link.knows_users() {
             link.sender.send(&ToGuest::For(self.user.clone())).await;
         }
@@ -446,10 +495,6 @@ impl Deputy {
                 break;
             }
         }
-        let made = match self.partly.is_so {
-            true => ToGuest::MadePartly,
-            false => ToGuest::Made,
-        };
         link.sender.send(&made).await;
         link.heard = Instant::now();
         self.target = Some(link);

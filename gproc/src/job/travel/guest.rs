@@ -11,7 +11,9 @@ use super::super::private::Private;
 use super::super::protocol::{DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, Stream};
 use super::super::sys;
 use super::super::terminal::WindowSize;
+use super::ahead::{Copying, Gone, copied};
 use super::deputy::OUTS;
+use super::dump::Memory;
 use super::engine::Waiting;
 use super::fetch::{Fetch, finished};
 use super::link::{FromHome, HomeLost};
@@ -22,7 +24,7 @@ use super::rules::{Copy, Word};
 use super::wire::{Arrival, FromGuest, REPORTS, ToGuest};
 use super::{Travel, input_file, pipes, terminal};
 use bytes::{Bytes, BytesMut};
-use make::{admit, begin_fetch, make, receive};
+use make::{admit, find_pages, make, receive};
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::io;
@@ -44,11 +46,11 @@ pub(in crate::job) async fn host(
     let alive = Alive::new(writer.sender(), FromGuest::Ping);
     let mut home = FromHome::new(reader);
     let made = match receive(&travel, &mut home, &sender).await {
-        Ok(Ok(sent)) => match admit(&travel, &arrival, &sent.user).await {
+        Ok(Ok(mut sent)) => match admit(&travel, &arrival, &sent.user).await {
             Ok(()) => {
                 reached("target: before the copy is made");
                 tracing::debug!(pid = arrival.pid, "a job's images are here");
-                match begin_fetch(&travel, &sent, &sender).await {
+                match find_pages(&travel, &mut sent, &sender).await {
                     Ok(fetch) => make(&travel, &arrival, sent, fetch, &mut home).await,
                     Err(error) => Err(error),
                 }
@@ -101,6 +103,10 @@ struct Guest {
     over: bool,
     /// Gets the pages that the copy lacks.
     fetch: Option<Fetch>,
+    /// Sends pages ahead of it.
+    copying: Option<Copying>,
+    /// What has gone ahead.
+    gone: Option<Gone>,
     /// Gives its pages to another copy, while it is frozen.
     served: Option<Arc<Mutex<Served>>>,
 }
@@ -184,13 +190,12 @@ impl Guest {
                         sender.send(&FromGuest::Running).await;
                         reached("target: after it tells that the copy runs");
                     }
-                    ToGuest::Freeze if settled => self.freeze(false, sender).await,
-                    ToGuest::FreezePartly if settled => self.freeze(true, sender).await,
-                    ToGuest::WantPages(asked) => self.serve_pages(asked, sender).await,
-                    ToGuest::Pages(pages) => {
-                        if let Some(fetch) = &self.fetch {
-                            fetch.put(pages).await;
-                        }
+                    ToGuest::CopyAhead if settled => self.copy_ahead(sender).await,
+                    ToGuest::Freeze if settled => self.freeze(Memory::Here, sender).await,
+                    ToGuest::FreezePartly if settled => self.freeze(Memory::AtSource, sender).await,
+                    ToGuest::FreezeAhead if settled => {
+                        let memory = self.has_gone_ahead(sender);
+                        self.freeze(memory, sender).await;
                     }
                     ToGuest::Keep if settled => {
                         if let Err(error) = self.keep(sender).await {
@@ -198,6 +203,13 @@ impl Guest {
                             return Ok(());
                         }
                     }
+                    ToGuest::WantPages(asked) => self.serve_pages(asked, sender).await,
+                    ToGuest::Pages(pages) => {
+                        if let Some(fetch) = &self.fetch {
+                            fetch.put(pages).await;
+                        }
+                    }
+                    ToGuest::Thaw if runs => self.copy_no_more().await,
                     ToGuest::Thaw if self.copy == Copy::Frozen => {
                         self.copy = self.copy.after(Word::Thaw);
                         self.serve_no_more().await;
@@ -236,11 +248,16 @@ impl Guest {
                     ToGuest::Ping
                     | ToGuest::Freeze
                     | ToGuest::FreezePartly
+                    | ToGuest::FreezeAhead
+                    | ToGuest::CopyAhead
                     | ToGuest::Keep
                     | ToGuest::Thaw => {}
                     ToGuest::Image(_)
                     | ToGuest::Made
                     | ToGuest::MadePartly
+                    | ToGuest::MadeAhead
+                    | ToGuest::Ahead(_)
+                    | ToGuest::Pipes(_)
                     | ToGuest::For(_)
                     | ToGuest::Private(_)
                     | ToGuest::Limits(_)
@@ -272,6 +289,12 @@ impl Guest {
                     reached("target: before it tells of all pages");
                     sender.send(&FromGuest::Whole).await;
                     reached("target: after it tells of all pages");
+                }
+                gone = copied(&mut self.copying) => {
+                    self.copying = None;
+                    self.gone = gone;
+                    sender.send(&FromGuest::CopiedAhead).await;
+                    reached("source: after it tells that pages have gone ahead");
                 }
                 ended = ended(&self.pidfd), if self.copy != Copy::Ready => {
                     let ended = ended.map_err(|_| HomeLost)?;

@@ -5,8 +5,10 @@
 //! when it has come back. All there is between home and a host goes by one stream ([`wire`]); when that ends the host
 //! ends its copy.
 
+mod ahead;
 mod checkpoint;
 mod deputy;
+mod dump;
 mod engine;
 mod fetch;
 mod go;

@@ -6,7 +6,7 @@
 
 use super::engine::{Helper, Images, Start};
 use super::guest::blocking;
-use super::wire::IMAGE_BYTES_MAX;
+use super::wire::{self, IMAGE_BYTES_MAX};
 use bytes::{BufMut, Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,8 +20,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Of a page, where CRIU moves processes.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: u64 = wire::PAGE_BYTES as u64;
 /// Pages in one answer: what somebody waits for does not wait for more than these.
 const PAGES_MAX: u64 = 256;
 /// Bytes of answers that are made at once. CRIU asks for a range at a time, and for a page for each thread that waits.
@@ -113,6 +112,10 @@ impl Served {
 
     pub(super) const fn images(&self) -> &Images {
         &self.images
+    }
+
+    pub(super) const fn members(&self) -> &BTreeSet<i32> {
+        &self.members
     }
 
     /// Takes a piece of what is asked; returns what there is to answer, in pieces that fit a frame. Blocks for the copy of

@@ -57,6 +57,10 @@ pub(in crate::job) enum NotKept {
 pub(super) enum Event {
     /// Somebody wants it to move.
     Asked(NodeId),
+    /// As [`Self::Asked`], and its pages may go ahead of it.
+    AskedAhead(NodeId),
+    /// They have gone, but for what changes since.
+    Copied,
     /// Somebody wants a checkpoint.
     Keep,
     /// That has been kept, whole, under this number.
@@ -96,6 +100,10 @@ pub(super) enum Event {
 /// What home is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Has the source send pages to a target while it runs.
+    CopyAhead(NodeId),
+    /// Has it send no more of them.
+    CopyNoMore,
     /// Has the source freeze it and make images.
     Freeze,
     /// Sends the images to a target.
@@ -110,7 +118,7 @@ pub(super) enum Action {
     Drop,
     /// Has the source go on.
     Thaw,
-    /// Has the target end its copy, which never ran.
+    /// Has the target, if there is one, end its copy, which never ran.
     Abort,
     /// Tells who asked.
     Answer(Result<(), NotMoved>),
@@ -132,6 +140,10 @@ pub(super) enum Action {
 enum State {
     /// It runs.
     Settled,
+    /// It runs, and its pages go ahead of it.
+    Ahead {
+        to: NodeId,
+    },
     /// The source makes images.
     Freezing {
         to: NodeId,
@@ -252,24 +264,40 @@ impl Home {
 
     /// Returns whether it runs, though pages of it may be missing.
     pub(super) fn runs(&self) -> bool {
-        matches!(self.state, State::Settled | State::Fetching)
+        matches!(
+            self.state,
+            State::Settled | State::Ahead { .. } | State::Fetching
+        )
     }
 
     /// Takes an event; returns what is to be done, in this order.
     pub(super) fn on(&mut self, event: Event) -> Vec<Action> {
         use Action::{
-            Abort, Answer, Drop, End, EndCopy, Follow, Freeze, Image, Load, Offer, Run, Store,
-            TellKept, Thaw,
+            Abort, Answer, CopyAhead, CopyNoMore, Drop, End, EndCopy, Follow, Freeze, Image, Load,
+            Offer, Run, Store, TellKept, Thaw,
         };
         match (self.state, event) {
-            (State::Over, Event::Asked(_)) => vec![Answer(Err(NotMoved::Ended))],
-            (State::Settled, Event::Asked(to)) if to == self.at => vec![Answer(Ok(()))],
-            (State::Settled, Event::Asked(to)) => {
+            (State::Over, Event::Asked(_) | Event::AskedAhead(_)) => {
+                vec![Answer(Err(NotMoved::Ended))]
+            }
+            (State::Settled, Event::Asked(to) | Event::AskedAhead(to)) if to == self.at => {
+                vec![Answer(Ok(()))]
+            }
+            (State::Settled, Event::Asked(to)) | (State::Ahead { to }, Event::Copied) => {
                 self.state = State::Freezing { to };
                 vec![Freeze]
             }
+            (State::Settled, Event::AskedAhead(to)) => {
+                self.state = State::Ahead { to };
+                vec![CopyAhead(to)]
+            }
             // MV3
-            (_, Event::Asked(_)) => vec![Answer(Err(NotMoved::Busy))],
+            (_, Event::Asked(_) | Event::AskedAhead(_)) => vec![Answer(Err(NotMoved::Busy))],
+
+            (State::Ahead { .. }, Event::TargetGone(why)) => {
+                self.state = State::Settled;
+                vec![Abort, CopyNoMore, Answer(Err(NotMoved::Failed(why)))]
+            }
 
             (State::Freezing { to }, event @ (Event::Dumped | Event::DumpedPartly)) => {
                 let images = match event {
@@ -281,12 +309,12 @@ impl Home {
             }
             (State::Freezing { .. }, Event::NotDumped(why)) => {
                 self.state = State::Settled;
-                vec![Answer(Err(NotMoved::Failed(why)))]
+                vec![Abort, Answer(Err(NotMoved::Failed(why)))]
             }
             (State::Settled, Event::SourceGone) => self.lose(),
-            (State::Freezing { .. }, Event::SourceGone) => {
+            (State::Ahead { .. } | State::Freezing { .. }, Event::SourceGone) => {
                 let lost = self.lose();
-                self.answer_lost(lost)
+                [vec![Abort], self.answer_lost(lost)].concat()
             }
 
             // MV1: from here on the source's copy must not run again, so this is where it is decided.

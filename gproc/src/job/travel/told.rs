@@ -1,7 +1,7 @@
 //! Every move is told to every node, for those who read `cluster/events` there. Home tells: it alone knows of all moves of
 //! its jobs. A node that cannot be reached just then misses the line.
 
-use super::super::protocol::{Asked, Cost, Moved};
+use super::super::protocol::{Asked, Cost, Moved, Went};
 use super::rules::Event;
 use super::wire::Image;
 use super::{Travel, ask};
@@ -17,6 +17,8 @@ pub struct MovesCounted {
     pub moves: u64,
     /// How many of them by post-copy.
     pub post_copies: u64,
+    /// How many with pages that went ahead.
+    pub pre_copies: u64,
     /// For how long their jobs stood still, in milliseconds.
     pub pause_ms: u64,
     /// What was sent, in bytes.
@@ -28,15 +30,22 @@ pub struct MovesCounted {
 pub(super) struct Counted {
     moves: AtomicU64,
     post_copies: AtomicU64,
+    pre_copies: AtomicU64,
     pause_ms: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counted {
     fn add(&self, cost: Cost) {
-        let add = |to: &AtomicU64, much| to.fetch_add(much, Ordering::Relaxed);
+        let add = |to: &AtomicU64, much| {
+            to.fetch_add(much, Ordering::Relaxed);
+        };
         add(&self.moves, 1);
-        add(&self.post_copies, cost.post_copy.into());
+        match cost.memory {
+            Went::Whole => {}
+            Went::PostCopy => add(&self.post_copies, 1),
+            Went::PreCopy => add(&self.pre_copies, 1),
+        }
         add(&self.pause_ms, cost.pause_ms.into());
         add(&self.bytes, cost.bytes);
     }
@@ -65,9 +74,11 @@ impl Meter {
         }
     }
 
-    pub(super) fn sends(&mut self, partly: bool, images: &[Image]) {
-        self.cost.post_copy = partly;
-        self.cost.bytes = images.iter().map(|image| image.bytes.len() as u64).sum();
+    /// `ahead`: so many bytes have gone before.
+    pub(super) fn sends(&mut self, memory: Went, images: &[Image], ahead: u64) {
+        self.cost.memory = memory;
+        let images = images.iter().map(|image| image.bytes.len() as u64);
+        self.cost.bytes = ahead + images.sum::<u64>();
     }
 
     pub(super) fn runs(&mut self) {
@@ -121,6 +132,7 @@ impl Travel {
         MovesCounted {
             moves: count(&self.counted.moves),
             post_copies: count(&self.counted.post_copies),
+            pre_copies: count(&self.counted.pre_copies),
             pause_ms: count(&self.counted.pause_ms),
             bytes: count(&self.counted.bytes),
         }
@@ -143,10 +155,9 @@ fn line(pid: i32, moved: Moved, cost: Option<Cost>) -> String {
         let Cost {
             pause_ms,
             bytes,
-            post_copy,
+            memory,
         } = cost;
-        let how = if post_copy { " post-copy" } else { "" };
-        format!(" pause {pause_ms} ms {bytes} bytes{how}")
+        format!(" pause {pause_ms} ms {bytes} bytes {}", memory.word())
     });
     format!("process {pid} moved {from} {to} {why} {took_ms} ms{cost}")
 }
@@ -172,14 +183,14 @@ mod tests {
         let mut cost = Cost {
             pause_ms: 90,
             bytes: 4096,
-            post_copy: false,
+            memory: Went::Whole,
         };
         let levelled = line(7, moved(Some(Because::Crowded)), Some(cost));
         assert_eq!(
             levelled,
-            "process 7 moved 1 2 levelling crowded 812 ms pause 90 ms 4096 bytes"
+            "process 7 moved 1 2 levelling crowded 812 ms pause 90 ms 4096 bytes whole"
         );
-        cost.post_copy = true;
+        cost.memory = Went::PostCopy;
         assert_eq!(
             line(7, moved(None), Some(cost)),
             "process 7 moved 1 2 asked 812 ms pause 90 ms 4096 bytes post-copy"

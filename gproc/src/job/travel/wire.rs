@@ -107,6 +107,16 @@ pub(super) enum ToGuest {
     Limits(Limits),
     /// It has such a file as input; comes before the images. Since version 12.
     InputFile(InputAt),
+    /// The source is to send its pages while it runs. Since version 12.
+    CopyAhead,
+    /// As [`Self::Freeze`], but what has gone ahead need not be among the images. Since version 12.
+    FreezeAhead,
+    /// Pages of it that go ahead; later ones take the place of earlier ones. Since version 12.
+    Ahead(Piece),
+    /// Its pipes, which were not known when pages began to go ahead; comes before the images. Since version 12.
+    Pipes(Vec<Pipe>),
+    /// As [`Self::Made`], but what is not among the images has gone ahead. Since version 12.
+    MadeAhead,
 }
 
 /// From the host.
@@ -158,6 +168,12 @@ pub(super) enum FromGuest {
     /// How far it has read in the file that it has as input; comes before the word that all images have been sent, and before that
     /// of its end. Since version 12.
     InputFile(InputAt),
+    /// As [`ToGuest::Ahead`], from the source. Since version 12.
+    Ahead(Piece),
+    /// Most of its pages have gone ahead, or it goes whole. Since version 12.
+    CopiedAhead,
+    /// As [`Self::Dumped`], but what is not among the images has gone ahead. Since version 12.
+    DumpedAhead(Vec<Pipe>),
 }
 
 /// A piece of an image.
@@ -167,6 +183,65 @@ pub(super) struct Image {
     pub(super) name: String,
     /// The bytes.
     pub(super) bytes: Bytes,
+}
+
+/// Of a page, where CRIU moves processes.
+pub(super) const PAGE_BYTES: usize = 4096;
+/// Upper limit of the pages of a piece that are not zeros.
+pub(super) const PIECE_PAGES_MAX: u32 = 15;
+const _: () = assert!(PIECE_PAGES_MAX as usize * PAGE_BYTES <= IMAGE_BYTES_MAX);
+/// Upper limit of the pages of a piece.
+const ZEROS_MAX: u32 = 1 << 12;
+
+/// Pages of a process, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) pid: i32,
+    /// Of the first.
+    pub(super) address: u64,
+    pub(super) content: Content,
+}
+
+/// What is in pages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Content {
+    /// So many of zeros.
+    Zeros(u32),
+    Plain(Bytes),
+    /// So many, as a block of LZ4.
+    Packed(u32, Bytes),
+}
+
+impl Content {
+    /// Returns its bytes on the way.
+    pub(super) const fn len(&self) -> usize {
+        match self {
+            Self::Zeros(_) => 0,
+            Self::Plain(bytes) | Self::Packed(_, bytes) => bytes.len(),
+        }
+    }
+}
+
+impl Piece {
+    pub(super) fn pages(&self) -> u32 {
+        match &self.content {
+            Content::Zeros(pages) | Content::Packed(pages, _) => *pages,
+            Content::Plain(bytes) => u32::try_from(bytes.len() / PAGE_BYTES).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Returns whether it can be what it says. It comes from another node.
+    pub(super) fn is_in_bounds(&self) -> bool {
+        let most = match &self.content {
+            Content::Zeros(_) => ZEROS_MAX,
+            Content::Plain(_) | Content::Packed(..) => PIECE_PAGES_MAX,
+        };
+        let pages = self.pages();
+        let bytes = u64::from(pages) * PAGE_BYTES as u64;
+        self.address.is_multiple_of(PAGE_BYTES as u64)
+            && self.address.checked_add(bytes).is_some()
+            && (1..=most).contains(&pages)
+    }
 }
 
 #[cfg(test)]
@@ -264,6 +339,26 @@ mod tests {
         check(&ToGuest::MadePartly, &[18]);
         check(&ToGuest::WantPages(byte.clone()), &[19, 1, b'x']);
         check(&ToGuest::Pages(byte.clone()), &[20, 1, b'x']);
+        let piece = |content| Piece {
+            pid: 9,
+            address: 4096,
+            content,
+        };
+        check(&ToGuest::CopyAhead, &[23]);
+        check(&ToGuest::FreezeAhead, &[24]);
+        let bytes = [25, 18, 251, 0, 16, 0, 7];
+        check(&ToGuest::Ahead(piece(Content::Zeros(7))), &bytes);
+        let bytes = [25, 18, 251, 0, 16, 1, 1, b'x'];
+        check(&ToGuest::Ahead(piece(Content::Plain(byte.clone()))), &bytes);
+        check(&ToGuest::Pipes(vec![pipe()]), &[26, 1, 1, 0, 5, 1]);
+        check(&ToGuest::MadeAhead, &[27]);
+        let bytes = [22, 18, 251, 0, 16, 2, 3, 1, b'x'];
+        check(
+            &FromGuest::Ahead(piece(Content::Packed(3, byte.clone()))),
+            &bytes,
+        );
+        check(&FromGuest::CopiedAhead, &[23]);
+        check(&FromGuest::DumpedAhead(vec![pipe()]), &[24, 1, 1, 0, 5, 1]);
         check(&FromGuest::Restored, &[0]);
         check(&FromGuest::NotRestored("w".into()), &[1, 1, b'w']);
         check(&FromGuest::Running, &[2]);

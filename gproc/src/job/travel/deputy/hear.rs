@@ -25,6 +25,13 @@ impl Deputy {
                 self.pipes = pipes;
                 self.on(Event::DumpedPartly).await;
             }
+            Ok(FromGuest::CopiedAhead) => self.on(Event::Copied).await,
+            Ok(FromGuest::Ahead(piece)) => self.goes_ahead(piece).await,
+            Ok(FromGuest::DumpedAhead(pipes)) => {
+                self.pipes = pipes;
+                self.ahead.is_so = true;
+                self.on(Event::Dumped).await;
+            }
             // Of the source.
             Ok(FromGuest::Pages(pages)) => self.pages_come(pages).await,
             // Of the copy that runs.

@@ -2,6 +2,7 @@
 
 use super::super::super::group::Group;
 use super::super::super::protocol::Stream;
+use super::super::dump::{Memory, Pages, dump};
 use super::super::engine::Kind;
 use super::super::guest::blocking;
 use super::super::owner::Outlet;
@@ -18,8 +19,7 @@ use std::sync::Arc;
 use tokio::net::unix::pipe;
 
 impl Deputy {
-    /// `partly`: most pages may stay where they are. Where they cannot, they are all among the images.
-    pub(super) async fn dump_original(&mut self, partly: bool) -> Event {
+    pub(super) async fn dump_original(&mut self, memory: Memory) -> Event {
         self.seat.moves(true);
         let engine = self.travel.engine().cloned();
         let (group, pid) = (Arc::clone(&self.original.group), self.original.pid);
@@ -31,20 +31,7 @@ impl Deputy {
             let group = group.get().ok_or(io::ErrorKind::NotFound)?;
             let leader = terminal.as_ref().map(|of| of.leader);
             let led = leader.is_some();
-            let whole = || {
-                let images = engine.dump(group, pid, Kind { private, led })?;
-                Ok::<_, io::Error>((images, None))
-            };
-            let (images, served) = match partly {
-                false => whole()?,
-                true => match engine.dump_partly(group, pid) {
-                    Ok((images, served)) => (images, Some(served)),
-                    Err(error) => {
-                        tracing::warn!(pid, %error, "a job moves with all its pages");
-                        whole()?
-                    }
-                },
-            };
+            let (images, pages) = dump(&engine, group, pid, Kind { private, led }, memory)?;
             let carry = |of: &AtHome| Carried::take(of.leader, &of.pty);
             let look = |file: &Arc<File>| {
                 let dir = group.dir().ok_or(io::ErrorKind::Unsupported)?;
@@ -56,33 +43,44 @@ impl Deputy {
                 Ok((pipes, input, terminal.as_ref().map(carry).transpose()?))
             };
             match find() {
-                Ok((pipes, input, carried)) => Ok((images, served, pipes, input, carried)),
+                Ok((pipes, input, carried)) => Ok((images, pages, pipes, input, carried)),
                 Err(error) => {
-                    drop(served);
+                    drop(pages);
                     group.freeze(false)?;
                     Err(error)
                 }
             }
         })
         .await;
-        let taken = dumped.and_then(|(images, served, pipes, input, carried)| {
+        let taken = dumped.and_then(|(images, pages, pipes, input, carried)| {
             // Before anything can fail: it is given back what was taken from it.
             self.terminal = carried;
             self.input_file = input;
-            self.partly.serve(served);
-            self.take_pipes(pipes).map(|()| images)
+            let is_partly = self.takes_pages(pages);
+            self.images = images;
+            self.take_pipes(pipes).map(|()| is_partly)
         });
         match taken {
-            Ok(images) => {
-                self.images = images;
-                match self.partly.serves() {
-                    true => Event::DumpedPartly,
-                    false => Event::Dumped,
-                }
-            }
+            Ok(true) => Event::DumpedPartly,
+            Ok(false) => Event::Dumped,
             Err(error) => {
                 self.thaw_original().await;
                 Event::NotDumped(format!("node {}: {error}", self.travel.node))
+            }
+        }
+    }
+
+    /// Returns whether it is to serve them.
+    fn takes_pages(&mut self, pages: Pages) -> bool {
+        match pages {
+            Pages::Here => false,
+            Pages::AtSource(served) => {
+                self.partly.serve(Some(served));
+                true
+            }
+            Pages::Ahead(bytes) => {
+                self.ahead.is_so(bytes);
+                false
             }
         }
     }

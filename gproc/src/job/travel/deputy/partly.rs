@@ -40,10 +40,6 @@ impl Partly {
         let served = served.map(|served| Arc::new(Mutex::new(served)));
         std::mem::replace(&mut self.served, served)
     }
-
-    pub(super) const fn serves(&self) -> bool {
-        self.served.is_some()
-    }
 }
 
 impl Drop for Partly {

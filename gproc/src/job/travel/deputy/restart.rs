@@ -3,6 +3,7 @@
 use super::super::super::frame::FrameSender;
 use super::super::super::protocol::{End, Kept};
 use super::super::checkpoint::{self, Checkpoints, Saved};
+use super::super::dump::Memory;
 use super::super::places::reached;
 use super::super::rules::{Event, NotKept};
 use super::super::wire::ToGuest;
@@ -87,7 +88,7 @@ impl Deputy {
         if let Err(error) = self.travel.flush().await {
             return Event::NotDumped(format!("node {}: {error}", self.travel.node));
         }
-        let imaged = self.dump_original(false).await;
+        let imaged = self.dump_original(Memory::Here).await;
         // CK6
         let flushed = self.travel.flush().await;
         // CK2

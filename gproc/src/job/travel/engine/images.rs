@@ -19,7 +19,7 @@ pub(in super::super) struct Images(PathBuf);
 
 impl Images {
     /// Makes an empty directory for a daemon of this name.
-    pub(super) fn new(instance: &str) -> io::Result<Self> {
+    pub(in super::super) fn new(instance: &str) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = Path::new(MEMORY).join(format!("glu-{instance}-{number}"));
@@ -41,7 +41,7 @@ impl Images {
         }
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(in super::super) fn dir(&self) -> &Path {
         &self.0
     }
 

@@ -1,9 +1,10 @@
 //! Images of a job here: for its next host, which it is frozen for, or to be kept, for which it stands still no longer than
 //! it takes to make them (CK2).
 
-use super::super::super::private::Private;
 use super::super::super::protocol::{DATA_BYTES_MAX, Stream};
 use super::super::super::sys;
+use super::super::ahead::{self, Copying};
+use super::super::dump::{Memory, Pages, dump};
 use super::super::engine::Kind;
 use super::super::pages::answer;
 use super::super::places::reached;
@@ -35,18 +36,44 @@ impl Guest {
         written
     }
 
-    /// `partly`: most pages may stay here.
-    pub(super) async fn freeze(&mut self, partly: bool, sender: &FrameSender) {
+    /// Sends pages while it runs.
+    pub(super) async fn copy_ahead(&mut self, sender: &FrameSender) {
+        self.copy_no_more().await;
+        let send = ahead::by(sender.clone(), FromGuest::Ahead);
+        // Without a cgroup it does not move.
+        if let Some(dir) = self.group.dir() {
+            self.copying = Some(Copying::start(dir.to_owned(), self.pid, send));
+        }
+    }
+
+    /// What has gone ahead is of no use.
+    pub(super) async fn copy_no_more(&mut self) {
+        self.gone = None;
+        if let Some(copying) = self.copying.take() {
+            copying.stop().await;
+        }
+    }
+
+    /// Returns what has gone ahead, if anything has.
+    pub(super) fn has_gone_ahead(&mut self, sender: &FrameSender) -> Memory {
+        let send = || ahead::by(sender.clone(), FromGuest::Ahead);
+        let gone = self.gone.take();
+        gone.map_or(Memory::Here, |gone| Memory::Ahead(gone, send()))
+    }
+
+    /// Freezes it, and sends images.
+    pub(super) async fn freeze(&mut self, memory: Memory, sender: &FrameSender) {
         reached("source: before the freeze");
-        let plain = self.terminal.is_none() && self.private == Private::default();
-        let dumped = match partly && plain {
-            true => self.dump_partly().await,
-            false => self.dump().await,
-        };
+        // Nothing that is older goes after what is sent now.
+        if let Some(copying) = self.copying.take() {
+            copying.stop().await;
+        }
+        let dumped = self.dump(memory).await;
         let Dumped {
             images,
             terminal,
             input_file,
+            pages,
         } = match dumped {
             Ok(dumped) => dumped,
             Err(error) => return self.tell_no_images(&error, sender).await,
@@ -63,9 +90,13 @@ impl Guest {
             sender.send(&FromGuest::Image(image)).await;
         }
         reached("source: after the images");
-        let dumped = match self.served {
-            Some(_) => FromGuest::DumpedPartly(self.pipes()),
-            None => FromGuest::Dumped(self.pipes()),
+        let dumped = match pages {
+            Pages::Here => FromGuest::Dumped(self.pipes()),
+            Pages::AtSource(served) => {
+                self.served = Some(Arc::new(Mutex::new(served)));
+                FromGuest::DumpedPartly(self.pipes())
+            }
+            Pages::Ahead(_) => FromGuest::DumpedAhead(self.pipes()),
         };
         sender.send(&dumped).await;
         reached("source: after it tells of the images");
@@ -101,13 +132,14 @@ impl Guest {
         reached("source: before the checkpoint");
         // Most of what there is to flush is flushed while the job runs.
         let images = match self.travel.flush().await {
-            Ok(()) => self.dump().await,
+            Ok(()) => self.dump(Memory::Here).await,
             Err(error) => Err(error),
         };
         let Dumped {
             images,
             terminal,
             input_file,
+            pages: _,
         } = match images {
             Ok(dumped) => dumped,
             Err(error) => {
@@ -182,41 +214,21 @@ impl Guest {
     }
 
     /// Freezes it, and makes images of it. If that fails it goes on.
-    async fn dump(&mut self) -> io::Result<Dumped> {
+    async fn dump(&mut self, memory: Memory) -> io::Result<Dumped> {
         let engine = self.travel.engine()?.clone();
         let group = Arc::clone(&self.group);
         let (pid, private, led) = (self.pid, self.private, self.terminal.is_some());
-        let dump = move || engine.dump(&group, pid, Kind { private, led });
-        let images = blocking(dump).await?;
-        self.dumped(images).await
-    }
-
-    /// Where pages cannot stay, they are all among the images.
-    async fn dump_partly(&mut self) -> io::Result<Dumped> {
-        let engine = self.travel.engine()?.clone();
-        let (group, pid) = (Arc::clone(&self.group), self.pid);
-        match blocking(move || engine.dump_partly(&group, pid)).await {
-            Ok((images, served)) => {
-                self.served = Some(Arc::new(Mutex::new(served)));
-                self.dumped(images).await
-            }
-            Err(error) => {
-                tracing::warn!(pid, %error, "a job moves with all its pages");
-                self.dump().await
-            }
-        }
-    }
-
-    /// Takes note of what goes with the images of a frozen job. If that fails it goes on.
-    async fn dumped(&mut self, images: Vec<Image>) -> io::Result<Dumped> {
+        let dump = move || dump(&engine, &group, pid, Kind { private, led }, memory);
+        let (images, pages) = blocking(dump).await?;
         match self.look() {
             Ok((terminal, input_file)) => Ok(Dumped {
                 images,
                 terminal,
                 input_file,
+                pages,
             }),
             Err(error) => {
-                self.serve_no_more().await;
+                blocking(move || drop(pages)).await;
                 self.go_on().await?;
                 Err(error)
             }
@@ -246,6 +258,7 @@ struct Dumped {
     images: Vec<Image>,
     terminal: Option<Carried>,
     input_file: Option<InputAt>,
+    pages: Pages,
 }
 
 async fn tell_of(terminal: Option<Carried>, input: Option<InputAt>, sender: &FrameSender) {

@@ -6,10 +6,12 @@ use super::super::super::limits::Limits;
 use super::super::super::private::Private;
 use super::super::super::protocol::{Credentials, OUTPUT_WINDOW, Stream};
 use super::super::super::sys;
+use super::super::ahead::Store;
 use super::super::deputy::OUTS;
 use super::super::engine::{Engine, Images, Session, Waiting};
 use super::super::fetch::Fetch;
 use super::super::link::{FromHome, HomeLost};
+use super::super::places::reached;
 use super::super::remains::Body;
 use super::super::rules::Copy;
 use super::super::wire::{Arrival, Carried, Image, InputAt, Pipe, ToGuest};
@@ -37,18 +39,24 @@ pub(super) async fn admit(
     admitted.map_err(io::Error::other)
 }
 
-/// Begins to get the pages that are not among the images.
-pub(super) async fn begin_fetch(
+/// Sees to the pages that are not among the images: they are here, or are begun to be got.
+pub(super) async fn find_pages(
     travel: &Travel,
-    sent: &Sent,
+    sent: &mut Sent,
     sender: &FrameSender,
 ) -> io::Result<Option<Fetch>> {
-    if !sent.partly {
-        return Ok(None);
-    }
-    let engine = travel.engine()?.clone();
     let images = Arc::clone(&sent.images);
-    Fetch::begin(engine, images, sender.clone()).await.map(Some)
+    match std::mem::take(&mut sent.pages) {
+        Pages::Here => Ok(None),
+        Pages::Ahead(store) => {
+            blocking(move || store.complete(&images)).await?;
+            Ok(None)
+        }
+        Pages::AtSource => {
+            let engine = travel.engine()?.clone();
+            Fetch::begin(engine, images, sender.clone()).await.map(Some)
+        }
+    }
 }
 
 /// A job as it has come.
@@ -59,9 +67,22 @@ pub(super) struct Sent {
     pub(super) limits: Limits,
     pub(super) terminal: Option<Carried>,
     pub(super) input_file: Option<InputAt>,
+    /// Where they were not known when it was offered.
+    pub(super) pipes: Option<Vec<Pipe>>,
     pub(super) images: Arc<Images>,
-    /// Most pages are not among them.
-    pub(super) partly: bool,
+    pub(super) pages: Pages,
+}
+
+/// Where the pages of a job are.
+#[derive(Debug, Default)]
+pub(super) enum Pages {
+    /// Among its images.
+    #[default]
+    Here,
+    /// With its source, but for those.
+    AtSource,
+    /// They have gone ahead, but for those.
+    Ahead(Store),
 }
 
 /// Receives the images of a job, and what home tells of it before them.
@@ -72,7 +93,8 @@ pub(super) async fn receive(
 ) -> Result<io::Result<Sent>, HomeLost> {
     let mut images = travel.engine().and_then(Engine::images);
     let (mut private, mut limits) = (Private::default(), Limits::default());
-    let (mut terminal, mut input_file) = (None, None);
+    let (mut terminal, mut input_file, mut pipes) = (None, None, None);
+    let mut ahead = Store::default();
     let mut user = Credentials {
         uid: 0,
         gid: 0,
@@ -93,16 +115,30 @@ pub(super) async fn receive(
             ToGuest::Limits(of) => limits = of,
             ToGuest::InputFile(of) => input_file = Some(of),
             ToGuest::Terminal(carried) => terminal = Some(carried),
-            made @ (ToGuest::Made | ToGuest::MadePartly) => {
-                let partly = made == ToGuest::MadePartly;
+            ToGuest::Pipes(of) => pipes = Some(of),
+            ToGuest::Ahead(piece) => {
+                reached("target: when pages come ahead");
+                if let Ok(into) = &images
+                    && let Err(error) = ahead.put(into, piece)
+                {
+                    images = Err(error);
+                }
+            }
+            made @ (ToGuest::Made | ToGuest::MadePartly | ToGuest::MadeAhead) => {
+                let pages = match made {
+                    ToGuest::MadePartly => Pages::AtSource,
+                    ToGuest::MadeAhead => Pages::Ahead(ahead),
+                    _ => Pages::Here,
+                };
                 return Ok(images.map(|images| Sent {
                     user,
                     private,
                     limits,
                     terminal,
                     input_file,
+                    pipes,
                     images: Arc::new(images),
-                    partly,
+                    pages,
                 }));
             }
             ToGuest::Ping => sender.send_if_idle(&FromGuest::Ping),
@@ -122,7 +158,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(arrival: &Arrival, terminal: Option<&terminal::Of>) -> io::Result<Self> {
+    fn new(pipes: &[Pipe], terminal: Option<&terminal::Of>) -> io::Result<Self> {
         let mut ends = Self::default();
         if let Some(terminal) = terminal {
             ends.input = Some(Input {
@@ -139,7 +175,7 @@ impl Ends {
                 credit: OUTPUT_WINDOW as usize,
             });
         }
-        for wanted in &arrival.pipes {
+        for wanted in pipes {
             let theirs = match wanted.stream {
                 None => ends.read_by_copy(wanted)?,
                 Some(stream) => ends.written_by_copy(wanted, stream)?,
@@ -202,7 +238,10 @@ pub(super) async fn make(
         input,
         outs,
         of_copy: ends,
-    } = Ends::new(arrival, terminal.as_ref())?;
+    } = Ends::new(
+        sent.pipes.as_ref().unwrap_or(&arrival.pipes),
+        terminal.as_ref(),
+    )?;
     let mut session = None;
     if let Some((terminal, carried)) = terminal.as_ref().zip(sent.terminal) {
         session = Some(Session {
@@ -222,7 +261,7 @@ pub(super) async fn make(
     let (parent, wait) = blocking_mpsc::channel::<()>();
     let (its_group, private, images) = (Arc::clone(&group), sent.private, sent.images);
     let leader = terminal.as_ref().map(|terminal| terminal.leader);
-    let (root, partly) = (leader.unwrap_or(arrival.pid), sent.partly);
+    let (root, partly) = (leader.unwrap_or(arrival.pid), fetch.is_some());
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
@@ -280,6 +319,8 @@ pub(super) async fn make(
         parent: Some(parent),
         over: false,
         fetch,
+        copying: None,
+        gone: None,
         served: None,
     };
     Ok((guest, waiting))

@@ -19,6 +19,8 @@ struct Wishes {
     restart: bool,
     /// By post-copy.
     partly: bool,
+    /// Pages go ahead.
+    ahead: bool,
 }
 
 const MOVES: Wishes = Wishes {
@@ -26,12 +28,14 @@ const MOVES: Wishes = Wishes {
     keeps: 0,
     restart: false,
     partly: false,
+    ahead: false,
 };
 const CHECKPOINTS: Wishes = Wishes {
     moves: 1,
     keeps: 2,
     restart: true,
     partly: false,
+    ahead: false,
 };
 const POST_COPY: Wishes = Wishes {
     partly: true,
@@ -40,6 +44,15 @@ const POST_COPY: Wishes = Wishes {
 const POST_COPY_CHECKPOINTS: Wishes = Wishes {
     keeps: 1,
     partly: true,
+    ..CHECKPOINTS
+};
+const AHEAD: Wishes = Wishes {
+    ahead: true,
+    ..MOVES
+};
+const AHEAD_CHECKPOINTS: Wishes = Wishes {
+    keeps: 1,
+    ahead: true,
     ..CHECKPOINTS
 };
 
@@ -72,12 +85,14 @@ enum Missing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Down {
     Offer { partly: bool },
+    CopyAhead,
     Keep,
     Word(Word),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Up {
+    Copied,
     Dumped,
     DumpedPartly,
     Whole,
@@ -170,6 +185,13 @@ impl World {
         }
         for action in actions {
             match action {
+                Action::CopyAhead(to) => {
+                    let to = usize::from(to.0);
+                    self.target = Some(to);
+                    self.hosts[to] = self.arrival();
+                    self.tell(self.source, Down::CopyAhead);
+                }
+                Action::CopyNoMore => self.tell(self.source, Down::Word(Word::Thaw)),
                 Action::Freeze => self.tell(self.source, Down::Word(Word::Freeze)),
                 Action::Thaw => self.tell(self.source, Down::Word(Word::Thaw)),
                 Action::Drop if missing == Missing::Decide => {}
@@ -185,14 +207,17 @@ impl World {
                 Action::EndCopy => self.break_link(self.source, false),
                 Action::Offer(to) => {
                     let to = usize::from(to.0);
-                    self.target = Some(to);
-                    // The old copy on the same node is another connection's; it is gone before home can be a target.
-                    self.hosts[to] = Host {
-                        linked: true,
-                        age: self.home.moves() + self.home.restarts() + 1,
-                        ..Host::default()
-                    };
-                    self.tell(to, Down::Offer { partly });
+                    if !self.wishes.ahead || matches!(self.home.state, State::Starting { .. }) {
+                        self.target = Some(to);
+                        // The old copy on the same node is another connection's; it is gone before home can be a target.
+                        self.hosts[to] = self.arrival();
+                    }
+                    // It may be gone since pages began to go there.
+                    if self.target.is_none() {
+                        self.at_home(Event::TargetGone(String::new()), missing);
+                    } else {
+                        self.tell(to, Down::Offer { partly });
+                    }
                 }
                 Action::Run => {
                     let target = self.target.expect("offered");
@@ -202,8 +227,9 @@ impl World {
                     }
                 }
                 Action::Abort => {
-                    let target = self.target.take().expect("offered");
-                    self.break_link(target, false);
+                    if let Some(target) = self.target.take() {
+                        self.break_link(target, false);
+                    }
                 }
                 Action::Answer(answer) => {
                     let goes_on = !matches!(answer, Err(NotMoved::Ended));
@@ -234,6 +260,23 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A host that is to get a copy.
+    fn arrival(&self) -> Host {
+        Host {
+            linked: true,
+            age: self.home.moves() + self.home.restarts() + 1,
+            ..Host::default()
+        }
+    }
+
+    /// As home hears of it.
+    fn target_gone(&mut self, missing: Missing) {
+        if let Some(target) = self.target.take() {
+            self.break_link(target, false);
+        }
+        self.at_home(Event::TargetGone(String::new()), missing);
     }
 
     /// What the mutant needs: moves of which the copy is known to run.
@@ -293,7 +336,11 @@ impl World {
                     let to = NodeId(u16::try_from(to).expect("a handful"));
                     add(&|world| {
                         world.asked += 1;
-                        world.at_home(Event::Asked(to), missing);
+                        let asked = match world.wishes.ahead {
+                            true => Event::AskedAhead(to),
+                            false => Event::Asked(to),
+                        };
+                        world.at_home(asked, missing);
                     });
                 }
             }
@@ -312,12 +359,13 @@ impl World {
                 add(&|world| {
                     world.hosts[host].up.pop_front();
                     let event = match message {
+                        Up::NotRestored => return world.target_gone(missing),
+                        Up::Copied => Event::Copied,
                         Up::Dumped => Event::Dumped,
                         Up::DumpedPartly => Event::DumpedPartly,
                         Up::Whole => Event::Whole,
                         Up::NotDumped => Event::NotDumped(String::new()),
                         Up::Restored => Event::Restored,
-                        Up::NotRestored => Event::TargetGone(String::new()),
                         Up::Running => Event::Running,
                     };
                     world.at_home(event, missing);
@@ -326,13 +374,10 @@ impl World {
             if self.hosts[host].unseen {
                 add(&|world| {
                     world.hosts[host].unseen = false;
-                    let event = if is_source {
-                        Event::SourceGone
-                    } else {
-                        Event::TargetGone(String::new())
-                    };
-                    if is_source || Some(host) == world.target {
-                        world.at_home(event, missing);
+                    if is_source {
+                        world.at_home(Event::SourceGone, missing);
+                    } else if Some(host) == world.target {
+                        world.target_gone(missing);
                     } else if Some(host) == world.old {
                         world.at_home(Event::PagesGone(String::new()), missing);
                     }
@@ -420,6 +465,8 @@ impl World {
                 Up::Restored
             }
             (Down::Offer { .. }, false) => Up::NotRestored,
+            // Or none have gone: then it goes whole.
+            (Down::CopyAhead, _) => Up::Copied,
             (Down::Keep, well) => {
                 if self.hosts[host].copy != Some(Copy::Running) {
                     return;
@@ -512,7 +559,14 @@ fn visit(wishes: Wishes, missing: Missing) -> usize {
 
 #[test]
 fn exactly_one_copy_runs_in_all_worlds() {
-    for wishes in [MOVES, CHECKPOINTS, POST_COPY, POST_COPY_CHECKPOINTS] {
+    for wishes in [
+        MOVES,
+        CHECKPOINTS,
+        POST_COPY,
+        POST_COPY_CHECKPOINTS,
+        AHEAD,
+        AHEAD_CHECKPOINTS,
+    ] {
         let worlds = visit(wishes, Missing::Nothing);
         println!("{worlds} worlds");
         assert!(worlds > 1_000, "only {worlds} worlds were visited");
@@ -537,6 +591,11 @@ fn a_missing_rule_is_noticed() {
         (POST_COPY, Missing::KeepPages),
         (POST_COPY, Missing::EndWithPages),
         (POST_COPY_CHECKPOINTS, Missing::Fence),
+        (AHEAD, Missing::Wait),
+        (AHEAD, Missing::Decide),
+        (AHEAD, Missing::GoOn),
+        (AHEAD, Missing::EndWithHome),
+        (AHEAD_CHECKPOINTS, Missing::Fence),
     ] {
         let broken = std::panic::catch_unwind(|| visit(wishes, missing));
         assert!(broken.is_err(), "{missing:?} is not noticed");
