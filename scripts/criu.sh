@@ -1,6 +1,8 @@
 #!/bin/bash
 # Prints the path of a CRIU that can move processes here; gets one into target/criu first if the system's cannot.
 # Nothing outside of target/ is touched: what is not of this distribution does not get installed.
+#
+#   scripts/criu.sh own     that of target/, whatever the system has
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +24,9 @@ mkdir -p "${CARGO_TARGET_DIR:-target}"
 exec 9>"$into.lock"
 flock 9
 
-for program in "$(command -v criu || true)" "$PWD/$into/criu"; do
+systems=$(command -v criu || true)
+[[ ${1:-} != own ]] || systems=
+for program in "$systems" "$PWD/$into/criu"; do
     if [[ -n $program ]] && fits "$program"; then
         echo "$program"
         exit

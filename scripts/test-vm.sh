@@ -47,11 +47,17 @@ make_disk() {
 		[ -x "$bin/$program" ] || fail "$bin/$program is missing: run 'make release'"
 		install -s "$bin/$program" "$tree/bin/"
 	done
+	# With its own libraries, in another place.
+	mkdir "$tree/criu"
+	cp -a "$target/criu/root" "$tree/criu/"
+	sed "s|$target/criu/root|/glu/criu/root|g" "$criu" >"$tree/criu/criu"
+	chmod +x "$tree/criu/criu"
 	install "$root/scripts/vm/init" "$root/scripts/vm/smoke.sh" "$root/scripts/vm/"*.py "$tree/"
 	"$bin/glu" init vm "$tree/etc" node1=10.77.0.1:7420 node2=10.77.0.2:7420 node3=10.77.0.3:7420 >/dev/null
 	for node in "${nodes[@]}"; do
 		# Emulated processors are slow, and many more want the real ones.
 		sed -i '/^listen/a lease_term_ms = 10000' "$tree/etc/node$node/glud.toml"
+		printf '\n[migration]\ncriu = "/glu/criu/criu"\n' >>"$tree/etc/node$node/glud.toml"
 		printf '\n[devices]\nblock = "write"\nterminal = "write"\n' >>"$tree/etc/node$node/glud.toml"
 	done
 	mksquashfs "$tree" "$run/glu.sqfs" -comp lz4 -noappend -no-progress -quiet
@@ -116,6 +122,7 @@ ip link set lo up multicast on
 ip route add 224.0.0.0/4 dev lo
 rm -rf "$run"
 mkdir -p "$run"
+criu=$("$root/scripts/criu.sh" own)
 make_disk
 trap finish EXIT
 end=$((SECONDS + within))

@@ -91,6 +91,37 @@ processes_are_one_table() {
 	wait "$job"
 	same $? 143
 }
+# From kernel to kernel and back, with memory that goes ahead.
+processes_move() {
+	local job pid node kernel=1
+	cat >mover.py <<'END'
+import hashlib, os, sys, time
+memory = [os.urandom(1 << 20) for _ in range(16)]
+boot = lambda: open('/proc/sys/kernel/random/boot_id').read()
+known = lambda: hashlib.sha256(b''.join(memory)).digest()
+begun, there, before = known(), {boot()}, os.getpid()
+print(before, flush=True)
+while not os.path.exists('/cluster/enough'):
+    if boot() not in there:
+        there.add(boot())
+        print('kernel', len(there), flush=True)
+    time.sleep(.1)
+print(len(there), known() == begun, os.getpid() == before)
+END
+	on 2 python3 mover.py 2>&1 | cat >mover.out &
+	job=$!
+	until_so 60 test -s mover.out || return
+	pid=$(head -n 1 mover.out)
+	for node in 3 1 2; do
+		migrate "$pid" "$node" || { cat "/cluster/proc/$pid/cantmove"; return 1; }
+		same "$(cat "/cluster/proc/$pid/where")" "$node" || return
+		same "$(cut -d ' ' -f 6 "/cluster/proc/$pid/moved")" pre-copy || return
+		[ "$node" = 2 ] || until_so 60 grep -x "kernel $((kernel += 1))" mover.out || return
+	done
+	touch enough
+	wait "$job"
+	same "$(tail -n 1 mover.out)" "3 True True"
+}
 devices_of_others() {
 	dd if=/cluster/node2/dev/zero bs=64k count=16 status=none | cmp -n 1048576 - /dev/zero || return
 	timeout 20 dd if=/cluster/node2/dev/kmsg bs=8192 count=1 status=none | grep -q 'Linux version'
@@ -205,7 +236,7 @@ power_fails() {
 	same "$(on 3 tail -n 1 synced)" more
 }
 
-all=(three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table devices_of_others
+all=(three_are_up kernels_differ nothing_is_old make_is_right mapped_pages_agree processes_are_one_table processes_move devices_of_others
 	disks_of_others disks_outlive_the_daemon lines_of_others power_fails)
 IFS=, read -r -a some <<<"$(sed -n 's/.*glu.checks=\([a-z_,]*\).*/\1/p' /proc/cmdline)"
 for what in "${some[@]:-${all[@]}}"; do
