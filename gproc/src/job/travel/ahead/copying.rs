@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Jobs that have fewer pages to themselves go whole: that takes no longer.
-const PAGES_MIN: u64 = 2048;
+const PAGES_MIN: u64 = 4096;
 /// What changes in one round of looks is little, in bytes.
 const LITTLE: u64 = 4 << 20;
 /// Rounds at most, and how long no other begins.
