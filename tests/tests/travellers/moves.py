@@ -467,6 +467,34 @@ for line in sys.stdin:
     for said in answers_all_the_way(job):
         assert said == ['True', 'True'], said
 
+def forgotten_names():
+    # Others change a directory so much that the kernels forget its names, also those of what is open and runs.
+    os.mkdir('/cluster/busy')
+    open('/cluster/busy/lines', 'w').write(''.join(f'{n}\n' for n in range(9)))
+    subprocess.run(['cp', '/bin/sh', '/cluster/busy/sh'], check=True)
+    job = Job(1, '/cluster/busy/sh', '-c', """
+        exec 7</cluster/busy/lines 8>>/cluster/busy/log
+        while read -r line; do read -r number <&7; echo $line >&8; echo $$ $number; done
+    """)
+    def on(node, script):
+        words = ['glurun', '-w', str(node), 'sh', '-c', script]
+        return subprocess.run(words, cwd='/', check=True, text=True, stdout=subprocess.PIPE).stdout.split('\n')
+    job.pid, *said = job.ask('0')
+    assert said == ['0']
+    here, forgotten = 1, 0
+    for number, node in enumerate((2, 3, 1, 2, 1), 1):
+        on(here % 3 + 1, 'cd /cluster/busy && for n in $(seq 300); do : >$n; done; rm [1-9]*')
+        exe, *_ = on(here, f'ls -l /cluster/busy >/dev/null; readlink /proc/{job.pid}/exe')
+        forgotten += exe == '/cluster/busy/sh (deleted)'
+        job.go(node)
+        here = node
+        exe, *_ = on(here, f'readlink /proc/{job.pid}/exe')
+        assert exe == '/cluster/busy/sh', exe
+        assert job.ask(str(number)) == [job.pid, str(number)]
+    assert forgotten, 'the kernels have forgotten no name'
+    assert job.end() == 0
+    assert open('/cluster/busy/log').read() == '0\n1\n2\n3\n4\n5\n'
+
 def input_file():
     # It is opened where the job is, or is its owner's own.
     for home, other in ((2, 1), (1, 2)):
@@ -519,4 +547,4 @@ os.read(7, 5)
 
 rows = (shell_script, files_and_threads, memory, pipeline, make, sqlite, descriptors, pending_signals, unix_sockets,
         private_connections, private_server, private_ipc, private_of_a_user, private_busy,
-        twice_in_vain, limited, limited_and_full, input_file)
+        twice_in_vain, limited, limited_and_full, input_file, forgotten_names)

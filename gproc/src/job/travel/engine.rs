@@ -8,6 +8,7 @@
 mod helper;
 mod images;
 mod maker;
+mod names;
 
 pub(super) use helper::{Helper, Start};
 pub(super) use images::Images;
@@ -166,6 +167,11 @@ impl Engine {
         if led {
             criu.arg("--shell-job");
         }
+        let names = names::find(dir, pid)?;
+        names::note(&names, images)?;
+        for name in names.keys() {
+            criu.arg("--external").arg(name);
+        }
         if let Some(network) = network {
             let external = format!("net[{}]:{NETWORK}", network.inode()?);
             criu.arg("--external").arg(external);
@@ -263,11 +269,13 @@ impl Engine {
             criu.arg("--lazy-pages");
         }
         criu.arg("--action-script").arg(&script);
-        for (name, end) in ends {
+        let files = names::open(&images)?;
+        let mut kept: Vec<BorrowedFd<'_>> = Vec::new();
+        for (name, end) in ends.iter().chain(&files) {
             criu.arg("--inherit-fd")
                 .arg(format!("fd[{}]:{name}", end.as_raw_fd()));
+            kept.push(end.as_fd());
         }
-        let mut kept: Vec<BorrowedFd<'_>> = ends.iter().map(|(_, end)| end.as_fd()).collect();
         if let Some(network) = network {
             let fd = network.as_fd();
             criu.arg("--inherit-fd")
