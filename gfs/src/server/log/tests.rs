@@ -253,7 +253,8 @@ async fn what_was_promised_is_there_or_the_log_does_not_start() {
     check("the mark is gone", remove("MARK"), true).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread, so that all of them wait before any is proposed.
+#[tokio::test]
 async fn waiting_commands_share_an_entry_and_keep_their_order() {
     const COUNT: u64 = 2_000;
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -268,7 +269,7 @@ async fn waiting_commands_share_an_entry_and_keep_their_order() {
     };
     let before = last(&log);
     let proposals = (0..COUNT).map(|value| push(&log, value));
-    let replies = futures::future::join_all(proposals).await;
+    let replies = tokio::task::unconstrained(futures::future::join_all(proposals)).await;
     for (at, reply) in replies.into_iter().enumerate() {
         assert_eq!(reply.expect("it leads").0, at + 1);
     }
