@@ -37,8 +37,8 @@ impl Ahead {
     pub(super) fn hears_of(&mut self, event: &Event) {
         match event {
             Event::TargetGone(why) => self.why_gone = Some(why.clone()),
-            // A checkpoint, or a start from one.
-            Event::Keep | Event::Loaded(_) => self.begin(false),
+            // It starts from a checkpoint.
+            Event::Loaded(_) => self.begin(false),
             _ => {}
         }
     }
