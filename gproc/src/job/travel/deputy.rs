@@ -262,6 +262,7 @@ impl Deputy {
             restarts: self.home.restarts(),
             newest: self.restart.newest.filter(|of| Some(of.number) == kept),
             last: status.last,
+            settled: self.home.is_settled(),
         };
     }
 

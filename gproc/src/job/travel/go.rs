@@ -49,7 +49,8 @@ impl Travel {
             _ if at == to => return Ok(()),
             Why::Restart | Why::Asked | Why::PostCopy | Why::Levelled(_) => {}
         }
-        let mut ties = self.ties(known.as_ref(), pid).await;
+        let ties = self.ties_at_rest(known.as_ref(), pid).await;
+        let mut ties = ties.ok_or(libc::EBUSY)?;
         if to == self.node {
             ties.remove(STAY);
         }

@@ -27,6 +27,7 @@ mod seat;
 mod tcp;
 mod terminal;
 mod ticket;
+mod tied;
 mod ties;
 mod timers;
 mod told;
@@ -125,6 +126,12 @@ impl Known {
         let status = self.status.lock().expect("no holder panics");
         status.newest.is_some()
     }
+
+    /// Returns whether nothing is done to it.
+    fn is_settled(&self) -> bool {
+        let status = self.status.lock().expect("no holder panics");
+        status.settled
+    }
 }
 
 /// Where a job is.
@@ -136,6 +143,8 @@ struct Status {
     newest: Option<Kept>,
     /// How it has moved last.
     last: Option<(Moved, Cost)>,
+    /// It neither moves, nor are images made of it.
+    settled: bool,
 }
 
 impl Status {
@@ -146,6 +155,7 @@ impl Status {
             restarts: 0,
             newest: None,
             last: None,
+            settled: true,
         }
     }
 }
@@ -408,52 +418,6 @@ impl Travel {
         }
         let sent = known.orders.try_send(Order::Signal { number, group });
         Some(sent.map_err(|_| Errno::EAGAIN))
-    }
-
-    /// Returns every reason why a process cannot move.
-    async fn ties(&self, known: Option<&Known>, pid: i32) -> BTreeSet<&'static str> {
-        let Some(known) = known else {
-            return BTreeSet::from(["no_job"]);
-        };
-        let mut ties: BTreeSet<_> = known.tied.into_iter().collect();
-        let at = known.status.lock().expect("no holder panics").at;
-        match known.group.get().map(|group| group.dir()) {
-            _ if at != self.node => ties.extend(self.ties_there(at, pid).await),
-            Some(None) => drop(ties.insert("no_cgroup")),
-            // Back at home it has another group.
-            Some(Some(dir)) => {
-                let dir = self.levels.dir_of(pid).unwrap_or_else(|| dir.to_owned());
-                ties.extend(self.ties_of_processes(dir, pid).await);
-            }
-            None => {}
-        }
-        if self.admissions.stay(self.node).await {
-            ties.insert(STAY);
-        }
-        ties
-    }
-
-    /// Returns what ties the processes in a cgroup of this node.
-    async fn ties_of_processes(&self, dir: PathBuf, pid: i32) -> BTreeSet<&'static str> {
-        let engine = self.engine.get().cloned();
-        let found = guest::blocking(move || {
-            let Some(engine) = engine.filter(|engine| engine.check().is_ok()) else {
-                return BTreeSet::from(["no_criu"]);
-            };
-            ties::ties(&dir, pid, engine.locks()).unwrap_or_default()
-        });
-        found.await
-    }
-
-    /// Asks the host of a copy what ties it there. One that does not say finds it when it makes images.
-    async fn ties_there(&self, at: NodeId, pid: i32) -> BTreeSet<&'static str> {
-        let Ok(transport) = self.transport() else {
-            return BTreeSet::from(["no_criu"]);
-        };
-        match ask(&**transport, at, pid, Asked::TiesThere).await {
-            Ok(Told::Ties(words)) => ties::known(&words),
-            _ => BTreeSet::new(),
-        }
     }
 }
 

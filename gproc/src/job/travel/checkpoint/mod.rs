@@ -226,7 +226,9 @@ impl Travel {
         known: Option<Known>,
         pid: i32,
     ) -> Result<u64, (i32, String)> {
-        let mut ties = self.ties(known.as_ref(), pid).await;
+        let ties = self.ties_at_rest(known.as_ref(), pid).await;
+        let busy = || (libc::EBUSY, NotKept::Busy.to_string());
+        let mut ties = ties.ok_or_else(busy)?;
         // It goes on here.
         ties.remove(STAY);
         let Some(known) = known.filter(|_| ties.is_empty()) else {
