@@ -41,8 +41,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The job where it was started.
 pub(in crate::job) struct Original {
@@ -76,7 +76,7 @@ pub(super) struct Deputy {
     original: Original,
     seat: Arc<Seat>,
     remains: Arc<Remains>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<watch::Sender<Status>>,
     home: Home,
     /// `None`: the original.
     source: Option<Link>,
@@ -122,7 +122,7 @@ impl Deputy {
         original: Original,
         seat: Arc<Seat>,
         remains: Arc<Remains>,
-        status: Arc<Mutex<Status>>,
+        status: Arc<watch::Sender<Status>>,
         wanted: Wanted,
     ) -> Self {
         Self {
@@ -255,15 +255,17 @@ impl Deputy {
     /// Has others see where the job is.
     fn show(&self) {
         let kept = self.home.kept();
-        let mut status = self.status.lock().expect("no holder panics");
-        *status = Status {
-            at: self.home.at(),
-            moves: self.home.moves(),
-            restarts: self.home.restarts(),
-            newest: self.restart.newest.filter(|of| Some(of.number) == kept),
-            last: status.last,
-            settled: self.home.is_settled(),
-        };
+        self.status.send_modify(|status| {
+            *status = Status {
+                at: self.home.at(),
+                moves: self.home.moves(),
+                restarts: self.home.restarts(),
+                newest: self.restart.newest.filter(|of| Some(of.number) == kept),
+                last: status.last,
+                settled: self.home.is_settled(),
+                lands: self.home.lands(),
+            };
+        });
     }
 
     async fn act(&mut self, action: Action) -> Option<Event> {

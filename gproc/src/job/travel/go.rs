@@ -40,9 +40,9 @@ impl Travel {
     ) -> Result<(), i32> {
         let begun = Instant::now();
         let at_home = || self.node;
-        let at = known.as_ref().map_or_else(at_home, |known| {
-            known.status.lock().expect("no holder panics").at
-        });
+        let at = known
+            .as_ref()
+            .map_or_else(at_home, |known| known.status.borrow().at);
         match why {
             // Its pid is there already.
             Why::Restart if at == to => return Err(libc::EEXIST),
@@ -102,7 +102,7 @@ impl Travel {
                     because: why.because(),
                     took_ms,
                 };
-                status.lock().expect("no holder panics").last = Some((moved, cost));
+                status.send_modify(|status| status.last = Some((moved, cost)));
                 tokio::spawn(async move { travel.tell_of(pid, moved, cost).await });
             }
             told

@@ -72,12 +72,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a node may take to say something.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How long a move may take: as long as both hosts may work at it.
 const MOVED_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long CRIU may take to be done with a copy that runs.
+const LANDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `cantmove` says where processes stay at home.
 const STAY: &str = "stay";
@@ -111,7 +114,7 @@ struct Known {
     orders: mpsc::Sender<Order>,
     seat: Arc<Seat>,
     remains: Arc<Remains>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<watch::Sender<Status>>,
     group: GroupSlot,
     /// What keeps it here for its whole life.
     tied: Option<&'static str>,
@@ -123,14 +126,14 @@ struct Known {
 impl Known {
     /// Returns whether there is a checkpoint of it.
     fn is_kept(&self) -> bool {
-        let status = self.status.lock().expect("no holder panics");
-        status.newest.is_some()
+        self.status.borrow().newest.is_some()
     }
 
-    /// Returns whether nothing is done to it.
-    fn is_settled(&self) -> bool {
-        let status = self.status.lock().expect("no holder panics");
-        status.settled
+    /// Waits for the end of a move that has been decided, for as long as that may take.
+    async fn landed(&self) {
+        let mut status = self.status.subscribe();
+        let landed = status.wait_for(|status| !status.lands);
+        tokio::time::timeout(LANDED_WITHIN, landed).await.ok();
     }
 }
 
@@ -145,6 +148,8 @@ struct Status {
     last: Option<(Moved, Cost)>,
     /// It neither moves, nor are images made of it.
     settled: bool,
+    /// It has moved, but for the word of its host that it runs.
+    lands: bool,
 }
 
 impl Status {
@@ -156,6 +161,7 @@ impl Status {
             newest: None,
             last: None,
             settled: true,
+            lands: false,
         }
     }
 }
@@ -275,6 +281,17 @@ impl Travel {
         guest.then(|| self.guests.enter(pid, Its::Group(Arc::clone(group))))
     }
 
+    /// Frees the pid of a job of this node that comes home.
+    async fn make_room(&self, pid: i32) {
+        let remains = self
+            .jobs()
+            .get(&pid)
+            .map(|known| Arc::clone(&known.remains));
+        if let Some(body) = remains.and_then(|remains| remains.take()) {
+            remains::bury(pid, body).await;
+        }
+    }
+
     /// Keeps a copy that has been ended here on the process table while its job goes on elsewhere, if it is a job of
     /// this node; else buries it.
     async fn keep_or_bury(&self, pid: i32, body: Body) {
@@ -304,7 +321,7 @@ impl Travel {
             orders,
             seat: Arc::default(),
             remains: Arc::default(),
-            status: Arc::new(Mutex::new(Status::new(self.node))),
+            status: Arc::new(watch::Sender::new(Status::new(self.node))),
             group: Arc::clone(&original.group),
             tied,
             user: user.clone(),
@@ -354,7 +371,7 @@ impl Travel {
         let known = self.jobs().get(&pid).cloned();
         match asked {
             Asked::Where => {
-                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                let status = known.map(|known| *known.status.borrow());
                 let status = status.unwrap_or_else(|| Status::new(self.node));
                 Told::Where {
                     at: status.at,
@@ -363,7 +380,7 @@ impl Travel {
             }
             Asked::Keep => self.told_kept(known, pid).await,
             Asked::Checkpoint => {
-                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                let status = known.map(|known| *known.status.borrow());
                 let of = |status: Status| Checkpoint {
                     newest: status.newest,
                     restarts: status.restarts,
@@ -392,7 +409,7 @@ impl Travel {
                 Told::Heard
             }
             Asked::LastMove => {
-                let status = known.map(|known| *known.status.lock().expect("no holder panics"));
+                let status = known.map(|known| *known.status.borrow());
                 Told::LastMove(status.and_then(|status| status.last))
             }
             Asked::TiesThere => {

@@ -1,7 +1,7 @@
 //! What is left of a job at home while it runs elsewhere: a process that has been ended and not been waited for, so that
 //! nobody else is given its pid. It is held by a pidfd, never looked for by its number, which may be another's by then.
 //!
-//! Whoever takes it buries it: the deputy before a copy is to have the pid here, and who drops the job's
+//! Whoever takes it buries it: who makes a copy here that is to have the pid, the deputy when the job is over, and who drops its
 //! [`Ticket`](super::Ticket).
 
 use super::super::group::Group;

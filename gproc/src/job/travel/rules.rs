@@ -149,6 +149,11 @@ impl Home {
         self.state == State::Settled
     }
 
+    /// Returns whether it has moved, and may run already.
+    pub(super) const fn lands(&self) -> bool {
+        matches!(self.state, State::Landing { .. })
+    }
+
     /// Returns whether it runs, though pages of it may be missing.
     pub(super) fn runs(&self) -> bool {
         matches!(

@@ -7,13 +7,17 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 impl Travel {
-    /// As [`Self::ties`], of a job to which nothing is done; else `None` (MV3): CRIU would be looked at as well.
+    /// As [`Self::ties`], of a job to which nothing is done; else `None` (MV3): CRIU would be looked at as well. A copy that runs
+    /// already may ask before home knows that it does.
     pub(super) async fn ties_at_rest(
         &self,
         known: Option<&Known>,
         pid: i32,
     ) -> Option<BTreeSet<&'static str>> {
-        let rests = || known.is_none_or(Known::is_settled);
+        if let Some(known) = known {
+            known.landed().await;
+        }
+        let rests = || known.is_none_or(|known| known.status.borrow().settled);
         if !rests() {
             return None;
         }
@@ -27,7 +31,7 @@ impl Travel {
             return BTreeSet::from(["no_job"]);
         };
         let mut ties: BTreeSet<_> = known.tied.into_iter().collect();
-        let at = known.status.lock().expect("no holder panics").at;
+        let at = known.status.borrow().at;
         match known.group.get().map(|group| group.dir()) {
             _ if at != self.node => ties.extend(self.ties_there(at, pid).await),
             Some(None) => drop(ties.insert("no_cgroup")),

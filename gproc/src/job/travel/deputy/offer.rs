@@ -24,10 +24,6 @@ impl Deputy {
 
     /// Sends it all to a target.
     pub(super) async fn offer(&mut self, to: NodeId) -> Result<(), String> {
-        if to == self.travel.node {
-            // Its pid is to be free.
-            self.bury().await;
-        }
         let mut link = match self.ahead.wanted {
             true => self.target.take().ok_or_else(|| self.ahead.why_gone())?,
             false => self.connect(to).await?,

@@ -262,6 +262,8 @@ pub(super) async fn make(
     let (its_group, private, images) = (Arc::clone(&group), sent.private, sent.images);
     let leader = terminal.as_ref().map(|terminal| terminal.leader);
     let (root, partly) = (leader.unwrap_or(arrival.pid), fetch.is_some());
+    // Not before: until then others find it by that pid.
+    travel.make_room(arrival.pid).await;
     std::thread::Builder::new()
         .name("glu-guest".into())
         .spawn(move || {
