@@ -491,7 +491,9 @@ def forgotten_names():
         exe, *_ = on(here, f'readlink /proc/{job.pid}/exe')
         assert exe == '/cluster/busy/sh', exe
         assert job.ask(str(number)) == [job.pid, str(number)]
-    assert forgotten, 'the kernels have forgotten no name'
+    # Older kernels are given none to keep.
+    major, minor, *_ = os.uname().release.split('.')
+    assert forgotten or (int(major), int(minor)) < (6, 16), 'the kernels have forgotten no name'
     assert job.end() == 0
     assert open('/cluster/busy/log').read() == '0\n1\n2\n3\n4\n5\n'
 
