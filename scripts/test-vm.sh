@@ -50,7 +50,7 @@ make_disk() {
 	# With its own libraries, in another place.
 	mkdir "$tree/criu"
 	cp -a "$target/criu/root" "$tree/criu/"
-	sed "s|$target/criu/root|/glu/criu/root|g" "$criu" >"$tree/criu/criu"
+	sed "s|$target/criu/root|/glu/criu/root|g" "$target/criu/criu" >"$tree/criu/criu"
 	chmod +x "$tree/criu/criu"
 	install "$root/scripts/vm/init" "$root/scripts/vm/smoke.sh" "$root/scripts/vm/"*.py "$tree/"
 	"$bin/glu" init vm "$tree/etc" node1=10.77.0.1:7420 node2=10.77.0.2:7420 node3=10.77.0.3:7420 >/dev/null
@@ -115,6 +115,7 @@ follow() {
 if [ "${1:-}" != inside ]; then
 	needs
 	"$root/scripts/vm/image.sh" "$image"
+	"$root/scripts/criu.sh" own >/dev/null
 	# A network of their own, which ends with the last of them.
 	exec unshare --net "$0" inside
 fi
@@ -122,7 +123,6 @@ ip link set lo up multicast on
 ip route add 224.0.0.0/4 dev lo
 rm -rf "$run"
 mkdir -p "$run"
-criu=$("$root/scripts/criu.sh" own)
 make_disk
 trap finish EXIT
 end=$((SECONDS + within))
