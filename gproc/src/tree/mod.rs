@@ -486,7 +486,10 @@ impl Tree for ProcTree {
             }
             return self.read_events(fh, position, rest, size).await;
         }
-        let ended = open.polled.as_ref().and_then(|polled| polled.ended());
+        let ended = match &open.polled {
+            Some(polled) => polled.ended().await,
+            None => None,
+        };
         let content = match (open.content, ended) {
             (Some(content), _) if offset > 0 || !open.read => content,
             (_, Some(ended)) => ended,

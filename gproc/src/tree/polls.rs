@@ -10,8 +10,9 @@ use bytes::Bytes;
 use gfs::error::Errno;
 use gfs::tree::{BROKEN, READABLE, READY, Wake};
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use tokio::sync::SetOnce;
 use tokio::task::AbortHandle;
 
 /// That a process ends is no secret: who may not know how is told by the read.
@@ -26,13 +27,15 @@ pub(super) struct Polled {
     ended: Ended,
 }
 
-/// How a process has ended, for who reads that after it was told by poll(2): by then nobody else may know any more.
-type Ended = Arc<OnceLock<Bytes>>;
+/// How a process has ended, for who reads that after it was told by poll(2): by then nobody else may know any more. Nothing: who
+/// has it open is not told, or it could not be found out.
+type Ended = Arc<SetOnce<Option<Bytes>>>;
 
 impl Polled {
-    /// Returns how the process has ended that was waited for.
-    pub(super) fn ended(&self) -> Option<Bytes> {
-        self.ended.get().cloned()
+    /// Waits for the end of the process that is waited for; returns how it has ended. That it has may be seen before this is
+    /// told. Cancel-safe.
+    pub(super) async fn ended(&self) -> Option<Bytes> {
+        self.ended.wait().await.clone()
     }
 }
 
@@ -75,8 +78,11 @@ impl ProcTree {
         self.wake_after(fh, wake, ended, async move {
             match cluster.wait(&at.identity, open.opener).await {
                 // There is one task for an open file.
-                Ok(Ok(how)) => drop(told.set(how)),
-                Ok(Err(libc::EACCES)) => drop(cluster.wait(&at.identity, ANYBODY).await),
+                Ok(Ok(how)) => drop(told.set(Some(how))),
+                Ok(Err(libc::EACCES)) => {
+                    told.set(None).ok();
+                    drop(cluster.wait(&at.identity, ANYBODY).await);
+                }
                 // Whatever came of it, it is looked at again.
                 Ok(Err(_)) | Err(_) => {}
             }
@@ -128,9 +134,11 @@ impl ProcTree {
             return;
         }
         let wakes = Arc::<AtomicBool>::default();
-        let waking = Arc::clone(&wakes);
+        let (waking, known) = (Arc::clone(&wakes), Arc::clone(&ended));
         let task = tokio::spawn(async move {
             change.await;
+            // By then somebody else may have.
+            known.set(None).ok();
             waking.store(true, Ordering::SeqCst);
             wake.wake();
         });

@@ -56,9 +56,12 @@ impl Wish {
             // Who names a node hears that it is down.
             .filter(|(node, up, _)| of_set(&self.on, *node).unwrap_or(*up))
             .filter(|(.., load)| {
-                self.mem_mib
-                    .is_none_or(|mib| load.mem_available_kib >> 10 >= mib)
-                    && self.cpus.is_none_or(|cpus| load.cpus >= cpus)
+                // One that has just joined has not reported yet.
+                let is_new = load.cpus == 0;
+                let mem = |mib| load.mem_available_kib >> 10 >= mib;
+                is_new
+                    || self.mem_mib.is_none_or(mem)
+                        && self.cpus.is_none_or(|cpus| load.cpus >= cpus)
             })
             .map(|(node, ..)| node)
             .filter(|node| of_set(&self.except, *node) != Some(true))
@@ -287,6 +290,12 @@ mod tests {
             .map(|nodes| nodes.iter().map(|node| node.0).collect())
             .collect();
         assert_eq!(plan, expected, "{line}");
+    }
+
+    #[test]
+    fn a_node_that_has_not_reported_yet_is_not_refused() {
+        let known = || Ok(vec![(NodeId(1), true, NodeLoad::default())]);
+        assert_eq!(wish("m64 c1").plan(known), Ok(vec![vec![NodeId(1)]]));
     }
 
     #[track_caller]
