@@ -1,6 +1,7 @@
 //! Carries a job's input and output, each stream by a thread of its own: one that blocks holds up no other.
 
 use super::owner::Line;
+use super::say;
 use super::terminal::Terminal;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -294,7 +295,7 @@ fn tell_unless_closed(stream: Stream, error: &io::Error) {
             Stream::Err => "standard error",
             Stream::Wire => unreachable!("the wire is not written out"),
         };
-        eprintln!("glurun: cannot write to {stream}: {error}");
+        say(format_args!("glurun: cannot write to {stream}: {error}"));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::copy::Sink;
 use super::owner::Command;
 use super::signals::Signals;
-use super::{SIGNAL_STATUS, sys};
+use super::{SIGNAL_STATUS, say, sys};
 use crate::nodes::NodeSet;
 use consistency::NodeId;
 use gproc::job::protocol::{End, Failure, NodesReply};
@@ -150,7 +150,7 @@ fn run_one(
         End::Exited(status) => byte(status),
         End::Killed(signal) => SIGNAL_STATUS.saturating_add(byte(signal)),
         End::Failed { kind, message } => {
-            eprintln!("glurun: process {vnn}: {message}");
+            say(format_args!("glurun: process {vnn}: {message}"));
             kind.status()
         }
     }

@@ -31,6 +31,8 @@ mod terminal;
 
 use gproc::job::protocol::{End, Failure};
 use gproc::job::{SOCKET_ENV, SOCKET_PATH};
+use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Added to a signal's number: the exit status that tells of it where only a number can be told.
@@ -41,9 +43,16 @@ fn socket() -> PathBuf {
     std::env::var_os(SOCKET_ENV).map_or_else(|| SOCKET_PATH.into(), PathBuf::from)
 }
 
+/// Says a line, in one piece: jobs write to the same place.
+fn say(line: fmt::Arguments<'_>) {
+    let line = format!("{line}\n");
+    // Nobody is left to be told.
+    std::io::stderr().write_all(line.as_bytes()).ok();
+}
+
 /// Says why something failed, and ends this process as the rules for `Failure` want it.
 fn give_up(name: &str, kind: Failure, message: &str) -> ! {
-    eprintln!("{name}: {message}");
+    say(format_args!("{name}: {message}"));
     std::process::exit(kind.status().into())
 }
 

@@ -4,6 +4,7 @@ use super::copy::Sink;
 use super::fan::Fan;
 use super::parallel::Parallel;
 use super::peeked;
+use super::say;
 use super::signals::Signals;
 use super::streams::Streams;
 use super::sys;
@@ -314,7 +315,10 @@ impl Command {
                         parallel.entered(vnn, token, &processes, signals);
                     }
                 }
-                FromJob::Note(note) => eprintln!("glurun: {}", table::printable(note.as_bytes())),
+                FromJob::Note(note) => say(format_args!(
+                    "glurun: {}",
+                    table::printable(note.as_bytes())
+                )),
                 FromJob::Stopped(_) => {
                     if !streams.stop() {
                         line.send(&GO_ON)?;
@@ -342,14 +346,14 @@ impl Command {
         }
         let node = streams.node.map(|node| format!(" on node {node}"));
         let limit = self.limits.mem_bytes.unwrap_or_default() >> 20;
-        eprintln!(
-            "glurun: out of memory{}: {} of the job ended, which used more than {limit} MiB (--mem)",
-            node.unwrap_or_default(),
-            match streams.out_of_memory {
-                1 => "a process".to_owned(),
-                more => format!("{more} processes"),
-            },
-        );
+        let node = node.unwrap_or_default();
+        let ended = match streams.out_of_memory {
+            1 => "a process".to_owned(),
+            more => format!("{more} processes"),
+        };
+        say(format_args!(
+            "glurun: out of memory{node}: {ended} of the job ended, which used more than {limit} MiB (--mem)"
+        ));
     }
 
     fn extras(&self, request: &Request) -> Vec<Extra> {

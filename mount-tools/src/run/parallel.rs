@@ -4,6 +4,7 @@
 
 use super::owner::Line;
 use super::pmi::{Do, Pmi};
+use super::say;
 use super::signals::Signals;
 use bytes::Bytes;
 use consistency::NodeId;
@@ -120,7 +121,7 @@ impl Parallel {
                 }
                 Do::End(why) if !inner.over => {
                     inner.over = true;
-                    eprintln!("glurun: {why}: all are ended");
+                    say(format_args!("glurun: {why}: all are ended"));
                     signals.send_to_all(libc::SIGTERM);
                 }
                 Do::End(_) => {}
