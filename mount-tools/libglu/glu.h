@@ -66,8 +66,7 @@ int glu_where_pid(pid_t pid);
 int glu_nmigs(pid_t pid);
 
 /* Has the program of a job of glurun go on on another node, with all its descendants; 0 is the node that has started it, -1
- * the one where it runs best. Returns when it does; it may be the caller. There is no rfork: a child is of its parent's job, which
- * moves as a whole. */
+ * the one where it runs best. Returns when it does; it may be the caller. */
 int glu_migrate(pid_t pid, int node);
 
 /* As kill(2), for a process of any node; pid is above 0. */
@@ -97,6 +96,20 @@ pid_t glu_cospawn(pid_t npid, const char *const argv[]);
 /* As execvp(3), on another node, or where node is 0 on the one where it runs best: this process becomes the glurun of that
  * program, with the same pid, descriptors and parent, and ends as it ends. Returns only with an error. */
 int glu_rexec(int node, const char *const argv[]);
+
+/* As fork(2); the child goes on on another node, or where node is 0 on that of the others where it runs best. On the caller's own
+ * node it is a child as any other, as it is where there are no others. In the caller it returns, once the child runs there, the
+ * number of the process that stands for it: its glurun, to be waited for and signalled as the child is. getpid() in the child
+ * is another number.
+ *
+ * The child is a job and a session of its own, and may move on. It has a copy of all memory, also of what is shared here, and the
+ * open files, each with a place of its own. Its outputs are the caller's; so is its input if that is a file, else it is empty. Of a
+ * pipe it keeps the end that it has, unless that is to be closed on exec (FD_CLOEXEC): so mark the end that it is not to have.
+ * It keeps no socket that is so marked. Where other threads run it may only call what is safe in a signal handler.
+ *
+ * Errors: ENXIO, EHOSTDOWN, ECONNREFUSED, EBUSY, EAGAIN, ENOTCONN; EOPNOTSUPP if it cannot move, or would have both ends of a
+ * pipe; those of fork(2). The child has done nothing then. */
+pid_t glu_rfork(int node);
 
 #ifdef __cplusplus
 }

@@ -61,6 +61,94 @@ static int rexec(void)
     return 1;
 }
 
+/* Leaves what those who run the tests have open: it is of another machine than the node. */
+static void alone(void)
+{
+    int fd;
+
+    for (fd = 3; fd < 1024; fd++)
+        close(fd);
+}
+
+/* Waits for a child of glu_rfork; returns its status. */
+static int waited(pid_t pid)
+{
+    int status;
+
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return status;
+}
+
+/* Has a child go on on another node; the caller is on node 1. */
+static int rfork_(void)
+{
+    const pid_t own = getpid();
+    int status, file, value = 1, place[2];
+    char text[7] = "";
+    pid_t pid;
+
+    alone();
+    file = open("/cluster/forked", O_RDWR | O_CREAT | O_TRUNC, 0600);
+    FAILS(glu_rfork(9), ENXIO);
+    FAILS(glu_rfork(-1), ENXIO);
+    CHECK(write(file, "abc", 3) == 3);
+    pid = glu_rfork(2);
+    if (pid == 0) {
+        CHECK(glu_node() == 2 && getpid() != own && glu_where_pid(getpid()) == 2);
+        CHECK(value++ == 1 && write(file, "def", 3) == 3);
+        /* It has no input of its own, and moves as any job. */
+        CHECK(read(0, text, 1) == 0);
+        CHECK(glu_migrate(getpid(), 0) == 0 && glu_node() == 1);
+        CHECK(glu_migrate(getpid(), 2) == 0 && glu_node() == 2 && glu_nmigs(getpid()) == 3);
+        CHECK(write(1, "out\n", 4) == 4 && write(2, "err\n", 4) == 4);
+        _exit(5);
+    }
+    CHECK(pid > 0);
+    status = waited(pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 5);
+    CHECK(value == 1 && lseek(file, 0, SEEK_CUR) == 3);
+    CHECK(read(file, text, 6) == 3 && !strcmp(text, "def"));
+
+    CHECK((pid = glu_rfork(2)) >= 0);
+    if (pid == 0)
+        for (;;)
+            pause();
+    CHECK(kill(pid, SIGUSR1) == 0);
+    status = waited(pid);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR1);
+
+    CHECK((pid = glu_rfork(0)) >= 0);
+    if (pid == 0)
+        _exit(glu_node());
+    CHECK(WEXITSTATUS(waited(pid)) == 2);
+
+    CHECK((pid = glu_rfork(1)) >= 0);
+    if (pid == 0)
+        _exit(getppid() == own && glu_node() == 1 ? 3 : 4);
+    CHECK(WEXITSTATUS(waited(pid)) == 3);
+
+    /* Of this it would have both ends. */
+    CHECK(pipe(place) == 0);
+    FAILS(glu_rfork(2), EOPNOTSUPP);
+    CHECK(close(place[0]) == 0 && close(place[1]) == 0);
+    /* And this is a file of one node. */
+    value = open("/tmp/forked", O_WRONLY | O_CREAT, 0600);
+    CHECK(value >= 0);
+    FAILS(glu_rfork(2), EOPNOTSUPP);
+    CHECK(close(value) == 0 && unlink("/tmp/forked") == 0);
+    CHECK(wait(NULL) == -1 && errno == ECHILD);
+    return 6;
+}
+
+/* Has a child on another node, and waits. */
+static int leave(void)
+{
+    alone();
+    CHECK(glu_rfork(2) >= 0);
+    for (;;)
+        pause();
+}
+
 /* One of four processes on two nodes: after the barrier all have done what comes before it. */
 static int barrier(void)
 {
@@ -88,6 +176,10 @@ int main(int argc, char **argv)
         return move_itself();
     if (argc == 2 && !strcmp(argv[1], "rexec"))
         return rexec();
+    if (argc == 2 && !strcmp(argv[1], "rfork"))
+        return rfork_();
+    if (argc == 2 && !strcmp(argv[1], "leave"))
+        return leave();
     CHECK(argc == 6);
     int own = atoi(argv[1]), other = atoi(argv[2]);
     pid_t pid = atoi(argv[3]), group = atoi(argv[4]), gone = atoi(argv[5]);

@@ -66,3 +66,37 @@ assert job.ask('well') == ['well'] and job.end() == 5"
     let moved = alone(&format!("sh -c '{script}'"));
     assert_eq!(moved, "2\n1\nstatus 0");
 }
+
+#[test]
+fn a_program_in_c_has_a_child_on_another_node() {
+    let cluster = moves::cluster_that_moves(2);
+    let program = program_in_c(&cluster, "library");
+    let program = program.display();
+    let run = |words: &str| {
+        let script = format!("{{ {words} </dev/null 2>&1; echo status $?; }} | sort | cat");
+        cluster.sh(1, &script).ok()
+    };
+    let expected = "err\nout\nstatus 6";
+    assert_eq!(run(&format!("{program} rfork")), expected);
+    assert_eq!(run(&format!("glurun -w 1 {program} rfork")), expected);
+
+    // What stands for a child is it: also for the kill that nobody sees.
+    let children = format!("glups -e -w 2 -o args | grep -c '^{program} leave$'");
+    let are = |count: &str| {
+        wait_until("children on node 2", DEADLINE, || {
+            cluster.sh(1, &children).stdout == count
+        });
+    };
+    let leave = format!("setsid {program} leave > /dev/null 2>&1 </dev/null & echo $!");
+    let pid = cluster.sh(1, &leave).ok();
+    are("1");
+    cluster.sh(1, &format!("pkill -KILL -P {pid}")).ok();
+    are("0");
+    cluster.sh(1, &format!("kill -KILL {pid}")).ok();
+    // A job's end is that of all that it has forked.
+    let leave = format!("glurun -w 1 {program} leave > /dev/null 2>&1 </dev/null & echo $!");
+    let pid = cluster.sh(1, &leave).ok();
+    are("1");
+    cluster.sh(1, &format!("kill {pid}")).ok();
+    are("0");
+}

@@ -4,6 +4,7 @@
 use super::LEVEL_ENV;
 use super::admission::{Admission, Admissions};
 use super::barrier::Barriers;
+use super::forked::{self, Forked};
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::gang::driver::{self, GangList, Gangs};
 use super::group::{Group, Groups};
@@ -12,7 +13,7 @@ use super::pause::{Guests, Its};
 use super::private::Private;
 use super::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, KILLED_WITHIN, PING_EVERY, SILENCE_MAX, Start,
-    ToJob,
+    ToJob, Told,
 };
 use super::roll::Seat;
 use super::spawn::{GroupSlot, Process, SpawnError, Spawner, Wanted};
@@ -63,9 +64,15 @@ pub struct Agent {
 /// Between whom the frames go.
 #[derive(Debug)]
 pub(super) enum Hop {
-    /// Owner and this node: the kernel tells when the owner is gone. What home knows of the job is here, too, and the node
-    /// that it is to run on, if that is another one.
-    Local(Seat, Option<NodeId>),
+    /// Owner and this node: the kernel tells when the owner is gone.
+    Local {
+        /// What home knows of the job.
+        seat: Seat,
+        /// The node that it is to run on, if that is another one.
+        goes_to: Option<NodeId>,
+        /// It runs already.
+        forked: Option<Forked>,
+    },
     /// Home and this node: pings tell.
     Remote,
 }
@@ -73,6 +80,13 @@ pub(super) enum Hop {
 impl Hop {
     const fn is_remote(&self) -> bool {
         matches!(self, Self::Remote)
+    }
+
+    fn take_forked(&mut self) -> Option<Forked> {
+        match self {
+            Self::Local { forked, .. } => forked.take(),
+            Self::Remote => None,
+        }
     }
 }
 
@@ -299,6 +313,7 @@ impl Agent {
             limits,
             gang,
             private,
+            forked: owner.hop.take_forked(),
         };
 
         let vnn = start.request.vnn;
@@ -322,10 +337,10 @@ impl Agent {
             to_owner: sender.clone(),
         };
         process.may_move(&self.travel, group, tied, user, wishes);
-        let mut goes_to = None;
-        if let Hop::Local(seat, to) = &owner.hop {
+        let mut to = None;
+        if let Hop::Local { seat, goes_to, .. } = &owner.hop {
             seat.runs(self.node, process.pid());
-            goes_to = *to;
+            to = *goes_to;
         }
         let pid = process.pid().cast_signed();
         let waits = || {
@@ -334,8 +349,17 @@ impl Agent {
         };
         let _place = guest.then(waits);
         let _turns = gang.then(|| self.gangs.enter(process.pid(), group));
+        let mut node = self.node;
+        if let Some(to) = to.take_if(|_| process.is_forked()) {
+            if let Err(ended) = self.depart(&process, to, owner, sender).await {
+                end_group(group).await;
+                reap(&process).await;
+                return ended;
+            }
+            node = to;
+        }
         let started = FromJob::Started {
-            node: self.node,
+            node,
             pid: process.pid(),
             relayed: pipes.is_some(),
         };
@@ -347,7 +371,7 @@ impl Agent {
             sender.send(&FromJob::InputRead(0)).await;
         }
         sender.send(&started).await;
-        if let Some(to) = goes_to {
+        if let Some(to) = to {
             let (travel, sender) = (Arc::clone(&self.travel), sender.clone());
             tokio::spawn(async move { travel.send(pid, to, &sender).await });
         }
@@ -395,6 +419,34 @@ impl Agent {
                 Err(OwnerLost)
             }
         }
+    }
+
+    /// Has a process that waits for it go on on another node. If that cannot be its owner hears why, and it is to be ended.
+    async fn depart(
+        &self,
+        process: &Process,
+        to: NodeId,
+        owner: &mut Owner<impl AsyncRead + Unpin>,
+        sender: &FrameSender,
+    ) -> Result<(), Result<End, OwnerLost>> {
+        let mut gone = pin!(self.travel.go_now(process.pid().cast_signed(), to));
+        let gone = loop {
+            tokio::select! {
+                gone = &mut gone => break gone,
+                frame = owner.next() => match frame {
+                    Ok(ToJob::Signal { number, group }) => process.signal(number, group),
+                    Ok(ToJob::Ping) => {}
+                    Ok(_) | Err(OwnerLost) => return Err(Err(OwnerLost)),
+                },
+            }
+        };
+        sender.send(&FromJob::Told(Told::Gone(gone))).await;
+        if let Err(errno) = gone {
+            let why = Errno::from_raw(errno).desc();
+            return Err(Ok(End::lost(format!("it cannot go to node {to}: {why}"))));
+        }
+        process.signal(forked::GO, false);
+        Ok(())
     }
 
     /// Starts the program and sends it what signals have come meanwhile. An owner that goes meanwhile ends it, even on
@@ -626,7 +678,7 @@ impl<R: AsyncRead + Unpin> Owner<R> {
     async fn next(&mut self) -> Result<ToJob, OwnerLost> {
         let next = self.reader.next(FRAME_BYTES_MAX);
         let frame = match self.hop {
-            Hop::Local(..) => next.await,
+            Hop::Local { .. } => next.await,
             Hop::Remote => timeout_at(self.heard + SILENCE_MAX, next)
                 .await
                 .unwrap_or_else(|silent| Err(silent.into())),

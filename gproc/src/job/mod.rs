@@ -14,6 +14,7 @@
 //! - [`admission`]: whom a node is for.
 //! - [`server`]: the unix socket of a node; knows who asks. [`relay`]: home's end of a remote job.
 //! - [`agent`]: the host's end; [`stdio`], [`input`], [`spawn`], [`group`], [`mark`], [`sys`] are its parts.
+//! - [`forked`]: processes that are children of their owner, and become jobs.
 //! - [`roll`]: the jobs of a home, for the record of them (J8).
 //! - [`gang`]: commands that take turns. [`pause`]: guests that wait for a node's owner to go.
 //! - [`barrier`], [`gather`]: barriers of the processes of one command.
@@ -46,6 +47,7 @@
 pub mod admission;
 pub mod agent;
 mod barrier;
+mod forked;
 mod frame;
 pub mod gang;
 pub mod gather;

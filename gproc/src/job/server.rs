@@ -1,6 +1,7 @@
 //! The unix socket on which a node takes jobs from its users.
 
 use super::agent::{Agent, FIRST_FRAME_WITHIN, Hop};
+use super::forked::Forked;
 use super::frame::{FrameReader, FrameSender, FrameWriter};
 use super::peer::Peer;
 use super::place::{PlaceError, Placer, Work};
@@ -143,8 +144,16 @@ impl JobServer {
             let why = format!("a job may want {EXTRAS_MAX} things, not {}", extras.len());
             return refuse(writer, End::lost(why)).await;
         }
-        match peer {
-            Ok(peer) => {
+        let forked = |peer: &Peer| {
+            let forked = extras.iter().find_map(|extra| match extra {
+                Extra::Forked(pid) => Some(Forked::of(*pid, peer)),
+                _ => None,
+            });
+            forked.transpose()
+        };
+        let peer = peer.map_err(|error| format!("the daemon cannot tell who you are: {error}"));
+        match peer.and_then(|peer| Ok((forked(&peer)?, peer))) {
+            Ok((forked, peer)) => {
                 let start = Box::new(Start {
                     request: *request,
                     credentials: peer.credentials,
@@ -153,13 +162,14 @@ impl JobServer {
                 });
                 let npid = ClusterPid::of(self.transport.local(), peer.pid);
                 let npid = npid.map_or(start.request.npid, ClusterPid::number);
-                self.run(npid, start, extras, descriptors, reader, writer)
-                    .await;
+                let vouched = Vouched {
+                    npid,
+                    start,
+                    forked,
+                };
+                self.run(vouched, extras, descriptors, reader, writer).await;
             }
-            Err(error) => {
-                let why = format!("the daemon cannot tell who you are: {error}");
-                refuse(writer, End::lost(why)).await;
-            }
+            Err(why) => refuse(writer, End::lost(why)).await,
         }
     }
 
@@ -211,28 +221,41 @@ impl JobServer {
 
     async fn run(
         &self,
-        npid: u32,
-        start: Box<Start>,
+        vouched: Vouched,
         mut extras: Vec<Extra>,
         descriptors: Option<[OwnedFd; 3]>,
         mut reader: FrameReader<impl tokio::io::AsyncRead + Unpin>,
         writer: FrameWriter,
     ) {
+        let Vouched {
+            npid,
+            start,
+            forked,
+        } = vouched;
         let placed = match self.place(&start).await {
             Ok(placed) => placed,
             Err(why) => return refuse(writer, End::lost(why)).await,
         };
         let seat = self.roll.enter(npid, &start, &extras);
-        if placed.node == self.transport.local() || restarts(&extras) {
-            let (agent, mut goes_to) = (&self.agent, None);
-            let mut descriptors = descriptors;
+        let here = placed.node == self.transport.local();
+        // This node stays its home: of a job that is to end with its owner's alone, and of one that is here.
+        let moves = forked.is_some() || restarts(&extras);
+        if here && forked.is_some() {
+            return refuse(writer, End::lost("it is here already")).await;
+        }
+        if here || moves {
+            let (agent, mut descriptors) = (&self.agent, descriptors);
+            let goes_to = (!here).then_some(placed.node);
             if restarts(&extras) {
-                // This node stays its home, so that it ends with its owner's alone; files here would keep it here, too.
-                goes_to = (placed.node != self.transport.local()).then_some(placed.node);
+                // Files here would keep it here.
                 descriptors = None;
                 extras.retain(|extra| !matches!(extra, Extra::InputFile(_)));
             }
-            let hop = Hop::Local(seat, goes_to);
+            let hop = Hop::Local {
+                seat,
+                goes_to,
+                forked,
+            };
             return agent
                 .run(start, extras, descriptors, reader, writer, hop)
                 .await;
@@ -328,6 +351,15 @@ impl fmt::Debug for JobServer {
             .field("agent", &self.agent)
             .finish_non_exhaustive()
     }
+}
+
+/// What this node, as a job's home, knows of it by itself.
+struct Vouched {
+    /// Names its command.
+    npid: u32,
+    start: Box<Start>,
+    /// It runs already.
+    forked: Option<Forked>,
 }
 
 /// A placement that counts until it is dropped.

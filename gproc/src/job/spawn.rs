@@ -2,6 +2,7 @@
 //!
 //! The threads live as long as the daemon: the kernel ends a child when the *thread* that made it ends.
 
+use super::forked::Forked;
 use super::frame::FrameSender;
 use super::group::{Group, Groups};
 use super::leader::{self, Report};
@@ -77,6 +78,8 @@ pub(super) struct Wanted {
     pub(super) gang: bool,
     /// What it has to itself.
     pub(super) private: Private,
+    /// It runs already.
+    pub(super) forked: Option<Forked>,
 }
 
 /// Starts programs.
@@ -235,6 +238,9 @@ fn start(
 ) -> Result<Process, SpawnError> {
     let node = host.node;
     let pty = wanted.pty;
+    if let Some(forked) = wanted.forked {
+        return adopt(node, forked, group);
+    }
     let request = &start.request;
     let argv = c_strings(&request.argv, "an argument")?;
     let program = request
@@ -319,6 +325,7 @@ fn start(
         return Ok(Process {
             pid,
             pidfd,
+            forked: false,
             session: None,
             file: None,
             own_file: None,
@@ -337,6 +344,7 @@ fn start(
             Ok(Process {
                 pid,
                 pidfd,
+                forked: false,
                 session,
                 file: None,
                 own_file: None,
@@ -352,6 +360,21 @@ fn start(
             })
         }
     }
+}
+
+/// Takes a process that runs already.
+fn adopt(node: NodeId, forked: Forked, group: &Group) -> Result<Process, SpawnError> {
+    let why = |error| SpawnError::cluster(format!("node {node} does not take a process: {error}"));
+    forked.enter(group).map_err(why)?;
+    Ok(Process {
+        pid: forked.pid,
+        pidfd: forked.pidfd,
+        forked: true,
+        session: None,
+        file: None,
+        own_file: None,
+        ticket: None,
+    })
 }
 
 /// Returns the input of a job if that is a file; one with its owner's descriptors shares the place in it with that.
@@ -447,6 +470,8 @@ pub(super) struct Process {
     /// The program's, or that of the leader of its session.
     pid: Pid,
     pidfd: OwnedFd,
+    /// It is its owner's child, not the daemon's.
+    forked: bool,
     session: Option<Session>,
     /// The file it has as input, with its place at the start; the place is shared with the program.
     file: Option<(File, u64)>,
@@ -488,6 +513,7 @@ impl Process {
         let original = Original {
             pid: self.pid().cast_signed(),
             pidfd,
+            forked: self.forked,
             group: Arc::clone(group),
             input_file: input_file.map(Arc::new),
             terminal: self.session.as_ref().map(|session| AtHome {
@@ -497,6 +523,11 @@ impl Process {
             }),
         };
         self.ticket = Some(travel.register(original, tied, user, wishes));
+    }
+
+    /// Returns whether it is a child of its owner.
+    pub(super) fn is_forked(&self) -> bool {
+        self.forked
     }
 
     /// Returns whether another node has it, or this one again.

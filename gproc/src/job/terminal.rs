@@ -52,6 +52,9 @@ pub enum Extra {
     Checkpoints(Checkpoints),
     /// What it has to itself. Since version 12.
     Private(Private),
+    /// It runs already: this child of its owner is to go on on one of the nodes of the request, another one than its home.
+    /// Its owner hears by [`FromJob::Told`](super::protocol::FromJob::Told) whether it does. Of interest to its home alone.
+    Forked(u32),
 }
 
 /// How a job is kept safe from the loss of its node.
@@ -96,7 +99,11 @@ impl Extra {
     /// Returns whether the job may run without it.
     pub(super) fn is_optional(&self) -> bool {
         match self {
-            Self::Terminal(_) | Self::Limits(_) | Self::Checkpoints(_) | Self::Private(_) => false,
+            Self::Terminal(_)
+            | Self::Limits(_)
+            | Self::Checkpoints(_)
+            | Self::Private(_)
+            | Self::Forked(_) => false,
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)
@@ -114,7 +121,8 @@ impl Extra {
             | Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)
-            | Self::Wire => 0,
+            | Self::Wire
+            | Self::Forked(_) => 0,
             Self::FollowInput => FOLLOW_SINCE,
             Self::Limits(_) => LIMITS_SINCE,
             Self::Gather(_) => GATHER_SINCE,
@@ -131,6 +139,7 @@ impl Extra {
             Self::Limits(_) => "limits",
             Self::Checkpoints(_) => "checkpoints",
             Self::Private(_) => "a network or IPC of their own",
+            Self::Forked(_) => "processes that run already",
             Self::TellInput
             | Self::InputFile(_)
             | Self::HostName(_)

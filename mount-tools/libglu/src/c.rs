@@ -1,7 +1,7 @@
 //! The functions of `glu.h`, which says what they do. They return -1 and set errno where the Rust API has an error.
 #![allow(unsafe_code)]
 
-use crate::{Cluster, Destination, Load, Node, job};
+use crate::{Cluster, Destination, Forked, Load, Node, job, rfork};
 use libc::{c_char, c_int, size_t};
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -234,6 +234,26 @@ pub unsafe extern "C" fn glu_rexec(node: c_int, argv: *const *const c_char) -> c
         number => self::node(number).map(Some),
     };
     told::<c_int>(node.and_then(|node| Err(job::rexec(node, words))))
+}
+
+/// `glu_rfork`
+///
+/// # Safety
+/// As of [`rfork`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn glu_rfork(node: c_int) -> libc::pid_t {
+    let node = match node {
+        0 => Ok(None),
+        number => self::node(number).map(Some),
+    };
+    // SAFETY: as the caller has it.
+    told(
+        node.and_then(|node| unsafe { rfork(node) })
+            .map(|forked| match forked {
+                Forked::Parent(pid) => pid,
+                Forked::Child => 0,
+            }),
+    )
 }
 
 /// Returns the words of a command.

@@ -20,7 +20,10 @@
 #![warn(missing_docs)]
 
 pub mod c;
+mod fork;
 pub mod job;
+
+pub use fork::{Forked, rfork};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -2,6 +2,7 @@
 
 use super::args::{Args, Input};
 use super::fan::Fan;
+use super::forked;
 use super::many::{self, Rules, Wish};
 use super::owner::{self, Command, Reader};
 use super::rsh;
@@ -33,7 +34,11 @@ const USAGE_STATUS: i32 = 2;
 
 /// Runs `glurun` with the arguments of this process, and ends it.
 pub fn main() -> ! {
-    let line = rsh::translated(std::env::args_os().collect(), |name| std::env::var_os(name));
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if line.get(1).is_some_and(|flag| flag == forked::FLAG) {
+        forked::main(&line[1..]);
+    }
+    let line = rsh::translated(line, |name| std::env::var_os(name));
     let args = line.and_then(Args::try_parse_from);
     let args = args.unwrap_or_else(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),

@@ -344,8 +344,7 @@ impl Writer {
         }
     }
 
-    /// Writes all, waiting also where somebody has made the descriptor non-blocking.
-    fn put(&self, mut bytes: &[u8]) -> io::Result<()> {
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
         if let Some(sink) = &self.sink {
             return sink.put(bytes);
         }
@@ -356,14 +355,19 @@ impl Writer {
             Stream::Wire => unreachable!("the wire is not written out"),
         };
         let _whole = whole.lock().expect("no holder panics");
-        while !bytes.is_empty() {
-            match nix::unistd::write(fd, bytes) {
-                Ok(len) => bytes = &bytes[len..],
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => wait_for(fd, PollFlags::POLLOUT)?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        write_all(fd, bytes)
     }
+}
+
+/// Writes all, waiting also where somebody has made the descriptor non-blocking.
+pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait_for(fd, PollFlags::POLLOUT)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! and a blocked read or write must cost nobody but its own stream.
 //!
 //! - [`command`]: what `glurun` was asked to do ([`args`]), [`rsh`] as a remote shell.
+//! - [`forked`]: a process that runs already, and goes on elsewhere.
 //! - [`many`]: several jobs of one command.
 //! - [`owner`]: one job, from the request to its end; [`streams`] and [`copy`] carry its input and output, [`fan`] one input to all.
 //! - [`signals`]: signals of this process, sent on to its jobs; [`terminal`]: its terminal, while a job has one.
@@ -14,6 +15,7 @@ pub(crate) mod args;
 pub mod command;
 mod copy;
 mod fan;
+mod forked;
 pub mod make;
 mod many;
 pub(crate) mod owner;

@@ -15,7 +15,7 @@ use gproc::job::limits::Limits;
 use gproc::job::private::Private;
 use gproc::job::protocol::{
     End, FIRST_BYTES_MAX, FRAME_BYTES_MAX, FromJob, Hello, NodesReply, Request, Stdio, Stream,
-    ToJob, frame, read_frame,
+    ToJob, Told, frame, read_frame,
 };
 use gproc::job::terminal::{Checkpoints, Extra, InputFile};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -53,6 +53,8 @@ pub(super) enum Reader {
 enum Step {
     /// It may begin from now on.
     Asked,
+    /// It has gone on on another node, or not: the errno says why.
+    Gone(Result<(), i32>),
     Runs(NodeId),
 }
 
@@ -77,6 +79,8 @@ pub(super) struct Command {
     private: Private,
     /// How it is kept safe from the loss of its node.
     checkpoints: Option<Checkpoints>,
+    /// It runs already: the child of this process with this pid.
+    forked: Option<u32>,
 }
 
 impl Command {
@@ -119,6 +123,7 @@ impl Command {
             gang: false,
             private: Private::default(),
             checkpoints: None,
+            forked: None,
         })
     }
 
@@ -165,6 +170,12 @@ impl Command {
         self
     }
 
+    /// Is a child of this process, which runs already.
+    pub(super) fn forked(mut self, pid: u32) -> Self {
+        self.forked = Some(pid);
+        self
+    }
+
     /// Returns whether its processes are being ended because they cannot go on.
     pub(super) fn is_over(&self) -> bool {
         self.parallel.as_ref().is_some_and(Parallel::is_over)
@@ -207,6 +218,7 @@ impl Command {
         let asked = Cell::new(false);
         let told = |step| match step {
             Step::Asked => asked.set(true),
+            Step::Gone(_) => {}
             Step::Runs(node) => runs(node),
         };
         let end = self.try_run(socket, 0, &[], None, signals, &told);
@@ -232,6 +244,26 @@ impl Command {
             fan.leave(vnn);
         }
         end.unwrap_or_else(|error| End::lost(explain(socket, &error)))
+    }
+
+    /// Has the one job of this command, which runs already, go on on one of `nodes`, and waits for its end; `gone` hears whether it
+    /// does.
+    ///
+    /// # Errors
+    /// Of the connection to the daemon.
+    pub(super) fn run_forked(
+        &self,
+        socket: &Path,
+        nodes: &[NodeId],
+        signals: &Signals,
+        gone: &dyn Fn(Result<(), i32>),
+    ) -> io::Result<End> {
+        let told = |step| {
+            if let Step::Gone(how) = step {
+                gone(how);
+            }
+        };
+        self.try_run(socket, 0, nodes, None, signals, &told)
     }
 
     fn try_run(
@@ -315,6 +347,7 @@ impl Command {
                         parallel.entered(vnn, token, &processes, signals);
                     }
                 }
+                FromJob::Told(Told::Gone(gone)) => told(Step::Gone(gone)),
                 FromJob::Note(note) => say(format_args!(
                     "glurun: {}",
                     table::printable(note.as_bytes())
@@ -382,6 +415,7 @@ impl Command {
             .chain(self.gang.then_some(Extra::Gang))
             .chain(self.checkpoints.map(Extra::Checkpoints))
             .chain(private)
+            .chain(self.forked.map(Extra::Forked))
             .collect()
     }
 

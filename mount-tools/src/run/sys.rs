@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -60,6 +60,13 @@ pub(super) fn inherited<'a>(number: RawFd) -> Option<BorrowedFd<'a>> {
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     // SAFETY: it is open, and nobody here closes what is not his.
     (flags >= 0).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// As [`inherited`], for who closes it; each is taken once.
+pub(super) fn taken(number: RawFd) -> Option<OwnedFd> {
+    inherited(number)?;
+    // SAFETY: it is open, and whoever started this process has left it to it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Returns how many bytes a pipe holds.

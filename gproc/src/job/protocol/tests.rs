@@ -305,6 +305,7 @@ fn golden_bytes_of_moves() {
     let (net, ipc) = (true, false);
     let private = super::super::private::Private { net, ipc };
     check(&Extra::Private(private), &[3, 0, 0, 0, 10, 1, 0]);
+    check(&Extra::Forked(9), &[2, 0, 0, 0, 11, 9]);
     check(&FromJob::Note("n".into()), &[3, 0, 0, 0, 14, 1, b'n']);
 }
 

@@ -106,17 +106,11 @@ pub(in crate::job) fn launch(launch: &Launch<'_>) -> Result<(Pid, OwnedFd), Laun
     };
 
     let mut pidfd: c_int = -1;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
-    let mut args = CloneArgs {
-        flags: u64::from(flags.unsigned_abs()),
-        pidfd: (&raw mut pidfd) as u64,
-        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
-        ..CloneArgs::default()
-    };
-    let pids = launch.pid.map(Pid::as_raw);
-    if let Some(pid) = &pids {
-        args.set_tid = std::ptr::from_ref(pid) as u64;
-        args.set_tid_size = 1;
+    let mut args = CloneArgs::for_child(&mut pidfd);
+    args.flags |= u64::from((libc::CLONE_VM | libc::CLONE_VFORK).unsigned_abs());
+    let pid = launch.pid.map(Pid::as_raw);
+    if let Some(pid) = &pid {
+        args.take_pid(pid);
     }
     if let Some(cgroup) = launch.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
@@ -176,7 +170,7 @@ struct Shared<'a> {
 /// `struct clone_args` of clone3(2), in its version with the cgroup.
 #[repr(C)]
 #[derive(Default)]
-struct CloneArgs {
+pub(super) struct CloneArgs {
     flags: u64,
     pidfd: u64,
     child_tid: u64,
@@ -188,6 +182,24 @@ struct CloneArgs {
     set_tid: u64,
     set_tid_size: u64,
     cgroup: u64,
+}
+
+impl CloneArgs {
+    /// Makes those of a child whose pidfd goes there.
+    pub(super) fn for_child(pidfd: &mut c_int) -> Self {
+        Self {
+            flags: u64::from(libc::CLONE_PIDFD.unsigned_abs()),
+            pidfd: std::ptr::from_mut(pidfd) as u64,
+            exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+            ..Self::default()
+        }
+    }
+
+    /// Has it get this pid.
+    pub(super) fn take_pid(&mut self, pid: &i32) {
+        self.set_tid = std::ptr::from_ref(pid) as u64;
+        self.set_tid_size = 1;
+    }
 }
 
 /// Clones; the child calls [`run`] and never comes back here.

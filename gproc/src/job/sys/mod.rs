@@ -26,12 +26,18 @@ use std::ffi::c_int;
 use std::io::{self, IoSliceMut};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Limits that exist: resources 0 to 15.
 pub(super) const RESOURCES: u32 = 16;
+
+/// How long a killed process may stay on the process table.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Pause between looks at what cannot be waited for otherwise.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Reads from a unix socket; descriptors that come along are added to `descriptors`.
 ///
@@ -286,6 +292,36 @@ pub(super) fn try_wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<End>> {
 pub(super) fn is_dead_child(pidfd: BorrowedFd<'_>) -> bool {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     matches!(wait_id(pidfd, flags), Ok(Some(_)))
+}
+
+/// Makes a child that has the pid of a process that has just been killed, and has ended: until it is waited for nobody else is
+/// given that. Blocks until the pid is free.
+pub(super) fn hold_pid(pid: i32) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    loop {
+        match try_hold_pid(pid) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EEXIST) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            held => return held,
+        }
+    }
+}
+
+fn try_hold_pid(pid: i32) -> io::Result<OwnedFd> {
+    let mut pidfd: c_int = -1;
+    let mut args = launch::CloneArgs::for_child(&mut pidfd);
+    args.take_pid(&pid);
+    // SAFETY: `args` is what clone3(2) takes; all that it points to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    if Errno::result(result)? == 0 {
+        // SAFETY: takes a number. The child does nothing else: it has this thread alone, and no lock that others hold.
+        unsafe { libc::_exit(0) }
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// Waits for the end of a process and takes it off the process table.

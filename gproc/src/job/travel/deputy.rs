@@ -50,6 +50,8 @@ pub(in crate::job) struct Original {
     pub(in crate::job) pid: i32,
     /// Of the program, or of the leader of its session.
     pub(in crate::job) pidfd: OwnedFd,
+    /// It is no child of this process.
+    pub(in crate::job) forked: bool,
     pub(in crate::job) group: GroupSlot,
     pub(in crate::job) terminal: Option<AtHome>,
     /// The file that it has as input; its place is shared with the program.

@@ -31,6 +31,12 @@ impl Why {
 }
 
 impl Travel {
+    /// Moves a job of this node; returns when it runs there, or the errno that says why it does not.
+    pub(in crate::job) async fn go_now(self: &Arc<Self>, pid: i32, to: NodeId) -> Result<(), i32> {
+        let known = self.jobs().get(&pid).cloned();
+        self.go(known, pid, to, Why::Asked).await
+    }
+
     pub(super) async fn go(
         self: &Arc<Self>,
         known: Option<Known>,
@@ -55,6 +61,7 @@ impl Travel {
             ties.remove(STAY);
         }
         let Some(known) = known.filter(|_| ties.is_empty()) else {
+            tracing::debug!(pid, %to, ?ties, "a process cannot move");
             return Err(libc::EOPNOTSUPP);
         };
         // A lock binds levelling as well, and whoever has not seen it.

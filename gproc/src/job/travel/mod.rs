@@ -319,7 +319,7 @@ impl Travel {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let known = Known {
             orders,
-            seat: Arc::default(),
+            seat: Arc::new(Seat::new(original.forked)),
             remains: Arc::default(),
             status: Arc::new(watch::Sender::new(Status::new(self.node))),
             group: Arc::clone(&original.group),

@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 /// Whose word counts about the end of a job: the kernel's, of the original, or the deputy's.
 #[derive(Debug, Default)]
 pub(in crate::job) struct Seat {
+    /// The original is no child of this process.
+    forked: bool,
     state: Mutex<SeatState>,
     changed: Notify,
     /// So many of its processes were ended for want of memory where it was a copy.
@@ -30,6 +32,13 @@ enum SeatState {
 }
 
 impl Seat {
+    pub(super) fn new(forked: bool) -> Self {
+        Self {
+            forked,
+            ..Self::default()
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, SeatState> {
         self.state.lock().expect("no holder panics")
     }
@@ -39,7 +48,11 @@ impl Seat {
         let mut state = self.state();
         match &*state {
             SeatState::Here | SeatState::Moves => {
-                let end = sys::try_wait(pidfd)?;
+                let end = match self.forked {
+                    false => sys::try_wait(pidfd)?,
+                    // It only waits, so somebody has killed it.
+                    true => sys::has_ended(pidfd)?.then_some(End::Killed(libc::SIGKILL)),
+                };
                 if let Some(end) = &end {
                     *state = SeatState::Over(end.clone());
                 }

@@ -13,7 +13,7 @@ pub(super) use shelf::{Saved, Shelf};
 
 use super::super::frame::FrameSender;
 use super::super::place;
-use super::super::protocol::{Asked, Credentials, FromJob, GONE_AFTER, Told};
+use super::super::protocol::{Credentials, FromJob, GONE_AFTER, Told};
 use super::super::view::Nodes;
 use super::rules::NotKept;
 use super::wire::{IMAGE_BYTES_MAX, Image};
@@ -270,7 +270,7 @@ impl Travel {
         to: NodeId,
         to_owner: &FrameSender,
     ) {
-        if let Told::Gone(Err(errno)) = self.ask(pid, Asked::Go(to)).await
+        if let Err(errno) = self.go_now(pid, to).await
             && errno != libc::ESRCH
         {
             let why = nix::errno::Errno::from_raw(errno).desc();

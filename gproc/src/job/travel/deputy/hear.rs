@@ -127,7 +127,8 @@ impl Deputy {
         if self.reads_pipe_itself() {
             self.home.on(Event::Forget);
         }
-        let original = (!self.seat.is_away()).then(|| self.original.pidfd.try_clone());
+        let keeps = !self.seat.is_away() && !self.original.forked;
+        let original = keeps.then(|| self.original.pidfd.try_clone());
         let left = self.seat.leave();
         // From now on nobody else waits for it.
         if let Some(Ok(pidfd)) = original.filter(|_| left) {

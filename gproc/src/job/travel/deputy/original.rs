@@ -2,10 +2,12 @@
 
 use super::super::super::group::Group;
 use super::super::super::protocol::Stream;
+use super::super::super::sys;
 use super::super::dump::{Memory, Pages, dump};
 use super::super::engine::Kind;
 use super::super::guest::blocking;
 use super::super::owner::Outlet;
+use super::super::remains::Body;
 use super::super::rules::Event;
 use super::super::terminal::AtHome;
 use super::super::wire::{Carried, Pipe, REPORTS};
@@ -102,7 +104,7 @@ impl Deputy {
         if let Some(terminal) = &self.original.terminal {
             let end = terminal.pty.open_slave()?;
             self.input.pipe = Some(pipe::Receiver::from_owned_fd_unchecked(end.try_clone()?)?);
-            let reports = super::super::super::sys::writer_of(terminal.reports.as_fd())?;
+            let reports = sys::writer_of(terminal.reports.as_fd())?;
             for (stream, end) in [(names.remove(0), end), (REPORTS, reports)] {
                 *places.next().expect("there are three") = Some(Outlet {
                     stream,
@@ -170,6 +172,18 @@ impl Deputy {
             drop(served);
         })
         .await;
+        if self.original.forked {
+            self.hold_pid().await;
+        }
+    }
+
+    /// Takes the pid of an original that is gone (MV6).
+    async fn hold_pid(&mut self) {
+        let pid = self.original.pid;
+        match blocking(move || sys::hold_pid(pid)).await {
+            Ok(pidfd) => self.remains.keep(Body { pidfd, leads: None }),
+            Err(error) => tracing::warn!(pid, %error, "the pid of a job that has left is free"),
+        }
     }
 
     /// The terminal here is as the job has left its own on another node. Of a job that is `lost` nobody knows what it has read.
