@@ -79,6 +79,45 @@ static int waited(pid_t pid)
     return status;
 }
 
+/* Talks to a child on another node by pipes, of which each has one end. */
+static int ask(void)
+{
+    char byte, text[4096], back[4096];
+    int asked[2], told[2], others[2][2], round;
+    ssize_t len, got;
+    pid_t pid;
+
+    CHECK(pipe(asked) == 0 && pipe(told) == 0 && pipe(others[0]) == 0 && pipe(others[1]) == 0);
+    CHECK(fcntl(asked[1], F_SETFD, FD_CLOEXEC) == 0 && fcntl(told[0], F_SETFD, FD_CLOEXEC) == 0);
+    for (round = 0; round < 2; round++)
+        CHECK(fcntl(others[round][0], F_SETFD, FD_CLOEXEC) == 0);
+    CHECK((pid = glu_rfork(2)) >= 0);
+    if (pid == 0) {
+        CHECK(write(asked[1], "x", 1) == -1 && errno == EBADF);
+        for (round = 0; (len = read(asked[0], text, sizeof text)) > 0; round++) {
+            if (round % 20 == 10)
+                CHECK(glu_migrate(getpid(), round % 40 == 10 ? 0 : 2) == 0);
+            CHECK(write(told[1], text, len) == len);
+        }
+        CHECK(len == 0 && write(others[0][1], "0", 1) == 1 && write(others[1][1], "1", 1) == 1);
+        _exit(0);
+    }
+    CHECK(close(asked[0]) == 0 && close(told[1]) == 0);
+    CHECK(close(others[0][1]) == 0 && close(others[1][1]) == 0);
+    for (round = 0; round < 100; round++) {
+        memset(text, round, sizeof text);
+        CHECK(write(asked[1], text, sizeof text) == sizeof text);
+        for (len = 0; len < (ssize_t)sizeof back; len += got)
+            CHECK((got = read(told[0], back + len, sizeof back - len)) > 0);
+        CHECK(!memcmp(text, back, sizeof text));
+    }
+    CHECK(close(asked[1]) == 0 && read(told[0], &byte, 1) == 0 && waited(pid) == 0);
+    CHECK(read(others[0][0], &byte, 1) == 1 && byte == '0' && read(others[0][0], &byte, 1) == 0);
+    CHECK(read(others[1][0], &byte, 1) == 1 && byte == '1' && read(others[1][0], &byte, 1) == 0);
+    CHECK(close(told[0]) == 0 && close(others[0][0]) == 0 && close(others[1][0]) == 0);
+    return 0;
+}
+
 /* Has a child go on on another node; the caller is on node 1. */
 static int rfork_(void)
 {
@@ -127,6 +166,7 @@ static int rfork_(void)
         _exit(getppid() == own && glu_node() == 1 ? 3 : 4);
     CHECK(WEXITSTATUS(waited(pid)) == 3);
 
+    CHECK(ask() == 0);
     /* Of this it would have both ends. */
     CHECK(pipe(place) == 0);
     FAILS(glu_rfork(2), EOPNOTSUPP);

@@ -70,6 +70,8 @@ pub enum Stream {
     Err,
     /// What the job writes to its [wire](super::terminal::Extra::Wire).
     Wire,
+    /// Another pipe that it writes and others read; between the home of a job and its host alone.
+    Other(u8),
 }
 
 /// What the owner's descriptor 0, 1 or 2 is, and so what the job gets for it.

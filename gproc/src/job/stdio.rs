@@ -344,6 +344,7 @@ impl Pumps {
             Stream::Out => self.out.as_ref(),
             Stream::Err => self.err.as_ref(),
             Stream::Wire => self.wire.as_ref().map(|(output, _)| output),
+            Stream::Other(_) => None,
         }
     }
 }

@@ -293,7 +293,7 @@ fn tell_unless_closed(stream: Stream, error: &io::Error) {
         let stream = match stream {
             Stream::Out => "standard output",
             Stream::Err => "standard error",
-            Stream::Wire => unreachable!("the wire is not written out"),
+            Stream::Wire | Stream::Other(_) => unreachable!("it is not written out"),
         };
         say(format_args!("glurun: cannot write to {stream}: {error}"));
     }
@@ -352,7 +352,7 @@ impl Writer {
         let (fd, whole) = match self.stream {
             Stream::Out => (stdout.as_fd(), &WHOLE[0]),
             Stream::Err => (stderr.as_fd(), &WHOLE[1]),
-            Stream::Wire => unreachable!("the wire is not written out"),
+            Stream::Wire | Stream::Other(_) => unreachable!("it is not written out"),
         };
         let _whole = whole.lock().expect("no holder panics");
         write_all(fd, bytes)

@@ -84,7 +84,7 @@ impl Streams {
                 let output = match stream {
                     Stream::Out => self.out.as_mut(),
                     Stream::Err => self.err.as_mut(),
-                    Stream::Wire => None,
+                    Stream::Wire | Stream::Other(_) => None,
                 };
                 if let Some(output) = output {
                     output.push(bytes)?;

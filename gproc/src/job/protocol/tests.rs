@@ -84,6 +84,7 @@ fn golden_bytes() {
     };
     check(&credit, &[3, 0, 0, 0, 4, 1, 9]);
     check(&ToJob::Closed(Stream::Out), &[2, 0, 0, 0, 5, 0]);
+    check(&ToJob::Closed(Stream::Other(7)), &[3, 0, 0, 0, 5, 3, 7]);
     check(&ToJob::Ping, &[1, 0, 0, 0, 6]);
     let started = FromJob::Started {
         node: NodeId(3),

@@ -219,6 +219,7 @@ impl Job {
                     Stream::Out => &mut self.out,
                     Stream::Err => &mut self.err,
                     Stream::Wire => &mut self.wire,
+                    Stream::Other(_) => unreachable!("it has not moved"),
                 };
                 kept.extend_from_slice(&bytes);
                 let bytes = u32::try_from(bytes.len()).expect("small");

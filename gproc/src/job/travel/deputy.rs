@@ -96,7 +96,9 @@ pub(super) struct Deputy {
     /// The same of the file that it has as input.
     input_file: Option<InputAt>,
     input: Input,
-    outs: [Option<Outlet>; OUTS],
+    outs: Vec<Outlet>,
+    /// Whose turn it is.
+    turn: usize,
     /// Signals that wait for the end of a move.
     signals: Vec<(i32, bool)>,
     end: Option<End>,
@@ -111,9 +113,6 @@ pub(super) struct Deputy {
     /// Starts from checkpoints that the user has been told of.
     told_restarts: u64,
 }
-
-/// What a job writes to at most: a terminal and two pipes.
-pub(super) const OUTS: usize = 3;
 
 /// Signals that wait for a job that is nowhere; more are lost, as they may be where a process takes none.
 const SIGNALS_MAX: usize = 1024;
@@ -145,7 +144,8 @@ impl Deputy {
             terminal: None,
             input_file: None,
             input: Input::default(),
-            outs: [None, None, None],
+            outs: Vec::new(),
+            turn: 0,
             signals: Vec::new(),
             end: None,
             user: wanted.user,
@@ -164,7 +164,6 @@ impl Deputy {
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while self.end.is_none() {
             let abroad = self.source.is_some() && self.home.runs();
-            let [first, second, third] = &mut self.outs;
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Go { to, how, answer }) => self.go(to, how, answer).await,
@@ -186,24 +185,18 @@ impl Deputy {
                 heard = next_of(&mut self.target) => self.hear_target(heard).await,
                 heard = next_of(&mut self.partly.old) => self.hear_old(heard).await,
                 read = self.input.read(), if abroad => self.send_input(read).await,
-                wrote = write_some(first) => self.wrote(0, wrote).await,
-                wrote = write_some(second) => self.wrote(1, wrote).await,
-                wrote = write_some(third) => self.wrote(2, wrote).await,
+                (place, wrote) = write_some(&mut self.outs, self.turn) => self.wrote(place, wrote).await,
             }
         }
         self.let_pages_go().await;
         // What the job has written goes before the news of its end; the owner may take its time.
-        for place in 0..OUTS {
-            while self.outs[place]
-                .as_ref()
-                .is_some_and(|out| !out.waiting.is_empty())
-            {
-                if write_some(&mut self.outs[place]).await.is_err() {
-                    break;
-                }
+        while self.outs.iter().any(|out| !out.waiting.is_empty()) {
+            let (place, wrote) = write_some(&mut self.outs, 0).await;
+            if wrote.is_err() {
+                self.outs.remove(place);
             }
-            self.outs[place] = None;
         }
+        self.outs.clear();
         self.input.pipe = None;
         if let Some(end) = self.end.take() {
             self.leave_terminal(matches!(end, End::Failed { .. }));
@@ -415,17 +408,15 @@ impl Deputy {
     }
 
     async fn wrote(&mut self, place: usize, wrote: io::Result<u32>) {
-        let Some(out) = &mut self.outs[place] else {
-            return;
-        };
-        let stream = out.stream;
+        let stream = self.outs[place].stream;
+        self.turn = place + 1;
         let word = match wrote {
             Ok(len) => {
-                self.outs[place].take_if(|out| out.ended && out.waiting.is_empty());
+                self.outs.retain(|out| !out.is_over());
                 ToGuest::Credit(stream, len)
             }
             Err(_) => {
-                self.outs[place] = None;
+                self.outs.remove(place);
                 ToGuest::Closed(stream)
             }
         };

@@ -12,7 +12,6 @@ use super::super::protocol::{DATA_BYTES_MAX, End, INPUT_WINDOW, OUTPUT_WINDOW, S
 use super::super::sys;
 use super::super::terminal::WindowSize;
 use super::ahead::{Copying, Gone, copied};
-use super::deputy::OUTS;
 use super::dump::Memory;
 use super::engine::Waiting;
 use super::fetch::{Fetch, finished};
@@ -97,7 +96,9 @@ struct Guest {
     terminal: Option<terminal::Of>,
     input_file: Option<input_file::Of>,
     input: Option<Input>,
-    outs: [Option<Out>; OUTS],
+    outs: Vec<Out>,
+    /// Whose turn it is.
+    turn: usize,
     /// Its parent is the thread that waits at the other end.
     parent: Option<blocking_mpsc::Sender<()>>,
     over: bool,
@@ -163,7 +164,6 @@ impl Guest {
             let runs = self.copy == Copy::Running;
             // MV10
             let settled = runs && self.fetch.is_none();
-            let [first, second, third] = &mut self.outs;
             tokio::select! {
                 frame = home.next() => match frame? {
                     ToGuest::Run => {
@@ -234,14 +234,12 @@ impl Guest {
                         self.end_input();
                     }
                     ToGuest::Credit(stream, bytes) => {
-                        for out in self.outs.iter_mut().flatten().filter(|out| out.stream == stream) {
+                        if let Some(out) = self.outs.iter_mut().find(|out| out.stream == stream) {
                             out.credit = (out.credit + bytes as usize).min(OUTPUT_WINDOW as usize);
                         }
                     }
                     ToGuest::Closed(stream) => {
-                        for out in &mut self.outs {
-                            out.take_if(|out| out.stream == stream);
-                        }
+                        self.outs.retain(|out| out.stream != stream);
                     }
                     ToGuest::Signal(number, group) => self.signal(number, group),
                     ToGuest::Resize(size) => self.resize(size),
@@ -277,9 +275,9 @@ impl Guest {
                         sender.send(&FromGuest::InputClosed).await;
                     }
                 },
-                read = read_some(first), if runs => self.tell_output(0, read, sender).await,
-                read = read_some(second), if runs => self.tell_output(1, read, sender).await,
-                read = read_some(third), if runs => self.tell_output(2, read, sender).await,
+                (place, read) = pipes::one_of(self.outs.iter_mut().map(read_some), self.turn), if runs => {
+                    self.tell_output(place, read, sender).await;
+                }
                 fetched = finished(&mut self.fetch) => {
                     if let Err(why) = self.has_fetched(fetched).await {
                         let why = format!("node {}: {why}", self.travel.node);
@@ -329,9 +327,8 @@ impl Guest {
     }
 
     async fn tell_output(&mut self, place: usize, read: io::Result<Bytes>, sender: &FrameSender) {
-        let Some(out) = &mut self.outs[place] else {
-            return;
-        };
+        let out = &mut self.outs[place];
+        self.turn = place + 1;
         match read {
             Ok(bytes) if !bytes.is_empty() => {
                 out.credit -= bytes.len();
@@ -339,7 +336,7 @@ impl Guest {
             }
             _ => {
                 sender.send(&FromGuest::OutputEnd(out.stream)).await;
-                self.outs[place] = None;
+                self.outs.remove(place);
             }
         }
     }
@@ -361,8 +358,7 @@ impl Guest {
         let Some(reports) = reports else {
             return Ok(());
         };
-        let place = self.outs.iter_mut().find(|place| place.is_none());
-        *place.ok_or(io::ErrorKind::InvalidInput)? = Some(Out {
+        self.outs.push(Out {
             stream: REPORTS,
             pipe: pipe::Receiver::from_owned_fd(reports)?,
             inode: None,
@@ -463,18 +459,16 @@ async fn write_some(input: &mut Option<Input>) -> io::Result<u32> {
 }
 
 /// Reads what there is and credit for; none: the end. Cancel-safe.
-async fn read_some(out: &mut Option<Out>) -> io::Result<Bytes> {
-    let Some(Out {
-        pipe,
-        credit: credit @ 1..,
-        ..
-    }) = out
-    else {
+async fn read_some(out: &mut Out) -> io::Result<Bytes> {
+    let most = out.credit.min(DATA_BYTES_MAX);
+    if most == 0 {
         return std::future::pending().await;
-    };
-    let most = (*credit).min(DATA_BYTES_MAX);
+    }
     let mut bytes = BytesMut::with_capacity(most);
-    pipe.take(most as u64).read_buf(&mut bytes).await?;
+    (&mut out.pipe)
+        .take(most as u64)
+        .read_buf(&mut bytes)
+        .await?;
     Ok(bytes.freeze())
 }
 

@@ -101,10 +101,17 @@ impl Input {
     }
 }
 
-/// As [`pipes::write_some`], if the pipe is there.
-pub(super) async fn write_some(out: &mut Option<Outlet>) -> io::Result<u32> {
-    match out {
-        Some(out) => pipes::write_some(&mut out.pipe, &mut out.waiting).await,
-        None => std::future::pending().await,
+impl Outlet {
+    /// Returns whether nothing goes there any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended && self.waiting.is_empty()
     }
+}
+
+/// As [`pipes::write_some`], to one of those for which something waits, by turns; returns its place, too.
+pub(super) async fn write_some(outs: &mut [Outlet], turn: usize) -> (usize, io::Result<u32>) {
+    let writes = outs
+        .iter_mut()
+        .map(|out| pipes::write_some(&mut out.pipe, &mut out.waiting));
+    pipes::one_of(writes, turn).await
 }

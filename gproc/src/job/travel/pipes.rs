@@ -2,6 +2,7 @@
 
 use super::super::group::Group;
 use bytes::{Buf, Bytes};
+use futures::future::select_all;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -11,6 +12,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+
+/// Pipes that a job may write and others read.
+const OUTS_MAX: usize = 64;
 
 /// The pipes of a job whose other ends others have.
 #[derive(Debug, Default)]
@@ -35,6 +39,23 @@ pub(super) async fn write_some(
         waiting.pop_front();
     }
     Ok(u32::try_from(len).expect("pieces fit a frame"))
+}
+
+/// Does one of several things, and drops the others; returns its place, too. Of those that can be done it is the first from `turn` on,
+/// so that none waits for ever. Waits for ever if there are none.
+pub(super) async fn one_of<T>(
+    works: impl Iterator<Item = impl Future<Output = T>>,
+    turn: usize,
+) -> (usize, T) {
+    let mut works: Vec<_> = works.map(Box::pin).collect();
+    if works.is_empty() {
+        return std::future::pending().await;
+    }
+    let count = works.len();
+    let first = turn % count;
+    works.rotate_left(first);
+    let (done, place, _) = select_all(works).await;
+    ((first + place) % count, done)
 }
 
 /// How a job holds a pipe.
@@ -80,8 +101,9 @@ pub(super) fn of(group: &Group, pid: i32, leader: Option<i32>) -> io::Result<Pip
     }
     // What the job leaves of it is others' to read: not for the images.
     pipes.input = pipes.input.or(ended);
-    if pipes.outs.len() > 2 {
-        return Err(io::Error::other("it writes more than two pipes of others"));
+    if pipes.outs.len() > OUTS_MAX {
+        let why = format!("it writes more than {OUTS_MAX} pipes of others");
+        return Err(io::Error::other(why));
     }
     Ok(pipes)
 }
@@ -137,4 +159,23 @@ pub(super) fn members(dir: &Path, pid: i32) -> io::Result<BTreeSet<i32>> {
     let text = fs::read_to_string(dir.join("cgroup.procs"))?;
     let pids = text.lines().filter_map(|line| line.parse().ok());
     Ok(pids.chain([pid]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn each_that_can_be_done_has_its_turn() {
+        let works = || (0..3).map(|work| ready(work).boxed());
+        for (turn, expected) in [(0, 0), (1, 1), (2, 2), (3, 0), (usize::MAX, 0)] {
+            assert_eq!(one_of(works(), turn).await, (expected, expected));
+        }
+        let works = [pending().boxed(), ready('b').boxed(), pending().boxed()];
+        assert_eq!(one_of(works.into_iter(), 2).await, (1, 'b'));
+        let none = one_of([pending::<char>()].into_iter().take(0), 0);
+        assert!(none.now_or_never().is_none());
+    }
 }

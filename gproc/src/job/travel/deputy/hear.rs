@@ -3,7 +3,6 @@
 use super::super::super::pause::Its;
 use super::super::super::protocol::{End, FromJob};
 use super::super::link::Heard;
-use super::super::owner::Outlet;
 use super::super::remains::{Body, Leads};
 use super::super::rules::Event;
 use super::super::terminal::AtHome;
@@ -52,24 +51,17 @@ impl Deputy {
             }
             Ok(FromGuest::OutOfMemory(processes)) => self.seat.count_out_of_memory(processes),
             Ok(FromGuest::Output(stream, bytes)) => {
-                for out in self
-                    .outs
-                    .iter_mut()
-                    .flatten()
-                    .filter(|out| out.stream == stream)
-                {
-                    out.waiting.push_back(bytes.clone());
+                if let Some(out) = self.outs.iter_mut().find(|out| out.stream == stream) {
+                    out.waiting.push_back(bytes);
                 }
             }
             Ok(FromGuest::OutputEnd(stream)) => {
-                for out in &mut self.outs {
-                    // Of one that may be started again it is not known whether it was the last.
-                    let ends = |out: &&mut Outlet| out.stream == stream && !self.wants_restart;
-                    if let Some(ended) = out.as_mut().filter(ends) {
-                        ended.ended = true;
-                    }
-                    out.take_if(|out| out.ended && out.waiting.is_empty());
+                // Of one that may be started again it is not known whether it was the last.
+                let out = self.outs.iter_mut().find(|out| out.stream == stream);
+                if let Some(out) = out.filter(|_| !self.wants_restart) {
+                    out.ended = true;
                 }
+                self.outs.retain(|out| !out.is_over());
             }
             Ok(FromGuest::InputCredit(bytes)) => self.input.credit += bytes as usize,
             Ok(FromGuest::InputClosed) => self.input.pipe = None,

@@ -98,40 +98,39 @@ impl Deputy {
                 open: true,
             });
         }
-        self.outs = Default::default();
-        let mut names = vec![Stream::Out, Stream::Err];
-        let mut places = self.outs.iter_mut();
+        self.outs.clear();
+        let others = (0..).map(Stream::Other);
+        let mut streams = [Stream::Out, Stream::Err].into_iter().chain(others);
+        let outlet = |stream, pipe| Outlet {
+            stream,
+            pipe,
+            waiting: VecDeque::new(),
+            ended: false,
+        };
         if let Some(terminal) = &self.original.terminal {
             let end = terminal.pty.open_slave()?;
             self.input.pipe = Some(pipe::Receiver::from_owned_fd_unchecked(end.try_clone()?)?);
             let reports = sys::writer_of(terminal.reports.as_fd())?;
-            for (stream, end) in [(names.remove(0), end), (REPORTS, reports)] {
-                *places.next().expect("there are three") = Some(Outlet {
-                    stream,
-                    pipe: pipe::Sender::from_owned_fd_unchecked(end)?,
-                    waiting: VecDeque::new(),
-                    ended: false,
-                });
+            let shows = streams.next().expect("there is no end of them");
+            for (stream, end) in [(shows, end), (REPORTS, reports)] {
+                let pipe = pipe::Sender::from_owned_fd_unchecked(end)?;
+                self.outs.push(outlet(stream, pipe));
             }
         }
-        for ((place, stream), (inode, file)) in places.zip(names).zip(pipes.outs) {
+        for (stream, (inode, file)) in streams.zip(pipes.outs) {
             self.pipes.push(Pipe {
                 stream: Some(stream),
                 inode,
                 open: true,
             });
-            *place = Some(Outlet {
-                stream,
-                pipe: pipe::Sender::from_file(file)?,
-                waiting: VecDeque::new(),
-                ended: false,
-            });
+            let pipe = pipe::Sender::from_file(file)?;
+            self.outs.push(outlet(stream, pipe));
         }
         Ok(())
     }
 
     pub(super) async fn thaw_original(&mut self) {
-        (self.input.pipe, self.outs) = (None, Default::default());
+        (self.input.pipe, self.outs) = (None, Vec::new());
         let group = Arc::clone(&self.original.group);
         let at_home = self.original.terminal.clone();
         let terminal = at_home.zip(self.terminal.clone());

@@ -226,7 +226,7 @@ impl Deputy {
         self.terminal = saved.terminal;
         self.input_file = saved.input_file;
         for pipe in &mut self.pipes {
-            let mut outs = self.outs.iter().flatten().map(|out| Some(out.stream));
+            let mut outs = self.outs.iter().map(|out| Some(out.stream));
             pipe.open = pipe.stream.is_none() || outs.any(|stream| stream == pipe.stream);
         }
     }

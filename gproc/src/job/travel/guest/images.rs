@@ -28,7 +28,7 @@ impl Guest {
 
     fn written(&self) -> Vec<(Stream, Bytes)> {
         let mut written = Vec::new();
-        for out in self.outs.iter().flatten() {
+        for out in &self.outs {
             while let Some(bytes) = read_now(out.pipe.as_fd()) {
                 written.push((out.stream, bytes));
             }
@@ -208,8 +208,10 @@ impl Guest {
             })
         };
         let input = self.input.iter().map(|input| pipe(None, input.inode));
-        let outs = self.outs.iter().flatten();
-        let outs = outs.map(|out| pipe(Some(out.stream), out.inode));
+        let outs = self
+            .outs
+            .iter()
+            .map(|out| pipe(Some(out.stream), out.inode));
         input.chain(outs).flatten().collect()
     }
 

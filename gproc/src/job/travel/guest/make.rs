@@ -7,7 +7,6 @@ use super::super::super::private::Private;
 use super::super::super::protocol::{Credentials, OUTPUT_WINDOW, Stream};
 use super::super::super::sys;
 use super::super::ahead::Store;
-use super::super::deputy::OUTS;
 use super::super::engine::{Engine, Images, Session, Waiting};
 use super::super::fetch::Fetch;
 use super::super::link::{FromHome, HomeLost};
@@ -153,7 +152,7 @@ type Made = io::Result<Waiting>;
 #[derive(Default)]
 struct Ends {
     input: Option<Input>,
-    outs: [Option<Out>; OUTS],
+    outs: Vec<Out>,
     of_copy: Vec<(String, OwnedFd)>,
 }
 
@@ -168,7 +167,7 @@ impl Ends {
                 again: 0,
                 ended: false,
             });
-            ends.outs[0] = Some(Out {
+            ends.outs.push(Out {
                 stream: Stream::Out,
                 pipe: pipe::Receiver::from_owned_fd_unchecked(terminal.pty.master()?)?,
                 inode: None,
@@ -206,15 +205,15 @@ impl Ends {
     fn written_by_copy(&mut self, wanted: &Pipe, stream: Stream) -> io::Result<OwnedFd> {
         let (theirs, ours) = pipe::pipe()?;
         let theirs = theirs.into_blocking_fd()?;
-        let place = self.outs.iter_mut().find(|place| place.is_none());
-        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
         // Of one that nobody reads any more, only the job's end is made.
-        *place = wanted.open.then_some(Out {
-            stream,
-            inode: Some(inode(&theirs)?),
-            pipe: ours,
-            credit: OUTPUT_WINDOW as usize,
-        });
+        if wanted.open {
+            self.outs.push(Out {
+                stream,
+                inode: Some(inode(&theirs)?),
+                pipe: ours,
+                credit: OUTPUT_WINDOW as usize,
+            });
+        }
         Ok(theirs)
     }
 }
@@ -318,6 +317,7 @@ pub(super) async fn make(
         input_file,
         input,
         outs,
+        turn: 0,
         parent: Some(parent),
         over: false,
         fetch,
