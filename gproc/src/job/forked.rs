@@ -12,10 +12,12 @@ use super::group::Group;
 use super::peer::Peer;
 use super::protocol::Credentials;
 use super::sys;
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// The signal that it waits for.
 pub(super) const GO: i32 = libc::SIGCONT;
@@ -29,15 +31,24 @@ pub(super) struct Forked {
 
 impl Forked {
     /// Takes hold of a child of an owner (J1), and of nobody else's.
-    pub(super) fn of(pid: u32, owner: &Peer) -> Result<Self, String> {
-        let none = || format!("process {pid} is no child of yours");
-        let number = i32::try_from(pid).map_err(|_| none())?;
-        let pidfd = crate::sys::pidfd_open(number).map_err(|_| none())?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| none())?;
+    ///
+    /// # Errors
+    /// ESRCH, EPERM; EOPNOTSUPP: it does not see this machine as it is, as in `glush`.
+    pub(super) fn of(pid: u32, owner: &Peer) -> Result<Self, Errno> {
+        let number = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+        let pidfd = crate::sys::pidfd_open(number)?;
+        let read = |pid: &str| Status::read(Path::new("/proc").join(pid));
+        let (own, its) = (read("self"), read(&pid.to_string()));
         // The number meant it as long as it lives.
-        let lives = !sys::has_ended(pidfd.as_fd()).map_err(|error| error.to_string())?;
-        if !lives || !is_child(&status, owner.pid, &owner.credentials) {
-            return Err(none());
+        let ended = sys::has_ended(pidfd.as_fd()).unwrap_or(true);
+        let (Ok(own), Ok(its), false) = (own, its, ended) else {
+            return Err(Errno::ESRCH);
+        };
+        if !its.is_child(owner.pid, &owner.credentials) {
+            return Err(Errno::EPERM);
+        }
+        if !its.sees_what_is_seen_by(&own) {
+            return Err(Errno::EOPNOTSUPP);
         }
         Ok(Self {
             pid: Pid::from_raw(number),
@@ -55,16 +66,43 @@ impl Forked {
     }
 }
 
-/// Returns whether this is what `/proc/PID/status` says of a child of a process that has no other rights.
-fn is_child(status: &str, parent: i32, user: &Credentials) -> bool {
-    let field = |name: &str| {
-        let numbers = status.lines().find_map(|line| line.strip_prefix(name))?;
-        let numbers = numbers.split_whitespace().map(str::parse::<i64>);
-        numbers.collect::<Result<Vec<_>, _>>().ok()
-    };
-    field("PPid:") == Some(vec![parent.into()])
-        && field("Uid:") == Some(vec![user.uid.into(); 4])
-        && field("Gid:") == Some(vec![user.gid.into(); 4])
+/// What there is to know of a process.
+#[derive(Debug, Default)]
+struct Status {
+    /// As in `/proc/PID/status`.
+    text: String,
+    /// Its mount namespace.
+    mounts: PathBuf,
+}
+
+impl Status {
+    fn read(dir: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            text: fs::read_to_string(dir.join("status"))?,
+            mounts: fs::read_link(dir.join("ns/mnt"))?,
+        })
+    }
+
+    fn numbers(&self, name: &str) -> Option<Vec<i64>> {
+        let mut lines = self.text.lines();
+        let numbers = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let numbers = numbers.split_whitespace().map(str::parse);
+        numbers.collect::<Result<_, _>>().ok()
+    }
+
+    /// Returns whether it is a child of this process, and has no other rights.
+    fn is_child(&self, parent: i32, user: &Credentials) -> bool {
+        self.numbers("PPid") == Some(vec![parent.into()])
+            && self.numbers("Uid") == Some(vec![user.uid.into(); 4])
+            && self.numbers("Gid") == Some(vec![user.gid.into(); 4])
+    }
+
+    /// Returns whether it has the same mounts as this process, and nobody looks at its system calls who does not look at those of
+    /// this process: who does would not find it any more.
+    fn sees_what_is_seen_by(&self, own: &Self) -> bool {
+        let filters = |of: &Self| of.numbers("Seccomp_filters").unwrap_or_default();
+        self.mounts == own.mounts && filters(self) == filters(own)
+    }
 }
 
 #[cfg(test)]
@@ -78,8 +116,12 @@ mod tests {
             gid: 8,
             groups: Vec::new(),
         };
-        let check = |status: &str, expected: bool| {
-            assert_eq!(is_child(status, 70, &user), expected, "{status}");
+        let status = |text: &str| Status {
+            text: text.to_owned(),
+            ..Status::default()
+        };
+        let check = |text: &str, expected: bool| {
+            assert_eq!(status(text).is_child(70, &user), expected, "{text}");
         };
         check("PPid:\t70\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n", true);
         check("PPid:\t71\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n", false);
@@ -87,5 +129,25 @@ mod tests {
         check("PPid:\t70\nUid:\t7\t0\t0\t0\nGid:\t8\t8\t8\t8\n", false);
         check("PPid:\t70\nUid:\t7\t7\t7\t7\nGid:\t8\t0\t0\t0\n", false);
         check("", false);
+    }
+
+    #[test]
+    fn a_shell_that_shows_all_nodes_is_told_from_others() {
+        let status = |filters: &str, mounts: &str| Status {
+            text: format!("Seccomp:\t2\n{filters}"),
+            mounts: mounts.into(),
+        };
+        let check = |one: (&str, &str), other: (&str, &str), expected: bool| {
+            let (one, other) = (status(one.0, one.1), status(other.0, other.1));
+            assert_eq!(one.sees_what_is_seen_by(&other), expected);
+        };
+        let (none, one) = ("Seccomp_filters:\t0\n", "Seccomp_filters:\t1\n");
+        check((none, "mnt:[1]"), (none, "mnt:[1]"), true);
+        // As in some containers.
+        check((one, "mnt:[1]"), (one, "mnt:[1]"), true);
+        check((one, "mnt:[1]"), (none, "mnt:[1]"), false);
+        check((none, "mnt:[2]"), (none, "mnt:[1]"), false);
+        // Of old kernels.
+        check(("", "mnt:[1]"), ("", "mnt:[1]"), true);
     }
 }

@@ -7,7 +7,7 @@ use super::peer::Peer;
 use super::place::{PlaceError, Placer, Work};
 use super::protocol::{
     End, FIRST_BYTES_MAX, FromJob, Hello, NodesReply, PING_EVERY, Request, SILENCE_MAX, Start,
-    checked_len, malformed,
+    Told, checked_len, malformed,
 };
 use super::relay::{Job, relay};
 use super::roll::{GATHER, Heard, Roll};
@@ -144,16 +144,22 @@ impl JobServer {
             let why = format!("a job may want {EXTRAS_MAX} things, not {}", extras.len());
             return refuse(writer, End::lost(why)).await;
         }
-        let forked = |peer: &Peer| {
-            let forked = extras.iter().find_map(|extra| match extra {
-                Extra::Forked(pid) => Some(Forked::of(*pid, peer)),
-                _ => None,
-            });
-            forked.transpose()
-        };
-        let peer = peer.map_err(|error| format!("the daemon cannot tell who you are: {error}"));
-        match peer.and_then(|peer| Ok((forked(&peer)?, peer))) {
-            Ok((forked, peer)) => {
+        match peer {
+            Ok(peer) => {
+                let forked = extras.iter().find_map(|extra| match extra {
+                    Extra::Forked(pid) => Some((pid, Forked::of(*pid, &peer))),
+                    _ => None,
+                });
+                let forked = match forked {
+                    Some((pid, Err(errno))) => {
+                        let gone = Told::Gone(Err(errno as i32));
+                        writer.sender().send(&FromJob::Told(gone)).await;
+                        let why = format!("process {pid} is not taken: {}", errno.desc());
+                        return refuse(writer, End::lost(why)).await;
+                    }
+                    Some((_, Ok(forked))) => Some(forked),
+                    None => None,
+                };
                 let start = Box::new(Start {
                     request: *request,
                     credentials: peer.credentials,
@@ -169,7 +175,10 @@ impl JobServer {
                 };
                 self.run(vouched, extras, descriptors, reader, writer).await;
             }
-            Err(why) => refuse(writer, End::lost(why)).await,
+            Err(error) => {
+                let why = format!("the daemon cannot tell who you are: {error}");
+                refuse(writer, End::lost(why)).await;
+            }
         }
     }
 
