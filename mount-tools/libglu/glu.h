@@ -10,6 +10,7 @@
  *   EBUSY      it is moving already, or locked where it is
  *   EAGAIN     it could not be moved now, and goes on where it was
  *   ECONNREFUSED the node is closed to its user
+ *   ENOEXEC    the node's processors lack instructions that it may use
  *   EHOSTDOWN  the node does not answer; whether a signal was sent is then not known
  *   ENOTCONN   there is no cluster here: the node's daemon does not run (GLU_PROC names another place than
  *              /cluster/proc)
@@ -107,7 +108,7 @@ int glu_rexec(int node, const char *const argv[]);
  * pipe it keeps the end that it has, unless that is to be closed on exec (FD_CLOEXEC): so mark the end that it is not to have.
  * It keeps no socket that is so marked. Where other threads run it may only call what is safe in a signal handler.
  *
- * Errors: ENXIO, EHOSTDOWN, ECONNREFUSED, EBUSY, EAGAIN, ENOTCONN; EOPNOTSUPP if it cannot move, or would have both ends of a
+ * Errors: ENXIO, EHOSTDOWN, ECONNREFUSED, ENOEXEC, EBUSY, EAGAIN, ENOTCONN; EOPNOTSUPP if it cannot move, or would have both ends of a
  * pipe; those of fork(2). The child has done nothing then. */
 pid_t glu_rfork(int node);
 

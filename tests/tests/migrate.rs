@@ -230,6 +230,44 @@ for row in (script, pipeline, threads, things, signals, output, connection, nons
 }
 
 #[test]
+fn a_node_that_lacks_instructions_gets_nothing_that_may_use_them() {
+    let cluster = moves::cluster_that_moves(3);
+    let cpuinfo = cluster.state().join("cpuinfo");
+    let cpuinfo = cpuinfo.display();
+    let lacks = format!(
+        "sed -E '/^(flags|Features)/s/ (sse4_2|aes)\\b//g' /proc/cpuinfo >{cpuinfo} && mount --bind {cpuinfo} /proc/cpuinfo"
+    );
+    cluster.sh(3, &lacks).ok();
+    moves::drive(
+        &cluster,
+        LONG,
+        r#"
+job = Job(1, 'sh', '-c', 'echo $$; read x')
+job.pid, = job.owner.stdout.readline().split()
+assert job.refuses(3) == 'ENOEXEC'
+ran = subprocess.run(['migrate', job.pid, '3'], stderr=subprocess.PIPE, text=True)
+assert ran.returncode == 1 and 'processors lack instructions' in ran.stderr, ran
+assert job.file('nmigs') == ['0'] and job.file('moved') == []
+job.go(2)
+assert job.refuses(3) == 'ENOEXEC' and job.file('where') == ['2']
+job.end()
+# What has begun there can go back, but not what has begun where there is more.
+there = Job(3, 'sh', '-c', 'echo $$; read x; echo $x; read x; exec sh -c "echo again; read x; exit 4"')
+there.pid, = there.owner.stdout.readline().split()
+there.go(1)
+there.go(0)
+assert there.ask('back') == ['back']
+there.go(2)
+assert there.ask('more') == ['again']
+assert there.refuses(0) == 'ENOEXEC' and there.file('where') == ['2']
+there.go(1)
+assert there.refuses(3) == 'ENOEXEC'
+assert there.end() == 4
+"#,
+    );
+}
+
+#[test]
 fn every_node_hears_of_moves() {
     let cluster = moves::cluster_that_moves(3);
     let readers = [1, 2, 3].map(|node| {

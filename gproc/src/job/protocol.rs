@@ -290,6 +290,9 @@ pub enum Asked {
     HeardOf(Moved, Cost),
     /// How it has moved last; answered by [`Told::LastMove`]. Since version 12.
     LastMove,
+    /// What the node's processors offer to programs, and which it is of if it runs there; answered by [`Told::Processors`]. Came
+    /// within version 12.
+    Processors,
 }
 
 /// A move.
@@ -350,7 +353,8 @@ impl Asked {
             | Self::Restart(_)
             | Self::GoFirst(_)
             | Self::HeardOf(..)
-            | Self::LastMove => 12,
+            | Self::LastMove
+            | Self::Processors => 12,
         }
     }
 }
@@ -381,6 +385,13 @@ pub enum Told {
     Checkpoint(Checkpoint),
     /// Its newest move; none: it has not moved.
     LastMove(Option<(Moved, Cost)>),
+    /// What it may use.
+    Processors {
+        /// As `/proc/cpuinfo` has it.
+        offered: Vec<String>,
+        /// What tells its programs from all others.
+        programs: Vec<u128>,
+    },
 }
 
 /// What there is to start a job from.

@@ -42,7 +42,7 @@ pub enum Forked {
 /// closed on exec(2): so the caller marks (`FD_CLOEXEC`) what the child is not to have. It keeps no such socket either.
 ///
 /// # Errors
-/// ENXIO, EHOSTDOWN, ECONNREFUSED, ENOTCONN; EOPNOTSUPP for what cannot move (`cantmove` of docs/semantics.md), and if it would have
+/// ENXIO, EHOSTDOWN, ECONNREFUSED, ENOEXEC, ENOTCONN; EOPNOTSUPP for what cannot move (`cantmove` of docs/semantics.md), and if it would have
 /// both ends of a pipe; EBUSY; EAGAIN for what was seen too late; those of fork(2) and of starting `glurun`.
 ///
 /// # Safety
@@ -112,15 +112,10 @@ struct Family {
 
 impl Family {
     fn new(nodes: Vec<u16>) -> io::Result<Self> {
-        let words = fs::read("/proc/self/cmdline")?;
-        let words = words.split(|byte| *byte == 0).map(<[u8]>::to_vec);
-        let mut words: Vec<OsString> = words.map(OsString::from_vec).collect();
-        // Each ends with a zero.
-        words.pop();
         let errors = (!same_open_file(1, 2)).then(pipe).transpose()?;
         Ok(Self {
             nodes,
-            words,
+            words: own_words()?,
             report: pipe()?,
             output: pipe()?,
             errors,
@@ -223,6 +218,14 @@ impl Family {
         become_descriptor(errors.1.as_raw_fd(), 2)?;
         what_stays()
     }
+}
+
+/// Returns program and arguments of this process.
+fn own_words() -> io::Result<Vec<OsString>> {
+    let text = fs::read("/proc/self/cmdline")?;
+    let text = text.strip_suffix(&[0]).unwrap_or(&text);
+    let words = text.split(|byte| *byte == 0).map(<[u8]>::to_vec);
+    Ok(words.map(OsString::from_vec).collect())
 }
 
 /// What a pipe or socket of this process is to it.

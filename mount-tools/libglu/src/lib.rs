@@ -15,6 +15,7 @@
 //! | EBUSY | it is moving already, or locked where it is |
 //! | EAGAIN | it could not be moved now, and goes on where it was |
 //! | ECONNREFUSED | the node is closed to its user |
+//! | ENOEXEC | the node's processors lack instructions that it may use |
 //! | EHOSTDOWN | the node does not answer |
 //! | ENOTCONN | there is no cluster here: the node's daemon does not run |
 #![warn(missing_docs)]
@@ -177,7 +178,7 @@ impl Cluster {
     /// caller.
     ///
     /// # Errors
-    /// ENXIO, EOPNOTSUPP, EBUSY, EAGAIN, ECONNREFUSED, and as of [`Self::kill`].
+    /// ENXIO, EOPNOTSUPP, EBUSY, EAGAIN, ECONNREFUSED, ENOEXEC, and as of [`Self::kill`].
     pub fn migrate(&self, pid: i32, to: Destination) -> io::Result<()> {
         let pid = positive(pid)?;
         let number = match to {

@@ -174,6 +174,10 @@ fn not_moved(process: &Process, errno: Errno) -> String {
             "it could not be moved now and goes on where it was: the log of its home says why"
                 .to_owned()
         }
+        Errno::ENOEXEC => {
+            "that node's processors lack instructions that it may use: the log of its home names them"
+                .to_owned()
+        }
         Errno::ECONNREFUSED => {
             "that node is closed to its user, or reserved for others: see glu nodes".to_owned()
         }

@@ -283,6 +283,12 @@ fn golden_bytes_of_moves() {
     let memory = [Went::Whole, Went::PostCopy, Went::PreCopy];
     assert_eq!(memory.map(|went| went as u8), [0, 1, 2]);
     check(&ask(Asked::LastMove), &[3, 0, 0, 0, 11, 18, 13]);
+    check(&ask(Asked::Processors), &[3, 0, 0, 0, 11, 18, 14]);
+    let (offered, programs) = (vec!["f".into()], vec![7]);
+    check(
+        &FromJob::Told(Told::Processors { offered, programs }),
+        &[7, 0, 0, 0, 10, 9, 1, 1, b'f', 1, 7],
+    );
     let last = FromJob::Told(Told::LastMove(Some((moved, cost))));
     check(&last, &[11, 0, 0, 0, 10, 8, 1, 3, 2, 1, 3, 9, 4, 5, 1]);
     let kept = |number| FromJob::Told(Told::Kept(number));

@@ -61,7 +61,7 @@ impl Travel {
             ties.remove(STAY);
         }
         let Some(known) = known.filter(|_| ties.is_empty()) else {
-            tracing::debug!(pid, %to, ?ties, "a process cannot move");
+            tracing::info!(pid, %to, ?ties, "a process cannot move");
             return Err(libc::EOPNOTSUPP);
         };
         // A lock binds levelling as well, and whoever has not seen it.
@@ -83,6 +83,14 @@ impl Travel {
                 return Err(libc::ECONNREFUSED);
             }
             Err(Refused::Unknown { .. }) => return Err(libc::EAGAIN),
+        }
+        // MV12
+        let used = self.look(&known, pid).await;
+        let lacks = self.lacks(&used, to).await;
+        if !lacks.is_empty() {
+            let lacks = lacks.join(" ");
+            tracing::warn!(pid, %to, %lacks, "a process may use what a node's processors lack");
+            return Err(libc::ENOEXEC);
         }
         let (answer, told) = oneshot::channel();
         if why == Why::Restart && !known.is_kept() {

@@ -334,7 +334,7 @@ impl Driver {
                 self.travel.levels.moves.fetch_add(1, Ordering::Relaxed);
                 return true;
             }
-            Ok(Some(Told::Gone(Err(libc::ECONNREFUSED)))) => NotMoved::Refused,
+            Ok(Some(Told::Gone(Err(libc::ECONNREFUSED | libc::ENOEXEC)))) => NotMoved::Refused,
             Ok(Some(Told::Gone(Err(libc::EBUSY)))) => NotMoved::Busy,
             Ok(Some(Told::Gone(Err(libc::ESRCH)))) => NotMoved::Ended,
             Ok(Some(Told::Gone(Err(errno)))) => NotMoved::Failed(Errno(errno).to_string()),

@@ -10,6 +10,7 @@ mod checkpoint;
 mod deputy;
 mod dump;
 mod engine;
+mod features;
 mod fetch;
 mod go;
 mod guest;
@@ -63,6 +64,7 @@ use super::terminal::{Checkpoints, WindowSize};
 use crate::events::Events;
 use consistency::NodeId;
 use deputy::{Deputy, Wanted};
+use features::Programs;
 use gfs::net::{ServiceId, Transport};
 use go::Why;
 use nix::errno::Errno;
@@ -72,7 +74,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 /// How long a node may take to say something.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
@@ -102,6 +104,8 @@ pub(super) struct Travel {
     jobs: Mutex<HashMap<i32, Known>>,
     pub(super) admissions: Arc<Admissions>,
     levels: level::Levels,
+    /// What the processors here offer.
+    offered: OnceCell<Vec<String>>,
     guests: Arc<Guests>,
     /// Hear of moves.
     events: OnceLock<Arc<Events>>,
@@ -121,12 +125,17 @@ struct Known {
     user: Credentials,
     since: Instant,
     level: Level,
+    programs: Arc<Mutex<Programs>>,
 }
 
 impl Known {
     /// Returns whether there is a checkpoint of it.
     fn is_kept(&self) -> bool {
         self.status.borrow().newest.is_some()
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().expect("no holder panics")
     }
 
     /// Waits for the end of a move that has been decided, for as long as that may take.
@@ -229,6 +238,7 @@ impl Travel {
             jobs: Mutex::default(),
             admissions,
             levels: level::Levels::default(),
+            offered: OnceCell::new(),
             guests,
             events: OnceLock::new(),
             counted: told::Counted::default(),
@@ -330,6 +340,7 @@ impl Travel {
                 locked: false,
                 asked: wishes.levelled,
             },
+            programs: Arc::default(),
         };
         let seat = Arc::clone(&known.seat);
         let remains = Arc::clone(&known.remains);
@@ -412,6 +423,7 @@ impl Travel {
                 let status = known.map(|known| *known.status.borrow());
                 Told::LastMove(status.and_then(|status| status.last))
             }
+            Asked::Processors => self.processors(known.as_ref(), pid).await,
             Asked::TiesThere => {
                 let ties = match self.levels.dir_of(pid) {
                     Some(dir) => self.ties_of_processes(dir, pid).await,
@@ -465,6 +477,7 @@ pub(crate) async fn ask(
         | Asked::Heard(_)
         | Asked::HeardOf(..)
         | Asked::LastMove
+        | Asked::Processors
         | Asked::TiesThere
         | Asked::Checkpoint => TOLD_WITHIN,
     };

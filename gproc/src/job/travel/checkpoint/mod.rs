@@ -235,6 +235,8 @@ impl Travel {
             let ties: Vec<&str> = ties.into_iter().collect();
             return Err((libc::EOPNOTSUPP, ties.join(" ")));
         };
+        // MV12: where it can be started from it.
+        self.look(&known, pid).await;
         let (answer, told) = oneshot::channel();
         let ended = || (libc::ESRCH, "it has ended".to_owned());
         if known.orders.send(Order::Keep { answer }).await.is_err() {
@@ -323,9 +325,10 @@ impl Travel {
         nodes.map_err(io::Error::other)
     }
 
-    /// Returns the least loaded node among some, or all if these are none, that takes a job of this user and was not tried.
+    /// Returns the least loaded node among some, or all if these are none, that takes this job of this user and was not tried.
     pub(super) async fn node_for(
         &self,
+        pid: i32,
         user: &Credentials,
         among: &[NodeId],
         tried: &BTreeSet<NodeId>,
@@ -335,11 +338,14 @@ impl Travel {
             let asked = among.is_empty() || among.contains(&of.node);
             asked && of.up && !of.draining && !tried.contains(&of.node)
         });
+        let used = self.jobs().get(&pid).map(|known| known.programs().used());
+        let used = used.unwrap_or_default();
         let score = |of: &NodeStatus| place::score(&of.report.load, 0.0);
         nodes.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.node.cmp(&b.node)));
         for of in nodes {
             let guest = of.node != self.node;
-            if self.admissions.admit(of.node, user, guest).await.is_ok() {
+            let admitted = self.admissions.admit(of.node, user, guest).await.is_ok();
+            if admitted && self.lacks(&used, of.node).await.is_empty() {
                 return Some(of.node);
             }
         }

@@ -171,7 +171,7 @@ impl Deputy {
     pub(super) fn load(&mut self) {
         let travel = Arc::clone(&self.travel);
         let (user, tried) = (self.user.clone(), self.restart.tried.clone());
-        let nodes = self.nodes.clone();
+        let (pid, nodes) = (self.original.pid, self.nodes.clone());
         let kept = self.home.kept().zip(self.restart.checkpoints.clone());
         let rewound = self.input.rewind();
         self.wait_for(Box::pin(async move {
@@ -180,7 +180,7 @@ impl Deputy {
                 if !rewound {
                     return Err("it has read too much input since its checkpoint".to_owned());
                 }
-                let node = travel.node_for(&user, &nodes, &tried).await;
+                let node = travel.node_for(pid, &user, &nodes, &tried).await;
                 let node = node.ok_or("no other node takes it")?;
                 let saved = checkpoints.get(number).await;
                 let saved =
