@@ -64,6 +64,31 @@ assert job.end() == 3
     println!("{said}");
 }
 
+/// A process has all of its pages before another, and goes on to fork while those come.
+#[test]
+fn who_has_all_pages_forks() {
+    let cluster = moves::cluster_that_moves(2);
+    fs::write(cluster.path(1).join("memory.py"), MEMORY).expect("written");
+    moves::drive(
+        &cluster,
+        LONG,
+        r#"
+import threading
+job = Job(1, 'python3', '/cluster/memory.py', '32')
+job.pid = job.owner.stdout.readline().strip()
+for node in (2, 1, 2, 1, 2, 1):
+    told = []
+    going = threading.Thread(target=lambda: told.append(job.refuses(node, ' post-copy')))
+    going.start()
+    while going.is_alive():
+        assert job.ask('check') == [job.pid, 'True', 'True', '0']
+    assert told == [None], told
+    assert job.file('moved')[5] == 'post-copy', job.file('moved')
+assert job.end() == 0
+"#,
+    );
+}
+
 /// Has a job on node 2 move back to node 1, and stops there what gets its pages while some are missing.
 const HALF_WAY: &str = r#"
 import signal, threading

@@ -135,9 +135,14 @@ fn parents_below(mount: &Path, own: Option<&Path>) -> Vec<PathBuf> {
 
 /// Kills all in a cgroup and removes it with its children.
 fn remove_tree(dir: &Path) -> io::Result<()> {
-    fs::write(dir.join("cgroup.kill"), "1")?;
-    await_empty(dir)?;
+    end_in(dir)?;
     remove_dirs(dir)
+}
+
+/// Kills all in a cgroup and waits until it is gone.
+pub(super) fn end_in(dir: &Path) -> io::Result<()> {
+    fs::write(dir.join("cgroup.kill"), "1")?;
+    await_empty(dir)
 }
 
 /// Removes an empty cgroup with all below: a job may have made some of its own.

@@ -52,6 +52,7 @@ mod frame;
 pub mod gang;
 pub mod gather;
 mod group;
+pub mod holder;
 mod input;
 pub mod leader;
 pub mod limits;

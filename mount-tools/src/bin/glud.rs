@@ -1,7 +1,7 @@
 //! `glud`: the daemon of one node.
 
 use clap::Parser;
-use gproc::job::leader;
+use gproc::job::{holder, leader};
 use mount_tools::batch::scheduler;
 use mount_tools::node::watcher;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         }
         Some(first) if first == leader::ARGUMENT => leader::main(args),
         Some(first) if first == leader::AGAIN_ARGUMENT => leader::main_again(args),
+        Some(first) if first == holder::ARGUMENT => holder::main(args),
         _ => {}
     }
     let glud = match Glud::try_parse() {

@@ -6,6 +6,7 @@ mod launch;
 mod mounted;
 mod terminal;
 mod timer;
+mod traced;
 
 pub(super) use guardian::Guardian;
 pub(super) use launch::{Launch, LaunchError, Step, WIRE_FD, launch};
@@ -16,6 +17,7 @@ pub(super) use terminal::{
     take_descriptor, window_size,
 };
 pub(super) use timer::{descriptor_of, is_same_file, wind_timer};
+pub(super) use traced::Traced;
 
 use super::protocol::{Credentials, End, Limit};
 use nix::errno::Errno;

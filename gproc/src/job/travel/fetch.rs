@@ -1,24 +1,21 @@
 //! The pages of a copy that was made by post-copy: CRIU's `lazy-pages` puts them where they belong, in the order in which
 //! the copy needs them, and the rest after that. It asks home for them, which asks the source.
 //!
-//! The kernel gives a process an empty page where one is missing as soon as nobody holds its userfaultfd any more: were CRIU
-//! to die, the copy would go on with memory that is not its own. So a *holder* has these descriptors as well. It is a shell
-//! that ends the copy before it lets go of them, unless it is told that all pages are there; it outlives the daemon by that
-//! moment. A process that the copy makes meanwhile has a descriptor that CRIU alone holds.
+//! Were CRIU to die before that, the copy would go on with memory that is not its own: a [holder](super::super::holder) ends it first.
 
-use super::super::sys;
+use super::super::{holder, sys};
 use super::FrameSender;
 use super::engine::{Engine, Helper, Images, Start};
 use super::link::FromHome;
 use super::pages::{Begun, begin, is_ready};
 use super::wire::{FromGuest, IMAGE_BYTES_MAX, ToGuest};
 use bytes::{Bytes, BytesMut};
-use std::fs;
 use std::future::Future;
-use std::io::{self, PipeWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
@@ -30,49 +27,43 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// How long CRIU may take to begin.
+/// How long CRIU, and what holds it, may take to begin.
 const BEGUN_WITHIN: Duration = Duration::from_secs(30);
 /// How long pages that were asked for may take.
 const COME_WITHIN: Duration = Duration::from_secs(60);
 /// Pieces of pages that may wait for CRIU.
 const PIECES_MAX: usize = 64;
 
-/// What the holder does: a line says that all pages are there, its end that nobody knows.
-const HOLD: &str = "read -r word || echo 1 >\"$0\"/cgroup.kill";
-
 /// CRIU as it gets the pages of a copy; ended when this is dropped, which the copy must not outlive. Dropping it blocks.
 #[derive(Debug)]
 pub(super) struct Fetch {
     criu: Helper,
     pidfd: AsyncFd<OwnedFd>,
-    socket: OwnedFd,
     pages: mpsc::Sender<Bytes>,
     relay: JoinHandle<&'static str>,
-    /// And what tells it that all pages are there.
-    holder: Option<(Helper, PipeWriter)>,
+    holder: Holder,
     images: Arc<Images>,
 }
 
 impl Fetch {
-    /// Begins, before the copy is made.
+    /// Begins, before the copy is made. `glud`: the program that holds CRIU.
     pub(super) async fn begin(
         engine: Engine,
+        glud: PathBuf,
         images: Arc<Images>,
         sender: FrameSender,
     ) -> io::Result<Self> {
         let its_images = Arc::clone(&images);
-        let started = super::guest::blocking(move || start(&engine, &its_images));
-        let (criu, ours) = started.await?;
+        let started = super::guest::blocking(move || start(&engine, &glud, &its_images));
+        let (criu, ours, holder) = started.await?;
         let (pages, queue) = mpsc::channel(PIECES_MAX);
         ours.set_nonblocking(true)?;
-        let socket = ours.try_clone()?.into();
         Ok(Self {
             pidfd: sys::watch(criu.pidfd().try_clone_to_owned()?)?,
             criu,
-            socket,
             pages,
             relay: tokio::spawn(relay(UnixStream::from_std(ours)?, queue, sender)),
-            holder: None,
+            holder,
             images,
         })
     }
@@ -104,33 +95,7 @@ impl Fetch {
 
     /// Has a copy that waits at its gate not go on without its pages, whatever becomes of CRIU.
     pub(super) fn hold(&mut self, group: &Path) -> io::Result<()> {
-        let pid = self.criu.pid();
-        let mut held = vec![self.socket.try_clone()?];
-        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-            let entry = entry?;
-            if fs::read_link(entry.path())? != Path::new("anon_inode:[userfaultfd]") {
-                continue;
-            }
-            if let Some(number) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            {
-                held.push(sys::descriptor_of(self.pidfd.get_ref().as_fd(), number)?);
-            }
-        }
-        let mut holder = Command::new("/bin/sh");
-        holder.arg("-c").arg(HOLD).arg(group);
-        let (reader, word) = io::pipe()?;
-        let kept: Vec<_> = held.iter().map(AsFd::as_fd).collect();
-        let how = Start {
-            stdin: Some(reader.as_fd()),
-            kept: &kept,
-            outlives: true,
-            ..Start::default()
-        };
-        self.holder = Some((Helper::start(&holder, how)?, word));
-        Ok(())
+        self.holder.is_told_of(group)
     }
 
     /// Waits until all pages are there, or never will be; asked no more after that. Cancel-safe.
@@ -152,25 +117,89 @@ impl Fetch {
         }
     }
 
-    /// The copy has all its pages. Blocks.
+    /// Returns why a copy has ended that is there no more, if it was ended for want of its pages: that is known before CRIU's end is.
+    pub(super) fn has_ended_copy(&mut self) -> Option<String> {
+        let ends = self.holder.has_answered_within(Duration::ZERO);
+        matches!(ends, Ok(true)).then(|| self.images.why("lazy-pages").to_string())
+    }
+
+    /// The copy has all its pages, and CRIU has ended. Blocks.
     pub(super) fn finish(mut self) -> io::Result<()> {
-        let Some((mut holder, mut word)) = self.holder.take() else {
-            return Ok(());
-        };
-        word.write_all(b"whole\n")?;
-        holder.wait().map(drop)
+        self.holder.helper.wait().map(drop)
     }
 }
 
 impl Drop for Fetch {
     fn drop(&mut self) {
         self.relay.abort();
-        if let Some((mut holder, word)) = self.holder.take() {
-            // It has the copy end first.
-            drop(word);
-            holder.wait().ok();
-        }
+        // It has the copy end first.
+        self.holder.let_go();
         self.criu.end();
+    }
+}
+
+/// What ends a copy before CRIU can let go of it.
+#[derive(Debug)]
+struct Holder {
+    helper: Helper,
+    /// As long as this is open nothing is wrong with the daemon.
+    tell: Option<PipeWriter>,
+    answers: PipeReader,
+}
+
+impl Holder {
+    fn start(glud: &Path, criu: &Helper) -> io::Result<Self> {
+        let (words, tell) = io::pipe()?;
+        let (answers, answer) = io::pipe()?;
+        let mut command = Command::new(glud);
+        command.arg(holder::ARGUMENT);
+        command.arg(criu.pid().to_string());
+        command.arg(answer.as_raw_fd().to_string());
+        let how = Start {
+            stdin: Some(words.as_fd()),
+            kept: &[answer.as_fd()],
+            outlives: true,
+            ..Start::default()
+        };
+        let mut holder = Self {
+            helper: Helper::start(&command, how)?,
+            tell: Some(tell),
+            answers,
+        };
+        drop(answer);
+        holder.has_answered()?;
+        Ok(holder)
+    }
+
+    /// Tells it in which group the copy is, which has not run yet.
+    fn is_told_of(&mut self, group: &Path) -> io::Result<()> {
+        let words = [group.as_os_str().as_bytes(), b"\n"].concat();
+        let tell = self.tell.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        tell.write_all(&words)?;
+        self.has_answered()
+    }
+
+    fn has_answered(&mut self) -> io::Result<()> {
+        let answered = self.has_answered_within(BEGUN_WITHIN)?;
+        let failed = || io::Error::other("nothing holds what gets its pages");
+        answered.then_some(()).ok_or_else(failed)
+    }
+
+    /// Returns whether it answers, if it has not ended.
+    fn has_answered_within(&mut self, within: Duration) -> io::Result<bool> {
+        is_ready(&mut self.answers, within)
+    }
+
+    /// Has it end the copy, unless CRIU has ended well, and itself. Blocks.
+    fn let_go(&mut self) {
+        drop(self.tell.take());
+        self.helper.wait().ok();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
@@ -183,18 +212,24 @@ pub(super) async fn finished(fetch: &mut Option<Fetch>) -> Result<(), String> {
 }
 
 /// Starts CRIU; returns when a copy can be made that it gets pages for.
-fn start(engine: &Engine, images: &Images) -> io::Result<(Helper, StdStream)> {
+fn start(engine: &Engine, glud: &Path, images: &Images) -> io::Result<(Helper, StdStream, Holder)> {
     let Begun {
         mut criu,
         socket,
         mut ready,
     } = begin(engine.fetching(images))?;
-    let begun = is_ready(&mut ready, BEGUN_WITHIN);
-    if begun.as_ref().is_ok_and(|begun| *begun) {
-        return Ok((criu, socket));
+    let begun =
+        Holder::start(glud, &criu).and_then(|holder| match is_ready(&mut ready, BEGUN_WITHIN)? {
+            true => Ok(holder),
+            false => Err(images.why("lazy-pages")),
+        });
+    match begun {
+        Ok(holder) => Ok((criu, socket, holder)),
+        Err(error) => {
+            criu.end();
+            Err(error)
+        }
     }
-    criu.end();
-    begun.and_then(|_| Err(images.why("lazy-pages")))
 }
 
 /// Carries questions and pages between CRIU and home; returns why it does no more.

@@ -280,8 +280,7 @@ impl Guest {
                 }
                 fetched = finished(&mut self.fetch) => {
                     if let Err(why) = self.has_fetched(fetched).await {
-                        let why = format!("node {}: {why}", self.travel.node);
-                        sender.send(&FromGuest::PagesLost(why)).await;
+                        self.tell_pages_lost(&why, sender).await;
                         return Ok(());
                     }
                     reached("target: before it tells of all pages");
@@ -296,7 +295,13 @@ impl Guest {
                 }
                 ended = ended(&self.pidfd), if self.copy != Copy::Ready => {
                     let ended = ended.map_err(|_| HomeLost)?;
-                    self.tell_end(ended, sender).await;
+                    match self.fetch.as_mut().and_then(Fetch::has_ended_copy) {
+                        None => self.tell_end(ended, sender).await,
+                        Some(why) => {
+                            self.over = true;
+                            self.tell_pages_lost(&why, sender).await;
+                        }
+                    }
                     return Ok(());
                 }
             }
@@ -318,6 +323,11 @@ impl Guest {
             done
         })
         .await
+    }
+
+    async fn tell_pages_lost(&self, why: &str, sender: &FrameSender) {
+        let why = format!("node {}: {why}", self.travel.node);
+        sender.send(&FromGuest::PagesLost(why)).await;
     }
 
     /// Closes the input once all of it is written.

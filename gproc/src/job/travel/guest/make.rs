@@ -53,7 +53,8 @@ pub(super) async fn find_pages(
         }
         Pages::AtSource => {
             let engine = travel.engine()?.clone();
-            Fetch::begin(engine, images, sender.clone()).await.map(Some)
+            let fetch = Fetch::begin(engine, travel.leader()?, images, sender.clone());
+            fetch.await.map(Some)
         }
     }
 }
