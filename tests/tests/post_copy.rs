@@ -89,6 +89,31 @@ assert job.end() == 0
     );
 }
 
+/// Connections that are in use all the time, and System V IPC.
+#[test]
+fn what_a_job_has_to_itself_is_there_before_its_memory() {
+    let cluster = moves::cluster_that_moves(3);
+    fs::write(cluster.path(1).join("to_itself.py"), moves::TO_ITSELF).expect("written");
+    let said = moves::drive(
+        &cluster,
+        LONG,
+        r#"
+job = Job(1, '--private', 'net,ipc', 'python3', '/cluster/to_itself.py', '32')
+job.pid = job.owner.stdout.readline().strip()
+for node in (2, 3, 1, 3, 1, 2):
+    job.go(node, ' post-copy')
+    assert job.file('where') == [str(node)], job.file('where')
+    moved = job.file('moved')
+    print(moved)
+    assert moved[1] == str(node) and moved[5] == 'post-copy' and int(moved[4]) > 32 << 20, moved
+    said = job.ask('check')
+    assert said == [job.pid, 'True', 'True', 'True', 'True'], said
+assert job.end() == 0
+"#,
+    );
+    println!("{said}");
+}
+
 /// Has a job on node 2 move back to node 1, and stops there what gets its pages while some are missing.
 const HALF_WAY: &str = r#"
 import signal, threading

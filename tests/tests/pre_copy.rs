@@ -154,6 +154,58 @@ assert job.end() == 7
     println!("{said}");
 }
 
+/// Connections that are in use all the time, and System V IPC.
+#[test]
+fn what_a_job_has_to_itself_goes_with_what_went_ahead() {
+    let cluster = moves::cluster_that_moves(3);
+    fs::write(cluster.path(1).join("to_itself.py"), moves::TO_ITSELF).expect("written");
+    let said = moves::drive(
+        &cluster,
+        LONG,
+        r#"
+job = Job(1, '--private', 'net,ipc', 'python3', '/cluster/to_itself.py', '32')
+job.pid = job.owner.stdout.readline().strip()
+for node in (2, 3, 1, 3, 1):
+    job.go(node)
+    assert job.file('where') == [str(node)], job.file('where')
+    moved = job.file('moved')
+    print(moved)
+    assert moved[1] == str(node) and moved[5] == 'pre-copy', moved
+    said = job.ask('check')
+    assert said == [job.pid, 'True', 'True', 'True', 'True'], said
+# By the other way, and back to this one.
+for node, how, went in ((2, ' post-copy', 'post-copy'), (3, '', 'pre-copy')):
+    job.go(node, how)
+    assert job.file('moved')[5] == went, job.file('moved')
+    assert job.ask('check') == [job.pid, 'True', 'True', 'True', 'True']
+assert job.end() == 0
+"#,
+    );
+    println!("{said}");
+}
+
+/// Its host cannot make the copy, of which it has some already: a file is on the first node only.
+#[test]
+fn a_move_that_fails_leaves_a_job_what_it_has_to_itself() {
+    let cluster = moves::cluster_that_moves(2);
+    fs::write(cluster.path(1).join("to_itself.py"), moves::TO_ITSELF).expect("written");
+    moves::drive(
+        &cluster,
+        LONG,
+        r#"
+subprocess.run('mount -t tmpfs none /mnt && touch /mnt/here', shell=True, check=True)
+job = Job(1, '--private', 'net,ipc', 'python3', '/cluster/to_itself.py', '32', '/mnt/here')
+job.pid = job.owner.stdout.readline().strip()
+for how in ('', ' post-copy', '', ' post-copy'):
+    assert job.refuses(2, how) == 'EAGAIN'
+    assert job.file('where') == ['1']
+    said = job.ask('check')
+    assert said == [job.pid, 'True', 'True', 'True', 'True'], said
+assert job.end() == 0
+"#,
+    );
+}
+
 #[test]
 fn checkpoints_of_what_moves_so() {
     let cluster = moves::cluster_that_moves(2);

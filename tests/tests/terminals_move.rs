@@ -5,8 +5,31 @@ use tests::{Cluster, DEADLINE, SHELL, Terminal, moves, wait_until};
 /// Moves a job away and back to where it was started, by way of a third node, or the other way round.
 const WAY: [u32; 4] = [2, 3, 1, 3];
 
-fn go(cluster: &Cluster, pid: &str, node: u32) {
-    let moved = cluster.sh(1, &format!("migrate {pid} {node}"));
+/// A program whose memory is checked whole after each line, by a thread and by a child that it has made since; it tells of another
+/// size.
+const MEMORY: &str = r#"
+import hashlib, os, queue, signal, sys, threading
+pages = {n: hashlib.sha256(b'%d' % n).digest() * 128 for n in range(int(sys.argv[1]) * 256)}
+def all_are():
+    return all(page == hashlib.sha256(b'%d' % n).digest() * 128 for n, page in pages.items())
+asked, found = queue.Queue(), queue.Queue()
+def look():
+    while asked.get():
+        found.put(all_are())
+threading.Thread(target=look, daemon=True).start()
+signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'%d rows\n' % os.get_terminal_size().lines))
+print('ready')
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all_are() else 1)
+    asked.put(line)
+    print(f'got <{line.strip()}>', found.get(), os.waitpid(child, 0)[1])
+"#;
+
+#[track_caller]
+fn go(cluster: &Cluster, migrate: &str, pid: &str, node: u32) {
+    let moved = cluster.sh(1, &format!("{migrate} {pid} {node}"));
     assert_eq!(moved.code(), Some(0), "{moved}");
 }
 
@@ -14,6 +37,8 @@ struct AtTerminal<'a> {
     cluster: &'a Cluster,
     terminal: Terminal,
     pid: String,
+    /// How it is moved.
+    migrate: &'static str,
 }
 
 impl<'a> AtTerminal<'a> {
@@ -29,20 +54,22 @@ impl<'a> AtTerminal<'a> {
             cluster,
             terminal,
             pid,
+            migrate: "migrate",
         }
     }
 
     fn go(&self, node: u32) {
-        go(self.cluster, &self.pid, node);
-        let at = self
-            .cluster
-            .sh(1, &format!("cat /cluster/proc/{}/where", self.pid));
-        assert_eq!(at.ok(), node.to_string());
+        go(self.cluster, self.migrate, &self.pid, node);
+        assert_eq!(self.file("where"), node.to_string());
     }
 
     fn ties(&self) -> String {
-        let ties = format!("cat /cluster/proc/{}/cantmove", self.pid);
-        self.cluster.sh(1, &ties).ok()
+        self.file("cantmove")
+    }
+
+    fn file(&self, name: &str) -> String {
+        let file = format!("cat /cluster/proc/{}/{name}", self.pid);
+        self.cluster.sh(1, &file).ok()
     }
 }
 
@@ -79,18 +106,31 @@ fn lines_are_read_as_they_were_typed() {
     job.terminal.expect("exit");
 }
 
-/// An interactive shell: its prompt, keys that signal, jobs in the background and the foreground.
 #[test]
 fn a_shell_has_its_jobs() {
+    shell_with_jobs("migrate", "pre-copy");
+}
+
+#[test]
+fn a_shell_has_its_jobs_before_their_memory() {
+    shell_with_jobs("migrate --post-copy", "post-copy");
+}
+
+/// An interactive shell: its prompt, keys that signal, jobs in the background and the foreground.
+#[track_caller]
+fn shell_with_jobs(migrate: &'static str, went: &str) {
     let cluster = moves::cluster_that_moves(3);
-    let sleeper = "import signal, time
-signal.signal(signal.SIGCONT, lambda *_: print('going on', flush=True))
+    let sleeper = "import os, signal, time
+memory = os.urandom(24 << 20)
+known = hash(memory)
+signal.signal(signal.SIGCONT, lambda *_: print('going on', hash(bytes(bytearray(memory))) == known, flush=True))
 print('up', flush=True)
 while True: time.sleep(0.05)
 ";
     std::fs::write(cluster.path(1).join("sleeper.py"), sleeper).expect("written");
     let shell = "exec env PS1='<''>' bash --noprofile --norc --noediting -i";
     let mut job = AtTerminal::start(&cluster, shell);
+    job.migrate = migrate;
     job.terminal.expect("<>");
     for node in WAY {
         job.go(node);
@@ -105,16 +145,18 @@ while True: time.sleep(0.05)
         job.terminal.send("python3 /cluster/sleeper.py\n");
         job.terminal.expect("up\r\n");
         job.go(if node == 3 { 2 } else { 3 });
+        assert!(job.file("moved").ends_with(went));
         job.terminal.send("\x1a");
         job.terminal.expect("Stopped");
         job.terminal.expect("<>");
         job.go(node);
+        assert!(job.file("moved").ends_with(went));
         job.terminal.send("jobs\n");
         job.terminal.expect("Stopped");
         job.terminal.expect("<>");
         // It says so when the shell has given it the terminal.
         job.terminal.send("fg\n");
-        job.terminal.expect("going on\r\n");
+        job.terminal.expect("going on True\r\n");
         job.terminal.send("\x03");
         job.terminal.expect("KeyboardInterrupt");
         job.terminal.expect("<>");
@@ -159,6 +201,52 @@ fn an_editor_is_in_the_middle_of_its_work() {
     assert_eq!(text, "one\ntwo\nat 2\nat 3\nat 1\nat 3");
 }
 
+#[test]
+fn memory_goes_ahead_of_a_job_at_a_terminal() {
+    goes_with_its_memory("migrate", "pre-copy");
+}
+
+#[test]
+fn memory_follows_a_job_at_a_terminal() {
+    goes_with_its_memory("migrate --post-copy", "post-copy");
+}
+
+/// A line that was begun before, lines that are typed while all moves, another size, a key that signals.
+#[track_caller]
+fn goes_with_its_memory(migrate: &'static str, went: &str) {
+    let cluster = moves::cluster_that_moves(3);
+    std::fs::write(cluster.path(1).join("memory.py"), MEMORY).expect("written");
+    let script = "python3 /cluster/memory.py 32; true";
+    let mut job = AtTerminal::start(&cluster, script);
+    job.terminal.expect("ready\r\n");
+    assert_eq!(job.ties(), "");
+    let rows = [40, 30, 35, 24, 40, 30];
+    for (node, rows) in WAY.into_iter().chain([1, 2]).zip(rows) {
+        job.terminal.send("begxx\x7f\x7fun ");
+        job.terminal.expect("un ");
+        let moving = cluster.spawn(1, &format!("{migrate} {} {node}", job.pid));
+        job.terminal.send("bee\x7f first\n");
+        for word in ["second", "third", "fourth"] {
+            job.terminal.send(&format!("{word}\n"));
+        }
+        let moved = moving.wait(DEADLINE);
+        assert_eq!(moved.code(), Some(0), "{moved}");
+        for line in ["begun be first", "second", "third", "fourth"] {
+            job.terminal.expect(&format!("got <{line}> True 0\r\n"));
+        }
+        let moved = job.file("moved");
+        println!("{moved}");
+        let words: Vec<&str> = moved.split_whitespace().collect();
+        assert_eq!((words[1], words[5]), (&*node.to_string(), went), "{moved}");
+        job.terminal.resize(rows, 90);
+        job.terminal.expect(&format!("{rows} rows\r\n"));
+        job.terminal.send("again\n");
+        job.terminal.expect("got <again> True 0\r\n");
+    }
+    job.terminal.send("\x03");
+    job.terminal.expect("KeyboardInterrupt");
+}
+
 /// What the shell of the owner sees: a program that is stopped by its key and goes on, how it has ended, what it has not read,
 /// and the modes that it has left.
 #[test]
@@ -176,12 +264,12 @@ fn the_owner_s_shell_sees_nothing_of_it() {
         let script = "echo p\"\"id $$ runs; read -r x; echo got $x; exit 7";
         shell.send(&format!("glurun -w {started} bash -c '{script}'\n"));
         let pid = pid_of(&mut shell);
-        go(&cluster, &pid, 3);
+        go(&cluster, "migrate", &pid, 3);
         shell.send("\x1a");
         shell.expect("<>");
         shell.send("fg\n");
         shell.expect("glurun");
-        go(&cluster, &pid, if started == 1 { 2 } else { 1 });
+        go(&cluster, "migrate", &pid, if started == 1 { 2 } else { 1 });
         // The second line is the shell's.
         shell.send("line\n");
         shell.expect("got line\r\n");
@@ -195,7 +283,7 @@ fn the_owner_s_shell_sees_nothing_of_it() {
         shell.send(&format!("glurun -w {started} bash -c '{script}'\n"));
         let pid = pid_of(&mut shell);
         shell.send("echo ah");
-        go(&cluster, &pid, 3);
+        go(&cluster, "migrate", &pid, 3);
         shell.send("ead\n");
         cluster.sh(1, &format!("glukill -USR1 {pid}")).ok();
         shell.expect("<>");
@@ -225,19 +313,34 @@ fn other_terminals_stay() {
     }
 }
 
-/// Its host cannot make the copy: a file is on the first node only.
+/// Its host cannot make the copy: a file is on the first node only. One job goes whole, before the memory of the other most of that goes.
 #[test]
 fn a_move_that_fails_leaves_the_terminal_as_it_was() {
     let cluster = moves::cluster_that_moves(2);
     cluster
         .sh(1, "mount -t tmpfs none /mnt && echo local > /mnt/here")
         .ok();
-    let script = "exec 3</mnt/here; trap 'stty size; exit' INT; while read -r line; do echo \"got <$line>\"; done";
-    let mut job = AtTerminal::start(&cluster, script);
-    for word in ["first", "second"] {
+    fails_and_goes_on(&cluster, "");
+    fails_and_goes_on(
+        &cluster,
+        "memory=$(head -c 24000000 /dev/urandom | base64 -w 0); ",
+    );
+}
+
+#[track_caller]
+fn fails_and_goes_on(cluster: &Cluster, begin: &str) {
+    let script = "exec 3</mnt/here; trap 'stty size; exit' INT; echo ready; while read -r line; do echo \"got <$line>\"; done";
+    let mut job = AtTerminal::start(cluster, &format!("{begin}{script}"));
+    job.terminal.expect("ready\r\n");
+    for (word, how) in [
+        ("first", ""),
+        ("second", "--post-copy "),
+        ("third", ""),
+        ("fourth", "--post-copy "),
+    ] {
         job.terminal.send("begxx\x7f\x7fun ");
         job.terminal.expect("un ");
-        let moved = cluster.sh(1, &format!("migrate {} 2", job.pid));
+        let moved = cluster.sh(1, &format!("migrate {how}{} 2", job.pid));
         assert_eq!(moved.code(), Some(1), "{moved}");
         assert!(moved.stderr.contains("could not be moved now"), "{moved}");
         job.terminal.send(&format!("bee\x7f {word}\n"));

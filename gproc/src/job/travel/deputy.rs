@@ -212,8 +212,7 @@ impl Deputy {
         }
         self.asked = Some(answer);
         self.restart.is_wanted(how == How::Restart);
-        let plain = self.original.terminal.is_none() && self.private == Private::default();
-        let can = plain && self.travel.knows_pages(to);
+        let can = self.travel.knows_pages(to);
         self.partly.wanted = how == How::PostCopy && can;
         let ahead = how == How::Whole && can && self.source.as_ref().is_none_or(Link::knows_pages);
         self.ahead.begin(ahead);

@@ -1,7 +1,6 @@
 //! Makes images of a job, with its pages where they are wanted. Where they cannot be there they are all among the images.
 
 use super::super::group::Group;
-use super::super::private::Private;
 use super::ahead::{self, Gone, Sink};
 use super::engine::{Engine, Kind};
 use super::pages::Served;
@@ -36,18 +35,16 @@ pub(super) fn dump(
     kind: Kind,
     memory: Memory,
 ) -> io::Result<(Vec<Image>, Pages)> {
-    // Of the others CRIU would have to be told the same of their pages.
-    let plain = kind.private == Private::default() && !kind.led;
     let lacking = match memory {
-        Memory::AtSource if plain => {
-            let dumped = engine.dump_partly(group, pid);
+        Memory::AtSource => {
+            let dumped = engine.dump_partly(group, pid, kind);
             dumped.map(|(images, served)| (images, Pages::AtSource(served)))
         }
-        Memory::Ahead(mut gone, send) if plain => {
-            let dumped = ahead::dump(engine, group, pid, &mut gone, send);
+        Memory::Ahead(mut gone, send) => {
+            let dumped = ahead::dump(engine, group, pid, kind, &mut gone, send);
             dumped.map(|images| (images, Pages::Ahead(gone.bytes)))
         }
-        _ => return Ok((engine.dump(group, pid, kind)?, Pages::Here)),
+        Memory::Here => return Ok((engine.dump(group, pid, kind)?, Pages::Here)),
     };
     lacking.or_else(|error| {
         tracing::warn!(pid, %error, "a job moves with all its pages");

@@ -110,37 +110,36 @@ impl Engine {
 
     /// Freezes a job and makes images of it. If that fails it goes on; else it stays frozen.
     pub(super) fn dump(&self, group: &Group, pid: i32, kind: Kind) -> io::Result<Vec<Image>> {
-        let Kind { private, led } = kind;
         let images = self.images()?;
         frozen(group, pid, || {
-            if private.ipc && has_queues(pid)? {
-                return Err(io::Error::other("it has message queues of POSIX"));
-            }
-            let network = private.net.then(|| Network::of(pid)).transpose()?;
-            still(network.as_ref(), || {
-                if private.net && tcp::delivers_for_nobody(pid)? {
-                    let why = "a connection that it has closed has something to deliver";
-                    return Err(io::Error::other(why));
-                }
-                lent(group, || {
-                    self.dump_frozen(group, pid, led, network.as_ref(), &images)
-                })
+            at_rest(group, pid, kind.private, |network| {
+                run(
+                    &self.dumping(group, pid, kind.led, network, &images)?,
+                    &images,
+                )
             })?;
             tracing::debug!(pid, "images are made");
             images.pieces()
         })
     }
 
-    /// As [`Self::dump`], but most pages are not among the images: they are served as long as the job is frozen. It has
-    /// neither a terminal nor anything to itself.
-    pub(super) fn dump_partly(&self, group: &Group, pid: i32) -> io::Result<(Vec<Image>, Served)> {
+    /// As [`Self::dump`], but most pages are not among the images: they are served as long as the job is frozen.
+    pub(super) fn dump_partly(
+        &self,
+        group: &Group,
+        pid: i32,
+        kind: Kind,
+    ) -> io::Result<(Vec<Image>, Served)> {
         let images = self.images()?;
         frozen(group, pid, || {
-            let criu = self.dumping(group, pid, false, None, &images)?;
             let members = members(group.dir().ok_or(io::ErrorKind::Unsupported)?, pid)?;
-            let served = lent(group, || Served::begin(criu, images, members, WITHIN))?;
-            // MV1: CRIU lets the group go and holds its threads by itself. It may be killed.
-            group.freeze(true)?;
+            let served = at_rest(group, pid, kind.private, |network| {
+                let criu = self.dumping(group, pid, kind.led, network, &images)?;
+                let served = Served::begin(criu, images, members, WITHIN)?;
+                // MV1: CRIU lets the group go and holds its threads by itself. It may be killed.
+                group.freeze(true)?;
+                Ok(served)
+            })?;
             tracing::debug!(pid, "images are made but for pages");
             Ok((served.images().pieces()?, served))
         })
@@ -179,39 +178,6 @@ impl Engine {
             criu.args(["--tcp-established", "--network-lock", "skip"]);
         }
         Ok(criu)
-    }
-
-    fn dump_frozen(
-        &self,
-        group: &Group,
-        pid: i32,
-        led: bool,
-        network: Option<&Network>,
-        images: &Images,
-    ) -> io::Result<()> {
-        let criu = self.dumping(group, pid, led, network, images)?;
-        let mut criu = Helper::start(
-            &criu,
-            Start {
-                outlives: true,
-                ..Start::default()
-            },
-        )?;
-        let deadline = Instant::now() + WITHIN;
-        loop {
-            match criu.try_wait()? {
-                Some(true) => return Ok(()),
-                Some(false) => return Err(images.why("dump")),
-                None if Instant::now() > deadline => {
-                    criu.end();
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "making images took too long",
-                    ));
-                }
-                None => std::thread::sleep(LOOK_EVERY),
-            }
-        }
     }
 
     /// Makes a job from images in a group of its own, which has been lent memory; returns when it waits at its gate. `ends`: what
@@ -353,6 +319,51 @@ fn frozen<T>(group: &Group, pid: i32, work: impl FnOnce() -> io::Result<T>) -> i
         group.freeze(false)?;
     }
     done
+}
+
+/// Has CRIU make images of a job that is frozen, where that can be done: nothing passes in its network, and it is lent memory.
+fn at_rest<T>(
+    group: &Group,
+    pid: i32,
+    private: Private,
+    image: impl FnOnce(Option<&Network>) -> io::Result<T>,
+) -> io::Result<T> {
+    if private.ipc && has_queues(pid)? {
+        return Err(io::Error::other("it has message queues of POSIX"));
+    }
+    let network = private.net.then(|| Network::of(pid)).transpose()?;
+    let network = network.as_ref();
+    still(network, || {
+        if network.is_some() && tcp::delivers_for_nobody(pid)? {
+            let why = "a connection that it has closed has something to deliver";
+            return Err(io::Error::other(why));
+        }
+        lent(group, || image(network))
+    })
+}
+
+/// Runs a CRIU that makes images.
+fn run(criu: &Command, images: &Images) -> io::Result<()> {
+    let how = Start {
+        outlives: true,
+        ..Start::default()
+    };
+    let mut criu = Helper::start(criu, how)?;
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        match criu.try_wait()? {
+            Some(true) => return Ok(()),
+            Some(false) => return Err(images.why("dump")),
+            None if Instant::now() > deadline => {
+                criu.end();
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "making images took too long",
+                ));
+            }
+            None => std::thread::sleep(LOOK_EVERY),
+        }
+    }
 }
 
 /// Does something with a job for which that is lent memory.

@@ -2,13 +2,14 @@
 
 use super::super::super::frame::FrameSender;
 use super::super::super::group::Group;
-use super::super::engine::Engine;
+use super::super::engine::{Engine, Kind};
 use super::super::pipes::members;
 use super::super::places::reached;
 use super::super::wire::{Image, Piece};
 use super::memory::{Processes, count, own_pages};
 use super::pagemap::{At, pagemaps};
 use super::{Gone, Range};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::num::NonZero;
@@ -50,13 +51,14 @@ pub(in super::super) struct Copying {
 }
 
 impl Copying {
-    /// Starts to send what the processes of a cgroup have.
-    pub(in super::super) fn start(dir: PathBuf, pid: i32, send: Sink) -> Self {
+    /// Starts to send what the processes of a cgroup have, the leader of their session excepted: it does not move.
+    pub(in super::super) fn start(dir: PathBuf, pid: i32, leader: Option<i32>, send: Sink) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = spawn_blocking(move || {
             reached("source: before pages go ahead");
-            copy(&dir, pid, &stopped, send).unwrap_or_else(|error| {
+            let find = || travellers(&dir, pid, leader);
+            copy(find, pid, &stopped, send).unwrap_or_else(|error| {
                 tracing::debug!(pid, %error, "no pages go ahead");
                 None
             })
@@ -90,21 +92,33 @@ pub(in super::super) async fn copied(copying: &mut Option<Copying>) -> Option<Go
     }
 }
 
-fn copy(dir: &Path, pid: i32, stopped: &AtomicBool, mut send: Sink) -> io::Result<Option<Gone>> {
+/// Returns the processes of a job that move with it.
+fn travellers(dir: &Path, pid: i32, leader: Option<i32>) -> io::Result<BTreeSet<i32>> {
+    let mut members = members(dir, pid)?;
+    members.retain(|pid| Some(*pid) != leader);
+    Ok(members)
+}
+
+fn copy(
+    find: impl Fn() -> io::Result<BTreeSet<i32>>,
+    pid: i32,
+    stopped: &AtomicBool,
+    mut send: Sink,
+) -> io::Result<Option<Gone>> {
     // What cannot be counted has ended.
-    let pages: u64 = members(dir, pid)?.into_iter().flat_map(count).sum();
+    let pages: u64 = find()?.into_iter().flat_map(count).sum();
     if pages < PAGES_MIN {
         return Ok(None);
     }
     let begun = Instant::now();
     let mut gone = Gone::new(RandomState::new().hash_one(pid));
-    if is_restless(&gone, dir, pid)? {
+    if is_restless(&gone, &find()?) {
         return Ok(None);
     }
     let mut last = u64::MAX;
     for round in 0..ROUNDS_MAX {
         let before = gone.bytes;
-        let (ranges, memory) = memory_of(dir, pid)?;
+        let (ranges, memory) = memory_of(&find()?);
         // What is written faster than it can be sent only another way would have.
         let goes_on = gone.estimate(&gone.sample(&ranges, &memory)) <= last / 2;
         if !goes_on || begun.elapsed() > WITHIN {
@@ -131,21 +145,20 @@ fn copy(dir: &Path, pid: i32, stopped: &AtomicBool, mut send: Sink) -> io::Resul
 }
 
 /// Returns whether a job writes so much that what goes ahead is of no use when it is there.
-fn is_restless(gone: &Gone, dir: &Path, pid: i32) -> io::Result<bool> {
-    let (ranges, memory) = memory_of(dir, pid)?;
+fn is_restless(gone: &Gone, processes: &BTreeSet<i32>) -> bool {
+    let (ranges, memory) = memory_of(processes);
     let before = gone.sample(&ranges, &memory);
     std::thread::sleep(RESTLESS_IN);
     let now = gone.sample(&ranges, &memory);
     let written = now.iter().filter(|(at, sum)| before.get(at) != Some(sum));
-    Ok(written.count() > now.len() / RESTLESS_PART)
+    written.count() > now.len() / RESTLESS_PART
 }
 
-/// Returns what the processes of a cgroup have to themselves, and who reads it.
-fn memory_of(dir: &Path, pid: i32) -> io::Result<(Vec<Range>, Processes)> {
-    let members = members(dir, pid)?;
+/// Returns what processes have to themselves, and who reads it.
+fn memory_of(processes: &BTreeSet<i32>) -> (Vec<Range>, Processes) {
     // What has ended has none.
-    let ranges = members.iter().flat_map(|pid| own_pages(*pid)).flatten();
-    Ok((ranges.collect(), Processes::open(&members)))
+    let ranges = processes.iter().flat_map(|pid| own_pages(*pid)).flatten();
+    (ranges.collect(), Processes::open(processes))
 }
 
 /// Freezes a job and makes images of it that lack what has gone ahead, and what is sent now because it has changed. Fails, and the
@@ -154,10 +167,11 @@ pub(in super::super) fn dump(
     engine: &Engine,
     group: &Group,
     pid: i32,
+    kind: Kind,
     gone: &mut Gone,
     mut send: Sink,
 ) -> io::Result<Vec<Image>> {
-    let (images, served) = engine.dump_partly(group, pid)?;
+    let (images, served) = engine.dump_partly(group, pid, kind)?;
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers = NonZero::new(cores.min(WORKERS_MAX)).unwrap_or(NonZero::<usize>::MIN);
     let before = gone.bytes;

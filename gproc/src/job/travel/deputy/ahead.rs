@@ -76,7 +76,8 @@ impl Deputy {
                 let send = ahead::by(target.sender.clone(), ToGuest::Ahead);
                 let dir = self.original.group.get().and_then(Group::dir);
                 let dir = dir.ok_or("it has no cgroup")?.to_owned();
-                self.ahead.copying = Some(Copying::start(dir, self.original.pid, send));
+                let leader = self.original.terminal.as_ref().map(|of| of.leader);
+                self.ahead.copying = Some(Copying::start(dir, self.original.pid, leader, send));
             }
         }
         self.target = Some(target);

@@ -42,7 +42,8 @@ impl Guest {
         let send = ahead::by(sender.clone(), FromGuest::Ahead);
         // Without a cgroup it does not move.
         if let Some(dir) = self.group.dir() {
-            self.copying = Some(Copying::start(dir.to_owned(), self.pid, send));
+            let leader = self.terminal.as_ref().map(|terminal| terminal.leader);
+            self.copying = Some(Copying::start(dir.to_owned(), self.pid, leader, send));
         }
     }
 
