@@ -247,6 +247,65 @@ fn goes_with_its_memory(migrate: &'static str, went: &str) {
     job.terminal.expect("KeyboardInterrupt");
 }
 
+/// Has a job move to this node, and stops here what gets its pages while some are missing; says which process that is.
+const HALF_WAY: &str = r#"
+rm -f /cluster/told
+(migrate --post-copy "$1" 2; echo $? >/cluster/told) >/dev/null 2>&1 &
+until [ -e /cluster/told ]; do
+    found=$(pgrep -f '[c]riu lazy-pages') && [ "$(cat "/cluster/proc/$1/where")" = 2 ] || continue
+    # While the copy is made pages are needed. The leader of its session has all of this among its arguments.
+    pgrep -af '[c]riu restore' | grep -qv lead-session && continue
+    kill -STOP "$found" || continue
+    until grep -q '^State:.[Tt]' "/proc/$found/status"; do [ -e "/proc/$found" ] || continue 2; done
+    echo "$found"
+    exit
+done
+"#;
+
+/// It has another size, and what gets the pages ends with the job.
+#[test]
+fn a_terminal_is_the_copy_s_before_all_pages_are_there() {
+    let cluster = moves::cluster_that_moves(2);
+    std::fs::write(cluster.path(1).join("memory.py"), MEMORY).expect("written");
+    std::fs::write(cluster.path(1).join("half-way"), HALF_WAY).expect("written");
+    let script = "python3 /cluster/memory.py 160; true";
+    let mut job = AtTerminal::start(&cluster, script);
+    job.terminal.expect("ready\r\n");
+    let half_way = |job: &AtTerminal<'_>| {
+        let mut fetching = String::new();
+        wait_until("a move with pages that are missing", DEADLINE, || {
+            job.go(1);
+            let script = format!("sh /cluster/half-way {} 2>/dev/null", job.pid);
+            fetching = cluster.sh(2, &script).ok();
+            !fetching.is_empty()
+        });
+        fetching
+    };
+    let fetching = half_way(&job);
+    job.terminal.resize(40, 90);
+    // By its name: what it was called with is in its memory.
+    let size = "stty size <\"/proc/$(pgrep -o -x python3)/fd/0\"";
+    wait_until("the new size", DEADLINE, || {
+        cluster.sh(2, size).ok() == "40 90"
+    });
+    job.terminal.send("typed\n");
+    cluster.sh(2, &format!("kill -CONT {fetching}")).ok();
+    job.terminal.expect("40 rows\r\n");
+    job.terminal.expect("got <typed> True 0\r\n");
+    wait_until("the end of the move", DEADLINE, || {
+        cluster.sh(1, "cat /cluster/told; true").ok() == "0"
+    });
+    let fetching = half_way(&job);
+    cluster.sh(2, &format!("kill -KILL {fetching}")).ok();
+    job.terminal.expect("pages of its memory were lost");
+    let left = "cd /; pgrep -f '^python3 /cluster/memory.py'; true";
+    for number in [1, 2] {
+        wait_until("the end of all copies", DEADLINE, || {
+            cluster.node(number).sh(left).ok().is_empty()
+        });
+    }
+}
+
 /// What the shell of the owner sees: a program that is stopped by its key and goes on, how it has ended, what it has not read,
 /// and the modes that it has left.
 #[test]

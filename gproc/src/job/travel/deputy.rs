@@ -387,7 +387,7 @@ impl Deputy {
     }
 
     async fn resize(&mut self, size: WindowSize) {
-        if let Some(link) = self.source.as_ref().filter(|_| self.home.is_settled()) {
+        if let Some(link) = self.source.as_ref().filter(|_| self.home.runs()) {
             link.sender.send(&ToGuest::Resize(size)).await;
         }
     }
