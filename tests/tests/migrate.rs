@@ -128,6 +128,26 @@ for _ in sys.stdin:
     assert job.ask('again') == [job.pid]
     assert job.end() == 0
 
+def woken():
+    # A thread that waits for a move is woken by signals that another thread takes.
+    import signal, threading
+    job = Job(1, 'python3', '/cluster/counter.py', '/cluster/woken', '32')
+    job.pid, *_ = job.ask('first')
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    told = []
+    def go():
+        job.go(2)
+        told.extend(job.file('where'))
+    going = threading.Thread(target=go)
+    going.start()
+    while not told:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    going.join()
+    assert told == ['2'], told
+    assert job.end() == 42
+
 def nonsense():
     job = Job(1, 'sh', '-c', 'echo $$; read x')
     job.pid, = job.owner.stdout.readline().split()
@@ -219,7 +239,7 @@ def commands():
     job.end()
     assert run('migrate', job.pid, '2')[0] == 1
 
-for row in (script, pipeline, threads, things, signals, output, connection, nonsense, closed, switches, commands):
+for row in (script, pipeline, threads, things, signals, output, connection, woken, nonsense, closed, switches, commands):
     try:
         row()
     except Exception:

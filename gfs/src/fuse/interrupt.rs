@@ -17,10 +17,14 @@
 use super::request::{Operation, Request};
 use crate::tree::{DEV_BASE, PROC_BASE};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How often the pending signals of threads are looked at that got a signal while their request waits.
 pub(super) const WATCH_PERIOD: Duration = Duration::from_millis(50);
+
+/// Where the cgroup trees of version 2 are mounted.
+const CGROUP_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// What ends a wait before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +73,22 @@ pub(super) fn is_dying(tid: u32) -> bool {
     fs::read_to_string(format!("/proc/{tid}/status")).map_or(true, |status| dies_of(&status))
 }
 
-/// Tells whether a thread that has been woken as for a signal has got none: then it is to be frozen, or traced, or stopped.
+/// Tells whether a thread that has been woken as for a signal is to be frozen. That it has got none does not tell: one of its process
+/// wakes any thread that takes it, and another may have taken it since.
 pub(super) fn is_to_stand_still(tid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| takes_none(&status))
+    let frozen = |dir: PathBuf| {
+        let freeze = fs::read_to_string(dir.join("cgroup.freeze"));
+        freeze.is_ok_and(|freeze| freeze.trim_end() == "1")
+    };
+    let cgroups = fs::read_to_string(format!("/proc/{tid}/cgroup"));
+    cgroups.is_ok_and(|cgroups| freezers(&cgroups).any(frozen))
 }
 
-fn takes_none(status: &str) -> bool {
-    let pending = signals(status, "SigPnd:") | signals(status, "ShdPnd:");
-    pending & !signals(status, "SigBlk:") == 0
+/// Returns where the cgroups of version 2 may be that freeze a process, by its `/proc/PID/cgroup`: its own and those above it.
+fn freezers(cgroups: &str) -> impl Iterator<Item = PathBuf> {
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let all = own.map(Path::new).into_iter().flat_map(Path::ancestors);
+    all.flat_map(|dir| CGROUP_MOUNTS.map(|mount| Path::new(mount).join(dir)))
 }
 
 /// Returns a set of signals in a thread's `status`.
@@ -149,13 +161,24 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_woken_without_a_signal_is_to_stand_still() {
-        assert!(takes_none("SigPnd:\t0000000000000000\n"));
-        assert!(takes_none(
-            "ShdPnd:\t0000000000000002\nSigBlk:\t0000000000000002\n"
-        ));
-        assert!(!takes_none("ShdPnd:\t0000000000010000\n"));
-        assert!(!is_to_stand_still(u32::MAX));
+    fn a_thread_is_frozen_by_its_cgroup_and_those_above_it() {
+        let check = |cgroups: &str, expected: &[&str]| {
+            let found: Vec<PathBuf> = freezers(cgroups).collect();
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(found, expected, "{cgroups}");
+        };
+        let both = [
+            "/sys/fs/cgroup/a/j1",
+            "/sys/fs/cgroup/unified/a/j1",
+            "/sys/fs/cgroup/a",
+            "/sys/fs/cgroup/unified/a",
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/unified",
+        ];
+        check("1:cpu:/b\n0::/a/j1\n", &both);
+        check("0::/\n", &both[4..]);
+        check("1:cpu:/b\n", &[]);
+        assert!(!is_to_stand_still(u32::MAX) && !is_to_stand_still(std::process::id()));
     }
 
     #[test]
