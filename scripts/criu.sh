@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 suite=forky
 # What has been seen working; see docs/decisions/0012-migration.md.
 oldest=4.2
-into="${CARGO_TARGET_DIR:-target}/criu"
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+into=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/criu
 
 # Whether a program is a CRIU that is new enough.
 fits() {
@@ -20,13 +21,12 @@ fits() {
 }
 
 # One at a time: tests run side by side.
-mkdir -p "${CARGO_TARGET_DIR:-target}"
 exec 9>"$into.lock"
 flock 9
 
 systems=$(command -v criu || true)
 [[ ${1:-} != own ]] || systems=
-for program in "$systems" "$PWD/$into/criu"; do
+for program in "$systems" "$into/criu"; do
     if [[ -n $program ]] && fits "$program"; then
         echo "$program"
         exit
@@ -36,7 +36,6 @@ done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{lists/partial,archives/partial,parts} "$into"
-into=$(cd "$into" && pwd)
 
 # The mirror that the system itself uses.
 mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -m1 'deb\.debian\.org\|/debian$' || true)
