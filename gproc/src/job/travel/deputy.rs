@@ -333,6 +333,7 @@ impl Deputy {
                 match &self.source {
                     Some(link) => {
                         link.sender.send(&ToGuest::Thaw).await;
+                        self.tell_size().await;
                     }
                     None => self.thaw_original().await,
                 }
@@ -389,6 +390,14 @@ impl Deputy {
     async fn resize(&mut self, size: WindowSize) {
         if let Some(link) = self.source.as_ref().filter(|_| self.home.runs()) {
             link.sender.send(&ToGuest::Resize(size)).await;
+        }
+    }
+
+    /// Tells a copy of the size of its terminal, which may have changed while it stood still.
+    async fn tell_size(&mut self) {
+        let terminal = self.original.terminal.as_ref();
+        if let Some(Ok(size)) = terminal.map(|terminal| terminal.pty.size()) {
+            self.resize(size).await;
         }
     }
 

@@ -138,11 +138,7 @@ impl Deputy {
     async fn runs(&mut self) {
         let restarts = self.home.restarts();
         self.on(Event::Running).await;
-        let terminal = self.original.terminal.as_ref();
-        if let Some(Ok(size)) = terminal.map(|terminal| terminal.pty.size()) {
-            // It may have changed on the way.
-            self.resize(size).await;
-        }
+        self.tell_size().await;
         if restarts > self.told_restarts {
             self.told_restarts = restarts;
             if let Some((to_owner, note)) = self.restart_note() {
