@@ -80,9 +80,11 @@ fn a_program_in_c_has_a_child_on_another_node() {
     assert_eq!(run(&format!("{program} rfork")), expected);
     assert_eq!(run(&format!("glurun -w 1 {program} rfork")), expected);
 
-    let in_glush = cluster.sh(1, &format!("glush -c '{program} leave'"));
-    let refused = "glu_rfork(2) >= 0: Operation not supported";
-    assert!(in_glush.stderr.ends_with(refused), "{in_glush}");
+    for alone in ["glush -c", "glurun -w 1 --private net sh -c"] {
+        let left = cluster.sh(1, &format!("{alone} '{program} leave' </dev/null"));
+        let refused = "glu_rfork(2) >= 0: Operation not supported";
+        assert!(left.stderr.ends_with(refused), "{left}");
+    }
 
     // What stands for a child is it: also for the kill that nobody sees.
     let children = format!("glups -e -w 2 -o args | grep -c '^{program} leave$'");

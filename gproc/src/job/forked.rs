@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 /// The signal that it waits for.
 pub(super) const GO: i32 = libc::SIGCONT;
 
+/// What a job has to itself only by `--private`, and then with others that would stay behind; and mounts.
+const NAMESPACES: [&str; 3] = ["mnt", "net", "ipc"];
+
 /// Such a process.
 #[derive(Debug)]
 pub(super) struct Forked {
@@ -71,15 +74,18 @@ impl Forked {
 struct Status {
     /// As in `/proc/PID/status`.
     text: String,
-    /// Its mount namespace.
-    mounts: PathBuf,
+    /// Those of its namespaces in which a job is as the daemon is.
+    namespaces: Vec<PathBuf>,
 }
 
 impl Status {
     fn read(dir: PathBuf) -> io::Result<Self> {
         Ok(Self {
             text: fs::read_to_string(dir.join("status"))?,
-            mounts: fs::read_link(dir.join("ns/mnt"))?,
+            namespaces: NAMESPACES
+                .iter()
+                .map(|name| fs::read_link(dir.join("ns").join(name)))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -97,11 +103,11 @@ impl Status {
             && self.numbers("Gid") == Some(vec![user.gid.into(); 4])
     }
 
-    /// Returns whether it has the same mounts as this process, and nobody looks at its system calls who does not look at those of
+    /// Returns whether it sees the same mounts as this process, and all else that a job shares with that, and nobody looks at its system calls who does not look at those of
     /// this process: who does would not find it any more.
     fn sees_what_is_seen_by(&self, own: &Self) -> bool {
         let filters = |of: &Self| of.numbers("Seccomp_filters").unwrap_or_default();
-        self.mounts == own.mounts && filters(self) == filters(own)
+        self.namespaces == own.namespaces && filters(self) == filters(own)
     }
 }
 
@@ -135,7 +141,7 @@ mod tests {
     fn a_shell_that_shows_all_nodes_is_told_from_others() {
         let status = |filters: &str, mounts: &str| Status {
             text: format!("Seccomp:\t2\n{filters}"),
-            mounts: mounts.into(),
+            namespaces: vec![mounts.into()],
         };
         let check = |one: (&str, &str), other: (&str, &str), expected: bool| {
             let (one, other) = (status(one.0, one.1), status(other.0, other.1));

@@ -13,6 +13,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a program may take to begin.
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+/// Pause between looks at what cannot be waited for otherwise.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Instructions of x86 that programs ask for by `cpuid`. Other flags are the kernel's matter, or tell only what is fast.
 const INSTRUCTIONS: [&str; 52] = [
@@ -125,16 +131,29 @@ fn programs(dir: &Path, pid: i32) -> io::Result<Vec<u128>> {
 }
 
 fn program(pid: i32) -> Option<u128> {
-    let auxv = fs::read(format!("/proc/{pid}/auxv")).ok()?;
+    let deadline = Instant::now() + BEGINS_WITHIN;
+    loop {
+        let auxv = fs::read(format!("/proc/{pid}/auxv")).ok()?;
+        let random = value_of(libc::AT_RANDOM, &auxv);
+        // One that is about to begin has no values yet; one that has ended not even their end.
+        if random.is_some() || auxv.is_empty() || Instant::now() > deadline {
+            let mut bytes = [0; size_of::<u128>()];
+            let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+            memory.read_exact_at(&mut bytes, random?).ok()?;
+            return Some(u128::from_ne_bytes(bytes));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Returns one of the values that the kernel gives to a program when it begins (getauxval(3)).
+fn value_of(key: libc::c_ulong, auxv: &[u8]) -> Option<libc::c_ulong> {
     let (words, _) = auxv.as_chunks::<{ size_of::<libc::c_ulong>() }>();
     let words = words.iter().map(|word| libc::c_ulong::from_ne_bytes(*word));
     let words: Vec<libc::c_ulong> = words.collect();
     let (pairs, _) = words.as_chunks::<2>();
-    let random = pairs.iter().find(|[key, _]| *key == libc::AT_RANDOM)?;
-    let mut bytes = [0; size_of::<u128>()];
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    memory.read_exact_at(&mut bytes, random[1]).ok()?;
-    Some(u128::from_ne_bytes(bytes))
+    let pair = pairs.iter().find(|[of, _]| *of == key)?;
+    Some(pair[1])
 }
 
 impl Travel {
