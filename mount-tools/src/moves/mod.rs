@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// What words in `cantmove` mean; docs/semantics.md has more.
-const WORDS: [(&str, &str); 19] = [
+const WORDS: [(&str, &str); 20] = [
     ("no_job", "it is not the program of a glurun job"),
     (
         "terminal",
@@ -41,6 +41,7 @@ const WORDS: [(&str, &str); 19] = [
         "kernel_object",
         "it uses a part of the kernel that does not move",
     ),
+    ("traced", "it has a process that a debugger has"),
     (
         "unix",
         "it is connected to a program that is not of its job",

@@ -156,5 +156,18 @@ def check():
     return 'well' if os.readlink(f'/proc/self/fd/{fd}') == 'anon_inode:[userfaultfd]' else 'broken'
 """)
 
+def traced():
+    # It has a child that it traces itself; one of another's debugger is traced the same.
+    refused('traced', """
+child = os.fork()
+if child == 0:
+    libc.ptrace(0, 0, 0, 0)
+    os.kill(os.getpid(), 19)
+    os._exit(0)
+os.waitpid(child, 0)
+def check():
+    return 'well' if 'TracerPid:\\t0' not in open(f'/proc/{child}/status').read() else 'broken'
+""")
+
 rows = (connection, connection_of_another_job, private_apart, private_ways_out, unix_socket, shared_memory, message_queue,
-        file_lock, local_file, device, kernel_object)
+        file_lock, local_file, device, kernel_object, traced)

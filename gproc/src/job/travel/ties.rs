@@ -34,7 +34,7 @@ const MOVING_KINDS: [&str; 6] = [
 const MQUEUE_MAGIC: libc::__fsword_t = 0x1980_0202;
 
 /// All words.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "device",
     "file_lock",
     "io_uring",
@@ -43,6 +43,7 @@ const WORDS: [&str; 9] = [
     "local_file",
     "tcp",
     "terminal",
+    "traced",
     "unix",
 ];
 
@@ -61,6 +62,9 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
     let members = members(dir, pid)?;
     let terminal = terminal_of_session(pid);
     for pid in &members {
+        if is_traced(*pid) {
+            ties.insert("traced");
+        }
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
             let Ok(target) = fs::read_link(&path) else {
@@ -109,6 +113,16 @@ pub(super) fn ties(dir: &Path, pid: i32, locks: &FileLocks) -> io::Result<BTreeS
         ties.insert("file_lock");
     }
     Ok(ties)
+}
+
+/// Returns whether a debugger has a process. CRIU would have to take its place.
+fn is_traced(pid: i32) -> bool {
+    // One that has ended since is not.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
 /// Returns the number of the terminal that a program has from a leader of its session: the only one that moves. A program that
